@@ -1,0 +1,151 @@
+//! The seam between the engine and a device: whole passes, never single operations.
+//!
+//! A backend holds the model's weights, the paged cache, and per *slot* (one running sequence) the
+//! hidden states `h_N` and draft distributions of the round in progress. Sampling and acceptance run
+//! behind the seam, because on a GPU logits never leave the device.
+//!
+//! Every pass computes each output element in an order that does not depend on how many rows share
+//! it, so draft, verification, prefill and any chunking or batching of them agree bit for bit.
+
+pub mod cpu;
+
+use crate::TokenId;
+use crate::kv::PageId;
+use crate::model::Geometry;
+use crate::sample::{Sampler, Verdict};
+
+/// A device that runs passes of one model.
+pub trait Backend: Send {
+    /// Shape of the model.
+    fn geometry(&self) -> &Geometry;
+
+    /// `N` of the exit block; `None` without one: the backend can only decode plainly.
+    fn exit_layer(&self) -> Option<usize>;
+
+    /// What was reserved when the backend was made.
+    fn limits(&self) -> Limits;
+
+    /// The device and how it is used, for people: `cpu, 2 threads, avx512, bf16 weights`.
+    fn describe(&self) -> String;
+
+    /// Fills the cache, exit layer included, for each chunk's tokens. Needs no logits: the last
+    /// prompt token is the first round's pending one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError>;
+
+    /// One draft step: First-N and the exit block on the last token of each sequence, at most one
+    /// row per slot. Keeps `h_N` and `q` for [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError>;
+
+    /// The rest of a round, for any draft lengths `k ≥ 0`: First-N and exit K/V for the last token,
+    /// Last-M over the `k + 1` rows since the pending one, acceptance.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError>;
+
+    /// The target's raw logits `[k + 1, vocab]` of the slot's last [`verify`](Self::verify), copied
+    /// from the device. For proofs of losslessness, not for speed.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError>;
+
+    /// The full model over a chunk, as a teacher reads a text: fills the cache as
+    /// [`prefill`](Self::prefill) does, and returns logits and the hidden states after `tap` layers.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError>;
+}
+
+/// What a backend has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Pages of the cache.
+    pub pages: usize,
+    /// Sequences in one pass.
+    pub slots: usize,
+    /// Most drafts of one sequence in one round.
+    pub max_draft: usize,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+}
+
+/// A run of a sequence's tokens to be put in the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// The sequence's block table, with room for `start + tokens.len()` positions.
+    pub pages: &'a [PageId],
+    /// Position of the first token; all before it are in the cache.
+    pub start: usize,
+    /// The tokens.
+    pub tokens: &'a [TokenId],
+}
+
+/// One sequence in a draft or verification pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// Where the backend keeps this sequence's `h_N` and `q`.
+    pub slot: usize,
+    /// The block table, with room for `tokens.len()` positions.
+    pub pages: &'a [PageId],
+    /// Committed tokens, the last of them pending (through no layer yet), then this round's drafts.
+    pub tokens: &'a [TokenId],
+    /// How many of `tokens` are committed, the pending one included; at least 1.
+    pub committed: usize,
+    /// How many of `tokens` are the prompt.
+    pub prompt: usize,
+    /// Sampling parameters and seed.
+    pub sampler: &'a Sampler,
+}
+
+impl Sequence<'_> {
+    /// Drafts made so far in this round.
+    pub fn drafted(&self) -> usize {
+        self.tokens.len() - self.committed
+    }
+}
+
+/// A drafted token, as the engine sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draft {
+    /// The token.
+    pub token: TokenId,
+    /// Largest probability of the draft distribution; see [`Drafted`](crate::sample::Drafted).
+    pub confidence: f32,
+}
+
+/// What [`Backend::evaluate`] returns.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+    /// Residual stream after the tapped layer, before any norm, `[tokens, hidden]`.
+    pub hidden: Vec<f32>,
+}
+
+/// A pass that could not be run.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// Memory for weights, cache or workspace could not be had.
+    #[error("{what}: {bytes} bytes could not be allocated")]
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: usize,
+    },
+    /// The exit block's shapes are not the model's, or its layer is not inside it.
+    #[error("exit block: {0}")]
+    Exit(String),
+    /// The device reported an error.
+    #[error("device: {0}")]
+    Device(String),
+}

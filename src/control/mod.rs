@@ -1,0 +1,57 @@
+//! How far to draft.
+//!
+//! A [`Controller`] is asked before every draft token whether to go on, sees the confidences of the
+//! drafts so far and nothing of the token it decides about, and learns after the round how many were
+//! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified.
+
+use crate::sample::Philox;
+
+/// What a controller sees when it decides about one more draft token.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// The sequence's slot, `0..` (see [`Controller::start`]).
+    pub slot: usize,
+    /// Sequences in this round's passes.
+    pub batch: usize,
+    /// Confidences `c_1..c_j` of the drafts made so far in this round; empty at its start.
+    pub confidences: &'a [f32],
+    /// Most drafts this round may make (context, token budget, `--draft-max`).
+    pub limit: usize,
+}
+
+/// How one sequence's round went.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome<'a> {
+    /// The sequence's slot.
+    pub slot: usize,
+    /// Sequences in this round's passes.
+    pub batch: usize,
+    /// Rows of the verification pass, over all its sequences.
+    pub rows: usize,
+    /// Confidences of the `k` drafts.
+    pub confidences: &'a [f32],
+    /// Drafts accepted; right-censored at `k`: position `accepted + 1` failed only if `accepted < k`.
+    pub accepted: usize,
+    /// Seconds of each of the round's draft steps, in which this sequence took part.
+    pub draft_seconds: &'a [f64],
+    /// Seconds of everything else in the round: verification, acceptance, bookkeeping.
+    pub verify_seconds: f64,
+}
+
+/// Decides how long each draft is. One controller serves all sequences of an engine.
+pub trait Controller: Send {
+    /// The name and argument that `--controller` would take to make this one again.
+    fn spec(&self) -> String;
+
+    /// A new sequence takes `slot`: what was learned about the old one is forgotten.
+    fn start(&mut self, slot: usize);
+
+    /// Draft one more token? Never asked beyond `step.limit`. `rng` is fresh for every decision.
+    fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool;
+
+    /// Learns from a finished round, `k = 0` rounds included.
+    fn observe(&mut self, outcome: &Outcome<'_>);
+
+    /// What it believes now, for people: posteriors, costs, rates.
+    fn state(&self) -> serde_json::Value;
+}

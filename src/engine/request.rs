@@ -1,0 +1,155 @@
+//! What goes into the engine and what comes out.
+
+use crate::TokenId;
+use crate::sample::{SamplingParams, TokenLogprobs};
+use std::time::Duration;
+
+/// A text to be continued.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The prompt's tokens, begin-of-text included where the model wants one; at least one.
+    pub prompt: Vec<TokenId>,
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer; they are not part of it. Need a tokenizer.
+    pub stop: Vec<String>,
+    /// Go on past end tokens.
+    pub ignore_end: bool,
+    /// Draft at all; `false` decodes plainly whatever the controller.
+    pub speculate: bool,
+}
+
+impl Request {
+    /// A greedy continuation of `prompt` by at most `max_tokens`, speculation on.
+    pub fn new(prompt: Vec<TokenId>, max_tokens: usize) -> Self {
+        Self {
+            prompt,
+            max_tokens,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            ignore_end: false,
+            speculate: true,
+        }
+    }
+}
+
+/// One emitted token, handed out as soon as it is certain.
+#[derive(Debug, Clone)]
+pub struct Emission {
+    /// The token.
+    pub token: TokenId,
+    /// Text that became certain with it: whole characters, nothing that may still turn out to be
+    /// part of a stop string. Empty without a tokenizer.
+    pub text: String,
+    /// The draft wrote it and the verifier kept it.
+    pub drafted: bool,
+    /// The target's log-probabilities, where asked for.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// `max_tokens` were generated.
+    Length,
+    /// The model wrote an end token (kept in the tokens, never in the text).
+    EndToken(TokenId),
+    /// The text ran into this stop string.
+    StopString(String),
+    /// The context is full.
+    Context,
+    /// The receiver asked to stop.
+    Cancelled,
+}
+
+/// A finished generation.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// Every emitted token. After a stop string: up to the token that completed it.
+    pub tokens: Vec<TokenId>,
+    /// The answer's text, cut before the stop string.
+    pub text: String,
+    /// Log-probabilities of `tokens`, where asked for, else empty.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// The request's seed: the given one, or the one drawn for it.
+    pub seed: u64,
+    /// Counts and times.
+    pub stats: Stats,
+}
+
+/// Counts and times of one generation, or of several added up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens emitted.
+    pub generated: usize,
+    /// Rounds, i.e. verification passes.
+    pub rounds: usize,
+    /// `drafted_at[i]`: rounds that drafted and tested a token at draft position `i` (0-based).
+    pub drafted_at: Vec<usize>,
+    /// `accepted_at[i]`: rounds that accepted it.
+    pub accepted_at: Vec<usize>,
+    /// `lengths[k]`: rounds that drafted exactly `k` tokens.
+    pub lengths: Vec<usize>,
+    /// Filling the cache with the prompt.
+    pub prefill: Duration,
+    /// From admission to the first emitted token, prefill included.
+    pub first_token: Duration,
+    /// Draft steps.
+    pub draft: Duration,
+    /// Verification passes and acceptance.
+    pub verify: Duration,
+    /// From the end of prefill to the end.
+    pub decode: Duration,
+}
+
+impl Stats {
+    /// Drafted tokens tested.
+    pub fn drafted(&self) -> usize {
+        self.drafted_at.iter().sum()
+    }
+
+    /// Drafted tokens accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted_at.iter().sum()
+    }
+
+    /// Mean accepted length, `1 + accepted / rounds`; 0 before the first round.
+    pub fn mean_accepted_length(&self) -> f64 {
+        if self.rounds == 0 { 0.0 } else { 1.0 + self.accepted() as f64 / self.rounds as f64 }
+    }
+
+    /// Fraction of tested drafts accepted, per draft position.
+    pub fn acceptance_by_position(&self) -> Vec<f64> {
+        self.drafted_at.iter().zip(&self.accepted_at).map(|(&d, &a)| a as f64 / d.max(1) as f64).collect()
+    }
+
+    /// Emitted tokens per second of decoding, prefill left out.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.generated as f64 / self.decode.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Adds another generation's counts and times; the first-token time is averaged by the caller.
+    pub fn add(&mut self, other: &Stats) {
+        fn add_at(sum: &mut Vec<usize>, other: &[usize]) {
+            sum.resize(sum.len().max(other.len()), 0);
+            sum.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+        }
+        self.prompt_tokens += other.prompt_tokens;
+        self.generated += other.generated;
+        self.rounds += other.rounds;
+        add_at(&mut self.drafted_at, &other.drafted_at);
+        add_at(&mut self.accepted_at, &other.accepted_at);
+        add_at(&mut self.lengths, &other.lengths);
+        self.prefill += other.prefill;
+        self.first_token += other.first_token;
+        self.draft += other.draft;
+        self.verify += other.verify;
+        self.decode += other.decode;
+    }
+}

@@ -1,0 +1,30 @@
+//! **eesd**: early-exit speculative decoding.
+//!
+//! The first `N` layers of a model and one small trained *exit block* write a draft; the full model
+//! checks the whole draft in one pass, reusing the draft's hidden states and KV cache; a controller
+//! decides how long each draft is. What comes out is, token for token or in distribution, what the
+//! model alone would have written. The method is EESD (Liu et al., Findings of ACL 2024,
+//! arXiv 2406.03853).
+//!
+//! Data flows one way, and so do the modules:
+//!
+//! - [`load`] opens a Hugging Face folder: configuration, memory-mapped tensors checked against it,
+//!   tokenizer, chat template, generation defaults, and the exit block beside them.
+//! - [`model`] is what they all agree on: the geometry of a decoder and views of its weights.
+//! - [`kv`] hands out the pages of the one cache that draft and verifier share.
+//! - [`sample`] turns logits into tokens: parameters, filters, counter-based randomness, and the
+//!   three lossless acceptance rules (greedy, rejection sampling, coupled).
+//! - [`control`] decides how far to draft: from `off` to the Thompson-sampling `goodput-ts`.
+//! - [`backend`] runs the passes (prefill, draft step, verify) on a device; it knows no controller.
+//! - [`engine`] is the round, readable aloud: draft, verify, accept, emit; it knows no device.
+
+pub mod backend;
+pub mod control;
+pub mod engine;
+pub mod kv;
+pub mod load;
+pub mod model;
+pub mod sample;
+
+/// Index of a token in the model's vocabulary.
+pub type TokenId = u32;

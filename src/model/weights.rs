@@ -1,0 +1,149 @@
+//! Borrowed, already checked views of a model's tensors, little-endian, as stored in the file.
+
+/// Number format of a stored tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::BF16 => "bf16",
+        })
+    }
+}
+
+/// A row-major `[rows, cols]` tensor; `bytes` need not be aligned.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Number format.
+    pub dtype: Dtype,
+    /// Output features of a projection; tokens of an embedding.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// `rows · cols · dtype.size()` bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A `[len]` tensor: a norm's weight or a bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Vector<'a> {
+    /// Number format.
+    pub dtype: Dtype,
+    /// Elements.
+    pub len: usize,
+    /// `len · dtype.size()` bytes; need not be aligned.
+    pub bytes: &'a [u8],
+}
+
+impl Vector<'_> {
+    /// The elements, widened (exactly) to `f32`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F16 => self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::BF16 => {
+                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+        }
+    }
+}
+
+/// One decoder layer: attention and gated MLP, each behind an RMSNorm.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerWeights<'a> {
+    /// `input_layernorm.weight` `[hidden]`.
+    pub input_norm: Vector<'a>,
+    /// `self_attn.q_proj.weight` `[heads · head_dim, hidden]`.
+    pub q: Matrix<'a>,
+    /// `self_attn.k_proj.weight` `[kv_heads · head_dim, hidden]`.
+    pub k: Matrix<'a>,
+    /// `self_attn.v_proj.weight` `[kv_heads · head_dim, hidden]`.
+    pub v: Matrix<'a>,
+    /// `self_attn.o_proj.weight` `[hidden, heads · head_dim]`.
+    pub o: Matrix<'a>,
+    /// `self_attn.q_proj.bias`.
+    pub q_bias: Option<Vector<'a>>,
+    /// `self_attn.k_proj.bias`.
+    pub k_bias: Option<Vector<'a>>,
+    /// `self_attn.v_proj.bias`.
+    pub v_bias: Option<Vector<'a>>,
+    /// `self_attn.o_proj.bias`.
+    pub o_bias: Option<Vector<'a>>,
+    /// `self_attn.q_norm.weight` `[head_dim]`.
+    pub q_norm: Option<Vector<'a>>,
+    /// `self_attn.k_norm.weight` `[head_dim]`.
+    pub k_norm: Option<Vector<'a>>,
+    /// `post_attention_layernorm.weight` `[hidden]`.
+    pub post_norm: Vector<'a>,
+    /// `mlp.gate_proj.weight` `[intermediate, hidden]`.
+    pub gate: Matrix<'a>,
+    /// `mlp.up_proj.weight` `[intermediate, hidden]`.
+    pub up: Matrix<'a>,
+    /// `mlp.down_proj.weight` `[hidden, intermediate]`.
+    pub down: Matrix<'a>,
+    /// `mlp.gate_proj.bias`.
+    pub gate_bias: Option<Vector<'a>>,
+    /// `mlp.up_proj.bias`.
+    pub up_bias: Option<Vector<'a>>,
+    /// `mlp.down_proj.bias`.
+    pub down_bias: Option<Vector<'a>>,
+}
+
+/// The frozen model: embedding, `L` layers, final norm, LM head.
+#[derive(Debug, Clone)]
+pub struct ModelWeights<'a> {
+    /// `model.embed_tokens.weight` `[vocab, hidden]`.
+    pub embed: Matrix<'a>,
+    /// The decoder layers in order.
+    pub layers: Vec<LayerWeights<'a>>,
+    /// `model.norm.weight` `[hidden]`.
+    pub norm: Vector<'a>,
+    /// `lm_head.weight` `[vocab, hidden]`; the embedding where the head is tied.
+    pub head: Matrix<'a>,
+}
+
+/// The exit block: one layer of the model's geometry, a norm and a head, fed by the residual stream
+/// after the first `after` layers (EESD, Findings of ACL 2024, section 3).
+#[derive(Debug, Clone, Copy)]
+pub struct ExitWeights<'a> {
+    /// `N`: how many model layers come before the exit; `0 < after < L`.
+    pub after: usize,
+    /// The trained layer.
+    pub layer: LayerWeights<'a>,
+    /// The norm before the head.
+    pub norm: Vector<'a>,
+    /// The head `[vocab, hidden]`; `None`: the model's own head is shared.
+    pub head: Option<Matrix<'a>>,
+}
+
+impl<'a> ExitWeights<'a> {
+    /// An untrained exit block after layer `after`: a copy of model layer `copied`, the model's own
+    /// norm and its head. Where distillation starts, and a lossless (if seldom accepted) drafter as it is.
+    ///
+    /// # Panics
+    /// If `after` is not in `1..L` or `copied` not in `0..L`.
+    pub fn from_model(weights: &ModelWeights<'a>, after: usize, copied: usize) -> Self {
+        assert!(after > 0 && after < weights.layers.len(), "exit layer {after} of {}", weights.layers.len());
+        Self { after, layer: weights.layers[copied], norm: weights.norm, head: None }
+    }
+}
