@@ -22,8 +22,13 @@ impl Engine {
         {
             let (sampler, room) = match self.check(&request) {
                 Ok(checked) => checked,
-                Err(error) if on_event(id, Event::Failed(error)).is_break() => return Ok(ControlFlow::Break(())),
-                Err(_) => continue,
+                Err(error) => {
+                    let flow = on_event(id, Event::Failed(error));
+                    if flow.is_break() {
+                        return Ok(flow);
+                    }
+                    continue;
+                }
             };
             let mut table = BlockTable::default();
             if table.reserve(request.prompt.len() + room, &mut self.pool).is_err() {

@@ -133,7 +133,7 @@ impl Engine {
             {
                 self.submit(id, request);
             }
-            if !self.step(on_event)? {
+            if self.is_idle() || self.step(on_event)?.is_break() {
                 return Ok(());
             }
         }
@@ -144,25 +144,30 @@ impl Engine {
         self.queue.push_back((id, request));
     }
 
-    /// Admits what fits, plays one round, retires what is finished. `false` when nothing is left.
+    /// Nothing is running or queued.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queue.is_empty()
+    }
+
+    /// Admits what fits, plays one round, retires what is finished. Breaks if `on_event` did:
+    /// everything is cancelled then, and the engine idle.
     ///
     /// # Errors
     /// If a pass fails: then every request is dropped, and the engine is ready for new ones.
-    pub fn step(&mut self, on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>) -> Result<bool, EngineError> {
-        let flow = match self.try_step(on_event) {
-            Ok(flow) => flow,
-            Err(error) => {
-                self.queue.clear();
-                while let Some(sequence) = self.running.pop() {
-                    self.retire(sequence);
-                }
-                return Err(error.into());
+    pub fn step(
+        &mut self,
+        on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        let flow = self.try_step(on_event).inspect_err(|_| {
+            self.queue.clear();
+            while let Some(sequence) = self.running.pop() {
+                self.retire(sequence);
             }
-        };
+        })?;
         if flow.is_break() {
             self.cancel(on_event);
         }
-        Ok(!self.running.is_empty() || !self.queue.is_empty())
+        Ok(flow)
     }
 
     /// Slots and ids of the running sequences, in the order of the passes' batch.
