@@ -16,6 +16,8 @@ pub enum Kind {
     Drift,
     /// The chance jumps among .3, .6, .9 and .97 every 150 tokens on average; confidences say nothing.
     Bursts,
+    /// The same, but each lasts some fifty misses, so that the predictable passages are the long ones.
+    LongBursts,
     /// Each draft has its own chance, around .75, and its confidence is that chance.
     Informative,
     /// The same, but the confidence is too sure of itself.
@@ -31,6 +33,7 @@ impl Kind {
             Kind::Iid(chance) => format!("i.i.d. {chance}"),
             Kind::Drift => "drift .5–.95".into(),
             Kind::Bursts => "bursts".into(),
+            Kind::LongBursts => "long bursts".into(),
             Kind::Informative => "informative".into(),
             Kind::Overconfident => "overconfident".into(),
             Kind::DriftInformative => "drift + informative".into(),
@@ -75,8 +78,9 @@ impl Source {
         let (chance, confidence) = match self.kind {
             Kind::Iid(chance) => (chance, rng.random()),
             Kind::Drift => (0.5 + 0.45 * swing, rng.random()),
-            Kind::Bursts => {
-                if rng.random_bool(1.0 / 150.0) {
+            Kind::Bursts | Kind::LongBursts => {
+                let length = if self.kind == Kind::Bursts { 150.0 } else { 50.0 / (1.0 - self.chance) };
+                if rng.random_bool(1.0 / length) {
                     self.chance = [0.3, 0.6, 0.9, 0.97][rng.random_range(0..4)];
                 }
                 (self.chance, rng.random())

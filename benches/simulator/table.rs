@@ -34,7 +34,7 @@ pub type Source = (String, Box<dyn Fn(u64) -> Stream + Sync>);
 /// The made-up streams of the published table.
 pub fn made_up() -> Vec<Source> {
     let iid = [0.1, 0.3, 0.5, 0.6, 0.8, 0.9, 0.95].map(Kind::Iid);
-    let changing = [Kind::Drift, Kind::Bursts, Kind::Informative, Kind::Overconfident, Kind::DriftInformative];
+    let changing = [Kind::Drift, Kind::Bursts, Kind::LongBursts, Kind::Informative, Kind::Overconfident, Kind::DriftInformative];
     let source = |kind: Kind| -> Source { (kind.name(), Box::new(move |seed| kind.stream(seed))) };
     iid.into_iter().chain(changing).map(source).collect()
 }
