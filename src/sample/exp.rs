@@ -25,8 +25,8 @@ pub fn exp_f32(x: f32) -> f32 {
 pub fn exp_f64(x: f64) -> f64 {
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5·2⁵²
     // ln 2 in two parts; the product of the first, of 33 bits, with any n is exact.
-    const LN_2_HIGH: f64 = 0.693_147_180_369_123_816_490;
-    const LN_2_LOW: f64 = 1.908_214_929_270_587_700_02e-10;
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let possible = x > -708.0;
     let x = if possible { x.min(0.0) } else { -708.0 };
     let rounded = x * f64::consts::LOG2_E + ROUNDER;

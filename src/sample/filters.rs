@@ -1,8 +1,8 @@
 //! Which tokens may be drawn: temperature, top-k, top-p, min-p, in this order.
 //!
 //! Each filter sees what the one before it kept: top-p's probabilities are those of the top-k tokens
-//! alone. A NaN logit counts as `-inf`, `+inf` as the largest finite number. `-inf` is never kept; where
-//! nothing is left, token 0 is certain.
+//! alone. A NaN logit counts as `-inf`, `+inf` as the largest finite number. A logit of `-inf` is never
+//! drawn; where there is no other, token 0 is certain.
 
 use super::SamplingParams;
 use super::exp::exp_f64;
