@@ -20,7 +20,7 @@ const LENGTH: usize = 3;
 /// Texts behind one p-value.
 const TEXTS: usize = 4000;
 /// p-values per parameters and controller.
-const BLOCKS: u64 = 20;
+const BLOCKS: u64 = 12;
 
 /// The parts of a round under test.
 #[derive(Clone, Copy)]
