@@ -21,7 +21,9 @@ fn what_is_saved_is_what_is_opened() {
         let folder = Folder::of(name);
         save(&folder, "exit-2.safetensors", 2, own_head);
         save(&folder, "exit-1.safetensors", 1, own_head);
-        let left_over = std::fs::read_dir(folder.path("")).unwrap().any(|e| e.unwrap().path().extension().is_some_and(|e| e == "tmp"));
+        let left_over = std::fs::read_dir(folder.path(""))
+            .unwrap()
+            .any(|e| e.unwrap().path().extension().is_some_and(|e| e == "tmp"));
         assert!(!left_over);
 
         let checkpoint = folder.open().unwrap();
