@@ -4,6 +4,23 @@
 //! drafts so far and nothing of the token it decides about, and learns after the round how many were
 //! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified.
 
+mod beta_ts;
+mod calibration;
+mod calibration_ts;
+mod costs;
+mod fixed;
+mod goodput_ts;
+mod posterior;
+mod spec;
+mod threshold;
+
+pub use beta_ts::BetaTs;
+pub use calibration_ts::CalibrationTs;
+pub use fixed::{Fixed, Off};
+pub use goodput_ts::GoodputTs;
+pub use spec::{ControllerError, ControllerSpec};
+pub use threshold::Threshold;
+
 use crate::sample::Philox;
 
 /// What a controller sees when it decides about one more draft token.
@@ -36,6 +53,15 @@ pub struct Outcome<'a> {
     pub draft_seconds: &'a [f64],
     /// Seconds of everything else in the round: verification, acceptance, bookkeeping.
     pub verify_seconds: f64,
+}
+
+impl Outcome<'_> {
+    /// Drafts that verification told something about: how many were accepted, and whether (1 or 0) one
+    /// was refused after them. Later drafts were not observed.
+    pub fn tested(&self) -> (usize, usize) {
+        let accepted = self.accepted.min(self.confidences.len());
+        (accepted, usize::from(accepted < self.confidences.len()))
+    }
 }
 
 /// Decides how long each draft is. One controller serves all sequences of an engine.
