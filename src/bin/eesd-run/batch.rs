@@ -29,7 +29,15 @@ pub fn serve(
     reporter: Reporter,
 ) -> Outcome {
     let begun = Instant::now();
-    let desk = RefCell::new(Desk { output, tokenizer, running: HashMap::new(), sum: Stats::default(), answered: 0, failed: 0, broken: None });
+    let desk = RefCell::new(Desk {
+        output,
+        tokenizer,
+        running: HashMap::new(),
+        sum: Stats::default(),
+        answered: 0,
+        failed: 0,
+        broken: None,
+    });
     let mut admitted = 0;
     let mut requests = std::iter::from_fn(|| {
         loop {
@@ -151,7 +159,8 @@ fn answer(job: &Job, completion: &Completion, tokenizer: &Tokenizer) -> Map<Stri
     line.insert("seed".into(), completion.seed.into());
     line.insert("stats".into(), statistics(&completion.stats));
     if !completion.logprobs.is_empty() {
-        let entry = |token: u32, logprob: f32| json!({"token": token, "spelling": tokenizer.token(token), "logprob": logprob});
+        let entry =
+            |token: u32, logprob: f32| json!({"token": token, "spelling": tokenizer.token(token), "logprob": logprob});
         let logprobs: Vec<Value> = completion
             .tokens
             .iter()

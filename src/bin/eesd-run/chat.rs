@@ -14,7 +14,8 @@ use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
-const HINT: &str = "/clear forgets the conversation, /stats shows statistics, /exit or Ctrl-D quits, Ctrl-C stops an answer";
+const HINT: &str =
+    "/clear forgets the conversation, /stats shows statistics, /exit or Ctrl-D quits, Ctrl-C stops an answer";
 
 /// Reads, answers, and so on.
 pub fn run(args: ChatArgs) -> Outcome {
@@ -137,7 +138,11 @@ enum Input {
 
 impl Input {
     fn open() -> Outcome<Self> {
-        if std::io::stdin().is_terminal() { Ok(Input::Editor(Box::new(DefaultEditor::new()?))) } else { Ok(Input::Plain) }
+        if std::io::stdin().is_terminal() {
+            Ok(Input::Editor(Box::new(DefaultEditor::new()?)))
+        } else {
+            Ok(Input::Plain)
+        }
     }
 
     /// The next line; `None` at the end.

@@ -85,7 +85,16 @@ fn simd() -> Finding {
     );
     #[cfg(not(target_arch = "x86_64"))]
     let (avx512, avx2) = (false, false);
-    let finding = Finding::new("vector instructions", if avx512 { "AVX-512" } else if avx2 { "AVX2 with FMA and F16C" } else { "portable" });
+    let finding = Finding::new(
+        "vector instructions",
+        if avx512 {
+            "AVX-512"
+        } else if avx2 {
+            "AVX2 with FMA and F16C"
+        } else {
+            "portable"
+        },
+    );
     match (avx512, avx2) {
         (true, _) => finding,
         (false, true) => finding.advise("AVX-512 would be used where the processor has it; results are the same"),
@@ -103,7 +112,8 @@ fn meminfo(key: &str) -> Option<u64> {
 fn memory() -> Finding {
     match (meminfo("MemTotal"), meminfo("MemAvailable")) {
         (Some(total), Some(free)) => {
-            let finding = Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
+            let finding =
+                Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
             if free < 4_000_000_000 {
                 return finding.advise("small models only: `eesd-run inspect -m DIR` says what a model takes");
             }
@@ -153,7 +163,11 @@ fn build() -> Finding {
     let features = if cfg!(feature = "bundled-model") { "bundled-model" } else { "no features" };
     let found = format!("eesd {} ({profile}, {features}, backends: cpu)", env!("CARGO_PKG_VERSION"));
     let finding = Finding::new("build", found);
-    if cfg!(debug_assertions) { finding.advise("a debug build is many times slower: build with --release") } else { finding }
+    if cfg!(debug_assertions) {
+        finding.advise("a debug build is many times slower: build with --release")
+    } else {
+        finding
+    }
 }
 
 fn bundled() -> Finding {

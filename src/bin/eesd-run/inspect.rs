@@ -110,19 +110,48 @@ fn text(model: &Model, blocks: &[ExitBlock], report: &Value) -> String {
     let geometry = checkpoint.geometry();
     let part = |name: &str| report::bytes(report["bytes"][name].as_u64().unwrap_or(0));
     let mut lines = vec![
-        format!("model        {} ({}), {} parameters, {}", checkpoint.name(), geometry.family,
-            report::count(checkpoint.parameters()), report["dtype"].as_str().unwrap_or_default()),
+        format!(
+            "model        {} ({}), {} parameters, {}",
+            checkpoint.name(),
+            geometry.family,
+            report::count(checkpoint.parameters()),
+            report["dtype"].as_str().unwrap_or_default()
+        ),
         format!("fingerprint  {}", checkpoint.fingerprint()),
-        format!("geometry     {} layers, width {}, MLP {}, {} query heads and {} KV heads of {}, vocabulary {}{}",
-            geometry.layers, geometry.hidden_size, geometry.intermediate_size, geometry.heads, geometry.kv_heads,
-            geometry.head_dim, geometry.vocab_size, if geometry.qk_norm { ", QK norms" } else { "" }),
-        format!("positions    {} trained, RoPE base {}, {:?}", geometry.max_positions, geometry.rope.theta, geometry.rope.scaling),
-        format!("bytes        {} in all: embedding {}, layers {} ({} each), {}", part("total"), part("embedding"),
-            part("layers"), part("layer"), if geometry.tied_head { "head tied to it".to_owned() } else { format!("head {}", part("head")) }),
-        format!("text         tokenizer {}, chat template {}, end tokens {:?}", yes(checkpoint.tokenizer().is_some()),
-            yes(checkpoint.chat_template().is_some()), checkpoint.generation().end_tokens),
-        format!("cache        {} a token{}", report::bytes(report["cache_bytes_per_token"].as_u64().unwrap_or(0)),
-            if blocks.is_empty() { "" } else { ", exit layer included" }),
+        format!(
+            "geometry     {} layers, width {}, MLP {}, {} query heads and {} KV heads of {}, vocabulary {}{}",
+            geometry.layers,
+            geometry.hidden_size,
+            geometry.intermediate_size,
+            geometry.heads,
+            geometry.kv_heads,
+            geometry.head_dim,
+            geometry.vocab_size,
+            if geometry.qk_norm { ", QK norms" } else { "" }
+        ),
+        format!(
+            "positions    {} trained, RoPE base {}, {:?}",
+            geometry.max_positions, geometry.rope.theta, geometry.rope.scaling
+        ),
+        format!(
+            "bytes        {} in all: embedding {}, layers {} ({} each), {}",
+            part("total"),
+            part("embedding"),
+            part("layers"),
+            part("layer"),
+            if geometry.tied_head { "head tied to it".to_owned() } else { format!("head {}", part("head")) }
+        ),
+        format!(
+            "text         tokenizer {}, chat template {}, end tokens {:?}",
+            yes(checkpoint.tokenizer().is_some()),
+            yes(checkpoint.chat_template().is_some()),
+            checkpoint.generation().end_tokens
+        ),
+        format!(
+            "cache        {} a token{}",
+            report::bytes(report["cache_bytes_per_token"].as_u64().unwrap_or(0)),
+            if blocks.is_empty() { "" } else { ", exit layer included" }
+        ),
         String::new(),
     ];
     lines.push(format!("longest context in {:.0} % of a memory of", USABLE * 100.0));
@@ -139,15 +168,28 @@ fn text(model: &Model, blocks: &[ExitBlock], report: &Value) -> String {
         lines.push("exit blocks  none beside the model: decoding is plain".into());
     }
     for block in report["exit_blocks"].as_array().into_iter().flatten() {
-        lines.push(format!("exit block   N = {}, {}, {}, {}", block["exit_layer"], block["file"].as_str().unwrap_or_default(),
+        lines.push(format!(
+            "exit block   N = {}, {}, {}, {}",
+            block["exit_layer"],
+            block["file"].as_str().unwrap_or_default(),
             report::bytes(block["bytes"].as_u64().unwrap_or(0)),
-            if block["own_head"] == true { "head of its own" } else { "the model's head" }));
+            if block["own_head"] == true { "head of its own" } else { "the model's head" }
+        ));
         let metadata = block["metadata"].as_object().into_iter().flatten();
-        let told: Vec<String> = metadata.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+        let told: Vec<String> =
+            metadata.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
         lines.push(format!("  metadata   {}", told.join(", ")));
-        lines.push(format!("  cost       a draft step costs {:.3} plain steps, by bytes read", block["draft_step_cost"].as_f64().unwrap_or(0.0)));
+        lines.push(format!(
+            "  cost       a draft step costs {:.3} plain steps, by bytes read",
+            block["draft_step_cost"].as_f64().unwrap_or(0.0)
+        ));
         let predicted = block["predicted"].as_array().into_iter().flatten().map(|prediction| {
-            format!("{:.2}x at {} (k = {})", prediction["speed_up"].as_f64().unwrap_or(0.0), prediction["alpha"], prediction["best_k"])
+            format!(
+                "{:.2}x at {} (k = {})",
+                prediction["speed_up"].as_f64().unwrap_or(0.0),
+                prediction["alpha"],
+                prediction["best_k"]
+            )
         });
         lines.push(format!("  predicted  {} by acceptance rate", predicted.collect::<Vec<_>>().join(", ")));
     }

@@ -60,7 +60,10 @@ pub fn statistics(stats: &Stats) -> String {
     );
     if stats.drafted() > 0 {
         let by_position = acceptance(&stats.acceptance_by_position());
-        line += &format!(", mean accepted length {:.2}, acceptance by position {by_position}", stats.mean_accepted_length());
+        line += &format!(
+            ", mean accepted length {:.2}, acceptance by position {by_position}",
+            stats.mean_accepted_length()
+        );
     }
     line
 }
@@ -83,7 +86,11 @@ pub fn bytes(n: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 || value >= 99.95 { format!("{value:.0} {}", units[unit]) } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 || value >= 99.95 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
 }
 
 /// Counts as people say them: `3.94 M`, `70.6 B`.

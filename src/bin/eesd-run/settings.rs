@@ -21,8 +21,6 @@ use std::sync::Arc;
 const DEFAULT_CONTEXT: usize = 8192;
 /// The bundled model's exit layer that gains most.
 const BUNDLED_EXIT: usize = 2;
-/// The controller where none is asked for.
-const DEFAULT_CONTROLLER: &str = "goodput-ts";
 /// Prompts that the bundled model comes with: the default of `bench` and `verify`.
 const BUNDLED_PROMPTS: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
 
@@ -53,7 +51,8 @@ impl Model {
     /// # Errors
     /// If the folder has none.
     pub fn tokenizer(&self) -> Outcome<Arc<Tokenizer>> {
-        let missing = || Failure::failed(format!("{}: no tokenizer.json, which turning text into tokens needs", self.place()));
+        let missing =
+            || Failure::failed(format!("{}: no tokenizer.json, which turning text into tokens needs", self.place()));
         self.checkpoint.tokenizer().cloned().ok_or_else(missing)
     }
 
@@ -117,14 +116,14 @@ impl Model {
     /// # Errors
     /// If a controller is asked for that has no exit block to draft with.
     pub fn drafting(&self, args: &DraftArgs, reporter: Reporter) -> Outcome<(Option<ExitBlock>, ControllerSpec)> {
-        let off = args.no_exit || args.controller.as_ref().is_some_and(is_off);
+        let off = args.no_exit || args.controller == Some(ControllerSpec::Off);
         if off && args.exit.is_none() {
-            return Ok((None, named("off")));
+            return Ok((None, ControllerSpec::Off));
         }
         let exit = self.exit_block(args.exit.as_ref())?;
         match (&exit, &args.controller) {
             (Some(_), controller) => {
-                let controller = controller.clone().unwrap_or_else(|| named(DEFAULT_CONTROLLER));
+                let controller = controller.clone().unwrap_or_default();
                 Ok((exit, controller))
             }
             (None, Some(controller)) => Err(Failure::failed(format!(
@@ -134,7 +133,7 @@ impl Model {
             ))),
             (None, None) => {
                 reporter.note(&format!("{} has no exit-N.safetensors: decoding plainly", self.place()));
-                Ok((None, named("off")))
+                Ok((None, ControllerSpec::Off))
             }
         }
     }
@@ -143,7 +142,13 @@ impl Model {
     ///
     /// # Errors
     /// If the device is not one that this build drives.
-    pub fn machine(&self, args: &MachineArgs, slots: usize, max_draft: usize, reporter: Reporter) -> Outcome<CpuOptions> {
+    pub fn machine(
+        &self,
+        args: &MachineArgs,
+        slots: usize,
+        max_draft: usize,
+        reporter: Reporter,
+    ) -> Outcome<CpuOptions> {
         if let Device::Cuda(number) = args.device {
             return Err(Failure::failed(format!(
                 "--device cuda:{number}: this build has no CUDA engine yet: use --device cpu or auto"
@@ -166,7 +171,12 @@ impl Model {
     ///
     /// # Errors
     /// If memory cannot be had.
-    pub fn backend(&self, exit: Option<&ExitBlock>, options: &CpuOptions, reporter: Reporter) -> Outcome<Box<dyn Backend>> {
+    pub fn backend(
+        &self,
+        exit: Option<&ExitBlock>,
+        options: &CpuOptions,
+        reporter: Reporter,
+    ) -> Outcome<Box<dyn Backend>> {
         let exit = exit.map(ExitBlock::weights);
         let (geometry, weights) = (self.checkpoint.geometry(), self.checkpoint.weights());
         Ok(reporter.wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), options))?)
@@ -212,23 +222,13 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
 }
 
 /// A request for `prompt` with everything else as the flags say.
-pub fn request(prompt: Vec<eesd::TokenId>, max_tokens: usize, sampling: SamplingParams, args: &SamplingArgs) -> Request {
-    Request {
-        sampling,
-        stop: args.stop.clone(),
-        ignore_end: args.ignore_eos,
-        ..Request::new(prompt, max_tokens)
-    }
-}
-
-/// Does this controller never draft?
-pub fn is_off(controller: &ControllerSpec) -> bool {
-    controller.to_string() == "off"
-}
-
-/// A controller of ours by its name.
-pub fn named(spec: &str) -> ControllerSpec {
-    spec.parse().unwrap_or_else(|_| unreachable!("{spec} is a controller of this engine"))
+pub fn request(
+    prompt: Vec<eesd::TokenId>,
+    max_tokens: usize,
+    sampling: SamplingParams,
+    args: &SamplingArgs,
+) -> Request {
+    Request { sampling, stop: args.stop.clone(), ignore_end: args.ignore_eos, ..Request::new(prompt, max_tokens) }
 }
 
 /// The prompts of `bench` and `verify`: the file's, or the bundled model's own.

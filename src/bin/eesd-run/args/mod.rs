@@ -5,13 +5,12 @@ mod common;
 mod values;
 
 pub use common::{DraftArgs, MachineArgs, ModelArgs, SamplingArgs};
-pub use values::{Device, ExitChoice};
+pub use values::{ControllerList, Device, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use eesd::control::ControllerSpec;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -167,9 +166,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = values::count, default_value = "256", help_heading = "Measurement")]
     pub pp: usize,
     /// Controllers to compare; `off` is always among them
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::controller, help_heading = "Measurement",
-        default_value = "off,fixed:1,fixed:2,fixed:4,fixed:8,threshold:0.6,beta-ts,calibration-ts,goodput-ts")]
-    pub controllers: Vec<ControllerSpec>,
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = "Measurement",
+        default_value = "off,fixed:1,fixed:2,fixed:4,fixed:8,threshold:0.6,beta-ts,calibration-ts,goodput-ts"
+    )]
+    pub controllers: ControllerList,
     /// Repetitions, after a warm-up that also checks that all outputs are equal
     #[arg(short, long, value_name = "COUNT", value_parser = values::count, default_value = "3", help_heading = "Measurement")]
     pub repetitions: usize,
@@ -226,8 +229,8 @@ pub struct VerifyArgs {
         help_heading = "Checks")]
     pub max_tokens: usize,
     /// Controllers to hold against `off`; default: one of each kind, and always drafting --draft-max
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::controller, help_heading = "Checks")]
-    pub controllers: Vec<ControllerSpec>,
+    #[arg(long, value_name = "LIST", help_heading = "Checks")]
+    pub controllers: Option<ControllerList>,
     /// Temperature of the sampled checks
     #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::positive, default_value = "0.8",
         allow_negative_numbers = true, help_heading = "Checks")]

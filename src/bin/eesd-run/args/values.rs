@@ -68,6 +68,25 @@ pub fn controller(text: &str) -> Result<ControllerSpec, String> {
     text.parse().map_err(|e| crate::failure::with_causes(&e))
 }
 
+/// Controllers separated by commas; `key=value` after a comma belongs to the controller before it.
+#[derive(Debug, Clone)]
+pub struct ControllerList(pub Vec<ControllerSpec>);
+
+impl FromStr for ControllerList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut specs: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            match specs.last_mut() {
+                Some(spec) if part.contains('=') && !part.contains(':') => *spec = format!("{spec},{part}"),
+                _ => specs.push(part.to_owned()),
+            }
+        }
+        specs.iter().map(|spec| controller(spec)).collect::<Result<_, _>>().map(ControllerList)
+    }
+}
+
 /// `TOKEN_ID(+|-)BIAS` as in llama.cpp, or `TOKEN_ID=BIAS`.
 pub fn logit_bias(text: &str) -> Result<(TokenId, f32), String> {
     let expected = || "expected TOKEN_ID+BIAS, TOKEN_ID-BIAS or TOKEN_ID=BIAS, as in 15043+1 or 15043=-inf".to_string();
@@ -152,6 +171,14 @@ mod tests {
     fn stop_escapes() {
         assert_eq!(stop(r"a\n\t\\b"), Ok("a\n\t\\b".to_string()));
         assert!(stop(r"\q").is_err() && stop("\\").is_err() && stop("").is_err());
+    }
+
+    #[test]
+    fn options_stay_with_their_controller() {
+        let list: ControllerList = "off,beta-ts:prior=2,decay=0.9,fixed:4".parse().unwrap();
+        let names: Vec<String> = list.0.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["off", "beta-ts:prior=2,decay=0.9", "fixed:4"]);
+        assert!("off,,fixed:1".parse::<ControllerList>().is_err());
     }
 
     #[test]

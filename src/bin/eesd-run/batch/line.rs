@@ -129,7 +129,9 @@ impl<'a> Lines<'a> {
                 self.tokenizer.encode(&self.model.chat_template("\"messages\"")?.render(&messages)?, false)?
             }
             (None, None) => return Err(Failure::failed("neither \"prompt\" nor \"messages\"")),
-            (Some(_), Some(_)) => return Err(Failure::failed("both \"prompt\" and \"messages\": one of them is enough")),
+            (Some(_), Some(_)) => {
+                return Err(Failure::failed("both \"prompt\" and \"messages\": one of them is enough"));
+            }
         };
         let mut request = Request { prompt, ..self.base.clone() };
         set(&mut request.max_tokens, line.max_tokens);

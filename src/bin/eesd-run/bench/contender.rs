@@ -47,7 +47,8 @@ impl Contender {
     /// If a request is malformed or a pass fails.
     pub fn play(&mut self, engine: &mut Engine, chunk: &[Request]) -> Outcome<Option<Turn>> {
         engine.set_controller(Box::new(self.watched.clone()));
-        let mut turn = Turn { tokens: vec![Vec::new(); chunk.len()], seconds: 0.0, stats: Stats::default(), rounds: Vec::new() };
+        let mut turn =
+            Turn { tokens: vec![Vec::new(); chunk.len()], seconds: 0.0, stats: Stats::default(), rounds: Vec::new() };
         let mut failed: Option<EngineError> = None;
         engine.run(&mut chunk.iter().cloned(), chunk.len(), &mut |index, event| {
             match event {
@@ -155,7 +156,11 @@ impl Watch {
     fn observe(&mut self, outcome: &RoundOutcome<'_>) {
         self.controller.observe(outcome);
         if self.told == 0 {
-            self.rounds.push(Round { rows: outcome.rows, draft_seconds: Vec::new(), verify_seconds: outcome.verify_seconds });
+            self.rounds.push(Round {
+                rows: outcome.rows,
+                draft_seconds: Vec::new(),
+                verify_seconds: outcome.verify_seconds,
+            });
         }
         if let Some(round) = self.rounds.last_mut()
             && round.draft_seconds.len() < outcome.draft_seconds.len()

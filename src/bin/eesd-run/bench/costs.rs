@@ -33,11 +33,6 @@ impl Costs {
         Self { draft: median(&mut drafts), verify }
     }
 
-    /// Seconds of a draft step.
-    pub fn draft(&self) -> f64 {
-        self.draft
-    }
-
     /// Seconds of a verification pass over `rows` rows: as measured, or on the line between its
     /// neighbours, or as the nearest one.
     pub fn verify(&self, rows: usize) -> f64 {
@@ -69,7 +64,8 @@ mod tests {
     #[test]
     fn costs_are_medians_and_lines_between_them() {
         let round = |rows, drafts, verify_seconds| Round { rows, draft_seconds: vec![0.5; drafts], verify_seconds };
-        let costs = Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)].into_iter());
+        let costs =
+            Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)].into_iter());
         assert_eq!(costs.verify(1), 1.0);
         assert_eq!(costs.verify(3), 1.5);
         assert_eq!(costs.verify(9), 2.0);

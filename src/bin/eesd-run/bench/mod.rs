@@ -28,7 +28,7 @@ use eesd::engine::{Engine, Request};
 use eesd::sample::VerifyMode;
 use indicatif::ProgressBar;
 use std::ops::ControlFlow;
-use table::{Row, Subject};
+use table::Subject;
 
 /// Seed of sampled benchmarks where none is given.
 const SEED: u64 = 0;
@@ -57,7 +57,7 @@ pub fn run(args: BenchArgs) -> Outcome {
     let controllers = controllers(&args.controllers.0, exit.is_some(), &model)?;
     let options = model.machine(&args.machine, args.batch_size, args.draft_max, reporter)?;
     let backend = model.backend(exit.as_ref(), &options, reporter)?;
-    let mut engine = model.engine(backend, &settings::named("off"));
+    let mut engine = model.engine(backend, &ControllerSpec::Off);
     interrupt::listen();
 
     let mut requests = Vec::new();
@@ -107,7 +107,7 @@ pub fn run(args: BenchArgs) -> Outcome {
 
 /// `off` first, then the others, each once.
 fn controllers(asked: &[ControllerSpec], can_draft: bool, model: &Model) -> Outcome<Vec<ControllerSpec>> {
-    let mut controllers = vec![settings::named("off")];
+    let mut controllers = vec![ControllerSpec::Off];
     for controller in asked {
         if !controllers.contains(controller) {
             controllers.push(controller.clone());
@@ -123,7 +123,12 @@ fn controllers(asked: &[ControllerSpec], can_draft: bool, model: &Model) -> Outc
 }
 
 /// Every contender over every chunk; returns the tokens that `off` gave for each prompt.
-fn warm_up(engine: &mut Engine, chunks: &[&[Request]], contenders: &mut [Contender], bar: &ProgressBar) -> Outcome<Vec<Vec<TokenId>>> {
+fn warm_up(
+    engine: &mut Engine,
+    chunks: &[&[Request]],
+    contenders: &mut [Contender],
+    bar: &ProgressBar,
+) -> Outcome<Vec<Vec<TokenId>>> {
     let mut expected: Vec<Vec<TokenId>> = Vec::new();
     for chunk in chunks {
         let first = expected.len();

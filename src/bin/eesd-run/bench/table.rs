@@ -73,7 +73,14 @@ pub fn rows(contenders: &[Contender], costs: &Costs, prefill: &[f64], pp: usize,
     let off = off.ok_or_else(|| Failure::failed("interrupted before anything was measured"))?;
     let prefill_row = (!prefill.is_empty()).then(|| {
         let (tokens_per_second, sd) = mean_and_sd(prefill);
-        Row { controller: None, test: format!("pp{pp}"), tokens_per_second, sd, repetitions: prefill.len(), decoding: None }
+        Row {
+            controller: None,
+            test: format!("pp{pp}"),
+            tokens_per_second,
+            sd,
+            repetitions: prefill.len(),
+            decoding: None,
+        }
     });
     let off_speeds = speeds(off);
     let off_predicted = off.stats.generated as f64 / costs.predict(&off.rounds);
@@ -142,8 +149,19 @@ pub fn print(subject: &Subject, rows: &[Row], format: TableFormat) -> Outcome<St
 
 fn markdown(subject: &Subject, rows: &[Row]) -> String {
     let titles = [
-        "model", "size", "params", "device", "controller", "batch", "test", "t/s", "rounds", "mean accepted",
-        "acceptance by position", "speed-up", "predicted",
+        "model",
+        "size",
+        "params",
+        "device",
+        "controller",
+        "batch",
+        "test",
+        "t/s",
+        "rounds",
+        "mean accepted",
+        "acceptance by position",
+        "speed-up",
+        "predicted",
     ];
     let numeric = |i: usize| matches!(i, 1 | 2 | 5 | 7..=9 | 11 | 12);
     let mut table = vec![titles.map(str::to_owned)];
@@ -158,7 +176,13 @@ fn markdown(subject: &Subject, rows: &[Row]) -> String {
         format!("|{}\n", padded.collect::<String>())
     };
     let rule: String = (0..titles.len())
-        .map(|i| if numeric(i) { format!(" {}: |", "-".repeat(widths[i] - 1)) } else { format!(" {} |", "-".repeat(widths[i])) })
+        .map(|i| {
+            if numeric(i) {
+                format!(" {}: |", "-".repeat(widths[i] - 1))
+            } else {
+                format!(" {} |", "-".repeat(widths[i]))
+            }
+        })
         .collect();
     let mut text = line(&table[0]) + "|" + &rule + "\n";
     table[1..].iter().for_each(|cells| text += &line(cells));
@@ -166,16 +190,17 @@ fn markdown(subject: &Subject, rows: &[Row]) -> String {
 }
 
 fn cells(subject: &Subject, row: &Row) -> [String; 13] {
-    let [rounds, accepted, positions, speed_up, predicted] = row.decoding.as_ref().map_or_else(Default::default, |decoding| {
-        let shown = &decoding.acceptance_by_position[..decoding.acceptance_by_position.len().min(SHOWN_POSITIONS)];
-        [
-            format!("{:.0}", decoding.rounds),
-            format!("{:.2}", decoding.mean_accepted_length),
-            report::acceptance(shown),
-            format!("{:.2}x", decoding.speed_up),
-            format!("{:.2}x", decoding.predicted),
-        ]
-    });
+    let [rounds, accepted, positions, speed_up, predicted] =
+        row.decoding.as_ref().map_or_else(Default::default, |decoding| {
+            let shown = &decoding.acceptance_by_position[..decoding.acceptance_by_position.len().min(SHOWN_POSITIONS)];
+            [
+                format!("{:.0}", decoding.rounds),
+                format!("{:.2}", decoding.mean_accepted_length),
+                report::acceptance(shown),
+                format!("{:.2}x", decoding.speed_up),
+                format!("{:.2}x", decoding.predicted),
+            ]
+        });
     [
         subject.model.clone(),
         report::bytes(subject.bytes),
@@ -201,7 +226,8 @@ fn csv(subject: &Subject, rows: &[Row]) -> String {
     for row in rows {
         let decoding = row.decoding.as_ref();
         let number = |value: fn(&Decoding) -> f64| decoding.map(|d| value(d).to_string()).unwrap_or_default();
-        let positions = decoding.map(|d| d.acceptance_by_position.iter().map(|rate| format!("{rate:.4}")).collect::<Vec<_>>().join(" "));
+        let positions = decoding
+            .map(|d| d.acceptance_by_position.iter().map(|rate| format!("{rate:.4}")).collect::<Vec<_>>().join(" "));
         let fields = [
             subject.model.clone(),
             subject.bytes.to_string(),
