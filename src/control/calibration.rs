@@ -86,11 +86,6 @@ impl Calibration {
         &self.next[before.row()]
     }
 
-    /// Tests behind the rate of a bin.
-    pub fn tests(&self, bin: usize) -> f64 {
-        self.bins[bin].total()
-    }
-
     /// Learns from a finished round whose draft began after `before`.
     pub fn observe(&mut self, before: Before, outcome: &Outcome<'_>) {
         let (accepted, refused) = outcome.tested();

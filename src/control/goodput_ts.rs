@@ -23,8 +23,8 @@ use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Forgetting per tested draft that the level tracks side by side: memories of 4 to 300 drafts.
-const DECAYS: [f64; 5] = [0.75, 0.9, 0.96, 0.99, 0.997];
+/// Forgetting per tested draft that the level tracks side by side: memories from 4 drafts to the whole text.
+const DECAYS: [f64; 5] = [0.75, 0.9, 0.96, 0.99, 1.0];
 /// Drafts of a round before any cost is known.
 const FIRST_DRAFTS: usize = 3;
 /// Drafts that the rule looks ahead: one that does not pay may lead to others that do.

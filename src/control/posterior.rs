@@ -95,7 +95,7 @@ struct Expert {
 /// Tests that the odds ratio's prior, ω = 1, counts for.
 const PRIOR_TESTS: f64 = 2.0;
 /// Power of the experts' weights before each update, so that old merits fade.
-const WEIGHT_MEMORY: f64 = 0.98;
+const WEIGHT_MEMORY: f64 = 0.995;
 /// Least weight of an expert, so that it can come back.
 const WEIGHT_FLOOR: f64 = 1e-4;
 
