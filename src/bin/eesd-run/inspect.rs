@@ -8,6 +8,7 @@ use crate::report::{self, Reporter};
 use crate::settings::Model;
 use eesd::load::ExitBlock;
 use eesd::model::Geometry;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Acceptance rates that the predictions are made for.
@@ -36,11 +37,24 @@ fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
     (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
 }
 
-/// The longest contexts that fit: for each memory, `None` where the weights alone do not.
-fn fits(bytes: u64, per_token: u64, longest: u64) -> Vec<(u64, Option<u64>)> {
-    let fit = |memory: u64| {
-        let usable = (memory as f64 * 1e9 * USABLE) as u64;
-        (memory, usable.checked_sub(bytes).map(|left| (left / per_token).min(longest)))
+/// What fits into a memory beside the weights.
+#[derive(Debug, PartialEq, Serialize)]
+struct Fit {
+    memory_gb: u64,
+    /// Longest context of one sequence; `None` where the weights alone do not fit.
+    tokens: Option<u64>,
+    /// Sequences of that length side by side.
+    sequences: u64,
+}
+
+/// What fits into each common memory: `bytes` of weights, then `per_token` bytes of cache for
+/// sequences of at most `longest` tokens.
+fn fits(bytes: u64, per_token: u64, longest: u64) -> Vec<Fit> {
+    let fit = |memory_gb: u64| {
+        let usable = (memory_gb as f64 * 1e9 * USABLE) as u64;
+        let room = usable.checked_sub(bytes).map(|left| left / per_token);
+        let tokens = room.map(|room| room.min(longest));
+        Fit { memory_gb, tokens, sequences: room.unwrap_or(0) / tokens.unwrap_or(1).max(1) }
     };
     MEMORIES.into_iter().map(fit).collect()
 }
@@ -83,7 +97,7 @@ fn report(model: &Model, blocks: &[ExitBlock]) -> Value {
         "chat_template": checkpoint.chat_template().is_some(),
         "end_tokens": checkpoint.generation().end_tokens,
         "cache_bytes_per_token": per_token,
-        "longest_context": fits.iter().map(|(gb, tokens)| json!({"memory_gb": gb, "tokens": tokens})).collect::<Vec<_>>(),
+        "longest_context": fits,
         "exit_blocks": blocks.iter().map(|block| exit_report(model, block)).collect::<Vec<_>>(),
     })
 }
@@ -119,7 +133,7 @@ fn text(model: &Model, blocks: &[ExitBlock], report: &Value) -> String {
         ),
         format!("fingerprint  {}", checkpoint.fingerprint()),
         format!(
-            "geometry     {} layers, width {}, MLP {}, {} query heads and {} KV heads of {}, vocabulary {}{}",
+            "geometry     {} layers, width {}, MLP {}, {} query and {} KV heads of {}, vocabulary {}{}",
             geometry.layers,
             geometry.hidden_size,
             geometry.intermediate_size,
@@ -156,12 +170,14 @@ fn text(model: &Model, blocks: &[ExitBlock], report: &Value) -> String {
     ];
     lines.push(format!("longest context in {:.0} % of a memory of", USABLE * 100.0));
     for fit in report["longest_context"].as_array().into_iter().flatten() {
-        let tokens = match fit["tokens"].as_u64() {
-            None => "the weights do not fit".to_owned(),
-            Some(n) if n >= geometry.max_positions as u64 => format!("{n} tokens (all that the model was trained for)"),
-            Some(n) => format!("{n} tokens"),
+        let room = match (fit["tokens"].as_u64(), &fit["sequences"]) {
+            (None, _) => "the weights do not fit".to_owned(),
+            (Some(n), sequences) if n >= geometry.max_positions as u64 => {
+                format!("{n} tokens, all that the model was trained for; {sequences} such sequences side by side")
+            }
+            (Some(n), _) => format!("{n} tokens"),
         };
-        lines.push(format!("  {:>3} GB     {tokens}", fit["memory_gb"]));
+        lines.push(format!("  {:>3} GB     {room}", fit["memory_gb"].as_u64().unwrap_or(0)));
     }
     lines.push(String::new());
     if blocks.is_empty() {
@@ -208,8 +224,8 @@ mod tests {
     #[test]
     fn memory_is_divided_between_weights_and_cache() {
         let fits = fits(14_000_000_000, 500_000, 4096);
-        assert_eq!(fits[0], (8, None));
-        assert_eq!(fits[1], (16, Some(800)));
-        assert_eq!(fits[2], (24, Some(4096)));
+        assert_eq!(fits[0], Fit { memory_gb: 8, tokens: None, sequences: 0 });
+        assert_eq!(fits[1], Fit { memory_gb: 16, tokens: Some(800), sequences: 1 });
+        assert_eq!(fits[2], Fit { memory_gb: 24, tokens: Some(4096), sequences: 3 });
     }
 }
