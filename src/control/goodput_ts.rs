@@ -37,8 +37,6 @@ const LEDGER_CAP: f64 = 30.0;
 const PROBE_SHARE: f64 = 0.005;
 /// Least plain rounds between two probes.
 const PROBE_EVERY: u32 = 16;
-/// A plain round is due when the last one is this stale; some 500 rounds.
-const PLAIN_STALE: f64 = 0.2;
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
 
@@ -100,7 +98,7 @@ impl GoodputTs {
 
     fn plan(&self, slot: &Slot, step: &Step<'_>) -> Plan {
         let Some(costs) = self.costs.round(step.batch) else { return Plan::Exactly(FIRST_DRAFTS) };
-        if self.ledger < 0.0 || self.costs.plain_freshness(step.batch) < PLAIN_STALE {
+        if self.ledger < 0.0 || self.costs.plain_round_due(step.batch) {
             return Plan::Exactly(0);
         }
         let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(f64::from(PROBE_EVERY), 1e4);
