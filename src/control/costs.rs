@@ -52,6 +52,10 @@ struct Rounds {
 const FRESHNESS_DECAY: f64 = 0.997;
 /// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
 const ROW_PRIOR: f64 = 2.0;
+/// Rounds that measure costs and nothing else, at first: a slow first pass must not decide.
+const WARM_UP: usize = 5;
+/// Drafts of every other one of them.
+const WARM_UP_DRAFTS: usize = 3;
 /// Plain round `n` is due at round `8n²`: often while little is known, and then ever more rarely.
 const PLAIN_SPACING: usize = 8;
 /// Most rounds from one plain round to the next.
@@ -67,9 +71,12 @@ impl Costs {
         let costs = self.batches.entry(batch).or_default();
         costs.draft.extend(outcome.draft_seconds);
         costs.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
+        // The only round with its number of rows may be far from the others and so turn the whole fit.
+        let credible = costs.verify_seconds(rows).filter(|_| costs.rounds >= WARM_UP);
+        let seconds = credible.map_or(outcome.verify_seconds, |s| outcome.verify_seconds.clamp(s / 2.0, s * 2.0));
         let rounds = costs.verify.entry(rows).or_default();
         rounds.freshness = 1.0;
-        rounds.seconds.extend(&[outcome.verify_seconds]);
+        rounds.seconds.extend(&[seconds]);
         costs.rounds += 1;
         costs.plain_rounds += usize::from(rows == 1);
         costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
@@ -88,13 +95,17 @@ impl Costs {
         nearest.map(|(_, costs)| costs)
     }
 
-    /// Whether a plain round in a batch of this size is due, to keep the cost of a row known however
-    /// little draft lengths vary.
-    pub fn plain_round_due(&self, batch: usize) -> bool {
-        self.batches.get(&batch).is_none_or(|costs| {
-            let due = PLAIN_SPACING * costs.plain_rounds * costs.plain_rounds;
-            costs.rounds >= due && costs.since_plain > 0 || costs.since_plain >= PLAIN_EVERY
-        })
+    /// How many drafts a round in a batch of this size should make for the sake of the costs, if any:
+    /// short and plain rounds in turn at first, then plain rounds ever more rarely, so that the cost of
+    /// a row stays known however little draft lengths vary.
+    pub fn wanted_drafts(&self, batch: usize) -> Option<usize> {
+        let (rounds, plain, since_plain) =
+            self.batches.get(&batch).map_or((0, 0, 0), |costs| (costs.rounds, costs.plain_rounds, costs.since_plain));
+        if rounds < WARM_UP {
+            return Some(if rounds % 2 == 0 { WARM_UP_DRAFTS } else { 0 });
+        }
+        let due = rounds >= PLAIN_SPACING * plain * plain && since_plain > 0 || since_plain >= PLAIN_EVERY;
+        due.then_some(0)
     }
 
     /// The costs of every batch size, for people.
@@ -106,6 +117,16 @@ impl Costs {
 impl BatchCosts {
     fn round(&self) -> Option<RoundCosts> {
         let step = self.draft.mean()?;
+        let (plain, per_row) = self.fit()?;
+        Some(RoundCosts { plain, draft: step + per_row })
+    }
+
+    fn verify_seconds(&self, rows: usize) -> Option<f64> {
+        self.fit().map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
+    }
+
+    /// Seconds of a pass with one row per sequence, and of each row more.
+    fn fit(&self) -> Option<(f64, f64)> {
         let points = || {
             let point = |(&rows, rounds): (&usize, &Rounds)| {
                 Some((rounds.freshness * rounds.seconds.len() as f64, rows as f64, rounds.seconds.mean()?))
@@ -130,7 +151,7 @@ impl BatchCosts {
         // More rows never cost less, and a plain round never costs nothing.
         let per_row = (covariance / variance).max(0.0);
         let plain = (seconds - per_row * (rows - 1.0)).max(seconds * 0.05);
-        Some(RoundCosts { plain, draft: step + per_row })
+        Some((plain, per_row))
     }
 }
 
