@@ -426,24 +426,24 @@ fn sampling_defaults_come_from_the_model_and_flags_go_before_them() {
 #[test]
 fn chat_keeps_the_conversation() {
     let dir = TempDir::new().unwrap();
-    let template = "{% for m in messages %}# {{ m.role }}: {{ m.content }}\n{% endfor %}";
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
     let folder = model_folder(&dir, &[2], &[("chat_template.jinja", template)]);
     let chat = |input: &str, more: &[&str]| {
         let run = run_with_stdin(&[&["chat", "-m", &folder, "-n", "12"], more].concat(), input.as_bytes());
         assert_eq!(run.code, 0, "{}", run.stderr);
         run
     };
-    let once = chat("import os\n", &["--system", "python"]);
+    let once = chat("def add(a, b):\n", &["--system", "# Python"]);
     assert!(once.stdout.ends_with('\n') && once.stderr.contains("12 tokens"), "{} {}", once.stdout, once.stderr);
-    let cleared = chat("import os\n/clear\nimport os\n/stats\n/exit\nnot read\n", &["--system", "python"]);
+    let cleared = chat("def add(a, b):\n/clear\nimport os\n/stats\n/exit\nnot read\n", &["--system", "# Python"]);
     assert_eq!(cleared.stdout, once.stdout.repeat(2));
     assert!(cleared.stderr.contains("24 tokens"), "{}", cleared.stderr);
-    let remembered = chat("import os\nimport os\n", &["--system", "python"]);
+    let remembered = chat("def add(a, b):\ndef add(a, b):\n", &["--system", "# Python"]);
     assert!(remembered.stdout.starts_with(&once.stdout) && remembered.stdout != cleared.stdout);
     assert!(chat("/what\n", &[]).stderr.contains("unknown command /what"));
-    let full = chat("import os\nimport os\n", &["-c", "24"]);
+    let full = chat("def add(a, b):\ndef add(a, b):\n", &["-c", "24"]);
     assert!(full.stderr.contains("/clear starts anew"), "{}", full.stderr);
-    let system = ok(&["generate", "-m", &folder, "-n", "12", "--system", "python", "-p", "import os"]);
+    let system = ok(&["generate", "-m", &folder, "-n", "12", "--system", "# Python", "-p", "def add(a, b):"]);
     assert_eq!(system.stdout + "\n", once.stdout);
 }
 
@@ -477,7 +477,7 @@ fn doctor_finds_the_processor() {
 
 #[test]
 fn completions_for_each_shell() {
-    assert!(ok(&["completions", "bash"]).stdout.contains("complete -F _eesd-run"));
+    assert!(ok(&["completions", "bash"]).stdout.contains("complete -F _eesd__run"));
     for shell in ["zsh", "fish", "powershell", "elvish"] {
         assert!(ok(&["completions", shell]).stdout.contains("generate"));
     }

@@ -31,7 +31,8 @@ pub struct Turn {
     /// Seconds from the end of prefill to the last token.
     seconds: f64,
     stats: Stats,
-    rounds: Vec<Round>,
+    /// Every round played.
+    pub rounds: Vec<Round>,
 }
 
 impl Contender {
@@ -62,7 +63,7 @@ impl Contender {
             }
             if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        turn.rounds = self.take_rounds();
+        turn.rounds = mem::take(&mut self.watched.lock().rounds);
         match failed {
             Some(error) => Err(error.into()),
             None if interrupt::pressed() => Ok(None),
@@ -103,11 +104,6 @@ impl Contender {
         }
         self.stats.add(&turn.stats);
         self.rounds.extend_from_slice(&turn.rounds);
-    }
-
-    /// The rounds seen since the last call.
-    pub fn take_rounds(&mut self) -> Vec<Round> {
-        mem::take(&mut self.watched.lock().rounds)
     }
 }
 

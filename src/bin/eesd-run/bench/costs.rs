@@ -22,7 +22,7 @@ pub struct Costs {
 
 impl Costs {
     /// Costs of the rounds of a warm-up.
-    pub fn measured(rounds: impl Iterator<Item = Round>) -> Self {
+    pub fn measured(rounds: impl IntoIterator<Item = Round>) -> Self {
         let mut drafts = Vec::new();
         let mut by_rows: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for round in rounds {
@@ -64,8 +64,7 @@ mod tests {
     #[test]
     fn costs_are_medians_and_lines_between_them() {
         let round = |rows, drafts, verify_seconds| Round { rows, draft_seconds: vec![0.5; drafts], verify_seconds };
-        let costs =
-            Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)].into_iter());
+        let costs = Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)]);
         assert_eq!(costs.verify(1), 1.0);
         assert_eq!(costs.verify(3), 1.5);
         assert_eq!(costs.verify(9), 2.0);

@@ -21,7 +21,7 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use contender::Contender;
-use costs::Costs;
+use costs::{Costs, Round};
 use eesd::TokenId;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
@@ -70,9 +70,8 @@ pub fn run(args: BenchArgs) -> Outcome {
     let prefill = Prefill::new(&requests, args.pp.min(options.context.saturating_sub(1)));
 
     let bar = reporter.bar(chunks.len() * contenders.len(), "warm-up");
-    let expected = warm_up(&mut engine, &chunks, &mut contenders, &bar)?;
+    let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &bar)?;
     bar.finish_and_clear();
-    let costs = Costs::measured(contenders.iter_mut().flat_map(Contender::take_rounds));
 
     let bar = reporter.bar(args.repetitions * chunks.len() * contenders.len(), "measuring");
     let mut prefill_speeds = Vec::new();
@@ -122,20 +121,22 @@ fn controllers(asked: &[ControllerSpec], can_draft: bool, model: &Model) -> Outc
     Ok(controllers)
 }
 
-/// Every contender over every chunk; returns the tokens that `off` gave for each prompt.
+/// Every contender over every chunk; returns the tokens that `off` gave for each prompt, and what
+/// the passes cost.
 fn warm_up(
     engine: &mut Engine,
     chunks: &[&[Request]],
     contenders: &mut [Contender],
     bar: &ProgressBar,
-) -> Outcome<Vec<Vec<TokenId>>> {
-    let mut expected: Vec<Vec<TokenId>> = Vec::new();
+) -> Outcome<(Vec<Vec<TokenId>>, Costs)> {
+    let (mut expected, mut rounds): (Vec<Vec<TokenId>>, Vec<Round>) = Default::default();
     for chunk in chunks {
         let first = expected.len();
         for contender in contenders.iter_mut() {
             let Some(turn) = contender.play(engine, chunk)? else {
                 return Err(Failure::failed("interrupted before anything was measured"));
             };
+            rounds.extend(turn.rounds);
             if expected.len() == first {
                 expected.extend(turn.tokens);
             } else {
@@ -144,7 +145,7 @@ fn warm_up(
             bar.inc(1);
         }
     }
-    Ok(expected)
+    Ok((expected, Costs::measured(rounds)))
 }
 
 /// Every contender over every chunk, in turns; a chunk counts when all of them have played it.
