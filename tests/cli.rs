@@ -435,7 +435,7 @@ fn chat_keeps_the_conversation() {
     };
     let once = chat("def add(a, b):\n", &["--system", "# Python"]);
     assert!(once.stdout.ends_with('\n') && once.stderr.contains("12 tokens"), "{} {}", once.stdout, once.stderr);
-    let cleared = chat("def add(a, b):\n/clear\nimport os\n/stats\n/exit\nnot read\n", &["--system", "# Python"]);
+    let cleared = chat("def add(a, b):\n/clear\ndef add(a, b):\n/stats\n/exit\nnot read\n", &["--system", "# Python"]);
     assert_eq!(cleared.stdout, once.stdout.repeat(2));
     assert!(cleared.stderr.contains("24 tokens"), "{}", cleared.stderr);
     let remembered = chat("def add(a, b):\ndef add(a, b):\n", &["--system", "# Python"]);

@@ -154,14 +154,16 @@ impl Watch {
         if self.told == 0 {
             self.rounds.push(Round {
                 rows: outcome.rows,
+                drafts: Vec::new(),
                 draft_seconds: Vec::new(),
                 verify_seconds: outcome.verify_seconds,
             });
         }
-        if let Some(round) = self.rounds.last_mut()
-            && round.draft_seconds.len() < outcome.draft_seconds.len()
-        {
-            round.draft_seconds = outcome.draft_seconds.to_vec();
+        if let Some(round) = self.rounds.last_mut() {
+            round.drafts.push(outcome.confidences.len());
+            if round.draft_seconds.len() < outcome.draft_seconds.len() {
+                round.draft_seconds = outcome.draft_seconds.to_vec();
+            }
         }
         self.told = (self.told + 1) % outcome.batch;
     }

@@ -1,7 +1,7 @@
 //! The results: one row a test, printed as Markdown, JSON, JSON lines or CSV.
 
 use super::contender::Contender;
-use super::costs::Costs;
+use super::costs::{Costs, Round};
 use crate::args::TableFormat;
 use crate::failure::{Failure, Outcome};
 use crate::report;
@@ -101,13 +101,24 @@ pub fn rows(contenders: &[Contender], costs: &Costs, prefill: &[f64], pp: usize,
                 rounds: stats.rounds as f64 / speeds.len() as f64,
                 mean_accepted_length: stats.mean_accepted_length(),
                 acceptance_by_position: stats.acceptance_by_position(),
-                draft_lengths: stats.lengths.iter().map(|&n| n as f64 / stats.rounds as f64).collect(),
+                draft_lengths: draft_lengths(&contender.rounds),
                 speed_up: mean_and_sd(&ratios).0,
                 predicted: predicted / off_predicted,
             }),
         }
     });
     Ok(prefill_row.into_iter().chain(decoding).collect())
+}
+
+/// Share of rounds, each sequence of a batch having its own, that drafted 0, 1, 2, … tokens.
+fn draft_lengths(rounds: &[Round]) -> Vec<f64> {
+    let mut counts: Vec<f64> = Vec::new();
+    for &drafts in rounds.iter().flat_map(|round| &round.drafts) {
+        counts.resize(counts.len().max(drafts + 1), 0.0);
+        counts[drafts] += 1.0;
+    }
+    let total: f64 = counts.iter().sum();
+    counts.iter().map(|count| count / total).collect()
 }
 
 /// Tokens per second of each repetition in which anything was finished.
