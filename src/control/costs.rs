@@ -1,9 +1,9 @@
 //! What draft steps and rounds cost, measured as they happen, per batch size.
 //!
-//! The cost of one more draft is a median of recent draft steps. The cost of a round without its
-//! draft steps is an affine function of the rows it verifies per sequence, fitted through the medians
-//! of recent rounds with each number of rows. Medians, because a page fault, a preemption or another
-//! program's burst makes single times many times too long.
+//! The cost of one more draft is a trimmed mean of recent draft steps. The cost of a round without its
+//! draft steps is an affine function of the rows it verifies per sequence, fitted through the trimmed
+//! means of recent rounds with each number of rows. Trimmed, because a page fault, a preemption or
+//! another program's burst makes single times many times too long.
 
 use super::Outcome;
 use std::collections::{BTreeMap, VecDeque};
@@ -32,21 +32,34 @@ impl RoundCosts {
 
 #[derive(Debug, Clone, Default)]
 struct BatchCosts {
-    draft: Recent<31>,
+    draft: Recent,
     /// Rounds by rows verified per sequence.
     verify: BTreeMap<usize, Rounds>,
+    rounds: usize,
+    plain_rounds: usize,
+    since_plain: usize,
 }
 
 /// Rounds that verified the same number of rows.
 #[derive(Debug, Clone, Default)]
 struct Rounds {
-    seconds: Recent<15>,
+    seconds: Recent,
     /// 1 when measured last round, decaying since.
     freshness: f64,
 }
 
 /// What [`Rounds::freshness`] is multiplied by per round.
 const FRESHNESS_DECAY: f64 = 0.997;
+/// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
+const ROW_PRIOR: f64 = 2.0;
+/// Rounds that measure costs and nothing else, at first: a slow first pass must not decide.
+const WARM_UP: usize = 5;
+/// Drafts of every other one of them.
+const WARM_UP_DRAFTS: usize = 3;
+/// Plain round `n` is due at round `8n²`: often while little is known, and then ever more rarely.
+const PLAIN_SPACING: usize = 8;
+/// Most rounds from one plain round to the next.
+const PLAIN_EVERY: usize = 500;
 /// Kept numbers of rows per sequence; longer drafts count as this long.
 const MAX_ROWS: usize = 64;
 
@@ -58,9 +71,15 @@ impl Costs {
         let costs = self.batches.entry(batch).or_default();
         costs.draft.extend(outcome.draft_seconds);
         costs.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
+        // The only round with its number of rows may be far from the others and so turn the whole fit.
+        let credible = costs.verify_seconds(rows).filter(|_| costs.rounds >= WARM_UP);
+        let seconds = credible.map_or(outcome.verify_seconds, |s| outcome.verify_seconds.clamp(s / 2.0, s * 2.0));
         let rounds = costs.verify.entry(rows).or_default();
         rounds.freshness = 1.0;
-        rounds.seconds.extend(&[outcome.verify_seconds]);
+        rounds.seconds.extend(&[seconds]);
+        costs.rounds += 1;
+        costs.plain_rounds += usize::from(rows == 1);
+        costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
     }
 
     /// Costs in a batch of this size, or of the nearest size measured; `None` before a draft step and
@@ -76,9 +95,17 @@ impl Costs {
         nearest.map(|(_, costs)| costs)
     }
 
-    /// How recently a plain round was measured in a batch of this size: 1 is just now, 0 never.
-    pub fn plain_freshness(&self, batch: usize) -> f64 {
-        self.batches.get(&batch).and_then(|costs| costs.verify.get(&1)).map_or(0.0, |rounds| rounds.freshness)
+    /// How many drafts a round in a batch of this size should make for the sake of the costs, if any:
+    /// short and plain rounds in turn at first, then plain rounds ever more rarely, so that the cost of
+    /// a row stays known however little draft lengths vary.
+    pub fn wanted_drafts(&self, batch: usize) -> Option<usize> {
+        let (rounds, plain, since_plain) =
+            self.batches.get(&batch).map_or((0, 0, 0), |costs| (costs.rounds, costs.plain_rounds, costs.since_plain));
+        if rounds < WARM_UP {
+            return Some(if rounds % 2 == 0 { WARM_UP_DRAFTS } else { 0 });
+        }
+        let due = rounds >= PLAIN_SPACING * plain * plain && since_plain > 0 || since_plain >= PLAIN_EVERY;
+        due.then_some(0)
     }
 
     /// The costs of every batch size, for people.
@@ -89,9 +116,24 @@ impl Costs {
 
 impl BatchCosts {
     fn round(&self) -> Option<RoundCosts> {
-        let step = self.draft.median()?;
+        let step = self.draft.mean()?;
+        let (plain, per_row) = self.fit()?;
+        Some(RoundCosts { plain, draft: step + per_row })
+    }
+
+    fn verify_seconds(&self, rows: usize) -> Option<f64> {
+        self.fit().map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
+    }
+
+    /// Seconds of a pass with one row per sequence, and of each row more.
+    fn fit(&self) -> Option<(f64, f64)> {
+        let points = || {
+            let point = |(&rows, rounds): (&usize, &Rounds)| {
+                Some((rounds.freshness * rounds.seconds.len() as f64, rows as f64, rounds.seconds.mean()?))
+            };
+            self.verify.iter().filter_map(point)
+        };
         let (mut weight, mut rows, mut seconds) = (0.0, 0.0, 0.0);
-        let points = || self.verify.iter().filter_map(|(&r, v)| Some((v.freshness, r as f64, v.seconds.median()?)));
         for (w, r, s) in points() {
             weight += w;
             rows += w * r;
@@ -101,26 +143,28 @@ impl BatchCosts {
             return None;
         }
         let (rows, seconds) = (rows / weight, seconds / weight);
-        let (mut covariance, mut variance) = (0.0, 0.0);
+        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
         for (w, r, s) in points() {
             covariance += w * (r - rows) * (s - seconds);
             variance += w * (r - rows) * (r - rows);
         }
         // More rows never cost less, and a plain round never costs nothing.
-        let per_row = if variance > 0.0 { (covariance / variance).max(0.0) } else { 0.0 };
+        let per_row = (covariance / variance).max(0.0);
         let plain = (seconds - per_row * (rows - 1.0)).max(seconds * 0.05);
-        Some(RoundCosts { plain, draft: step + per_row })
+        Some((plain, per_row))
     }
 }
 
-/// The median of the last `N` times.
+/// The last [`Recent::KEPT`] times, and their mean without the lowest and highest quarter.
 #[derive(Debug, Clone, Default)]
-struct Recent<const N: usize> {
+struct Recent {
     seconds: VecDeque<f64>,
-    median: Option<f64>,
+    mean: Option<f64>,
 }
 
-impl<const N: usize> Recent<N> {
+impl Recent {
+    const KEPT: usize = 31;
+
     fn extend(&mut self, seconds: &[f64]) {
         // Zero or absurd times would make ratios of costs meaningless.
         let valid = seconds.iter().filter(|s| s.is_finite() && **s >= 0.0).map(|s| s.clamp(1e-9, 1e6));
@@ -129,15 +173,22 @@ impl<const N: usize> Recent<N> {
         if self.seconds.len() == before {
             return;
         }
-        self.seconds.drain(..self.seconds.len().saturating_sub(N));
-        let mut sorted = [0.0; N];
+        self.seconds.drain(..self.seconds.len().saturating_sub(Self::KEPT));
+        let mut sorted = [0.0; Self::KEPT];
         let sorted = &mut sorted[..self.seconds.len()];
         sorted.iter_mut().zip(&self.seconds).for_each(|(to, &from)| *to = from);
-        let middle = sorted.len() / 2;
-        self.median = Some(*sorted.select_nth_unstable_by(middle, f64::total_cmp).1);
+        sorted.sort_unstable_by(f64::total_cmp);
+        // Of two the lower one: what goes wrong with a time makes it longer.
+        let high = (sorted.len() * 3 / 4).max(1);
+        let middle = &sorted[sorted.len() / 4..high];
+        self.mean = Some(middle.iter().sum::<f64>() / middle.len() as f64);
     }
 
-    fn median(&self) -> Option<f64> {
-        self.median
+    fn len(&self) -> usize {
+        self.seconds.len()
+    }
+
+    fn mean(&self) -> Option<f64> {
+        self.mean
     }
 }

@@ -33,12 +33,12 @@ const LOOKAHEAD: usize = 4;
 const ALLOWANCE: f64 = 0.005;
 /// Most plain rounds in the ledger: what drafting may lose at a stretch after it has gained.
 const LEDGER_CAP: f64 = 30.0;
+/// Most debt in it, so that one mismeasured round cannot end drafting for long.
+const LEDGER_FLOOR: f64 = -2.0;
 /// A probe's cost over the plain decoding between two probes.
 const PROBE_SHARE: f64 = 0.005;
 /// Least plain rounds between two probes.
 const PROBE_EVERY: u32 = 16;
-/// A plain round is due when the last one is this stale; some 500 rounds.
-const PLAIN_STALE: f64 = 0.2;
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
 
@@ -100,7 +100,10 @@ impl GoodputTs {
 
     fn plan(&self, slot: &Slot, step: &Step<'_>) -> Plan {
         let Some(costs) = self.costs.round(step.batch) else { return Plan::Exactly(FIRST_DRAFTS) };
-        if self.ledger < 0.0 || self.costs.plain_freshness(step.batch) < PLAIN_STALE {
+        if let Some(drafts) = self.costs.wanted_drafts(step.batch) {
+            return Plan::Exactly(drafts);
+        }
+        if self.ledger < 0.0 {
             return Plan::Exactly(0);
         }
         let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(f64::from(PROBE_EVERY), 1e4);
@@ -249,7 +252,7 @@ impl Controller for GoodputTs {
         }
         if let Some(costs) = self.costs.round(outcome.batch) {
             let gain = (accepted + 1) as f64 - costs.round(drafts) / costs.plain;
-            self.ledger = (self.ledger + gain + ALLOWANCE).min(LEDGER_CAP);
+            self.ledger = (self.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
         }
         self.slots.insert(outcome.slot, slot);
     }
