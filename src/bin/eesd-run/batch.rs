@@ -133,6 +133,7 @@ impl Desk<'_> {
             self.sum.first_token.as_secs_f64() * 1e3 / self.answered.max(1) as f64,
         ));
         match self.failed {
+            _ if interrupt::pressed() => Err(Failure::failed("interrupted: not every request was answered to its end")),
             0 => Ok(()),
             1 => Err(Failure::failed("1 request failed: its line in the output says why")),
             n => Err(Failure::failed(format!("{n} requests failed: their lines in the output say why"))),

@@ -57,8 +57,8 @@ on; the exit code is then 1. Answers are written as they are finished, \"index\"
 lines from 0.
 
 Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
-a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well; a \
-second one ends the program.";
+a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \
+with its statistics and exit code 0 (1 where requests of a file go unanswered); a second one ends the program.";
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]

@@ -183,7 +183,7 @@ impl<'a> Lines<'a> {
         let job = Job { id: line.id.take(), index };
         match self.request(&mut line) {
             Ok(request) => Item::Request { job, request: Box::new(request) },
-            Err(failure) => Item::Wrong { job, error: at(&failure.message()) },
+            Err(failure) => Item::Wrong { job, error: at(failure.message()) },
         }
     }
 }

@@ -135,3 +135,45 @@ fn next_token(backend: &mut dyn Backend, tokens: &[TokenId], temperature: f64) -
     let sum: f64 = weights.iter().sum();
     Ok(weights.iter().map(|weight| weight / sum).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eesd::sample::{Philox, Purpose};
+
+    /// Four tokens; the second one depends on the first.
+    fn exact() -> Exact {
+        let second =
+            (0..4).map(|first| (first, (0..4).map(|i| [0.4, 0.3, 0.2, 0.1][((first + i) % 4) as usize]).collect()));
+        Exact { prompt: vec![0], temperature: 1.0, first: vec![0.5, 0.3, 0.19, 0.01], second: second.collect() }
+    }
+
+    fn draw(probabilities: &[f64], rng: &mut Philox) -> TokenId {
+        let mut u = rng.uniform();
+        let at = probabilities.iter().position(|p| {
+            u -= p;
+            u < 0.0
+        });
+        at.unwrap_or(probabilities.len() - 1) as TokenId
+    }
+
+    #[test]
+    fn true_draws_pass_and_biased_ones_fail() {
+        let exact = exact();
+        let mut rng = Philox::new(1, 0, Purpose::Draft, 0);
+        let mut pairs: Vec<(TokenId, TokenId)> = Vec::new();
+        for _ in 0..4000 {
+            let first = draw(&exact.first, &mut rng);
+            pairs.push((first, draw(&exact.second[&first], &mut rng)));
+        }
+        let p = |pairs: &[(TokenId, TokenId)]| {
+            let (expected, observed) = exact.cells(pairs);
+            assert!((expected.iter().sum::<f64>() - observed.iter().sum::<f64>()).abs() < 1e-6);
+            chi_squared::test(&expected, &observed).p
+        };
+        assert!(p(&pairs) > 0.001);
+        // One draw in eight loses its second token to the most probable one.
+        pairs.iter_mut().step_by(8).for_each(|pair| pair.1 = 0);
+        assert!(p(&pairs) < LEAST_P);
+    }
+}

@@ -194,3 +194,33 @@ fn table(checks: &[Check], failed: usize) -> String {
     }
     text + if failed == 0 { "\nlossless: every check passed\n" } else { "\nNOT lossless\n" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eesd::engine::{Finish, Stats};
+    use eesd::sample::TokenLogprobs;
+
+    fn answer(tokens: &[TokenId], logprob: f32) -> Completion {
+        Completion {
+            tokens: tokens.to_vec(),
+            text: String::new(),
+            logprobs: tokens.iter().map(|&token| TokenLogprobs { logprob, top: vec![(token, logprob)] }).collect(),
+            finish: Finish::Length,
+            seed: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    #[test]
+    fn any_difference_is_found() {
+        let check = |found| compare("greedy", &ControllerSpec::Off, &[answer(&[1, 2, 3], -0.5)], &[found]);
+        assert!(check(answer(&[1, 2, 3], -0.5)).passed);
+        let last_bit = f32::from_bits((-0.5f32).to_bits() + 1);
+        for wrong in
+            [answer(&[1, 2, 4], -0.5), answer(&[1, 2], -0.5), answer(&[1, 2, 3, 4], -0.5), answer(&[1, 2, 3], last_bit)]
+        {
+            assert!(!check(wrong).passed);
+        }
+    }
+}
