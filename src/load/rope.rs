@@ -2,11 +2,12 @@
 //! and `rope_parameters`. Defaults as in `modeling_rope_utils` of Hugging Face transformers 5.
 
 use super::LoadError;
+use super::config::MOST_POSITIONS;
 use super::json::Object;
 use crate::model::{Rope, RopeScaling};
 
 const TYPES: &str = "default, linear, dynamic, llama3, yarn";
-const MOST_POSITIONS: usize = 1 << 30;
+const DEFAULT_THETA: f64 = 10_000.0;
 
 /// The rotary embedding that the configuration's root object describes.
 pub(super) fn parse(root: &Object<'_>, head_dim: usize, max_positions: usize) -> Result<Rope, LoadError> {
@@ -25,8 +26,6 @@ pub(super) fn parse(root: &Object<'_>, head_dim: usize, max_positions: usize) ->
         [] => Ok(Rope { theta: theta(root)?.unwrap_or(DEFAULT_THETA), scaling: RopeScaling::Default }),
     }
 }
-
-const DEFAULT_THETA: f64 = 10_000.0;
 
 fn theta(object: &Object<'_>) -> Result<Option<f64>, LoadError> {
     match object.positive("rope_theta")? {
