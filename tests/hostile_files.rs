@@ -328,8 +328,15 @@ fn tokenizers() {
     json["padding"] = serde_json::json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
         "pad_id": 0, "pad_type_id": 0, "pad_token": "<|bos|>"});
     let small = json.to_string().into_bytes();
+    json["model"] = serde_json::json!({"type": "Unigram", "unk_id": 2, "byte_fallback": true,
+        "vocab": [["<|bos|>", 0.0], ["<|eos|>", 0.0], ["<unk>", -9.0], ["▁", -1.0], ["d", -2.5], ["<0xE4>", -3.0]]});
+    json["pre_tokenizer"] =
+        serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true});
+    let unigram = json.to_string().into_bytes();
 
     let whole_file = json_variants(&mut dice, &victim.original, 150);
-    let tried = victim.attack(whole_file, 30) + victim.attack(json_variants(&mut dice, &small, 500), 30);
-    assert!(tried >= 1300, "{tried}");
+    let tried = victim.attack(whole_file, 30)
+        + victim.attack(json_variants(&mut dice, &small, 350), 30)
+        + victim.attack(json_variants(&mut dice, &unigram, 250), 30);
+    assert!(tried >= 1500, "{tried}");
 }

@@ -87,6 +87,16 @@ fn templates_come_from_their_file_or_by_name() {
 }
 
 #[test]
+fn generation_marks_are_for_training_only() {
+    let template = "{% for m in messages %}\n{%- generation -%}\n{{ m.content }}\n{%- endgeneration %}!{% endfor %}{%";
+    let conversation = [message("user", "a"), message("user", "generation")];
+    assert_eq!(render(template.trim_end_matches("{%"), &conversation), "a!generation!");
+    let folder = Folder::of("llama");
+    let unclosed = folder.write("chat_template.jinja", template).refusal();
+    assert!(unclosed.contains("chat_template.jinja: chat template: unexpected end"), "{unclosed}");
+}
+
+#[test]
 fn json_is_written_as_python_writes_it() {
     let conversation = [message("user", "a<b> & \"c\" 'd' é")];
     assert_eq!(

@@ -215,7 +215,7 @@ fn both_spellings_of_rope_mean_the_same() {
         };
         let new = json!({"rope_parameters": with("rope_type", Some(5e5))});
         let old = json!({"rope_parameters": null, "rope_theta": 5e5, "rope_scaling": with("type", None)});
-        let both = json!({"rope_parameters": with("rope_type", Some(5e5)), "rope_scaling": with("type", Some(5e5))});
+        let both = json!({"rope_parameters": with("rope_type", Some(5e5)), "rope_scaling": with("type", None)});
         for changes in [new, old, both] {
             let expected = Rope { theta: 5e5, scaling: scaling.clone() };
             assert_eq!(geometry("llama", changes.clone()).rope, expected, "{changes}");

@@ -138,3 +138,10 @@ fn the_bundled_model_has_its_three_blocks() {
     assert_eq!(folder.fingerprint(), bundled.fingerprint());
     assert_eq!(folder.exit_blocks().unwrap().len(), 3);
 }
+
+#[cfg(not(feature = "bundled-model"))]
+#[test]
+fn without_its_feature_the_bundled_model_says_so() {
+    let message = Checkpoint::bundled().err().unwrap().to_string();
+    assert_eq!(message, "this binary was built without the feature `bundled-model`: give a model folder with -m");
+}
