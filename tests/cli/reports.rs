@@ -27,7 +27,7 @@ fn inspect_for_people_and_for_machines() {
 #[test]
 fn doctor_finds_the_processor() {
     let text = ok(&["doctor"]).stdout;
-    for part in ["processor", "vector instructions", "memory bandwidth", "CUDA", "bundled model"] {
+    for part in ["processor", "vector instructions", "GB/s", "CUDA", "bundled model"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     let findings: Value = serde_json::from_str(&ok(&["doctor", "--json"]).stdout).unwrap();

@@ -4,15 +4,17 @@ use crate::args::DoctorArgs;
 use crate::failure::Outcome;
 use crate::output::Output;
 use crate::report;
+use eesd::backend::cpu::Simd;
+use eesd::backend::cpu::probe::Probe;
 use eesd::load::Checkpoint;
 use serde::Serialize;
 use std::fs;
-use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
 
 /// Buffer of the bandwidth measurement: larger than any cache.
 const BUFFER_BYTES: u64 = 512 << 20;
+/// Steps of the arithmetic measurement: some hundredths of a second.
+const MULTIPLY_STEPS: usize = 5_000_000;
 /// Where Linux systems keep the driver's library.
 const DRIVER_LIBRARIES: [&str; 5] = [
     "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
@@ -43,7 +45,7 @@ impl Finding {
 
 /// Looks and reports.
 pub fn run(args: DoctorArgs) -> Outcome {
-    let findings = [system(), processor(), simd(), memory(), bandwidth(), cuda(), build(), bundled()];
+    let findings = [system(), processor(), simd(), memory(), speed(), cuda(), build(), bundled()];
     let mut output = Output::stdout();
     if args.json {
         return output.json(&findings);
@@ -78,27 +80,12 @@ fn threads() -> usize {
 }
 
 fn simd() -> Finding {
-    #[cfg(target_arch = "x86_64")]
-    let (avx512, avx2) = (
-        is_x86_feature_detected!("avx512f"),
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
-    );
-    #[cfg(not(target_arch = "x86_64"))]
-    let (avx512, avx2) = (false, false);
-    let finding = Finding::new(
-        "vector instructions",
-        if avx512 {
-            "AVX-512"
-        } else if avx2 {
-            "AVX2 with FMA and F16C"
-        } else {
-            "portable"
-        },
-    );
-    match (avx512, avx2) {
-        (true, _) => finding,
-        (false, true) => finding.advise("AVX-512 would be used where the processor has it; results are the same"),
-        (false, false) => finding.advise("no AVX2 found: plain Rust kernels run, correct but several times slower"),
+    let simd = Simd::detect();
+    let finding = Finding::new("vector instructions", simd.to_string());
+    match simd {
+        Simd::Avx512 => finding,
+        Simd::Avx2 => finding.advise("AVX-512 would be used where the processor has it; results are the same"),
+        Simd::Portable => finding.advise("no AVX2 found: plain Rust kernels run, correct but several times slower"),
     }
 }
 
@@ -123,26 +110,20 @@ fn memory() -> Finding {
     }
 }
 
-/// Reads a large buffer with all threads, the best of three times: plain decoding can be no faster
-/// than this over the bytes of the weights.
-fn bandwidth() -> Finding {
+/// The best of three readings and multiplications, on the threads that a model would run on.
+fn speed() -> Finding {
     let bytes = meminfo("MemAvailable").map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
-    let buffer = vec![1u64; (bytes / 8) as usize];
-    let share = buffer.len().div_ceil(threads()).max(1);
-    let read = || {
-        let begun = Instant::now();
-        let sum: u64 = std::thread::scope(|scope| {
-            let parts: Vec<_> = buffer.chunks(share).map(|part| scope.spawn(|| part.iter().sum::<u64>())).collect();
-            parts.into_iter().map(|part| part.join().unwrap_or(0)).sum()
-        });
-        black_box(sum);
-        buffer.len() as f64 * 8.0 / begun.elapsed().as_secs_f64()
+    let mut probe = match Probe::new(threads(), bytes as usize) {
+        Ok(probe) => probe,
+        Err(error) => return Finding::new("speed", "not measured").advise(error.to_string()),
     };
-    let best = (0..3).map(|_| read()).fold(0.0, f64::max);
-    let found = format!("{:.1} GB/s read by {} threads", best / 1e9, threads());
-    Finding::new("memory bandwidth", found).advise(format!(
+    let read = (0..3).map(|_| probe.read()).fold(0.0, f64::max);
+    let multiply = (0..3).map(|_| probe.multiply_add(MULTIPLY_STEPS)).fold(0.0, f64::max);
+    let found =
+        format!("{:.1} GB/s read from memory, {:.0} GFLOP/s, {} threads", read / 1e9, multiply / 1e9, threads());
+    Finding::new("speed", found).advise(format!(
         "plain decoding of a model with 1 GB of weights can reach {:.0} tok/s here; drafts go past that",
-        best / 1e9
+        read / 1e9
     ))
 }
 

@@ -81,8 +81,10 @@ impl Model {
     /// If it is missing or does not fit the model, or if there are several to choose from.
     pub fn exit_block(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
         let layer = match (choice, &self.folder) {
-            (Some(ExitChoice::File(path)), _) => return Ok(Some(self.checkpoint.open_exit(path)?)),
-            (Some(ExitChoice::Layer(n)), Some(folder)) => return self.exit_beside(folder, *n).map(Some),
+            (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
+            (Some(ExitChoice::Layer(n)), Some(folder)) => {
+                return self.open_exit(&folder.join(format!("exit-{n}.safetensors"))).map(Some);
+            }
             (Some(ExitChoice::Layer(n)), None) => Some(*n),
             (None, Some(_)) => None,
             (None, None) => Some(BUNDLED_EXIT),
@@ -103,12 +105,11 @@ impl Model {
         }
     }
 
-    fn exit_beside(&self, folder: &Path, n: usize) -> Outcome<ExitBlock> {
-        let path = folder.join(format!("exit-{n}.safetensors"));
+    fn open_exit(&self, path: &Path) -> Outcome<ExitBlock> {
         if !path.exists() {
-            return Err(Failure::failed(format!("--exit {n}: {} does not exist", path.display())));
+            return Err(Failure::failed(format!("--exit: {} does not exist", path.display())));
         }
-        Ok(self.checkpoint.open_exit(&path)?)
+        Ok(self.checkpoint.open_exit(path)?)
     }
 
     /// Exit block and controller of a generation.

@@ -19,13 +19,13 @@ pub struct ModelArgs {
 #[derive(Debug, clap::Args)]
 pub struct MachineArgs {
     /// Longest sequence in tokens; 0: the model's own [default: the model's, at most 8192]
-    #[arg(short, long, value_name = "N", help_heading = "Model and machine")]
+    #[arg(short, long, value_name = "N", value_parser = values::context, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub ctx_size: Option<usize>,
     /// auto, cpu, or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
     /// Worker threads [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = values::count, help_heading = "Model and machine")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, help_heading = "Model and machine")]
     pub threads: Option<usize>,
 }
 
@@ -45,7 +45,7 @@ pub struct DraftArgs {
     #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
     pub controller: Option<ControllerSpec>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::count, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
 }
 

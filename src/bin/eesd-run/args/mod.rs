@@ -96,7 +96,7 @@ pub struct GenerateArgs {
     pub machine: MachineArgs,
 
     /// Requests answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::count, default_value = "1", help_heading = "Model and machine")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Model and machine")]
     pub batch_size: usize,
     /// Print the prompt before its continuation
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
@@ -177,7 +177,7 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "COUNT", value_parser = values::count, default_value = "3", help_heading = "Measurement")]
     pub repetitions: usize,
     /// Prompts answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::count, default_value = "1", help_heading = "Measurement")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Measurement")]
     pub batch_size: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -185,7 +185,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
     pub exit: Option<ExitChoice>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::count, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -245,7 +245,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
     pub exit: Option<ExitChoice>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::count, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -313,9 +313,12 @@ pub fn parse() -> Result<Cli, ExitCode> {
         }
         _ => {
             let rendered = error.render().to_string();
-            let told: Vec<&str> = rendered.lines().take_while(|line| !line.starts_with("Usage:")).collect();
-            let told = told.join(" ").replace("For more information, try '--help'.", "");
-            eprintln!("{} (see --help)", one_line(&told));
+            let told: Vec<&str> = rendered
+                .lines()
+                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+                .collect();
+            let told = told.join(" ");
+            eprintln!("{} (see --help)", one_line(&told).replace(" tip:", "; tip:"));
             ExitCode::from(USAGE)
         }
     })

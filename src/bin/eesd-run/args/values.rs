@@ -152,6 +152,17 @@ pub fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number, 1 or more".into())
 }
 
+/// Something that there can be at most 1024 of: threads, drafts in a round, sequences side by side.
+pub fn up_to_1024(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected a whole number from 1 to 1024".into())
+}
+
+/// A length in tokens; 0 has a meaning of its own, and no model goes past 16 million.
+pub fn context(text: &str) -> Result<usize, String> {
+    let expected = || format!("expected a whole number from 0 to {}", 1usize << 24);
+    text.parse().ok().filter(|&n| n <= 1usize << 24).ok_or_else(expected)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
