@@ -32,6 +32,9 @@ fn only_text_on_stdout_and_one_line_of_statistics_on_stderr() {
     }
     let quiet = generate(&["--quiet"]);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), (run.stdout.as_str(), ""));
+    let full = generate(&["-c", "16"]);
+    assert!(full.stderr.contains("the context of 16 tokens is full"), "{}", full.stderr);
+    assert!(run.stdout.starts_with(&full.stdout) && full.stdout.len() < run.stdout.len());
     assert_eq!(generate(&["--echo"]).stdout, format!("{PROMPT}{}", run.stdout));
 }
 

@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
-use eesd::engine::{Completion, Emission, Engine, Request};
+use eesd::engine::{Completion, Emission, Engine, Finish, Request};
 use eesd::load::Message;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
@@ -64,6 +64,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
         let completion = stream(&mut engine, &request, &mut output, colour(args.show_drafts, args.color))?;
         if separate {
             output.text("\n")?;
+        }
+        if completion.finish == Finish::Context {
+            reporter.note(&format!("the context of {} tokens is full: --ctx-size N makes it longer", options.context));
         }
         reporter.statistics(&completion.stats);
         if interrupt::pressed() {

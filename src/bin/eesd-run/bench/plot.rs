@@ -25,6 +25,8 @@ const COLOURS: [RGBColor; 9] = [
 ];
 /// Draft positions and lengths that are drawn.
 const MOST_POSITIONS: usize = 16;
+/// Drafts that must have been tested at a position before its acceptance rate says anything.
+const LEAST_TESTED: usize = 20;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -122,11 +124,15 @@ fn speeds(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::E
     Ok(())
 }
 
-/// Lines: which part of the drafts tested at a position was accepted.
+/// Lines: which part of the drafts tested at a position was accepted, where enough were tested.
 fn acceptance(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::Error>> {
-    let drafting: Vec<&Bar<'_>> = bars.iter().filter(|bar| !bar.decoding.acceptance_by_position.is_empty()).collect();
-    let positions =
-        drafting.iter().map(|bar| bar.decoding.acceptance_by_position.len()).max().unwrap_or(1).min(MOST_POSITIONS);
+    let points = |bar: &Bar<'_>| -> Vec<(f64, f64)> {
+        let tested = bar.decoding.tested_by_position.iter().take_while(|&&tested| tested >= LEAST_TESTED);
+        let rates = bar.decoding.acceptance_by_position.iter().zip(tested).take(MOST_POSITIONS);
+        rates.enumerate().map(|(i, (&rate, _))| (i as f64 + 1.0, rate)).collect()
+    };
+    let lines: Vec<(&Bar<'_>, Vec<(f64, f64)>)> = bars.iter().map(|bar| (bar, points(bar))).collect();
+    let positions = lines.iter().map(|(_, points)| points.len()).max().unwrap_or(1).max(1);
     let mut chart = ChartBuilder::on(area)
         .caption("Acceptance by draft position", text(16, INK))
         .margin(16)
@@ -134,9 +140,7 @@ fn acceptance(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::erro
         .y_label_area_size(56)
         .build_cartesian_2d(0.5..positions as f64 + 0.5, 0.0..1.05)?;
     mesh(&mut chart, "draft position", "accepted", positions)?;
-    for bar in drafting {
-        let rates = bar.decoding.acceptance_by_position.iter().take(positions);
-        let points: Vec<(f64, f64)> = rates.enumerate().map(|(i, &rate)| (i as f64 + 1.0, rate)).collect();
+    for (bar, points) in lines.iter().filter(|(_, points)| !points.is_empty()) {
         chart.draw_series(LineSeries::new(points.clone(), bar.colour.stroke_width(2)))?;
         chart
             .draw_series(points.iter().map(|&point| Circle::new(point, 3, bar.colour.filled())))?

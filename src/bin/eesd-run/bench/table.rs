@@ -1,7 +1,7 @@
 //! The results: one row a test, printed as Markdown, JSON, JSON lines or CSV.
 
 use super::contender::Contender;
-use super::costs::{Costs, Round};
+use super::costs::{self, Costs, Round};
 use crate::args::TableFormat;
 use crate::failure::{Failure, Outcome};
 use crate::report;
@@ -56,9 +56,11 @@ pub struct Decoding {
     pub mean_accepted_length: f64,
     /// Acceptance rate of tested drafts, by draft position.
     pub acceptance_by_position: Vec<f64>,
+    /// Drafts tested at each position.
+    pub tested_by_position: Vec<usize>,
     /// Share of rounds that drafted 0, 1, 2, … tokens.
     pub draft_lengths: Vec<f64>,
-    /// Speed against `off`, mean over the repetitions.
+    /// Speed against `off` in the same repetition, the median of all.
     pub speed_up: f64,
     /// Speed-up that the costs measured during warm-up predict for these rounds.
     pub predicted: f64,
@@ -87,7 +89,7 @@ pub fn rows(contenders: &[Contender], costs: &Costs, prefill: &[f64], pp: usize,
     let decoding = contenders.iter().map(|contender| {
         let speeds = speeds(contender);
         let (tokens_per_second, sd) = mean_and_sd(&speeds);
-        let ratios: Vec<f64> = speeds.iter().zip(&off_speeds).map(|(speed, off)| speed / off).collect();
+        let mut ratios: Vec<f64> = speeds.iter().zip(&off_speeds).map(|(speed, off)| speed / off).collect();
         let stats = &contender.stats;
         let predicted = stats.generated as f64 / costs.predict(&contender.rounds);
         Row {
@@ -101,8 +103,9 @@ pub fn rows(contenders: &[Contender], costs: &Costs, prefill: &[f64], pp: usize,
                 rounds: stats.rounds as f64 / speeds.len() as f64,
                 mean_accepted_length: stats.mean_accepted_length(),
                 acceptance_by_position: stats.acceptance_by_position(),
+                tested_by_position: stats.drafted_at.clone(),
                 draft_lengths: draft_lengths(&contender.rounds),
-                speed_up: mean_and_sd(&ratios).0,
+                speed_up: costs::median(&mut ratios),
                 predicted: predicted / off_predicted,
             }),
         }
