@@ -21,7 +21,7 @@ fn inspect_for_people_and_for_machines() {
     );
     let r = blocks[1]["draft_step_cost"].as_f64().unwrap();
     assert!((r - 0.5).abs() < 0.01, "the model's README says half a plain step: {r}");
-    assert_eq!(report["longest_context"][0], json!({"memory_gb": 8, "tokens": 1024, "sequences": 1523}));
+    assert_eq!(report["memory"][0], json!({"memory_gb": 8, "tokens": 1024, "sequences": 1523}));
 }
 
 #[test]

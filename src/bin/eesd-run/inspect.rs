@@ -1,15 +1,19 @@
 //! `eesd-run inspect`: what a model is, what it takes, and what its exit blocks could gain.
 
+mod text;
+
 use crate::args::InspectArgs;
 use crate::cost;
 use crate::failure::Outcome;
 use crate::output::Output;
-use crate::report::{self, Reporter};
+use crate::report::Reporter;
 use crate::settings::Model;
+use eesd::TokenId;
 use eesd::load::ExitBlock;
 use eesd::model::Geometry;
 use serde::Serialize;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Acceptance rates that the predictions are made for.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
@@ -25,16 +29,51 @@ const CACHED_BYTES: u64 = 4;
 /// Prints the report.
 pub fn run(args: InspectArgs) -> Outcome {
     let model = Model::open(&args.model, Reporter::new(false))?;
-    let blocks = model.checkpoint.exit_blocks()?;
-    let report = report(&model, &blocks);
+    let report = Report::of(&model)?;
     let mut output = Output::stdout();
-    if args.json { output.json(&report) } else { output.text(&text(&model, &blocks, &report)) }
+    if args.json { output.json(&report) } else { output.text(&text::print(&report)) }
 }
 
-/// Bytes that one position takes in the cache: K and V of every layer, the exit layer being one more.
-fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
-    let layers = geometry.layers + usize::from(exit);
-    (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
+/// A model at a glance.
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    folder: Option<PathBuf>,
+    fingerprint: String,
+    family: String,
+    layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    max_positions: usize,
+    /// Layers that attend to a window only.
+    windowed_layers: usize,
+    rope_theta: f64,
+    rope_scaling: String,
+    qk_norm: bool,
+    tied_head: bool,
+    dtype: String,
+    parameters: u64,
+    bytes: Bytes,
+    tokenizer: bool,
+    chat_template: bool,
+    end_tokens: Vec<TokenId>,
+    cache_bytes_per_token: u64,
+    memory: Vec<Fit>,
+    exit_blocks: Vec<Exit>,
+}
+
+/// Where the weights' bytes are.
+#[derive(Debug, Serialize)]
+struct Bytes {
+    total: u64,
+    embedding: u64,
+    layers: u64,
+    /// 0 where the head is the embedding.
+    head: u64,
 }
 
 /// What fits into a memory beside the weights.
@@ -47,6 +86,95 @@ struct Fit {
     sequences: u64,
 }
 
+/// An exit block beside the model.
+#[derive(Debug, Serialize)]
+struct Exit {
+    exit_layer: usize,
+    file: PathBuf,
+    bytes: u64,
+    own_head: bool,
+    metadata: BTreeMap<String, String>,
+    /// A draft step's bytes over a plain step's.
+    draft_step_cost: f64,
+    predicted: Vec<Prediction>,
+}
+
+/// The best that a fixed draft length can do at an acceptance rate.
+#[derive(Debug, Serialize)]
+struct Prediction {
+    alpha: f64,
+    best_k: usize,
+    speed_up: f64,
+}
+
+impl Report {
+    fn of(model: &Model) -> Outcome<Self> {
+        let checkpoint = &model.checkpoint;
+        let blocks = checkpoint.exit_blocks()?;
+        let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
+        let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
+        let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
+        Ok(Self {
+            name: checkpoint.name().to_owned(),
+            folder: model.folder.clone(),
+            fingerprint: checkpoint.fingerprint().to_owned(),
+            family: geometry.family.clone(),
+            layers: geometry.layers,
+            hidden_size: geometry.hidden_size,
+            intermediate_size: geometry.intermediate_size,
+            heads: geometry.heads,
+            kv_heads: geometry.kv_heads,
+            head_dim: geometry.head_dim,
+            vocab_size: geometry.vocab_size,
+            max_positions: geometry.max_positions,
+            windowed_layers: geometry.windows.iter().flatten().count(),
+            rope_theta: geometry.rope.theta,
+            rope_scaling: format!("{:?}", geometry.rope.scaling),
+            qk_norm: geometry.qk_norm,
+            tied_head: geometry.tied_head,
+            dtype: weights.layers.first().map_or(weights.embed.dtype, |layer| layer.q.dtype).to_string(),
+            parameters: checkpoint.parameters(),
+            bytes: Bytes {
+                total: checkpoint.bytes(),
+                embedding: weights.embed.bytes.len() as u64,
+                layers: weights.layers.iter().map(cost::layer_bytes).sum(),
+                head: if geometry.tied_head { 0 } else { weights.head.bytes.len() as u64 },
+            },
+            tokenizer: checkpoint.tokenizer().is_some(),
+            chat_template: checkpoint.chat_template().is_some(),
+            end_tokens: checkpoint.generation().end_tokens.clone(),
+            cache_bytes_per_token: per_token,
+            memory: fits(checkpoint.bytes() + largest_block, per_token, geometry.max_positions as u64),
+            exit_blocks: blocks.iter().map(|block| Exit::of(model, block)).collect(),
+        })
+    }
+}
+
+impl Exit {
+    fn of(model: &Model, block: &ExitBlock) -> Self {
+        let r = cost::draft_ratio(&model.checkpoint.weights(), &block.weights());
+        let predict = |alpha: f64| {
+            let (best_k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
+            Prediction { alpha, best_k, speed_up }
+        };
+        Self {
+            exit_layer: block.after(),
+            file: block.path().to_owned(),
+            bytes: block.bytes(),
+            own_head: block.weights().head.is_some(),
+            metadata: block.metadata().clone(),
+            draft_step_cost: r,
+            predicted: ALPHAS.into_iter().map(predict).collect(),
+        }
+    }
+}
+
+/// Bytes that one position takes in the cache: K and V of every layer, the exit layer being one more.
+fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
+    let layers = geometry.layers + usize::from(exit);
+    (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
+}
+
 /// What fits into each common memory: `bytes` of weights, then `per_token` bytes of cache for
 /// sequences of at most `longest` tokens.
 fn fits(bytes: u64, per_token: u64, longest: u64) -> Vec<Fit> {
@@ -57,164 +185,6 @@ fn fits(bytes: u64, per_token: u64, longest: u64) -> Vec<Fit> {
         Fit { memory_gb, tokens, sequences: room.unwrap_or(0) / tokens.unwrap_or(1).max(1) }
     };
     MEMORIES.into_iter().map(fit).collect()
-}
-
-/// Everything, for machines; the text is made from it too.
-fn report(model: &Model, blocks: &[ExitBlock]) -> Value {
-    let checkpoint = &model.checkpoint;
-    let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
-    let layers: u64 = weights.layers.iter().map(cost::layer_bytes).sum();
-    let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
-    let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
-    let fits = fits(checkpoint.bytes() + largest_block, per_token, geometry.max_positions as u64);
-    json!({
-        "name": checkpoint.name(),
-        "folder": model.folder,
-        "fingerprint": checkpoint.fingerprint(),
-        "family": geometry.family,
-        "layers": geometry.layers,
-        "hidden_size": geometry.hidden_size,
-        "intermediate_size": geometry.intermediate_size,
-        "heads": geometry.heads,
-        "kv_heads": geometry.kv_heads,
-        "head_dim": geometry.head_dim,
-        "vocab_size": geometry.vocab_size,
-        "max_positions": geometry.max_positions,
-        "sliding_windows": geometry.windows.iter().filter(|window| window.is_some()).count(),
-        "rope": format!("{:?}", geometry.rope),
-        "qk_norm": geometry.qk_norm,
-        "tied_head": geometry.tied_head,
-        "dtype": weights.layers.first().map_or(weights.embed.dtype, |layer| layer.q.dtype).to_string(),
-        "parameters": checkpoint.parameters(),
-        "bytes": {
-            "total": checkpoint.bytes(),
-            "embedding": weights.embed.bytes.len(),
-            "layers": layers,
-            "layer": layers / geometry.layers.max(1) as u64,
-            "head": if geometry.tied_head { 0 } else { weights.head.bytes.len() },
-        },
-        "tokenizer": checkpoint.tokenizer().is_some(),
-        "chat_template": checkpoint.chat_template().is_some(),
-        "end_tokens": checkpoint.generation().end_tokens,
-        "cache_bytes_per_token": per_token,
-        "longest_context": fits,
-        "exit_blocks": blocks.iter().map(|block| exit_report(model, block)).collect::<Vec<_>>(),
-    })
-}
-
-fn exit_report(model: &Model, block: &ExitBlock) -> Value {
-    let r = cost::draft_ratio(&model.checkpoint.weights(), &block.weights());
-    let predictions = ALPHAS.map(|alpha| {
-        let (k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
-        json!({"alpha": alpha, "best_k": k, "speed_up": speed_up})
-    });
-    json!({
-        "exit_layer": block.after(),
-        "file": block.path(),
-        "bytes": block.bytes(),
-        "own_head": block.weights().head.is_some(),
-        "metadata": block.metadata(),
-        "draft_step_cost": r,
-        "predicted": predictions,
-    })
-}
-
-fn text(model: &Model, blocks: &[ExitBlock], report: &Value) -> String {
-    let checkpoint = &model.checkpoint;
-    let geometry = checkpoint.geometry();
-    let part = |name: &str| report::bytes(report["bytes"][name].as_u64().unwrap_or(0));
-    let mut lines = vec![
-        format!(
-            "model        {} ({}), {} parameters, {}",
-            checkpoint.name(),
-            geometry.family,
-            report::count(checkpoint.parameters()),
-            report["dtype"].as_str().unwrap_or_default()
-        ),
-        format!("fingerprint  {}", checkpoint.fingerprint()),
-        format!(
-            "geometry     {} layers, width {}, MLP {}, {} query and {} KV heads of {}, vocabulary {}{}",
-            geometry.layers,
-            geometry.hidden_size,
-            geometry.intermediate_size,
-            geometry.heads,
-            geometry.kv_heads,
-            geometry.head_dim,
-            geometry.vocab_size,
-            if geometry.qk_norm { ", QK norms" } else { "" }
-        ),
-        format!(
-            "positions    {} trained, RoPE base {}, {:?}",
-            geometry.max_positions, geometry.rope.theta, geometry.rope.scaling
-        ),
-        format!(
-            "bytes        {} in all: embedding {}, layers {} ({} each), {}",
-            part("total"),
-            part("embedding"),
-            part("layers"),
-            part("layer"),
-            if geometry.tied_head { "head tied to it".to_owned() } else { format!("head {}", part("head")) }
-        ),
-        format!(
-            "text         tokenizer {}, chat template {}, end tokens {:?}",
-            yes(checkpoint.tokenizer().is_some()),
-            yes(checkpoint.chat_template().is_some()),
-            checkpoint.generation().end_tokens
-        ),
-        format!(
-            "cache        {} a token{}",
-            report::bytes(report["cache_bytes_per_token"].as_u64().unwrap_or(0)),
-            if blocks.is_empty() { "" } else { ", exit layer included" }
-        ),
-        String::new(),
-    ];
-    lines.push(format!("longest context in {:.0} % of a memory of", USABLE * 100.0));
-    for fit in report["longest_context"].as_array().into_iter().flatten() {
-        let room = match (fit["tokens"].as_u64(), &fit["sequences"]) {
-            (None, _) => "the weights do not fit".to_owned(),
-            (Some(n), sequences) if n >= geometry.max_positions as u64 => {
-                format!("{n} tokens, all that the model was trained for; {sequences} such sequences side by side")
-            }
-            (Some(n), _) => format!("{n} tokens"),
-        };
-        lines.push(format!("  {:>3} GB     {room}", fit["memory_gb"].as_u64().unwrap_or(0)));
-    }
-    lines.push(String::new());
-    if blocks.is_empty() {
-        lines.push("exit blocks  none beside the model: decoding is plain".into());
-    }
-    for block in report["exit_blocks"].as_array().into_iter().flatten() {
-        lines.push(format!(
-            "exit block   N = {}, {}, {}, {}",
-            block["exit_layer"],
-            block["file"].as_str().unwrap_or_default(),
-            report::bytes(block["bytes"].as_u64().unwrap_or(0)),
-            if block["own_head"] == true { "head of its own" } else { "the model's head" }
-        ));
-        let metadata = block["metadata"].as_object().into_iter().flatten();
-        let told: Vec<String> =
-            metadata.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
-        lines.push(format!("  metadata   {}", told.join(", ")));
-        lines.push(format!(
-            "  cost       a draft step costs {:.3} plain steps, by bytes read",
-            block["draft_step_cost"].as_f64().unwrap_or(0.0)
-        ));
-        let predicted = block["predicted"].as_array().into_iter().flatten().map(|prediction| {
-            format!(
-                "{:.2}x at {} (k = {})",
-                prediction["speed_up"].as_f64().unwrap_or(0.0),
-                prediction["alpha"],
-                prediction["best_k"]
-            )
-        });
-        lines.push(format!("  predicted  {} by acceptance rate", predicted.collect::<Vec<_>>().join(", ")));
-    }
-    lines.push(String::new());
-    lines.join("\n")
-}
-
-fn yes(there: bool) -> &'static str {
-    if there { "yes" } else { "no" }
 }
 
 #[cfg(test)]
