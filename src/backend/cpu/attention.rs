@@ -6,7 +6,7 @@
 
 use super::Simd;
 use super::cache::Cache;
-use super::gemm::{Product, Tiles, multiply, tiled};
+use super::gemm::{Product, Rows, multiply};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math;
 use crate::kv::{PAGE_TOKENS, PageId};
@@ -55,7 +55,7 @@ pub fn units(simd: Simd, geometry: &Geometry, spans: &[Span<'_>], workers: usize
 pub struct Scratch {
     /// `[queries][positions]`; see [`Attention::scores_len`].
     pub scores: *mut f32,
-    /// `[head_dim][queries]`.
+    /// `[queries][head_dim, padded]`.
     pub queries: *mut f32,
     /// `[queries][head_dim, padded]`.
     pub mixed: *mut f32,
@@ -73,14 +73,10 @@ pub struct Attention<'a> {
     pub layer: usize,
     /// Sliding window.
     pub window: Option<usize>,
-    /// Rotated queries, `[row][head][head_dim, padded]`.
-    pub queries: *const f32,
-    /// From one row of `queries` to the next.
-    pub queries_row: usize,
-    /// The result, cut into `tiles`, inputs `[head][head_dim]`.
-    pub out: *mut f32,
-    /// How the result is cut.
-    pub tiles: Tiles,
+    /// Rotated queries, rows of `[head][head_dim, padded]`.
+    pub queries: Rows<*const f32>,
+    /// The result, rows of `[head][head_dim]`.
+    pub out: Rows<*mut f32>,
 }
 
 impl Attention<'_> {
@@ -112,17 +108,16 @@ impl Attention<'_> {
             let scale = 1.0 / (head_dim as f32).sqrt();
             for (index, query) in unit.queries.clone().enumerate() {
                 let head = unit.kv_head * group + query % group;
-                let from = self.queries.add((span.row + query / group) * self.queries_row + head * width);
+                let from = self.queries.at.add((span.row + query / group) * self.queries.stride + head * width);
                 for dim in 0..head_dim {
-                    *scratch.queries.add(dim * count + index) = *from.add(dim) * scale;
+                    *scratch.queries.add(index * width + dim) = *from.add(dim) * scale;
                 }
             }
             for page in base / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS) {
                 let first = page * PAGE_TOKENS;
                 let product = Product {
                     x: scratch.queries.cast_const(),
-                    x_row: 1,
-                    x_k: count,
+                    x_row: width,
                     w: self.cache.keys(span.pages[page], self.layer, unit.kv_head).cast_const(),
                     w_panel: LANES,
                     w_k: PAGE_TOKENS,
@@ -131,7 +126,7 @@ impl Attention<'_> {
                     out_row: scores_row,
                     resume: false,
                 };
-                multiply(self.simd, count, (to - first).min(PAGE_TOKENS).div_ceil(LANES), product);
+                multiply(self.simd, count, (to - first).min(PAGE_TOKENS).div_ceil(LANES), &product);
             }
             let mut totals = [0.0; 16];
             for (index, query) in unit.queries.clone().enumerate() {
@@ -145,7 +140,6 @@ impl Attention<'_> {
                 let product = Product {
                     x: scratch.scores.add(first - base).cast_const(),
                     x_row: scores_row,
-                    x_k: 1,
                     w: values.add(first % PAGE_TOKENS * width).cast_const(),
                     w_panel: LANES,
                     w_k: width,
@@ -154,15 +148,13 @@ impl Attention<'_> {
                     out_row: width,
                     resume: first > from,
                 };
-                multiply(self.simd, count, width / LANES, product);
+                multiply(self.simd, count, width / LANES, &product);
             }
             for (index, query) in unit.queries.clone().enumerate() {
-                let row = span.row + query / group;
-                let tile = self.tiles.of(row);
-                let first = (unit.kv_head * group + query % group) * head_dim;
-                let out = self.out.add(tiled(&tile, self.geometry.q_size(), row, first));
+                let head = unit.kv_head * group + query % group;
+                let out = self.out.at.add((span.row + query / group) * self.out.stride + head * head_dim);
                 for dim in 0..head_dim {
-                    *out.add(dim * tile.len()) = *scratch.mixed.add(index * width + dim) / totals[index];
+                    *out.add(dim) = *scratch.mixed.add(index * width + dim) / totals[index];
                 }
             }
         }

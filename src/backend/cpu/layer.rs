@@ -6,7 +6,7 @@
 use super::Simd;
 use super::attention::{self, Attention, Span, Unit};
 use super::cache::Cache;
-use super::gemm::{Tiles, gemm, tiled};
+use super::gemm::{Rows, gemm};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math::silu;
 use super::norm::RmsNorm;
@@ -14,7 +14,7 @@ use super::pack::Panels;
 use super::pool::Worker;
 use super::rope::RopeTable;
 use super::weights::{Head, Layer, Weights};
-use super::workspace::{OWN_ROWS, Workspace};
+use super::workspace::{OWN_ROWS, RowBuffer, Workspace};
 use crate::TokenId;
 use crate::model::Geometry;
 use std::ops::Range;
@@ -41,7 +41,8 @@ pub struct Pass<'a> {
     pub work: &'a Workspace,
     /// Which rows there are.
     pub spans: &'a [Span<'a>],
-    tiles: Tiles,
+    /// How many.
+    pub rows: usize,
     units: Vec<Unit>,
 }
 
@@ -60,21 +61,15 @@ impl<'a> Pass<'a> {
         let rows = spans.iter().map(|span| span.rows).sum();
         assert!(rows > 0 && rows <= work.rows, "{rows} rows in a workspace for {}", work.rows);
         let units = attention::units(model.simd, &model.geometry, spans, workers);
-        Self { model, cache, work, spans, tiles: Tiles::new(model.simd, rows), units }
-    }
-
-    /// Rows.
-    pub fn rows(&self) -> usize {
-        self.tiles.rows
+        Self { model, cache, work, spans, rows, units }
     }
 
     /// Puts the tokens' embeddings in the residual stream. Ends at a barrier.
     pub fn embed(&self, worker: &Worker<'_>, tokens: &[TokenId]) {
         let columns = worker.share(self.model.geometry.hidden_size);
         for (row, &token) in tokens.iter().enumerate() {
-            let at = row * self.work.hidden_row + columns.start;
             // SAFETY: this worker's columns.
-            let out = unsafe { self.work.hidden.slice_mut(at, columns.len()) };
+            let out = unsafe { self.work.hidden.part_mut(row, columns.start, columns.len()) };
             self.model.weights.embed(token, columns.clone(), out);
         }
         worker.barrier();
@@ -94,7 +89,7 @@ impl<'a> Pass<'a> {
         let panels = padded(geometry.head_dim) / LANES;
         let columns = heads.start * panels..heads.end * panels;
         // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &layer.qkv, columns, work.qkv.at(0), work.qkv_row) };
+        unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
         self.finish_heads(layer, index, heads);
         worker.barrier();
         if extent == Extent::KeysAndValues {
@@ -107,10 +102,8 @@ impl<'a> Pass<'a> {
             cache: self.cache,
             layer: index,
             window,
-            queries: work.qkv.at(0),
-            queries_row: work.qkv_row,
-            out: work.mixed.at(0),
-            tiles: self.tiles,
+            queries: work.qkv.rows(),
+            out: work.mixed.rows_mut(),
         };
         while let Some(unit) = worker.claim(self.units.len()) {
             // SAFETY: queries, keys and values are complete; a unit is one worker's.
@@ -118,20 +111,20 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
-        self.add_projection(worker, work.mixed.at(0), &layer.o, layer.o_bias.as_deref());
+        self.add_projection(worker, work.mixed.rows(), &layer.o, layer.o_bias.as_deref());
         worker.barrier();
 
         let normed = self.norm(worker, &layer.post_norm);
         let pairs = worker.share(layer.gate_up.count / 2);
         let columns = 2 * pairs.start..2 * pairs.end;
         // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &layer.gate_up, columns, work.gate_up.at(0), work.gate_up_row) };
-        for row in 0..self.rows() {
+        unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
+        for row in 0..self.rows {
             self.model.simd.run(Gate { pass: self, bias: layer.gate_up_bias.as_deref(), row, pairs: pairs.clone() });
         }
         worker.barrier();
 
-        self.add_projection(worker, work.gated.at(0), &layer.down, layer.down_bias.as_deref());
+        self.add_projection(worker, work.gated.rows(), &layer.down, layer.down_bias.as_deref());
         worker.barrier();
     }
 
@@ -139,32 +132,31 @@ impl<'a> Pass<'a> {
     pub fn logits(&self, worker: &Worker<'_>, head: &Head) {
         let normed = self.norm(worker, &head.norm);
         let columns = worker.share(head.matrix.count);
-        let (out, out_row) = (self.work.logits.at(0), self.work.logits_row);
         // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &head.matrix, columns, out, out_row) };
+        unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
         worker.barrier();
     }
 
-    /// The normalised residual stream, cut into tiles: of few rows a copy of this worker's own, of many
-    /// rows a shared one (after a barrier).
-    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> *const f32 {
+    /// The normalised residual stream: of few rows a copy of this worker's own, of many rows a shared
+    /// one (after a barrier).
+    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> Rows<*const f32> {
         let Model { geometry, simd, .. } = self.model;
-        let own = self.rows() <= OWN_ROWS;
-        let tiles = if own { 0..self.tiles.len() } else { worker.share(self.tiles.len()) };
-        let normed = if own { self.work.own_normed(worker.index) } else { self.work.normed.at(0) };
-        for tile in tiles.map(|index| self.tiles.tile(index)) {
-            for row in tile.clone() {
-                // SAFETY: the residual stream is complete, and not written before the next barrier.
-                let x = unsafe { self.work.hidden.slice(row * self.work.hidden_row, self.work.hidden_row) };
-                let out = normed.wrapping_add(tiled(&tile, geometry.hidden_size, row, 0));
-                let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
-                simd.run(RmsNorm { x, weight, len, epsilon, out, stride: tile.len() });
+        let own = self.rows <= OWN_ROWS;
+        let rows = if own { 0..self.rows } else { worker.share(self.rows) };
+        let normed = if own { self.work.own_normed(worker.index) } else { &self.work.normed };
+        for row in rows {
+            let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
+            // SAFETY: the residual stream is complete until the next barrier; the result's row is this worker's.
+            unsafe {
+                let x = self.work.hidden.part(row, 0, padded(len));
+                let out = normed.part_mut(row, 0, padded(len)).as_mut_ptr();
+                simd.run(RmsNorm { x, weight, len, epsilon, out });
             }
         }
         if !own {
             worker.barrier();
         }
-        normed
+        normed.rows()
     }
 
     /// `out[row][columns] = x[row] · matrix[columns]`, columns counted in panels.
@@ -174,17 +166,15 @@ impl<'a> Pass<'a> {
     unsafe fn multiply(
         &self,
         worker: &Worker<'_>,
-        x: *const f32,
+        x: Rows<*const f32>,
         matrix: &Panels,
         columns: Range<usize>,
-        out: *mut f32,
-        out_row: usize,
+        out: &RowBuffer,
     ) {
         let weights = (&self.model.weights.packed, matrix);
+        let scratch = self.work.block(worker.index);
         // SAFETY: the caller's promise; the buffers are made for these matrices.
-        unsafe {
-            gemm(self.model.simd, (self.tiles, x), weights, columns, (out, out_row), self.work.block(worker.index))
-        };
+        unsafe { gemm(self.model.simd, self.rows, x, weights, columns, out.rows_mut(), scratch) };
     }
 
     /// Bias, norm and rotation of projected heads; keys and values go to the cache, queries stay.
@@ -196,7 +186,7 @@ impl<'a> Pass<'a> {
             for span in self.spans {
                 for (row, position) in (span.row..).zip(span.start..).take(span.rows) {
                     // SAFETY: this worker's columns.
-                    let numbers = unsafe { self.work.qkv.slice_mut(row * self.work.qkv_row + head * width, width) };
+                    let numbers = unsafe { self.work.qkv.part_mut(row, head * width, width) };
                     if let Some(bias) = &layer.qkv_bias {
                         add(numbers, &bias[head * width..][..width]);
                     }
@@ -208,7 +198,7 @@ impl<'a> Pass<'a> {
                     if let Some(weight) = if head < keys { &layer.q_norm } else { &layer.k_norm } {
                         let (len, epsilon) = (geometry.head_dim, geometry.rms_norm_eps);
                         let before: &[f32] = &numbers.to_vec();
-                        simd.run(RmsNorm { x: before, weight, len, epsilon, out: numbers.as_mut_ptr(), stride: 1 });
+                        simd.run(RmsNorm { x: before, weight, len, epsilon, out: numbers.as_mut_ptr() });
                     }
                     rope.rotate(&mut numbers[..geometry.head_dim], position);
                     if head >= keys {
@@ -221,16 +211,16 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds `x · matrix + bias` to the residual stream, in this worker's columns.
-    fn add_projection(&self, worker: &Worker<'_>, x: *const f32, matrix: &Panels, bias: Option<&[f32]>) {
+    fn add_projection(&self, worker: &Worker<'_>, x: Rows<*const f32>, matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
         let panels = worker.share(matrix.count);
         let (start, len) = (panels.start * LANES, panels.len() * LANES);
         // SAFETY: `x` was completed before the last barrier; the columns are this worker's.
-        unsafe { self.multiply(worker, x, matrix, panels, work.sums.at(0), work.hidden_row) };
-        for row in 0..self.rows() {
-            let at = row * work.hidden_row + start;
+        unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
+        for row in 0..self.rows {
             // SAFETY: this worker's columns of both buffers.
-            let (hidden, sums) = unsafe { (work.hidden.slice_mut(at, len), work.sums.slice_mut(at, len)) };
+            let (hidden, sums) =
+                unsafe { (work.hidden.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
             if let Some(bias) = bias {
                 add(sums, &bias[start..start + len]);
             }
@@ -245,7 +235,7 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// `silu(gate) · up` of one row, into the tiled buffer.
+/// `silu(gate) · up` of one row.
 struct Gate<'a> {
     pass: &'a Pass<'a>,
     bias: Option<&'a [f32]>,
@@ -258,31 +248,20 @@ impl Kernel for Gate<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Self { pass: Pass { work, tiles, model, .. }, bias, row, pairs } = self;
-        let inputs = model.geometry.intermediate_size;
-        let tile = tiles.of(row);
-        for pair in pairs {
-            let column = pair * 2 * LANES;
-            // SAFETY: these columns of the row are this worker's, and so is what becomes of them.
-            unsafe {
-                let from = work.gate_up.at(row * work.gate_up_row + column);
-                let (mut gate, mut up) = (V::load(from), V::load(from.add(LANES)));
+        let Self { pass: Pass { work, .. }, bias, row, pairs } = self;
+        let (start, len) = (pairs.start * LANES, pairs.len() * LANES);
+        // SAFETY: these columns of the row are this worker's, and so is what becomes of them.
+        unsafe {
+            let gate_up = work.gate_up.part(row, 2 * start, 2 * len).as_ptr();
+            let gated = work.gated.part_mut(row, start, len).as_mut_ptr();
+            for at in (0..len).step_by(LANES) {
+                let (mut gate, mut up) = (V::load(gate_up.add(2 * at)), V::load(gate_up.add(2 * at + LANES)));
                 if let Some(bias) = bias {
-                    let bias = bias[column..column + 2 * LANES].as_ptr();
+                    let bias = bias[2 * (start + at)..][..2 * LANES].as_ptr();
                     gate = gate.add(V::load(bias));
                     up = up.add(V::load(bias.add(LANES)));
                 }
-                let gated = silu(gate).mul(up);
-                let first = pair * LANES;
-                let out = work.gated.at(tiled(&tile, inputs, row, first));
-                let lanes = LANES.min(inputs - first);
-                if tile.len() == 1 && lanes == LANES {
-                    gated.store(out);
-                } else {
-                    for (lane, &number) in gated.to_array()[..lanes].iter().enumerate() {
-                        out.add(lane * tile.len()).write(number);
-                    }
-                }
+                silu(gate).mul(up).store(gated.add(at));
             }
         }
     }

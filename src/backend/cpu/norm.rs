@@ -13,10 +13,8 @@ pub struct RmsNorm<'a> {
     pub len: usize,
     /// Added to the mean square.
     pub epsilon: f32,
-    /// Where element 0 goes.
+    /// Where the result goes, padding included.
     pub out: *mut f32,
-    /// From one element of the result to the next.
-    pub stride: usize,
 }
 
 impl Kernel for RmsNorm<'_> {
@@ -37,16 +35,8 @@ impl Kernel for RmsNorm<'_> {
         for i in 0..vectors {
             // SAFETY: inside row and weight, as just checked.
             let (x, weight) = unsafe { (V::load(x.add(i * LANES)), V::load(weight.add(i * LANES))) };
-            let y = x.mul(scale).mul(weight);
-            if self.stride == 1 && (i + 1) * LANES <= self.len {
-                // SAFETY: `out` has room for `len` elements.
-                unsafe { y.store(self.out.add(i * LANES)) };
-            } else {
-                for (lane, &y) in y.to_array()[..LANES.min(self.len - i * LANES)].iter().enumerate() {
-                    // SAFETY: `out` has room for `len` elements, `stride` apart.
-                    unsafe { self.out.add((i * LANES + lane) * self.stride).write(y) };
-                }
-            }
+            // SAFETY: `out` has room for whole vectors.
+            unsafe { x.mul(scale).mul(weight).store(self.out.add(i * LANES)) };
         }
     }
 }

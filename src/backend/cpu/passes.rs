@@ -92,7 +92,7 @@ impl Backend for CpuBackend {
             let sequence = &batch[row];
             let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
             // SAFETY: the pass that wrote the logits is over.
-            let logits = unsafe { work.logits.slice(row * work.logits_row, vocab) };
+            let logits = unsafe { work.logits.part(row, 0, vocab) };
             let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits));
         });
         let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
@@ -131,7 +131,7 @@ impl Backend for CpuBackend {
             }
             first.exit_keys(worker, after);
             // Without drafts the rows of both halves are the same.
-            if second.rows() > first.rows() {
+            if second.rows > first.rows {
                 for row in worker.share(batch.len()) {
                     // SAFETY: the row is this worker's until the next barrier.
                     unsafe { first.keep(row, &batch[row]) };
@@ -149,8 +149,7 @@ impl Backend for CpuBackend {
             slot.logits.clear();
             for row in span.row..span.row + span.rows {
                 // SAFETY: the pass that wrote the logits is over.
-                let logits =
-                    unsafe { self.work.logits.slice(row * self.work.logits_row, self.model.geometry.vocab_size) };
+                let logits = unsafe { self.work.logits.part(row, 0, self.model.geometry.vocab_size) };
                 slot.logits.extend_from_slice(logits);
             }
         }
@@ -172,7 +171,7 @@ impl Backend for CpuBackend {
     }
 
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
-        let Geometry { layers, hidden_size, vocab_size, .. } = self.model.geometry;
+        let Geometry { layers, vocab_size, .. } = self.model.geometry;
         if tap > layers {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
@@ -196,12 +195,12 @@ impl Backend for CpuBackend {
             through(0, tap, true);
             for row in 0..tokens.len() {
                 // SAFETY: no pass is running.
-                result.hidden.extend_from_slice(unsafe { &pass.hidden(row)[..hidden_size] });
+                result.hidden.extend_from_slice(unsafe { pass.hidden(row) });
             }
             through(tap, layers, false);
             for row in 0..tokens.len() {
                 // SAFETY: no pass is running.
-                let logits = unsafe { self.work.logits.slice(row * self.work.logits_row, vocab_size) };
+                let logits = unsafe { self.work.logits.part(row, 0, vocab_size) };
                 result.logits.extend_from_slice(logits);
             }
         }
@@ -243,14 +242,14 @@ impl Pass<'_> {
         }
     }
 
-    /// A row of the residual stream, padding included.
+    /// A row of the residual stream.
     ///
     /// # Safety
     /// Nobody else touches it meanwhile.
     #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
     unsafe fn hidden(&self, row: usize) -> &mut [f32] {
         // SAFETY: the caller's promise.
-        unsafe { self.work.hidden.slice_mut(row * self.work.hidden_row, self.work.hidden_row) }
+        unsafe { self.work.hidden.part_mut(row, 0, self.model.geometry.hidden_size) }
     }
 
     /// Keeps a sequence's `h_N` with those of its round.
@@ -259,7 +258,10 @@ impl Pass<'_> {
     /// Nobody else touches row `row` of the residual stream or the sequence's slot meanwhile.
     unsafe fn keep(&self, row: usize, sequence: &Sequence<'_>) {
         // SAFETY: the caller's promise.
-        unsafe { self.work.kept(sequence.slot, sequence.drafted()).copy_from_slice(self.hidden(row)) };
+        unsafe {
+            let hidden = self.hidden(row);
+            self.work.kept(sequence.slot, sequence.drafted(), hidden.len()).copy_from_slice(hidden);
+        }
     }
 
     /// Fills the residual stream with what was kept of each sequence's round. Starts and ends at a barrier.
@@ -268,7 +270,10 @@ impl Pass<'_> {
             let span = &self.spans[index];
             for row in 0..span.rows {
                 // SAFETY: the rows are this worker's until the next barrier, and slots differ.
-                unsafe { self.hidden(span.row + row).copy_from_slice(self.work.kept(batch[index].slot, row)) };
+                unsafe {
+                    let hidden = self.hidden(span.row + row);
+                    hidden.copy_from_slice(self.work.kept(batch[index].slot, row, hidden.len()));
+                }
             }
         }
         worker.barrier();

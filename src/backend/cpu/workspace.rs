@@ -3,7 +3,7 @@
 use super::super::{BackendError, Limits};
 use super::Simd;
 use super::attention::{Attention, Scratch};
-use super::gemm;
+use super::gemm::{self, Rows, row_stride};
 use super::lanes::padded;
 use super::memory::Memory;
 use crate::model::Geometry;
@@ -14,43 +14,77 @@ pub const PREFILL_ROWS: usize = 256;
 /// Up to here every worker normalises all rows for itself, which is cheaper than to wait for others.
 pub const OWN_ROWS: usize = 16;
 
-/// Shared buffers, rows first, and each worker's own. All rows are padded to whole vectors with zeros.
+/// A buffer of rows, each padded with zeros to whole vectors.
+pub struct RowBuffer {
+    numbers: Memory<f32>,
+    stride: usize,
+}
+
+impl RowBuffer {
+    fn new(rows: usize, len: usize) -> Result<Self, BackendError> {
+        let stride = row_stride(len);
+        Ok(Self { numbers: Memory::zeroed(rows.saturating_mul(stride), "workspace")?, stride })
+    }
+
+    /// The rows, to be written.
+    pub fn rows_mut(&self) -> Rows<*mut f32> {
+        Rows { at: self.numbers.at(0), stride: self.stride }
+    }
+
+    /// The rows, to be read.
+    pub fn rows(&self) -> Rows<*const f32> {
+        Rows { at: self.numbers.at(0), stride: self.stride }
+    }
+
+    /// Elements `at..at + len` of a row.
+    ///
+    /// # Safety
+    /// Nobody writes them meanwhile.
+    pub unsafe fn part(&self, row: usize, at: usize, len: usize) -> &[f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers.slice(row * self.stride + at, len) }
+    }
+
+    /// Elements `at..at + len` of a row, to be written.
+    ///
+    /// # Safety
+    /// Nobody else touches them meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "workers write disjoint parts of one buffer")]
+    pub unsafe fn part_mut(&self, row: usize, at: usize, len: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers.slice_mut(row * self.stride + at, len) }
+    }
+}
+
+/// Shared buffers and each worker's own.
 pub struct Workspace {
     /// Rows that fit.
     pub rows: usize,
-    /// Residual stream `[rows][hidden, padded]`.
-    pub hidden: Memory<f32>,
-    /// Floats in a row of `hidden` and `sums`.
-    pub hidden_row: usize,
-    /// `h_N` of the rows of each slot's round, `[slots][round_rows][hidden, padded]`.
-    kept: Memory<f32>,
+    /// Residual stream.
+    pub hidden: RowBuffer,
+    /// `h_N` of the rows of each slot's round.
+    kept: RowBuffer,
     round_rows: usize,
-    /// Normalised rows, cut into tiles.
-    pub normed: Memory<f32>,
-    /// `[rows][heads + 2·kv_heads][head_dim, padded]`.
-    pub qkv: Memory<f32>,
-    /// Floats in a row of `qkv`.
-    pub qkv_row: usize,
-    /// What attention gives, cut into tiles.
-    pub mixed: Memory<f32>,
-    /// `[rows][gate and up by panels]`.
-    pub gate_up: Memory<f32>,
-    /// Floats in a row of `gate_up`.
-    pub gate_up_row: usize,
-    /// Gated activations, cut into tiles.
-    pub gated: Memory<f32>,
+    /// Normalised rows.
+    pub normed: RowBuffer,
+    /// Rows of `[heads + 2·kv_heads][head_dim, padded]`.
+    pub qkv: RowBuffer,
+    /// What attention gives, rows of `[heads][head_dim]`.
+    pub mixed: RowBuffer,
+    /// Panels of gate and up in turn.
+    pub gate_up: RowBuffer,
+    /// Gated activations.
+    pub gated: RowBuffer,
     /// What is added to the residual stream.
-    pub sums: Memory<f32>,
-    /// `[rows][vocab, padded]`.
-    pub logits: Memory<f32>,
-    /// Floats in a row of `logits`.
-    pub logits_row: usize,
+    pub sums: RowBuffer,
+    /// Rows of `[vocab]`.
+    pub logits: RowBuffer,
     workers: Vec<Own>,
 }
 
 /// One worker's own buffers.
 struct Own {
-    normed: Memory<f32>,
+    normed: RowBuffer,
     block: Memory<f32>,
     scores: Memory<f32>,
     queries: Memory<f32>,
@@ -65,16 +99,11 @@ impl Workspace {
     pub fn new(geometry: &Geometry, simd: Simd, limits: &Limits, workers: usize) -> Result<Self, BackendError> {
         let round_rows = limits.max_draft + 1;
         let rows = PREFILL_ROWS.max(limits.slots * round_rows);
-        let shared = |len: usize| Memory::zeroed(rows * len, "workspace");
         let width = padded(geometry.head_dim);
-        let hidden_row = padded(geometry.hidden_size);
-        let qkv_row = (geometry.heads + 2 * geometry.kv_heads) * width;
-        let gate_up_row = 2 * padded(geometry.intermediate_size);
-        let logits_row = padded(geometry.vocab_size);
         let own = || {
             let zeroed = |len| Memory::zeroed(len, "workspace");
             Ok(Own {
-                normed: zeroed(OWN_ROWS * hidden_row)?,
+                normed: RowBuffer::new(OWN_ROWS, geometry.hidden_size)?,
                 block: zeroed(gemm::SCRATCH)?,
                 scores: zeroed(Attention::scores_len(simd, limits.context))?,
                 queries: zeroed(simd.max_rows() * width)?,
@@ -83,20 +112,16 @@ impl Workspace {
         };
         Ok(Self {
             rows,
-            hidden: shared(hidden_row)?,
-            hidden_row,
-            kept: Memory::zeroed(limits.slots * round_rows * hidden_row, "hidden states")?,
+            hidden: RowBuffer::new(rows, geometry.hidden_size)?,
+            kept: RowBuffer::new(limits.slots * round_rows, geometry.hidden_size)?,
             round_rows,
-            normed: shared(hidden_row)?,
-            qkv: shared(qkv_row)?,
-            qkv_row,
-            mixed: shared(geometry.q_size())?,
-            gate_up: shared(gate_up_row)?,
-            gate_up_row,
-            gated: shared(geometry.intermediate_size)?,
-            sums: shared(hidden_row)?,
-            logits: shared(logits_row)?,
-            logits_row,
+            normed: RowBuffer::new(rows, geometry.hidden_size)?,
+            qkv: RowBuffer::new(rows, (geometry.heads + 2 * geometry.kv_heads) * width)?,
+            mixed: RowBuffer::new(rows, geometry.q_size())?,
+            gate_up: RowBuffer::new(rows, 2 * padded(geometry.intermediate_size))?,
+            gated: RowBuffer::new(rows, geometry.intermediate_size)?,
+            sums: RowBuffer::new(rows, geometry.hidden_size)?,
+            logits: RowBuffer::new(rows, geometry.vocab_size)?,
             workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
         })
     }
@@ -106,14 +131,15 @@ impl Workspace {
     /// # Safety
     /// Nobody else touches it meanwhile.
     #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
-    pub unsafe fn kept(&self, slot: usize, index: usize) -> &mut [f32] {
+    pub unsafe fn kept(&self, slot: usize, index: usize, len: usize) -> &mut [f32] {
+        assert!(index < self.round_rows);
         // SAFETY: the caller's promise.
-        unsafe { self.kept.slice_mut((slot * self.round_rows + index) * self.hidden_row, self.hidden_row) }
+        unsafe { self.kept.part_mut(slot * self.round_rows + index, 0, len) }
     }
 
-    /// A worker's own place for normalised rows.
-    pub fn own_normed(&self, worker: usize) -> *mut f32 {
-        self.workers[worker].normed.at(0)
+    /// A worker's own place for up to [`OWN_ROWS`] normalised rows.
+    pub fn own_normed(&self, worker: usize) -> &RowBuffer {
+        &self.workers[worker].normed
     }
 
     /// A worker's scratch space for [`gemm`](gemm::gemm).

@@ -12,6 +12,9 @@ use crate::model::Dtype;
 use half::{bf16, f16};
 use std::ops::Range;
 
+/// Up to here weights are widened on their way to the registers, for each tile of rows anew.
+const FEW_ROWS: usize = 24;
+
 /// Inputs in one block of the many-row product: its widened weights and its rows stay in L1 and L2.
 const BLOCK: usize = 256;
 
@@ -21,64 +24,43 @@ const BLOCK_PANELS: usize = 4;
 /// Floats of scratch space that [`gemm`] needs.
 pub const SCRATCH: usize = BLOCK * BLOCK_PANELS * LANES;
 
-/// How the rows of a pass are cut into tiles: as few as the registers allow, of equal height give or
-/// take one. The left operand of a product lies tile by tile, `[tile][k][row]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Tiles {
-    /// Rows in all.
-    pub rows: usize,
-    count: usize,
+/// Floats from one row to the next in a buffer of rows of `len`: whole vectors, and an odd number of
+/// cache lines, so that the rows of a tile do not compete for the same sets of the cache.
+pub const fn row_stride(len: usize) -> usize {
+    (len.div_ceil(LANES) | 1) * LANES
 }
 
-impl Tiles {
-    /// Cuts `rows` rows for the registers of `simd`.
-    pub fn new(simd: Simd, rows: usize) -> Self {
-        Self { rows, count: rows.div_ceil(simd.max_rows()) }
-    }
-
-    /// Tiles.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Rows of tile `index`.
-    pub fn tile(&self, index: usize) -> Range<usize> {
-        self.rows * index / self.count..self.rows * (index + 1) / self.count
-    }
-
-    /// The tile of row `row`.
-    pub fn of(&self, row: usize) -> Range<usize> {
-        self.tile(((row + 1) * self.count - 1) / self.rows)
-    }
-}
-
-/// Where element (row, k) lies in an operand of `k` inputs cut into tiles.
-pub fn tiled(tile: &Range<usize>, inputs: usize, row: usize, k: usize) -> usize {
-    tile.start * inputs + k * tile.len() + (row - tile.start)
+/// Rows of a matrix in memory.
+#[derive(Clone, Copy)]
+pub struct Rows<P> {
+    /// Element (0, 0).
+    pub at: P,
+    /// Floats from one row to the next.
+    pub stride: usize,
 }
 
 /// `out[row][16·panel ..] = Σ_k x[row][k] · w[panel][k]` for the panels of a range.
 ///
 /// # Safety
-/// `x` holds `tiles` of as many inputs as the matrix has; rows of `out`, `out_row` floats apart, reach
-/// to the last panel and the range's columns are this thread's; `scratch` has [`SCRATCH`] floats.
+/// `rows` rows of `x` have as many inputs as the matrix; those of `out` reach to the last panel, and the
+/// range's columns are this thread's; `scratch` has [`SCRATCH`] floats.
 pub unsafe fn gemm(
     simd: Simd,
-    (tiles, x): (Tiles, *const f32),
+    rows: usize,
+    x: Rows<*const f32>,
     (packed, matrix): (&Packed, &Panels),
     range: Range<usize>,
-    (out, out_row): (*mut f32, usize),
+    out: Rows<*mut f32>,
     scratch: *mut f32,
 ) {
     let weights = packed.panel(matrix, range.start);
-    let out = out.wrapping_add(range.start * LANES);
-    let panels = range.len();
-    let inputs = matrix.inputs;
+    let out = Rows { at: out.at.wrapping_add(range.start * LANES), ..out };
+    let (panels, inputs) = (range.len(), matrix.inputs);
     macro_rules! with {
         ($element:ty) => {{
-            let task = Gemm { simd, tiles, x, weights: weights.cast::<$element>(), panels, inputs, out, out_row };
+            let task = Gemm { simd, rows, x, weights: weights.cast::<$element>(), panels, inputs, out };
             // SAFETY: the caller's promise; a matrix of this format has such elements.
-            unsafe { if tiles.len() <= 2 { task.few_rows() } else { task.many_rows(scratch) } }
+            unsafe { if rows <= FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
         }};
     }
     match matrix.dtype {
@@ -91,40 +73,43 @@ pub unsafe fn gemm(
 /// One worker's part of a product.
 struct Gemm<W> {
     simd: Simd,
-    tiles: Tiles,
-    x: *const f32,
+    rows: usize,
+    x: Rows<*const f32>,
     weights: *const W,
     panels: usize,
     inputs: usize,
-    out: *mut f32,
-    out_row: usize,
+    out: Rows<*mut f32>,
 }
 
 impl<W: Element> Gemm<W> {
+    /// The rows in tiles: as few as the registers allow, of equal height give or take one.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        let (rows, count) = (self.rows, self.rows.div_ceil(self.simd.max_rows()));
+        (0..count).map(move |index| rows * index / count..rows * (index + 1) / count)
+    }
+
     /// Weights go from memory to registers; a second tile finds them in the cache.
     ///
     /// # Safety
     /// As [`gemm`].
     unsafe fn few_rows(&self) {
-        let step = self.simd.max_panels(self.tiles.tile(self.tiles.len() - 1).len());
+        let step = self.simd.max_panels(self.tiles().map(|tile| tile.len()).max().unwrap_or(1));
         for first in (0..self.panels).step_by(step) {
             let panels = step.min(self.panels - first);
-            for index in 0..self.tiles.len() {
-                let tile = self.tiles.tile(index);
+            for tile in self.tiles() {
                 let product = Product {
-                    x: self.x.wrapping_add(tile.start * self.inputs),
-                    x_row: 1,
-                    x_k: tile.len(),
+                    x: self.x.at.wrapping_add(tile.start * self.x.stride),
+                    x_row: self.x.stride,
                     w: self.weights.wrapping_add(first * self.inputs * LANES),
                     w_panel: self.inputs * LANES,
                     w_k: LANES,
                     k: self.inputs,
-                    out: self.out.wrapping_add(tile.start * self.out_row + first * LANES),
-                    out_row: self.out_row,
+                    out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                    out_row: self.out.stride,
                     resume: false,
                 };
                 // SAFETY: the caller's promise.
-                unsafe { multiply(self.simd, tile.len(), panels, product) };
+                unsafe { multiply(self.simd, tile.len(), panels, &product) };
             }
         }
     }
@@ -141,22 +126,20 @@ impl<W: Element> Gemm<W> {
                 let panels = step.min(self.panels - first);
                 let weights = self.weights.wrapping_add((first * self.inputs + from) * LANES);
                 self.simd.run(Widen { weights, w_panel: self.inputs * LANES, panels, k, out: scratch });
-                for index in 0..self.tiles.len() {
-                    let tile = self.tiles.tile(index);
+                for tile in self.tiles() {
                     let product = Product {
-                        x: self.x.wrapping_add(tile.start * self.inputs + from * tile.len()),
-                        x_row: 1,
-                        x_k: tile.len(),
+                        x: self.x.at.wrapping_add(tile.start * self.x.stride + from),
+                        x_row: self.x.stride,
                         w: scratch.cast_const(),
                         w_panel: LANES,
                         w_k: panels * LANES,
                         k,
-                        out: self.out.wrapping_add(tile.start * self.out_row + first * LANES),
-                        out_row: self.out_row,
+                        out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                        out_row: self.out.stride,
                         resume: from > 0,
                     };
                     // SAFETY: the caller's promise.
-                    unsafe { multiply(self.simd, tile.len(), panels, product) };
+                    unsafe { multiply(self.simd, tile.len(), panels, &product) };
                 }
             }
         }

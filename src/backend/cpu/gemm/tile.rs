@@ -13,8 +13,6 @@ pub struct Product<W> {
     pub x: *const f32,
     /// From one row of `x` to the next.
     pub x_row: usize,
-    /// From one `k` of `x` to the next.
-    pub x_k: usize,
     /// 16 weights of the first panel at `k = 0`.
     pub w: *const W,
     /// From one panel to the next.
@@ -31,27 +29,20 @@ pub struct Product<W> {
     pub resume: bool,
 }
 
-// Not derived: that would ask for `W: Clone`.
-impl<W> Clone for Product<W> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
+/// The tile of `R` rows and `P` panels at the given panel. It borrows the product: copies of it, made
+/// of freshly written fields, would stall each call.
+struct Tile<'a, W, const R: usize, const P: usize>(&'a Product<W>, usize);
 
-impl<W> Copy for Product<W> {}
-
-/// The tile of `R` rows and `P` panels. `INTERLEAVED`: `x` is `[k][R]`.
-struct Tile<W, const R: usize, const P: usize, const INTERLEAVED: bool>(Product<W>);
-
-impl<W: Element, const R: usize, const P: usize, const INTERLEAVED: bool> Kernel for Tile<W, R, P, INTERLEAVED> {
+impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Product { mut x, w, w_panel, w_k, k, out, out_row, resume, .. } = self.0;
-        let (x_row, x_k) = if INTERLEAVED { (1, R) } else { (self.0.x_row, self.0.x_k) };
+        let Product { x, x_row, w, w_panel, w_k, k, out, out_row, resume } = *self.0;
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
+            let w = w.add(self.1 * w_panel);
+            let out = out.add(self.1 * LANES);
             let mut sums = [[V::splat(0.0); P]; R];
             if resume {
                 for r in 0..R {
@@ -60,23 +51,17 @@ impl<W: Element, const R: usize, const P: usize, const INTERLEAVED: bool> Kernel
                     }
                 }
             }
-            let mut weights = [w; P];
-            for p in 0..P {
-                weights[p] = w.add(p * w_panel);
-            }
-            for _ in 0..k {
-                let mut loaded = [V::splat(0.0); P];
+            for k in 0..k {
+                let mut weights = [V::splat(0.0); P];
                 for p in 0..P {
-                    loaded[p] = W::load::<V>(weights[p]);
-                    weights[p] = weights[p].wrapping_add(w_k);
+                    weights[p] = W::load::<V>(w.add(p * w_panel + k * w_k));
                 }
                 for r in 0..R {
-                    let input = V::splat(*x.add(r * x_row));
+                    let input = V::splat(*x.add(r * x_row + k));
                     for p in 0..P {
-                        sums[r][p] = loaded[p].fma(input, sums[r][p]);
+                        sums[r][p] = weights[p].fma(input, sums[r][p]);
                     }
                 }
-                x = x.wrapping_add(x_k);
             }
             for r in 0..R {
                 for p in 0..P {
@@ -87,51 +72,35 @@ impl<W: Element, const R: usize, const P: usize, const INTERLEAVED: bool> Kernel
     }
 }
 
-/// Multiplies `rows` rows (at most [`Simd::max_rows`]) by `panels` panels.
+/// Multiplies `rows` rows (at most [`Simd::max_rows`]) by `panels` panels, cut into the widest tiles
+/// there are.
 ///
 /// # Safety
 /// The operands that `product` describes are readable and the result writable by this thread alone.
-#[inline]
-pub unsafe fn multiply<W: Element>(simd: Simd, rows: usize, panels: usize, product: Product<W>) {
-    if rows > 1 && product.x_row == 1 && product.x_k == rows {
-        // SAFETY: the caller's promise.
-        unsafe { by_panels::<W, true>(simd, rows, panels, product) }
-    } else {
-        // SAFETY: the caller's promise.
-        unsafe { by_panels::<W, false>(simd, rows, panels, product) }
-    }
-}
-
-/// Cuts `panels` into the widest tiles there are.
-///
-/// # Safety
-/// As [`multiply`].
-unsafe fn by_panels<W: Element, const I: bool>(simd: Simd, rows: usize, panels: usize, mut product: Product<W>) {
+pub unsafe fn multiply<W: Element>(simd: Simd, rows: usize, panels: usize, product: &Product<W>) {
     let most = simd.max_panels(rows);
-    let mut left = panels;
-    while left > 0 {
-        let wide = match left.min(most) {
+    let mut first = 0;
+    while first < panels {
+        let wide = match (panels - first).min(most) {
             8.. => 8,
             6.. => 6,
             few => few.min(4),
         };
         // SAFETY: the caller's promise.
-        unsafe { tile::<W, I>(simd, rows, wide, product) };
-        product.w = product.w.wrapping_add(wide * product.w_panel);
-        product.out = product.out.wrapping_add(wide * LANES);
-        left -= wide;
+        unsafe { tile(simd, rows, first, wide, product) };
+        first += wide;
     }
 }
 
-/// Picks the tile by its size: those for which [`Simd::max_panels`] asks.
+/// Picks the tile by its size, among those for which [`Simd::max_panels`] asks.
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn tile<W: Element, const I: bool>(simd: Simd, rows: usize, panels: usize, product: Product<W>) {
+unsafe fn tile<W: Element>(simd: Simd, rows: usize, first: usize, panels: usize, product: &Product<W>) {
     macro_rules! pick {
         ($(($r:literal: $($p:literal)+))+) => {
             match (rows, panels) {
-                $($(($r, $p) => simd.run(Tile::<W, $r, $p, I>(product)),)+)+
+                $($(($r, $p) => simd.run(Tile::<W, $r, $p>(product, first)),)+)+
                 _ => unreachable!("no tile of {rows} rows and {panels} panels"),
             }
         };
