@@ -64,6 +64,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (with(&["--device", "cuda:first"]), "first"),
         (with(&["--file", "a.txt"]), "--file"),
         (with(&["--input", "a.jsonl"]), "--input"),
+        (vec!["generate", "--input", &no_prompt, "--output", &no_prompt], "overwrite"),
         (with(&["--logprobs", "3"]), "--json"),
         (with(&["--json", "--show-drafts"]), "--show-drafts"),
         (with(&["--color", "sometimes"]), "always"),

@@ -19,6 +19,11 @@ pub fn run(args: GenerateArgs) -> Outcome {
     if args.sampling.logprobs.is_some() && !json {
         return Err(Failure::usage("--logprobs N is written as JSON: add --json or --output FILE.jsonl"));
     }
+    if let (Some(input), Some(output)) = (&args.input, &args.output)
+        && input.canonicalize().is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output))
+    {
+        return Err(Failure::usage(format!("--output {}: would overwrite the --input", output.display())));
+    }
     let input = args.input.as_deref().map(batch::open_input).transpose()?;
     let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
 
