@@ -96,3 +96,41 @@ impl Source {
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
+
+/// One recorded text, as `benches/record_traces.rs` writes it: a line of JSON.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Recording {
+    /// Which prompt of `models/pycode-4m/prompts.jsonl` it continues.
+    pub prompt: u64,
+    /// Confidence of the draft at each position of the model's own greedy text.
+    pub confidence: Vec<f32>,
+    /// Per position, `1` where the draft is the model's own token, else `0`.
+    pub accepted: String,
+}
+
+/// The recorded texts of a file; none where it was not recorded.
+pub fn recorded(path: &std::path::Path) -> std::io::Result<Vec<Vec<Position>>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    let positions = |line: &str| -> std::io::Result<Vec<Position>> {
+        let recording: Recording = serde_json::from_str(line)?;
+        let accepted = recording.accepted.bytes().map(|byte| byte == b'1');
+        Ok(recording.confidence.iter().zip(accepted).map(|(&confidence, accepted)| Position { confidence, accepted }).collect())
+    };
+    text.lines().map(positions).collect()
+}
+
+/// Recorded texts in an order of the seed's, over and over, until [`ROUNDS`] rounds are sure.
+pub fn shuffled(texts: &[Vec<Position>], seed: u64) -> Stream {
+    let mut rng = Philox::new(seed, 0, Purpose::Draft, 0);
+    let mut stream = Stream { texts: Vec::new() };
+    let mut rounds = 0;
+    while rounds < ROUNDS {
+        let text = &texts[rng.random_range(0..texts.len())];
+        rounds += text.len().div_ceil(MAX_DRAFT + 1);
+        stream.texts.push(text.clone());
+    }
+    stream
+}
