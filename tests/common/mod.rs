@@ -1,0 +1,196 @@
+//! A backend with no arithmetic for tests of the engine: logits are a hash of the text so far, and the
+//! "cache" remembers which token each position was computed from, so that a round that leaves a hole,
+//! reads a stale row or writes into a page it does not own is caught where it happens.
+
+use eesd::TokenId;
+use eesd::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
+use eesd::control::{Controller, Outcome, Step};
+use eesd::kv::{PAGE_TOKENS, PageId};
+use eesd::model::{Geometry, Rope, RopeScaling};
+use eesd::sample::{Drafted, History, Philox, Verdict};
+
+/// Layer groups of the cache that must be complete: model layers before and after the exit, exit layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Cell {
+    first: Option<TokenId>,
+    last: Option<TokenId>,
+    exit: Option<TokenId>,
+}
+
+/// The checking backend; see the module.
+pub struct HashBackend {
+    geometry: Geometry,
+    limits: Limits,
+    /// Chance, in 256ths, that the draft's logits are the target's.
+    agreement: u64,
+    cells: Vec<Cell>,
+    drafted: Vec<Vec<Drafted>>,
+    logits: Vec<Vec<f32>>,
+}
+
+impl HashBackend {
+    pub fn new(vocab: usize, limits: Limits, agreement: u64) -> Self {
+        let geometry = Geometry {
+            family: "hash".into(),
+            vocab_size: vocab,
+            hidden_size: 1,
+            intermediate_size: 1,
+            layers: 2,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 2,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
+            windows: vec![None; 2],
+            max_positions: limits.context,
+            qk_norm: false,
+            tied_head: true,
+        };
+        let cells = vec![Cell::default(); limits.pages * PAGE_TOKENS];
+        let drafted = vec![Vec::new(); limits.slots];
+        let logits = vec![Vec::new(); limits.slots];
+        Self { geometry, limits, agreement, cells, drafted, logits }
+    }
+
+    /// The target's logits after `tokens`.
+    pub fn target(vocab: usize, tokens: &[TokenId]) -> Vec<f32> {
+        let seed = tokens.iter().rev().take(8).fold(1, |h, &t| mix(h ^ u64::from(t)));
+        (0..vocab as u64).map(|v| (mix(seed ^ v << 32) % 1000) as f32 / 100.0).collect()
+    }
+
+    fn draft_logits(&self, tokens: &[TokenId]) -> Vec<f32> {
+        let target = Self::target(self.geometry.vocab_size, tokens);
+        let luck = tokens.iter().rev().take(3).fold(7, |h, &t| mix(h ^ u64::from(t))) % 256;
+        if luck < self.agreement { target } else { target.into_iter().rev().collect() }
+    }
+
+    fn cell(&mut self, pages: &[PageId], position: usize) -> &mut Cell {
+        &mut self.cells[pages[position / PAGE_TOKENS].0 as usize * PAGE_TOKENS + position % PAGE_TOKENS]
+    }
+
+    /// Every position before `end` must be complete, with the K and V of these tokens.
+    fn check_before(&mut self, pages: &[PageId], tokens: &[TokenId], end: usize, whole: bool) {
+        for (position, &token) in tokens[..end].iter().enumerate() {
+            let cell = *self.cell(pages, position);
+            let some = Some(token);
+            assert!(cell.first == some && cell.exit == some, "position {position} of token {token} holds {cell:?}");
+            assert!(!whole || cell.last == some, "position {position} of token {token} holds {cell:?}");
+        }
+    }
+}
+
+fn mix(x: u64) -> u64 {
+    let x = (x ^ x >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (x ^ x >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9) ^ x >> 32
+}
+
+impl Backend for HashBackend {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn exit_layer(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn describe(&self) -> String {
+        "hash".into()
+    }
+
+    fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
+        for chunk in batch {
+            for (i, &token) in chunk.tokens.iter().enumerate() {
+                *self.cell(chunk.pages, chunk.start + i) =
+                    Cell { first: Some(token), last: Some(token), exit: Some(token) };
+            }
+        }
+        Ok(())
+    }
+
+    fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        let mut drafts = Vec::new();
+        for s in batch {
+            let position = s.tokens.len() - 1;
+            self.check_before(s.pages, s.tokens, position, false);
+            self.check_before(s.pages, s.tokens, s.committed - 1, true);
+            let token = s.tokens[position];
+            *self.cell(s.pages, position) = Cell { first: Some(token), last: None, exit: Some(token) };
+            if s.drafted() == 0 {
+                self.drafted[s.slot].clear();
+            }
+            assert!(s.drafted() == self.drafted[s.slot].len() && s.drafted() < self.limits.max_draft);
+            let logits = self.draft_logits(s.tokens);
+            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, &logits);
+            drafts.push(Draft { token: drafted.token, confidence: drafted.confidence });
+            self.drafted[s.slot].push(drafted);
+        }
+        Ok(drafts)
+    }
+
+    fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
+        let mut verdicts = Vec::new();
+        for s in batch {
+            if s.drafted() == 0 {
+                self.drafted[s.slot].clear();
+            }
+            let last = s.tokens.len() - 1;
+            assert!(last < self.limits.context, "position {last} is outside the context");
+            self.check_before(s.pages, s.tokens, s.committed - 1, true);
+            self.check_before(s.pages, s.tokens, last, false);
+            for position in s.committed - 1..=last {
+                let token = s.tokens[position];
+                *self.cell(s.pages, position) = Cell { first: Some(token), last: Some(token), exit: Some(token) };
+            }
+            let rows = s.committed..=s.tokens.len();
+            let vocab = self.geometry.vocab_size;
+            let logits: Vec<f32> = rows.flat_map(|n| Self::target(vocab, &s.tokens[..n])).collect();
+            let history = History { tokens: s.tokens, prompt: s.prompt };
+            verdicts.push(s.sampler.accept(history, &logits, &self.drafted[s.slot]));
+            self.logits[s.slot] = logits;
+        }
+        Ok(verdicts)
+    }
+
+    fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(self.logits[slot].clone())
+    }
+
+    fn evaluate(&mut self, chunk: &Chunk<'_>, _tap: usize) -> Result<Evaluation, BackendError> {
+        self.prefill(&[*chunk])?;
+        let vocab = self.geometry.vocab_size;
+        let logits = (1..=chunk.tokens.len()).flat_map(|n| Self::target(vocab, &chunk.tokens[..n])).collect();
+        Ok(Evaluation { logits, hidden: vec![0.0; chunk.tokens.len()] })
+    }
+}
+
+/// Goes on or stops by the confidences it sees and by chance, as unhelpfully as it may.
+pub struct Adversary;
+
+impl Controller for Adversary {
+    fn spec(&self) -> String {
+        "adversary".into()
+    }
+
+    fn start(&mut self, _slot: usize) {}
+
+    fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
+        assert!(step.confidences.len() < step.limit);
+        match step.confidences.last() {
+            Some(&c) => (c.to_bits() % 7 < 4) ^ (rng.uniform() < 0.2),
+            None => rng.uniform() < 0.8,
+        }
+    }
+
+    fn observe(&mut self, outcome: &Outcome<'_>) {
+        assert!(outcome.accepted <= outcome.confidences.len());
+        assert_eq!(outcome.draft_seconds.len(), outcome.confidences.len());
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}

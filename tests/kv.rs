@@ -1,0 +1,76 @@
+//! Pages under random use: none is lost, held twice, or changed by rolling back.
+
+use eesd::kv::{BlockTable, PAGE_TOKENS, PageId, PagePool};
+use proptest::prelude::*;
+use std::collections::HashSet;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Reserve(usize, usize),
+    SetLen(usize, usize),
+    Release(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let table = 0..5usize;
+    prop_oneof![
+        3 => (table.clone(), 0..700usize).prop_map(|(table, positions)| Op::Reserve(table, positions)),
+        3 => (table.clone(), 0..700usize).prop_map(|(table, len)| Op::SetLen(table, len)),
+        1 => table.prop_map(Op::Release),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn pages_are_never_lost_or_shared(total in 0..30usize, ops in prop::collection::vec(op(), 0..80)) {
+        let mut pool = PagePool::new(total);
+        let mut tables: Vec<BlockTable> = (0..5).map(|_| BlockTable::default()).collect();
+        for op in ops {
+            match op {
+                Op::Reserve(i, positions) => {
+                    let (before, free) = (tables[i].pages().to_vec(), pool.free());
+                    let missing = positions.div_ceil(PAGE_TOKENS).saturating_sub(before.len());
+                    match tables[i].reserve(positions, &mut pool) {
+                        Ok(()) => {
+                            prop_assert!(missing <= free && tables[i].capacity() >= positions);
+                            prop_assert!(tables[i].pages().starts_with(&before));
+                        }
+                        Err(short) => {
+                            prop_assert_eq!(short, missing - free);
+                            prop_assert_eq!(tables[i].pages(), &before[..]);
+                            prop_assert_eq!(pool.free(), free);
+                        }
+                    }
+                }
+                Op::SetLen(i, len) => {
+                    let pages = tables[i].pages().to_vec();
+                    let len = len.min(tables[i].capacity());
+                    tables[i].set_len(len);
+                    prop_assert_eq!(tables[i].len(), len);
+                    prop_assert_eq!(tables[i].pages(), &pages[..]);
+                }
+                Op::Release(i) => {
+                    tables[i].release(&mut pool);
+                    prop_assert!(tables[i].is_empty() && tables[i].capacity() == 0);
+                }
+            }
+            let held: Vec<PageId> = tables.iter().flat_map(|table| table.pages().iter().copied()).collect();
+            prop_assert_eq!(held.len() + pool.free(), total);
+            prop_assert!(held.iter().all(|page| (page.0 as usize) < total));
+            prop_assert_eq!(held.iter().collect::<HashSet<_>>().len(), held.len());
+        }
+        tables.iter_mut().for_each(|table| table.release(&mut pool));
+        prop_assert_eq!(pool.free(), total);
+        prop_assert_eq!(pool.take(total + 1), None);
+        prop_assert_eq!(pool.take(total).map(|pages| pages.len()), Some(total));
+    }
+}
+
+#[test]
+#[should_panic(expected = "65 positions in pages for 64")]
+fn a_length_beyond_the_pages_is_a_bug() {
+    let mut pool = PagePool::new(1);
+    let mut table = BlockTable::default();
+    table.reserve(1, &mut pool).unwrap();
+    table.set_len(65);
+}

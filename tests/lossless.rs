@@ -1,0 +1,196 @@
+//! Speculative decoding writes what plain decoding writes: over every fixture and the bundled model,
+//! every exit layer and every controller, greedy and coupled, token for token and bit for bit.
+
+mod common;
+
+use common::Adversary;
+use eesd::TokenId;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::control::{Controller, ControllerSpec};
+use eesd::engine::{Completion, Engine, Event, Request};
+use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
+use eesd::model::ExitWeights;
+use eesd::sample::{SamplingParams, VerifyMode};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+const EXITS: [usize; 3] = [1, 2, 3];
+const CONTROLLERS: [&str; 8] =
+    ["fixed:1", "fixed:4", "fixed:16", "threshold:0.6", "beta-ts", "calibration-ts", "goodput-ts", "adversary"];
+
+/// A model with its exit blocks: the shipped ones, or untrained copies of its own last layer, which
+/// draft badly and so try the refusals.
+struct Subject {
+    checkpoint: Checkpoint,
+    shipped: Vec<ExitBlock>,
+    prompts: Vec<Vec<TokenId>>,
+}
+
+impl Subject {
+    fn all() -> Vec<Subject> {
+        let mut folders: Vec<_> =
+            std::fs::read_dir("tests/fixtures/hf").unwrap().map(|entry| entry.unwrap().path()).collect();
+        folders.sort();
+        let mut subjects = vec![Self::bundled()];
+        subjects.extend(folders.iter().map(|folder| Self::fixture(folder)));
+        subjects
+    }
+
+    fn bundled() -> Self {
+        let checkpoint = Checkpoint::bundled().unwrap();
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let prompts = bundled_prompts().iter().map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
+        let shipped = checkpoint.exit_blocks().unwrap();
+        Self { checkpoint, shipped, prompts }
+    }
+
+    fn fixture(folder: &Path) -> Self {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let vocab = checkpoint.geometry().vocab_size as u64;
+        let token = |prompt: u64, i: u64| ((prompt * 7919 + i * i * 31 + i * 17) % vocab) as TokenId;
+        let prompts = (0..32).map(|p| (0..3 + p % 40).map(|i| token(p, i)).collect()).collect();
+        Self { checkpoint, shipped: Vec::new(), prompts }
+    }
+
+    fn exit(&self, after: usize) -> ExitWeights<'_> {
+        match self.shipped.iter().find(|block| block.after() == after) {
+            Some(block) => block.weights(),
+            None => ExitWeights::from_model(&self.checkpoint.weights(), after, self.checkpoint.geometry().layers - 1),
+        }
+    }
+
+    /// An engine whose end tokens never come, so that every request has its full length.
+    fn engine(&self, exit: usize, controller: &str, slots: usize) -> Engine {
+        let options = CpuOptions { threads: None, simd: None, slots, context: 512, max_draft: 16, pages: None };
+        let exit = self.exit(exit);
+        let weights = self.checkpoint.weights();
+        let backend = CpuBackend::new(self.checkpoint.geometry(), &weights, Some(&exit), &options).unwrap();
+        Engine::new(backend, build(controller), None, Vec::new())
+    }
+}
+
+fn build(controller: &str) -> Box<dyn Controller> {
+    match controller {
+        "adversary" => Box::new(Adversary),
+        spec => spec.parse::<ControllerSpec>().unwrap().build(),
+    }
+}
+
+fn run(engine: &mut Engine, requests: &[Request], batch: usize) -> Vec<Completion> {
+    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
+    engine
+        .run(&mut requests.iter().cloned(), batch, &mut |id, event| {
+            match event {
+                Event::Done(completion) => done[id] = Some(completion),
+                Event::Failed(error) => panic!("request {id}: {error}"),
+                Event::Token(_) => {}
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    done.into_iter().map(Option::unwrap).collect()
+}
+
+fn tokens(completions: &[Completion]) -> Vec<&[TokenId]> {
+    completions.iter().map(|completion| &completion.tokens[..]).collect()
+}
+
+#[test]
+fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
+    let mut compared = 0;
+    for subject in Subject::all() {
+        let name = subject.checkpoint.name();
+        let request = |prompt: &Vec<TokenId>| Request::new(prompt.clone(), 120);
+        let requests: Vec<Request> = subject.prompts.iter().take(6).map(request).collect();
+        let plain = run(&mut subject.engine(1, "off", 1), &requests, 1);
+        for exit in EXITS {
+            let mut engine = subject.engine(exit, "off", 3);
+            for controller in CONTROLLERS {
+                engine.set_controller(build(controller));
+                let speculative = run(&mut engine, &requests, 3);
+                assert_eq!(tokens(&speculative), tokens(&plain), "{name}, exit {exit}, {controller}");
+                compared += speculative.iter().map(|completion| completion.tokens.len()).sum::<usize>();
+            }
+        }
+    }
+    assert!(compared >= 100_000, "only {compared} tokens were compared");
+}
+
+/// The target's logits for every generated position, as bits, from the passes of a run itself.
+fn logit_bits(engine: &mut Engine, request: &Request) -> BTreeMap<usize, Vec<u32>> {
+    let vocab = engine.backend().geometry().vocab_size;
+    let mut bits = BTreeMap::new();
+    engine.submit(0, request.clone());
+    while !engine.is_idle() {
+        let first = bits.len();
+        let mut emitted = 0;
+        let flow = engine.step(&mut |_, event| {
+            emitted += usize::from(matches!(event, Event::Token(_)));
+            ControlFlow::Continue(())
+        });
+        assert!(flow.unwrap().is_continue());
+        let logits = engine.backend().target_logits(0).unwrap();
+        for (i, row) in logits.chunks_exact(vocab).take(emitted).enumerate() {
+            bits.insert(first + i, row.iter().map(|logit| logit.to_bits()).collect());
+        }
+    }
+    bits
+}
+
+#[test]
+fn logits_are_bit_equal() {
+    for subject in Subject::all() {
+        let request = Request::new(subject.prompts[1].clone(), 100);
+        let plain = logit_bits(&mut subject.engine(1, "off", 1), &request);
+        assert_eq!(plain.len(), 100);
+        for (exit, controller) in EXITS.into_iter().zip(["fixed:5", "adversary", "fixed:16"]) {
+            let speculative = logit_bits(&mut subject.engine(exit, controller, 1), &request);
+            assert!(speculative == plain, "{}, exit {exit}, {controller}", subject.checkpoint.name());
+        }
+    }
+}
+
+#[test]
+fn coupled_ids_equal_plain_ids_over_20_000_tokens() {
+    let filters = [
+        SamplingParams { temperature: 0.7, ..SamplingParams::default() },
+        SamplingParams { temperature: 1.0, top_k: 40, ..SamplingParams::default() },
+        SamplingParams { temperature: 1.3, top_p: 0.9, min_p: 0.02, ..SamplingParams::default() },
+        SamplingParams {
+            temperature: 1.0,
+            repetition_penalty: 1.1,
+            frequency_penalty: 0.2,
+            ..SamplingParams::default()
+        },
+    ];
+    let mut compared = 0;
+    for subject in Subject::all() {
+        let name = subject.checkpoint.name();
+        let requests: Vec<Request> = (subject.prompts.iter().zip(0u64..))
+            .take(8)
+            .map(|(prompt, seed)| {
+                let filter = filters[seed as usize % filters.len()].clone();
+                let sampling =
+                    SamplingParams { seed: Some(seed * 977 + 5), verify: Some(VerifyMode::Coupled), ..filter };
+                Request { sampling, ..Request::new(prompt.clone(), 75) }
+            })
+            .collect();
+        let plain = run(&mut subject.engine(1, "off", 1), &requests, 1);
+        let mut backwards = requests.clone();
+        backwards.reverse();
+        for (exit, controllers) in
+            EXITS.into_iter().zip([["fixed:4", "goodput-ts"], ["adversary", "beta-ts"], ["fixed:16", "goodput-ts"]])
+        {
+            let mut engine = subject.engine(exit, "off", 5);
+            for controller in controllers {
+                engine.set_controller(build(controller));
+                let mut speculative = run(&mut engine, &backwards, 5);
+                speculative.reverse();
+                assert_eq!(tokens(&speculative), tokens(&plain), "{name}, exit {exit}, {controller}");
+                compared += speculative.iter().map(|completion| completion.tokens.len()).sum::<usize>();
+            }
+        }
+    }
+    assert!(compared >= 20_000, "only {compared} tokens were compared");
+}
