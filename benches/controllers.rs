@@ -41,14 +41,16 @@ struct Args {
     bench: bool,
 }
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let args = Args::parse();
     let costs: Vec<Costs> =
         args.ratios.iter().map(|&draft| Costs { draft, row: args.row, jitter: args.jitter }).collect();
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
     let mut sources = table::made_up();
+    sources.extend(table::traces()?);
     sources.retain(|(name, _)| name.contains(&args.stream));
     for table in table::play(&sources, &args.controllers, &costs, &seeds) {
         println!("{}", table.markdown(&args.controllers));
     }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Where streams come from: made-up acceptance, and recordings of a real model.
 
+use super::recording::Recording;
 use super::{MAX_DRAFT, Position, Stream};
 use eesd::sample::{Philox, Purpose};
 use rand::RngExt;
@@ -97,23 +98,9 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// One recorded text, as `benches/record_traces.rs` writes it: a line of JSON.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub struct Recording {
-    /// Which prompt of `models/pycode-4m/prompts.jsonl` it continues.
-    pub prompt: u64,
-    /// Confidence of the draft at each position of the model's own greedy text.
-    pub confidence: Vec<f32>,
-    /// Per position, `1` where the draft is the model's own token, else `0`.
-    pub accepted: String,
-}
-
-/// The recorded texts of a file; none where it was not recorded.
+/// The recorded texts of a file.
 pub fn recorded(path: &std::path::Path) -> std::io::Result<Vec<Vec<Position>>> {
-    let text = match std::fs::read_to_string(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text?,
-    };
+    let text = std::fs::read_to_string(path)?;
     let positions = |line: &str| -> std::io::Result<Vec<Position>> {
         let recording: Recording = serde_json::from_str(line)?;
         let accepted = recording.accepted.bytes().map(|byte| byte == b'1');

@@ -1,6 +1,6 @@
 //! Replays every controller on every stream and lays the results out.
 
-use crate::simulator::streams::Kind;
+use crate::simulator::streams::{self, Kind};
 use crate::simulator::{Costs, Stream, best_fixed, replay};
 use eesd::control::ControllerSpec;
 use std::sync::Mutex;
@@ -37,6 +37,17 @@ pub fn made_up() -> Vec<Source> {
     let changing = [Kind::Drift, Kind::Bursts, Kind::LongBursts, Kind::Informative, Kind::Overconfident, Kind::DriftInformative];
     let source = |kind: Kind| -> Source { (kind.name(), Box::new(move |seed| kind.stream(seed))) };
     iid.into_iter().chain(changing).map(source).collect()
+}
+
+/// The recorded texts of the bundled model, by exit layer.
+pub fn traces() -> std::io::Result<Vec<Source>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces");
+    let mut sources: Vec<Source> = Vec::new();
+    for exit in 1..=3 {
+        let texts = streams::recorded(&folder.join(format!("pycode-4m-exit{exit}.jsonl")))?;
+        sources.push((format!("pycode-4m, N = {exit}"), Box::new(move |seed| streams::shuffled(&texts, seed))));
+    }
+    Ok(sources)
 }
 
 /// Plays every controller on every stream, under each cost and seed, on all cores.
