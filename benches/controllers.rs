@@ -34,7 +34,11 @@ struct Args {
     #[arg(long, default_value = "")]
     stream: String,
     /// Controllers to compare.
-    #[arg(long, value_delimiter = ';', default_value = "off;threshold:0.6;beta-ts;beta-ts:decay=0.9;calibration-ts;goodput-ts")]
+    #[arg(
+        long,
+        value_delimiter = ';',
+        default_value = "off;threshold:0.6;beta-ts;beta-ts:decay=0.9;calibration-ts;goodput-ts"
+    )]
     controllers: Vec<ControllerSpec>,
     /// What cargo bench passes.
     #[arg(long, hide = true)]

@@ -20,7 +20,7 @@ const LENGTH: usize = 3;
 /// Texts behind one p-value.
 const TEXTS: usize = 4000;
 /// p-values per parameters and controller.
-const BLOCKS: u64 = 20;
+const BLOCKS: u64 = 12;
 
 /// The parts of a round under test.
 #[derive(Clone, Copy)]
@@ -189,7 +189,7 @@ fn uniformity(mut values: Vec<f64>) -> f64 {
     let gaps = values.iter().enumerate().map(|(i, &v)| (v - i as f64 / n).max((i + 1) as f64 / n - v));
     let d = gaps.fold(0.0, f64::max);
     let lambda = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * d;
-    let series = (1..100).map(|j| f64::from(j)).map(|j| (-1f64).powf(j - 1.0) * (-2.0 * (j * lambda).powi(2)).exp());
+    let series = (1..100).map(f64::from).map(|j| (-1f64).powf(j - 1.0) * (-2.0 * (j * lambda).powi(2)).exp());
     (2.0 * series.sum::<f64>()).clamp(0.0, 1.0)
 }
 

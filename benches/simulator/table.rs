@@ -34,7 +34,8 @@ pub type Source = (String, Box<dyn Fn(u64) -> Stream + Sync>);
 /// The made-up streams of the published table.
 pub fn made_up() -> Vec<Source> {
     let iid = [0.1, 0.3, 0.5, 0.6, 0.8, 0.9, 0.95].map(Kind::Iid);
-    let changing = [Kind::Drift, Kind::Bursts, Kind::LongBursts, Kind::Informative, Kind::Overconfident, Kind::DriftInformative];
+    let changing =
+        [Kind::Drift, Kind::Bursts, Kind::LongBursts, Kind::Informative, Kind::Overconfident, Kind::DriftInformative];
     let source = |kind: Kind| -> Source { (kind.name(), Box::new(move |seed| kind.stream(seed))) };
     iid.into_iter().chain(changing).map(source).collect()
 }
@@ -126,7 +127,8 @@ impl Table {
         text += &"|---:".repeat(controllers.len());
         text += "|\n";
         for row in &self.rows {
-            let (low, high) = (row.best_lengths.iter().min().unwrap_or(&0), row.best_lengths.iter().max().unwrap_or(&0));
+            let (low, high) =
+                (row.best_lengths.iter().min().unwrap_or(&0), row.best_lengths.iter().max().unwrap_or(&0));
             let lengths = if low == high { format!("{low}") } else { format!("{low}–{high}") };
             text += &format!("| {} | k = {lengths}: {:.2}×", row.stream, spread(&row.best_speedups).0);
             for gains in &row.gains {

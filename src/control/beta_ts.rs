@@ -59,7 +59,10 @@ impl Controller for BetaTs {
     fn state(&self) -> Value {
         let slot = |(slot, counts): (&usize, &Counts)| {
             let posterior = counts.posterior(self.prior, self.prior);
-            (slot.to_string(), json!({ "alpha": posterior.successes, "beta": posterior.failures, "mean": posterior.mean() }))
+            (
+                slot.to_string(),
+                json!({ "alpha": posterior.successes, "beta": posterior.failures, "mean": posterior.mean() }),
+            )
         };
         json!({ "slots": self.slots.iter().map(slot).collect::<serde_json::Map<_, _>>() })
     }

@@ -264,7 +264,9 @@ impl Controller for GoodputTs {
                 .map(|(decay, weight, odds)| json!({ "decay": decay, "weight": weight, "odds": odds }))
                 .collect()
         };
-        let slot = |(slot, s): (&usize, &Slot)| (slot.to_string(), json!({ "level": level(&s.level), "undrafted": s.undrafted }));
+        let slot = |(slot, s): (&usize, &Slot)| {
+            (slot.to_string(), json!({ "level": level(&s.level), "undrafted": s.undrafted }))
+        };
         let costs = |(batch, c): (usize, RoundCosts)| {
             (batch.to_string(), json!({ "plain_seconds": c.plain, "draft_seconds": c.draft }))
         };

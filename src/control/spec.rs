@@ -88,8 +88,7 @@ impl Default for ControllerSpec {
 
 impl ControllerSpec {
     /// Every form a user may type, in the order of documentation.
-    pub const FORMS: [&'static str; 6] =
-        ["off", "fixed:K", "threshold:C", "beta-ts", "calibration-ts", "goodput-ts"];
+    pub const FORMS: [&'static str; 6] = ["off", "fixed:K", "threshold:C", "beta-ts", "calibration-ts", "goodput-ts"];
 
     /// Reads `name`, `name:argument` or `name:key=value,key=value`.
     ///
@@ -105,10 +104,13 @@ impl ControllerSpec {
                 None => Ok(Self::Off),
                 Some(found) => Err(ControllerError::NoArgument { name: "off", found: found.into() }),
             },
-            "fixed" => value("fixed", "K", argument.unwrap_or(""), "a whole number, as in fixed:4", |_| true).map(Self::Fixed),
+            "fixed" => {
+                value("fixed", "K", argument.unwrap_or(""), "a whole number, as in fixed:4", |_| true).map(Self::Fixed)
+            }
             "threshold" => {
                 let expected = "a confidence from 0 to 1, as in threshold:0.6";
-                value("threshold", "C", argument.unwrap_or(""), expected, |c| (0.0..=1.0).contains(c)).map(Self::Threshold)
+                value("threshold", "C", argument.unwrap_or(""), expected, |c| (0.0..=1.0).contains(c))
+                    .map(Self::Threshold)
             }
             "beta-ts" => {
                 let (mut prior, mut decay) = (1.0, 1.0);

@@ -1,46 +1,103 @@
 //! Which tokens may be drawn: temperature, top-k, top-p, min-p, in this order.
 //!
 //! Each filter sees what the one before it kept: top-p's probabilities are those of the top-k tokens
-//! alone. A NaN logit counts as `-inf`, `+inf` as the largest finite number. `-inf` is never kept; where
-//! nothing is left, token 0 is certain.
+//! alone. A NaN logit counts as `-inf`, `+inf` as the largest finite number. A logit of `-inf` is never
+//! drawn; where there is no other, token 0 is certain.
 
 use super::SamplingParams;
-use super::softmax::largest;
+use super::exp::exp_f64;
+use super::softmax::{largest, total};
 use crate::TokenId;
 use std::cmp::Ordering;
 
-/// A token that may be drawn, with its score: `(logit - largest logit) / temperature`, at most 0.
-pub type Candidate = (TokenId, f64);
+/// Tokens that may be drawn, in ascending order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidates {
+    /// The tokens.
+    pub tokens: Vec<TokenId>,
+    /// By candidate: `(logit - largest logit) / temperature`, at most 0; `-inf` where the token is
+    /// impossible after all. One is 0.
+    pub scores: Vec<f64>,
+}
 
-/// The candidates that the filters of `params` (temperature > 0) leave of `logits` `[vocab]`, in
-/// ascending order of ids.
-pub fn candidates(logits: &[f32], params: &SamplingParams) -> Vec<Candidate> {
-    let max = largest(logits).min(f32::MAX);
-    if max == f32::NEG_INFINITY {
-        return vec![(0, 0.0)];
+impl Candidates {
+    /// What the filters of `params` (temperature > 0) leave of `logits` `[vocab]`.
+    pub fn new(logits: &[f32], params: &SamplingParams) -> Self {
+        let max = largest(logits).min(f32::MAX);
+        if max == f32::NEG_INFINITY {
+            return Self { tokens: vec![0], scores: vec![0.0] };
+        }
+        let score = |logit: f32| {
+            let logit = if logit > f32::NEG_INFINITY { logit.min(max) } else { f32::NEG_INFINITY };
+            // Subtracting first keeps this a number at any temperature; adding zero turns -0 into 0.
+            (f64::from(logit) - f64::from(max)) / params.temperature + 0.0
+        };
+        let mut kept = if (1..logits.len()).contains(&params.top_k) {
+            let mut tokens: Vec<_> = most_probable(logits, params.top_k).into_iter().map(Rank::token).collect();
+            tokens.sort_unstable();
+            let scores = tokens.iter().map(|&token| score(logits[token as usize])).collect();
+            Self { tokens, scores }
+        } else {
+            Self {
+                tokens: (0..logits.len() as TokenId).collect(),
+                scores: logits.iter().map(|&logit| score(logit)).collect(),
+            }
+        };
+        if params.top_p < 1.0 {
+            kept.keep_top_p(params.top_p);
+        }
+        if params.min_p > 0.0 {
+            // A score of 0 belongs to the most probable token, whose unnormalised probability is 1.
+            kept.retain(|(_, score)| exp_f64(score) >= params.min_p);
+        }
+        kept
     }
-    let candidate = |token: usize| {
-        let logit = logits[token];
-        // Subtracting first keeps this a number at any temperature; adding zero turns -0 into 0.
-        let score = (f64::from(logit.min(max)) - f64::from(max)) / params.temperature + 0.0;
-        (logit > f32::NEG_INFINITY).then_some((token as TokenId, score))
-    };
-    let mut kept: Vec<Candidate> = if (1..logits.len()).contains(&params.top_k) {
-        let mut tokens: Vec<usize> =
-            most_probable(logits, params.top_k).iter().map(|rank| rank.token() as usize).collect();
-        tokens.sort_unstable();
-        tokens.into_iter().filter_map(candidate).collect()
-    } else {
-        (0..logits.len()).filter_map(candidate).collect()
-    };
-    if params.top_p < 1.0 {
-        keep_top_p(&mut kept, params.top_p);
+
+    /// Keeps the shortest run of most probable tokens that holds `top_p` of all their probability.
+    fn keep_top_p(&mut self, top_p: f64) {
+        let total = total(&self.scores, exp_f64);
+        // n tokens that are each less probable than (1 - top_p) / n hold less than 1 - top_p together,
+        // so the run ends before them. Half of that leaves room for rounding.
+        let floor = (0.5 * (1.0 - top_p) * total / self.scores.len() as f64).ln();
+        let pairs = self.tokens.iter().copied().zip(self.scores.iter().copied());
+        let mut likely: Vec<_> = pairs.filter(|&(_, score)| score >= floor).collect();
+
+        // Sort only as far as the run goes, in growing steps.
+        let mut mass = 0.0;
+        let (mut sorted, mut step) = (0, 64);
+        while sorted < likely.len() {
+            let rest = &mut likely[sorted..];
+            let run = step.min(rest.len());
+            if run < rest.len() {
+                rest.select_nth_unstable_by(run, most_probable_first);
+            }
+            rest[..run].sort_unstable_by(most_probable_first);
+            for last in &rest[..run] {
+                mass += exp_f64(last.1);
+                if mass >= top_p * total {
+                    let last = *last;
+                    return self.retain(|candidate| most_probable_first(&candidate, &last).is_le());
+                }
+            }
+            sorted += run;
+            step *= 4;
+        }
     }
-    if params.min_p > 0.0 {
-        // A score of 0 belongs to the most probable token, whose unnormalised probability is 1.
-        kept.retain(|&(_, score)| score.exp() >= params.min_p);
+
+    fn retain(&mut self, keep: impl Fn((TokenId, f64)) -> bool) {
+        let mut kept = 0;
+        for at in 0..self.tokens.len() {
+            let (token, score) = (self.tokens[at], self.scores[at]);
+            (self.tokens[kept], self.scores[kept]) = (token, score);
+            kept += usize::from(keep((token, score)));
+        }
+        self.tokens.truncate(kept);
+        self.scores.truncate(kept);
     }
-    kept
+}
+
+fn most_probable_first(a: &(TokenId, f64), b: &(TokenId, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 /// A token's place among others: the most probable is the smallest, ties go to the lowest id.
@@ -88,40 +145,12 @@ pub fn most_probable(logits: &[f32], k: usize) -> Vec<Rank> {
     best
 }
 
-/// Keeps the shortest run of most probable candidates that holds `top_p` of all their probability.
-fn keep_top_p(kept: &mut Vec<Candidate>, top_p: f64) {
-    let goal = top_p * kept.iter().map(|&(_, score)| score.exp()).sum::<f64>();
-    let mut mass = 0.0;
-    let (mut sorted, mut step) = (0, 64);
-    // Sort only as far as the run goes, in growing steps.
-    while mass < goal && sorted < kept.len() {
-        let rest = &mut kept[sorted..];
-        let run = step.min(rest.len());
-        if run < rest.len() {
-            rest.select_nth_unstable_by(run, most_probable_first);
-        }
-        rest[..run].sort_unstable_by(most_probable_first);
-        let reached = rest[..run].iter().position(|&(_, score)| {
-            mass += score.exp();
-            mass >= goal
-        });
-        sorted += reached.map_or(run, |last| last + 1);
-        step *= 4;
-    }
-    kept.truncate(sorted);
-    kept.sort_unstable_by_key(|&(token, _)| token);
-}
-
-fn most_probable_first(a: &Candidate, b: &Candidate) -> Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn kept(logits: &[f32], params: &SamplingParams) -> Vec<TokenId> {
-        candidates(logits, params).into_iter().map(|(token, _)| token).collect()
+        Candidates::new(logits, params).tokens
     }
 
     /// Logits of tokens with the given probabilities.
@@ -165,19 +194,27 @@ mod tests {
     fn impossible_logits_leave_something() {
         let (nan, none) = (f32::NAN, f32::NEG_INFINITY);
         let all_on = SamplingParams { temperature: 0.7, top_k: 2, top_p: 0.9, min_p: 0.1, ..warm() };
+        let nothing = Candidates { tokens: vec![0], scores: vec![0.0] };
         for params in [warm(), all_on] {
-            assert_eq!(candidates(&[nan, none, nan], &params), [(0, 0.0)]);
-            assert_eq!(candidates(&[], &params), [(0, 0.0)]);
-            assert_eq!(candidates(&[nan, none, -3.0], &params), [(2, 0.0)]);
-            assert_eq!(candidates(&[0.0, f32::INFINITY, none], &params).last(), Some(&(1, 0.0)));
+            assert_eq!(Candidates::new(&[nan, none, nan], &params), nothing);
+            assert_eq!(Candidates::new(&[], &params), nothing);
+            for (logits, best) in [([nan, none, -3.0], 2), ([0.0, f32::INFINITY, none], 1)] {
+                let found = Candidates::new(&logits, &params);
+                let at = found.tokens.iter().position(|&token| token == best).unwrap();
+                assert!(found.scores.iter().enumerate().all(|(i, &score)| if i == at {
+                    score == 0.0
+                } else {
+                    score < -1e30
+                }));
+            }
         }
     }
 
     #[test]
     fn extreme_temperatures_stay_finite_or_impossible() {
         for temperature in [f64::MIN_POSITIVE, 1e300] {
-            let found = candidates(&[1.0, f32::MAX, f32::MIN], &SamplingParams { temperature, ..warm() });
-            assert!(found.iter().all(|&(_, score)| score <= 0.0));
+            let found = Candidates::new(&[1.0, f32::MAX, f32::MIN], &SamplingParams { temperature, ..warm() });
+            assert!(found.scores.iter().all(|&score| score <= 0.0));
         }
     }
 

@@ -2,7 +2,7 @@
 //! from the softmax of the scores. Draft and target that use the same noise agree wherever their
 //! scores nearly do, and the target's draw does not depend on the draft at all.
 
-use super::filters::Candidate;
+use super::filters::Candidates;
 use super::philox::{Philox, unit};
 use crate::TokenId;
 use std::f64::consts::LN_2;
@@ -13,16 +13,18 @@ use std::f64::consts::LN_2;
 /// Two logarithms a token are spent only where the token could still win: by a bound on all noise
 /// (no random word needed), then by a bound that a glance at its word gives. Rounding is monotone,
 /// so neither can skip the winner of the full computation.
-pub fn noisy_argmax(candidates: &[Candidate], noise: &Philox) -> TokenId {
-    let word = |token: TokenId| noise.block(token / 4)[token as usize % 4];
+pub fn noisy_argmax(candidates: &Candidates, noise: &Philox) -> TokenId {
+    let Candidates { tokens, scores } = candidates;
     // The best score is tried first: what it reaches rules out most others.
-    let Some(&(mut winner, score)) = candidates.iter().reduce(|a, b| if b.1 > a.1 { b } else { a }) else {
+    let first = (0..scores.len()).reduce(|a, b| if scores[b] > scores[a] { b } else { a });
+    let Some(first) = first else {
         return 0;
     };
-    let mut best = score + gumbel(word(winner));
+    let mut winner = tokens[first];
+    let mut best = scores[first] + gumbel(noise.block(winner / 4)[winner as usize % 4]);
     let most = gumbel_bound(u32::MAX);
     let mut block = (u32::MAX, [0; 4]);
-    for &(token, score) in candidates {
+    for (&token, &score) in tokens.iter().zip(scores) {
         if score + most < best {
             continue;
         }
@@ -60,9 +62,13 @@ mod tests {
     use crate::sample::Purpose;
 
     /// What [`noisy_argmax`] must equal: no shortcuts.
-    fn full(candidates: &[Candidate], noise: &Philox) -> TokenId {
-        let noisy = |&(t, score): &Candidate| score + gumbel(noise.block(t / 4)[t as usize % 4]);
-        candidates.iter().reduce(|a, b| if noisy(b) > noisy(a) { b } else { a }).map_or(0, |c| c.0)
+    fn full(candidates: &Candidates, noise: &Philox) -> TokenId {
+        let noisy = candidates
+            .tokens
+            .iter()
+            .zip(&candidates.scores)
+            .map(|(&token, score)| (token, score + gumbel(noise.block(token / 4)[token as usize % 4])));
+        noisy.reduce(|a, b| if b.1 > a.1 { b } else { a }).map_or(0, |c| c.0)
     }
 
     #[test]
@@ -83,13 +89,15 @@ mod tests {
         let mut scores = Philox::new(1, 0, Purpose::Draft, 0);
         for position in 0..3000 {
             let spread = f64::from(position as u32 % 50);
-            let candidates: Vec<Candidate> =
-                (0..257).filter(|t| t % 7 != 3).map(|t| (t, -spread * scores.uniform())).collect();
+            let tokens: Vec<TokenId> = (0..257).filter(|t| t % 7 != 3).collect();
+            let scores = tokens.iter().map(|_| -spread * scores.uniform()).collect();
+            let candidates = Candidates { tokens, scores };
             let noise = Philox::new(5, position, Purpose::Gumbel, 0);
             assert_eq!(noisy_argmax(&candidates, &noise), full(&candidates, &noise));
         }
         let noise = Philox::new(5, 0, Purpose::Gumbel, 0);
-        assert_eq!(noisy_argmax(&[], &noise), 0);
-        assert_eq!(noisy_argmax(&[(3, f64::NEG_INFINITY), (9, 0.0)], &noise), 9);
+        assert_eq!(noisy_argmax(&Candidates { tokens: vec![], scores: vec![] }, &noise), 0);
+        let one = Candidates { tokens: vec![3, 9], scores: vec![f64::NEG_INFINITY, 0.0] };
+        assert_eq!(noisy_argmax(&one, &noise), 9);
     }
 }

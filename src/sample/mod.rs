@@ -9,6 +9,7 @@
 //! left becomes a distribution in f64.
 
 mod distribution;
+mod exp;
 mod filters;
 mod gumbel;
 mod params;

@@ -1,10 +1,10 @@
 //! A request's sampler: drafts tokens from the exit block's logits, judges drafts by the target's.
 
 use super::distribution::{pick, probability, residual, softmax};
-use super::filters::candidates;
+use super::filters::Candidates;
 use super::gumbel::noisy_argmax;
 use super::penalties::Penalties;
-use super::softmax::{argmax, confidence, logprobs};
+use super::softmax::{argmax, confidence, logprobs, total};
 use super::{ParamError, Philox, Purpose, Rule, SamplingParams};
 use crate::TokenId;
 use std::hash::{BuildHasher, RandomState};
@@ -106,7 +106,7 @@ impl Sampler {
             Rule::Rejection => {
                 let q = self.distribution(logits);
                 let mut random = Philox::new(self.seed, position, Purpose::Draft, drafted as u32);
-                (pick(&q, random.fine_uniform()).unwrap_or(0), q)
+                (pick(&q, 1.0, random.fine_uniform()).unwrap_or(0), q)
             }
         };
         Drafted { token, confidence, q }
@@ -149,7 +149,7 @@ impl Sampler {
     fn reject_or_keep(&self, position: usize, p: &[(TokenId, f64)], draft: Option<&Drafted>) -> TokenId {
         let random = |purpose| Philox::new(self.seed, position, purpose, 0);
         let Some(Drafted { token, q, .. }) = draft else {
-            return pick(p, random(Purpose::Bonus).fine_uniform()).unwrap_or(0);
+            return pick(p, 1.0, random(Purpose::Bonus).fine_uniform()).unwrap_or(0);
         };
         let (p_token, q_token) = (probability(p, *token), probability(q, *token));
         if p_token > 0.0 && random(Purpose::Accept).uniform() * q_token <= p_token {
@@ -157,17 +157,19 @@ impl Sampler {
         }
         let uniform = random(Purpose::Residual).fine_uniform();
         // No residual at all means that p and q differ by rounding only: then p will do.
-        pick(&residual(p, q), uniform).or_else(|| pick(p, uniform)).unwrap_or(0)
+        let beyond = residual(p, q);
+        let total = total(&beyond, |(_, weight)| weight);
+        pick(&beyond, total, uniform).or_else(|| pick(p, 1.0, uniform)).unwrap_or(0)
     }
 
     /// The argmax of scores plus the position's Gumbel noise, the same for draft and target.
     fn coupled(&self, position: usize, logits: &[f32]) -> TokenId {
-        noisy_argmax(&candidates(logits, &self.params), &Philox::new(self.seed, position, Purpose::Gumbel, 0))
+        noisy_argmax(&Candidates::new(logits, &self.params), &Philox::new(self.seed, position, Purpose::Gumbel, 0))
     }
 
     /// The filtered distribution of `logits`, ascending in tokens.
     fn distribution(&self, logits: &[f32]) -> Vec<(TokenId, f64)> {
-        softmax(candidates(logits, &self.params))
+        softmax(Candidates::new(logits, &self.params))
     }
 }
 

@@ -1,8 +1,10 @@
-//! Passes over a whole row of logits: argmax, confidence, log-probabilities.
+//! Passes over a whole row of logits: argmax, totals, confidence, log-probabilities.
 
+use super::exp::{exp_f32, exp_f64};
 use super::filters::most_probable;
 use super::sampler::TokenLogprobs;
 use crate::TokenId;
+use std::ops::Add;
 
 /// Independent partial results that the compiler can hold in vector registers.
 const LANES: usize = 16;
@@ -27,6 +29,16 @@ pub fn argmax(logits: &[f32]) -> TokenId {
     logits.iter().position(|&logit| logit == max).unwrap_or(0) as TokenId
 }
 
+/// The sum of `term` over `values`, in an order that depends on their number only.
+pub fn total<T: Copy, S: Copy + Default + Add<Output = S>>(values: &[T], term: impl Fn(T) -> S) -> S {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [S::default(); LANES];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane = *lane + term(value));
+    }
+    rest.iter().map(|&value| term(value)).chain(lanes).fold(S::default(), S::add)
+}
+
 /// The largest softmax probability of `logits` at temperature 1, to about 1 in 10⁵; 1 where every
 /// token is forbidden, as the choice is then certain.
 pub fn confidence(logits: &[f32]) -> f32 {
@@ -34,29 +46,8 @@ pub fn confidence(logits: &[f32]) -> f32 {
     if max == f32::NEG_INFINITY {
         return 1.0;
     }
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &logit)| *lane += exp_nonpositive(logit - max));
-    }
-    let total = lanes.iter().sum::<f32>() + rest.iter().map(|&logit| exp_nonpositive(logit - max)).sum::<f32>();
     // The maximum itself contributes exp(0) = 1 exactly, so this is at most 1.
-    1.0 / total
-}
-
-/// `exp(x)` for `x <= 0` without branches or calls, so that loops over it vectorise: relative error
-/// below 10⁻⁵; NaN and everything below -87 give about 10⁻³⁸.
-fn exp_nonpositive(x: f32) -> f32 {
-    // Adding 1.5·2²³ rounds to an integer, and leaves it in the low bits of the sum.
-    const ROUNDER: f32 = 12_582_912.0;
-    let x = if x > -87.0 { x.min(0.0) } else { -87.0 };
-    let turns = x * std::f32::consts::LOG2_E;
-    let rounded = turns + ROUNDER;
-    let f = (turns - (rounded - ROUNDER)) * std::f32::consts::LN_2;
-    // Taylor series on |f| <= ln(2)/2.
-    let series = 1.0 + f * (1.0 + f * (1.0 / 2.0 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f / 720.0)))));
-    // Multiplies by 2^integer: the integer, shifted, is added to the exponent.
-    f32::from_bits(series.to_bits().wrapping_add(rounded.to_bits() << 23))
+    1.0 / total(logits, |logit| exp_f32(logit - max))
 }
 
 /// Log-softmax of `logits` at `token`, and its `n` largest entries (fewer where fewer are possible).
@@ -66,7 +57,7 @@ pub fn logprobs(logits: &[f32], token: TokenId, n: usize) -> TokenLogprobs {
         Some(&logit) if logit > f32::NEG_INFINITY => f64::from(logit).min(max) - max,
         _ => f64::NEG_INFINITY,
     };
-    let log_total = (0..logits.len()).map(|token| below_max(token as TokenId).exp()).sum::<f64>().ln();
+    let log_total = total(logits, |logit| exp_f64(f64::from(logit) - max)).ln();
     // Adding zero turns -0 into 0. A row without any possible token has no finite log-probability.
     let logprob = |token| match below_max(token) {
         f64::NEG_INFINITY => f32::NEG_INFINITY,
@@ -96,17 +87,6 @@ mod tests {
         assert_eq!(argmax(&[]), 0);
         let long: Vec<f32> = (0..100).map(|i| -((i as f32 - 61.4).abs())).collect();
         assert_eq!(argmax(&long), 61);
-    }
-
-    #[test]
-    fn fast_exponential_is_close() {
-        for i in 0..=87_000 {
-            let x = -(i as f32) / 1000.0;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp_nonpositive(x)) / exact - 1.0).abs() < 1e-5, "exp({x})");
-        }
-        assert_eq!(exp_nonpositive(0.0), 1.0);
-        assert!(exp_nonpositive(f32::NAN) < 1e-37 && exp_nonpositive(FORBIDDEN) < 1e-37);
     }
 
     #[test]

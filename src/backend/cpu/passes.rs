@@ -93,7 +93,7 @@ impl Backend for CpuBackend {
             let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
             // SAFETY: the pass that wrote the logits is over.
             let logits = unsafe { work.logits.slice(row * work.logits_row, vocab) };
-            let _ = drawn[row].set(sequence.sampler.draft(history, logits));
+            let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits));
         });
         let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
             let drafted = drawn.into_inner()?;
