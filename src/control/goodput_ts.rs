@@ -27,8 +27,6 @@ use std::collections::BTreeMap;
 const DECAYS: [f64; 5] = [0.75, 0.9, 0.96, 0.99, 1.0];
 /// Drafts of a round before any cost is known.
 const FIRST_DRAFTS: usize = 3;
-/// Drafts that the rule looks ahead: one that does not pay may lead to others that do.
-const LOOKAHEAD: usize = 4;
 /// The share of plain decoding that drafting may lose for good.
 const ALLOWANCE: f64 = 0.005;
 /// Most plain rounds in the ledger: what drafting may lose at a stretch after it has gained.
@@ -122,28 +120,19 @@ impl GoodputTs {
             let survival = outlook.advance(&slot.level);
             tokens += survival;
             best = best.max(tokens / costs.round(drafts));
-            // No later draft is likelier, so from here on the rate only falls.
-            if survival < best * costs.draft * 0.5 {
+            // No later draft is likelier, so once one does not pay none does.
+            if survival < best * costs.draft {
                 break;
             }
         }
         best
     }
 
-    fn pays(&self, round: &Round, price: f64, horizon: usize, rng: &mut Philox) -> bool {
-        let mut outlook = Outlook::new(&self.calibration, round.before);
-        let mean = outlook.advance(&round.level);
-        let strength = round.level.tests() + LEAST_STRENGTH;
-        let theta = Beta::with_mean(mean, strength).sample(rng);
-        let survival = round.survival * theta / mean.max(f64::MIN_POSITIVE);
-        let mut gain = survival * mean - price;
-        for _ in 1..horizon {
-            if gain > 0.0 {
-                break;
-            }
-            gain += survival * outlook.advance(&round.level) - price;
-        }
-        gain > 0.0
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price.
+    fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
+        let mean = Outlook::new(&self.calibration, round.before).advance(&round.level);
+        let theta = Beta::with_mean(mean, round.level.tests() + LEAST_STRENGTH).sample(rng);
+        round.survival * theta > price
     }
 }
 
@@ -222,10 +211,7 @@ impl Controller for GoodputTs {
         }
         let proceed = match round.plan {
             Plan::Exactly(drafts) => round.drafts < drafts,
-            Plan::WhileItPays { price } => {
-                let horizon = LOOKAHEAD.min(step.limit - round.drafts);
-                self.pays(&round, price, horizon, rng)
-            }
+            Plan::WhileItPays { price } => self.pays(&round, price, rng),
         };
         slot.round = Some(round);
         self.slots.insert(step.slot, slot);
