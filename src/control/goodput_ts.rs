@@ -35,8 +35,8 @@ const LEDGER_CAP: f64 = 30.0;
 const LEDGER_FLOOR: f64 = -2.0;
 /// A probe's cost over the plain decoding between two probes.
 const PROBE_SHARE: f64 = 0.005;
-/// Least plain rounds between two probes.
-const PROBE_EVERY: u32 = 16;
+/// Fewest and most plain rounds between two probes.
+const PROBE_EVERY: (f64, f64) = (16.0, 10_000.0);
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
 
@@ -44,13 +44,19 @@ const LEAST_STRENGTH: f64 = 8.0;
 #[derive(Debug, Clone)]
 pub struct GoodputTs {
     decay: Option<f64>,
-    costs: Costs,
-    calibration: Calibration,
+    shared: Shared,
     /// The level as the last observed sequence left it: which decays to trust in the next one.
     trusted: Level,
+    slots: BTreeMap<usize, Slot>,
+}
+
+/// What all sequences have taught.
+#[derive(Debug, Clone)]
+struct Shared {
+    costs: Costs,
+    calibration: Calibration,
     /// In plain rounds.
     ledger: f64,
-    slots: BTreeMap<usize, Slot>,
 }
 
 /// What is known about one sequence.
@@ -85,17 +91,16 @@ enum Plan {
 impl GoodputTs {
     /// A controller that forgets by `decay` per tested draft, or finds out how fast to forget.
     pub fn new(decay: Option<f64>) -> Self {
-        let trusted = decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay]));
         Self {
             decay,
-            costs: Costs::default(),
-            calibration: Calibration::default(),
-            trusted,
-            ledger: LEDGER_CAP,
+            shared: Shared { costs: Costs::default(), calibration: Calibration::default(), ledger: LEDGER_CAP },
+            trusted: decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay])),
             slots: BTreeMap::new(),
         }
     }
+}
 
+impl Shared {
     fn plan(&self, slot: &Slot, step: &Step<'_>) -> Plan {
         let Some(costs) = self.costs.round(step.batch) else { return Plan::Exactly(FIRST_DRAFTS) };
         if let Some(drafts) = self.costs.wanted_drafts(step.batch) {
@@ -104,7 +109,7 @@ impl GoodputTs {
         if self.ledger < 0.0 {
             return Plan::Exactly(0);
         }
-        let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(f64::from(PROBE_EVERY), 1e4);
+        let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(PROBE_EVERY.0, PROBE_EVERY.1);
         if f64::from(slot.undrafted) >= probe_every {
             return Plan::Exactly(1);
         }
@@ -113,54 +118,39 @@ impl GoodputTs {
 
     /// R: the most tokens per second that a round of any length is expected to give.
     fn best_rate(&self, slot: &Slot, limit: usize, costs: RoundCosts) -> f64 {
-        let mut outlook = Outlook::new(&self.calibration, slot.before);
+        let mut bins = *self.calibration.next(slot.before);
         let mut tokens = 1.0;
         let mut best = tokens / costs.plain;
         for drafts in 1..=limit {
-            let survival = outlook.advance(&slot.level);
+            let accepted = self.accepted(&bins, &slot.level);
+            let survival: f64 = accepted.iter().sum();
             tokens += survival;
             best = best.max(tokens / costs.round(drafts));
             // No later draft is likelier, so once one does not pay none does.
             if survival < best * costs.draft {
                 break;
             }
+            bins = [0.0; BINS];
+            for (bin, chance) in accepted.into_iter().enumerate() {
+                let next = self.calibration.next(Before::Bin(bin));
+                bins.iter_mut().zip(next).for_each(|(to, share)| *to += chance * share);
+            }
         }
         best
     }
 
-    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price.
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price. Its confidence
+    /// is not known yet, so its mean is taken over the bins that may come.
     fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
-        let mean = Outlook::new(&self.calibration, round.before).advance(&round.level);
+        let mean: f64 = self.accepted(self.calibration.next(round.before), &round.level).iter().sum();
         let theta = Beta::with_mean(mean, round.level.tests() + LEAST_STRENGTH).sample(rng);
         round.survival * theta > price
     }
-}
 
-/// The drafts ahead, of which no confidence is known yet.
-struct Outlook<'a> {
-    calibration: &'a Calibration,
-    /// Chance that all drafts before the next one are accepted and that its confidence is in this bin.
-    bins: [f64; BINS],
-}
-
-impl<'a> Outlook<'a> {
-    fn new(calibration: &'a Calibration, before: Before) -> Self {
-        Self { calibration, bins: *calibration.next(before) }
-    }
-
-    /// The chance that the next draft and all before it are accepted; moves on past it.
-    fn advance(&mut self, level: &Level) -> f64 {
-        let mut next = [0.0; BINS];
-        let mut survival = 0.0;
-        for (bin, &chance) in self.bins.iter().enumerate() {
-            let accepted = chance * level.predict(self.calibration.rates()[bin]);
-            survival += accepted;
-            for (to, share) in next.iter_mut().zip(self.calibration.next(Before::Bin(bin))) {
-                *to += accepted * share;
-            }
-        }
-        self.bins = next;
-        survival
+    /// From the chances of a draft to fall in each bin, those to do so and to be accepted.
+    fn accepted(&self, bins: &[f64; BINS], level: &Level) -> [f64; BINS] {
+        let rates = self.calibration.rates();
+        std::array::from_fn(|bin| bins[bin] * level.predict(rates[bin]))
     }
 }
 
@@ -195,38 +185,36 @@ impl Controller for GoodputTs {
         if step.confidences.len() >= step.limit {
             return false;
         }
-        let mut slot = self.slots.remove(&step.slot).unwrap_or_else(|| Slot::new(&self.trusted));
-        if step.confidences.is_empty() {
-            slot.round = None;
-        }
-        let mut round = slot.round.take().unwrap_or_else(|| Round {
-            plan: self.plan(&slot, step),
+        let slot = self.slots.entry(step.slot).or_insert_with(|| Slot::new(&self.trusted));
+        let begun = slot.round.take().filter(|_| !step.confidences.is_empty());
+        let mut round = begun.unwrap_or_else(|| Round {
+            plan: self.shared.plan(slot, step),
             level: slot.level.clone(),
             before: slot.before,
             survival: 1.0,
             drafts: 0,
         });
         for &confidence in step.confidences.iter().skip(round.drafts) {
-            round.drafted(confidence, &self.calibration);
+            round.drafted(confidence, &self.shared.calibration);
         }
         let proceed = match round.plan {
             Plan::Exactly(drafts) => round.drafts < drafts,
-            Plan::WhileItPays { price } => self.pays(&round, price, rng),
+            Plan::WhileItPays { price } => self.shared.pays(&round, price, rng),
         };
         slot.round = Some(round);
-        self.slots.insert(step.slot, slot);
         proceed
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {
-        let mut slot = self.slots.remove(&outcome.slot).unwrap_or_else(|| Slot::new(&self.trusted));
+        let slot = self.slots.entry(outcome.slot).or_insert_with(|| Slot::new(&self.trusted));
         slot.round = None;
+        let shared = &mut self.shared;
         let (accepted, refused) = outcome.tested();
         for (i, &confidence) in outcome.confidences.iter().take(accepted + refused).enumerate() {
-            slot.level.observe(self.calibration.rates()[bin(confidence)], i < accepted);
+            slot.level.observe(shared.calibration.rates()[bin(confidence)], i < accepted);
         }
-        self.calibration.observe(slot.before, outcome);
-        self.costs.observe(outcome);
+        shared.calibration.observe(slot.before, outcome);
+        shared.costs.observe(outcome);
         let drafts = outcome.confidences.len();
         if drafts == 0 {
             slot.level.idle();
@@ -236,11 +224,10 @@ impl Controller for GoodputTs {
             slot.undrafted = 0;
             self.trusted.clone_from(&slot.level);
         }
-        if let Some(costs) = self.costs.round(outcome.batch) {
+        if let Some(costs) = shared.costs.round(outcome.batch) {
             let gain = (accepted + 1) as f64 - costs.round(drafts) / costs.plain;
-            self.ledger = (self.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
+            shared.ledger = (shared.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
         }
-        self.slots.insert(outcome.slot, slot);
     }
 
     fn state(&self) -> Value {
@@ -257,9 +244,9 @@ impl Controller for GoodputTs {
             (batch.to_string(), json!({ "plain_seconds": c.plain, "draft_seconds": c.draft }))
         };
         json!({
-            "ledger": self.ledger,
-            "costs": self.costs.all().map(costs).collect::<serde_json::Map<_, _>>(),
-            "calibration": self.calibration.state(),
+            "ledger": self.shared.ledger,
+            "costs": self.shared.costs.all().map(costs).collect::<serde_json::Map<_, _>>(),
+            "calibration": self.shared.calibration.state(),
             "slots": self.slots.iter().map(slot).collect::<serde_json::Map<_, _>>(),
         })
     }
