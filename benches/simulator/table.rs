@@ -61,10 +61,11 @@ pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs],
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(&(source, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let job = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&(source, seed)) = jobs.get(job) else { break };
                     let stream = sources[source].1(seed);
                     let cells = costs.iter().map(|&c| Cell::play(&stream, controllers, c, seed)).collect();
-                    let job = next_index(&jobs, source, seed);
                     results.lock().expect("a replay panicked").push((job, cells));
                 }
             });
@@ -84,10 +85,6 @@ pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs],
     (0..costs.len())
         .map(|cost| Table { costs: costs[cost], rows: (0..sources.len()).map(|source| row(source, cost)).collect() })
         .collect()
-}
-
-fn next_index(jobs: &[(usize, u64)], source: usize, seed: u64) -> usize {
-    jobs.iter().position(|&job| job == (source, seed)).expect("a job of the list")
 }
 
 /// One stream, cost and seed.
