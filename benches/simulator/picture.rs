@@ -81,7 +81,11 @@ fn panel(area: &Area<'_>, table: &Table, controllers: usize) -> Result<(), Box<d
         let line = if percent == 0 { BLACK.stroke_width(1) } else { RGBColor(225, 225, 225).stroke_width(1) };
         area.draw(&PathElement::new([(AXIS, at), (WIDTH as i32 - 8, at)], line))?;
         if percent % 10 == 0 {
-            area.draw_text(&format!("{percent:+} %"), &text(12, &GREY, HPos::Right), (AXIS - 6, at))?;
+            area.draw_text(
+                &if percent == 0 { "0 %".to_string() } else { format!("{percent:+} %") },
+                &text(12, &GREY, HPos::Right),
+                (AXIS - 6, at),
+            )?;
         }
     }
     area.draw_text(&format!("r = {}", table.costs.draft), &text(15, &BLACK, HPos::Left), (6, top + 4))?;
@@ -113,7 +117,7 @@ fn names(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn Error>> {
         let (left, right) = column(i, table.rows.len());
         let middle = (left + right) / 2 - (right - left) / 10;
         let (first, second) = match row.stream.rsplit_once(' ') {
-            Some((first, second)) if row.stream.len() > 10 => (first, second),
+            Some((first, second)) if row.stream.chars().count() > 11 => (first, second),
             _ => (row.stream.as_str(), ""),
         };
         area.draw_text(first, &text(12, &BLACK, HPos::Center), (middle, 10))?;

@@ -104,7 +104,12 @@ pub fn recorded(path: &std::path::Path) -> std::io::Result<Vec<Vec<Position>>> {
     let positions = |line: &str| -> std::io::Result<Vec<Position>> {
         let recording: Recording = serde_json::from_str(line)?;
         let accepted = recording.accepted.bytes().map(|byte| byte == b'1');
-        Ok(recording.confidence.iter().zip(accepted).map(|(&confidence, accepted)| Position { confidence, accepted }).collect())
+        Ok(recording
+            .confidence
+            .iter()
+            .zip(accepted)
+            .map(|(&confidence, accepted)| Position { confidence, accepted })
+            .collect())
     };
     text.lines().map(positions).collect()
 }

@@ -46,7 +46,7 @@ pub fn traces() -> std::io::Result<Vec<Source>> {
     let mut sources: Vec<Source> = Vec::new();
     for exit in 1..=3 {
         let texts = streams::recorded(&folder.join(format!("pycode-4m-exit{exit}.jsonl")))?;
-        sources.push((format!("pycode-4m, N = {exit}"), Box::new(move |seed| streams::shuffled(&texts, seed))));
+        sources.push((format!("pycode-4m exit-{exit}"), Box::new(move |seed| streams::shuffled(&texts, seed))));
     }
     Ok(sources)
 }

@@ -192,3 +192,72 @@ impl Recent {
         self.mean
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(batch: usize, drafts: usize, draft: f64, verify: f64) -> impl FnOnce(&mut Costs) {
+        move |costs| {
+            costs.observe(&Outcome {
+                slot: 0,
+                batch,
+                rows: batch * (drafts + 1),
+                confidences: &vec![0.5; drafts],
+                accepted: 0,
+                draft_seconds: &vec![draft; drafts],
+                verify_seconds: verify,
+            });
+        }
+    }
+
+    #[test]
+    fn costs_are_found_through_outliers() {
+        let mut costs = Costs::default();
+        for i in 0..400 {
+            let drafts = i % 5;
+            // The very first round, and then every 37th, is far too long.
+            let slow = if i % 37 == 0 { 10.0 } else { 1.0 };
+            round(1, drafts, 0.2 * slow, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
+        }
+        let found = costs.round(1).unwrap();
+        assert!((found.plain - 1.0).abs() < 0.03, "{found:?}");
+        assert!((found.draft - 0.3).abs() < 0.01, "{found:?}");
+    }
+
+    #[test]
+    fn an_unmeasured_batch_size_costs_what_the_nearest_does() {
+        let mut costs = Costs::default();
+        assert_eq!(costs.round(3), None);
+        round(1, 1, 1.0, 1.0)(&mut costs);
+        round(8, 1, 4.0, 8.0)(&mut costs);
+        assert_eq!(costs.round(3), costs.round(1));
+        assert_eq!(costs.round(6), costs.round(8));
+        assert_eq!(costs.round(usize::MAX), costs.round(8));
+    }
+
+    #[test]
+    fn what_is_no_time_is_ignored() {
+        let mut costs = Costs::default();
+        for seconds in [f64::NAN, f64::INFINITY, -1.0] {
+            round(1, 2, seconds, seconds)(&mut costs);
+        }
+        assert_eq!(costs.round(1), None);
+        round(1, 2, 0.0, 0.0)(&mut costs);
+        let found = costs.round(1).unwrap();
+        assert!(found.plain > 0.0 && found.draft > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn plain_rounds_become_rare() {
+        let mut costs = Costs::default();
+        let mut plain = Vec::new();
+        for i in 0..6000 {
+            let drafts = costs.wanted_drafts(1).unwrap_or(4);
+            plain.extend((drafts == 0).then_some(i));
+            round(1, drafts, 0.1, 1.0)(&mut costs);
+        }
+        assert!(plain.len() < 40, "{plain:?}");
+        assert!(plain.windows(2).all(|p| p[1] - p[0] <= PLAIN_EVERY + 1), "{plain:?}");
+    }
+}

@@ -186,3 +186,60 @@ impl Expert {
         self.odds = seen / expected;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Purpose;
+
+    #[test]
+    fn counts_decay_and_add() {
+        let mut counts = Counts::default();
+        counts.add(3.0, 1.0);
+        counts.decay(0.5);
+        counts.add(1.0, 0.0);
+        assert_eq!(counts, Counts { successes: 2.5, failures: 0.5 });
+        assert_eq!(counts.posterior(1.0, 1.0), Beta { successes: 3.5, failures: 1.5 });
+    }
+
+    #[test]
+    fn draws_have_the_mean_and_variance_of_the_beta() {
+        let beta = Beta::with_mean(0.7, 10.0);
+        let draw = |i| beta.sample(&mut Philox::new(1, i, Purpose::Controller, 0));
+        let draws: Vec<f64> = (0..20_000).map(draw).collect();
+        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+        let variance = draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+        assert!((mean - 0.7).abs() < 0.005, "{mean}");
+        assert!((variance - 0.7 * 0.3 / 11.0).abs() < 0.001, "{variance}");
+    }
+
+    #[test]
+    fn extreme_betas_still_draw_chances() {
+        for (mean, strength) in [(0.0, 5.0), (1.0, 5.0), (0.5, 0.0), (0.5, 1e300), (f64::NAN, 1.0), (1e-12, 1e6)] {
+            let theta = Beta::with_mean(mean, strength).sample(&mut Philox::new(2, 0, Purpose::Controller, 0));
+            assert!(mean.is_nan() || (0.0..=1.0).contains(&theta), "{mean} {strength}: {theta}");
+        }
+    }
+
+    /// A level that halves the odds is found, and then expected of other confidences too.
+    #[test]
+    fn level_finds_the_odds_ratio() {
+        let mut level = Level::new(&[0.9, 1.0]);
+        for i in 0..3000 {
+            level.observe(0.8, i % 3 != 0);
+        }
+        assert!((level.predict(0.8) - 2.0 / 3.0).abs() < 0.05, "{}", level.predict(0.8));
+        assert!((level.predict(0.5) - 1.0 / 3.0).abs() < 0.05, "{}", level.predict(0.5));
+    }
+
+    #[test]
+    fn level_trusts_short_memories_after_a_jump_and_long_ones_in_peace() {
+        let weight = |level: &Level, decay| level.experts().find(|e| e.0 == decay).map(|e| e.1).unwrap();
+        let mut level = Level::new(&[0.75, 1.0]);
+        let mut random = Philox::new(3, 0, Purpose::Controller, 0);
+        (0..1000).for_each(|_| level.observe(0.8, random.uniform() < 0.8));
+        assert!(weight(&level, 1.0) > 0.75, "{level:?}");
+        (0..20).for_each(|_| level.observe(0.8, false));
+        assert!(weight(&level, 0.75) > 0.75, "{level:?}");
+    }
+}
