@@ -1,7 +1,7 @@
 //! The model inside the binary: `models/pycode-4m`.
 
 use super::LoadError;
-use super::source::Source;
+use super::source::{Files, Source};
 
 #[cfg(feature = "bundled-model")]
 macro_rules! file {
@@ -10,26 +10,24 @@ macro_rules! file {
     };
 }
 
-/// The files as they were compiled in.
+/// The files as they were compiled in, by name.
 #[cfg(feature = "bundled-model")]
-pub(super) fn source() -> Result<Source, LoadError> {
-    static FILES: &[(&str, &[u8])] = &[
-        file!("config.json"),
-        file!("generation_config.json"),
-        file!("tokenizer.json"),
-        file!("tokenizer_config.json"),
-        file!("model.safetensors"),
-        file!("exit-1.safetensors"),
-        file!("exit-2.safetensors"),
-        file!("exit-3.safetensors"),
-    ];
-    Ok(Source::Embedded { name: NAME, files: FILES })
-}
-
-/// There is no model inside this binary.
+const FILES: Option<Files> = Some(&[
+    file!("config.json"),
+    file!("generation_config.json"),
+    file!("tokenizer.json"),
+    file!("tokenizer_config.json"),
+    file!("model.safetensors"),
+    file!("exit-1.safetensors"),
+    file!("exit-2.safetensors"),
+    file!("exit-3.safetensors"),
+]);
 #[cfg(not(feature = "bundled-model"))]
+const FILES: Option<Files> = None;
+
+/// The files of the bundled model.
 pub(super) fn source() -> Result<Source, LoadError> {
-    Err(LoadError::NotBundled)
+    FILES.map(|files| Source::Embedded { name: NAME, files }).ok_or(LoadError::NotBundled)
 }
 
 /// The bundled model's name.

@@ -68,7 +68,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| clock::now(format));
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, template).map_err(|error| LoadError::template(path, describe(&error)))?;
+        environment
+            .add_template_owned(NAME, without_generation_tags(&template))
+            .map_err(|error| LoadError::template(path, describe(&error)))?;
         Ok(Self { path: path.to_path_buf(), environment, specials })
     }
 
@@ -106,6 +108,23 @@ fn in_config(config: &Object<'_>) -> Result<Option<String>, LoadError> {
         }
         _ => Ok(config.text(CONFIG_KEY)?.map(str::to_owned)),
     }
+}
+
+/// Templates for training mark the assistant's words by `{% generation %}`, a tag of transformers' own.
+/// To render, it means nothing: it becomes a condition that holds, which keeps the white space around.
+fn without_generation_tags(template: &str) -> String {
+    let mut parts = template.split("{%");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (tag, after) = part.split_at(part.find("%}").unwrap_or(part.len()));
+        let tag = match tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            "generation" => &tag.replace("generation", "if true"),
+            "endgeneration" => &tag.replace("endgeneration", "endif"),
+            _ => tag,
+        };
+        text.extend(["{%", tag, after]);
+    }
+    text
 }
 
 fn raise_exception(message: &str) -> Result<Value, Error> {

@@ -55,22 +55,20 @@ impl Checkpoint {
         let plan = weights::model_plan(&config);
         let dtypes = weights::check(&tensors, &plan, &config)?;
 
-        let generation = read_json(&source, "generation_config.json")?;
-        let generation = GenerationDefaults::parse(generation.as_ref().map(Document::root).as_ref(), &document.root())?;
+        let generation_config = read_json(&source, "generation_config.json")?;
+        let generation_config = generation_config.as_ref().map(Document::root);
+        let generation = GenerationDefaults::parse(generation_config.as_ref(), &document.root())?;
+
         let tokenizer_config = read_json(&source, "tokenizer_config.json")?;
         let tokenizer_config = tokenizer_config.as_ref().map(Document::root);
+        let vocab_size = config.geometry.vocab_size;
+        let tokenizer = Tokenizer::of_source(&source, tokenizer_config.as_ref(), &generation, vocab_size)?;
         Ok(Self {
             name,
             parameters: weights::parameters(&plan),
             bytes: tensors.bytes(plan.keys()),
             fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
-            tokenizer: Tokenizer::of_source(
-                &source,
-                tokenizer_config.as_ref(),
-                &generation,
-                config.geometry.vocab_size,
-            )?
-            .map(Arc::new),
+            tokenizer: tokenizer.map(Arc::new),
             chat_template: ChatTemplate::of_source(&source, tokenizer_config.as_ref())?,
             source,
             config,

@@ -9,7 +9,7 @@ use crate::model::Geometry;
 /// Bounds that keep every product of two sizes far from overflow; no published model comes near.
 const MOST_FEATURES: usize = 1 << 24;
 const MOST_LAYERS: usize = 4096;
-const MOST_POSITIONS: usize = 1 << 30;
+pub(super) const MOST_POSITIONS: usize = 1 << 30;
 
 const FAMILIES: &str = "llama, mistral, qwen2, qwen3";
 

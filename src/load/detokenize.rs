@@ -13,6 +13,11 @@ use std::sync::Arc;
 
 const SUPPORTED: &str = "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip at the start";
 
+/// Bounds on `Replace`, far above what tokenizers need (one step, one character), so that a hostile
+/// one cannot make a text grow without end.
+const MOST_REPLACES: usize = 4;
+const LONGEST_CONTENT: usize = 16;
+
 /// How a tokenizer spells bytes.
 pub(super) enum Detokenizer {
     /// Each character of a token is one byte, in the alphabet of GPT-2.
@@ -62,7 +67,11 @@ impl Detokenizer {
             match (kind(step), fused) {
                 ("Replace", false) => {
                     let pattern = step["pattern"]["String"].as_str().ok_or_else(|| refuse("Replace by a regex"))?;
-                    pieces.replace.push((pattern.into(), step["content"].as_str().unwrap_or_default().into()));
+                    let content = step["content"].as_str().unwrap_or_default();
+                    if pieces.replace.len() == MOST_REPLACES || content.len() > LONGEST_CONTENT {
+                        return Err(refuse("Replace in many steps or by a long text"));
+                    }
+                    pieces.replace.push((pattern.into(), content.into()));
                 }
                 ("ByteFallback", false) => pieces.byte_fallback = true,
                 ("Metaspace", false) => pieces.metaspace(step),

@@ -131,22 +131,32 @@ impl LoadError {
     }
 
     pub(super) fn malformed(path: &Path, message: impl ToString) -> Self {
-        Self::Malformed { path: path.to_path_buf(), message: message.to_string() }
+        Self::Malformed { path: path.to_path_buf(), message: short(message) }
     }
 
     pub(super) fn unsupported(path: &Path, what: impl ToString, supported: &'static str) -> Self {
-        Self::Unsupported { path: path.to_path_buf(), what: what.to_string(), supported }
+        Self::Unsupported { path: path.to_path_buf(), what: short(what), supported }
     }
 
     pub(super) fn safetensors(path: &Path, message: impl ToString) -> Self {
-        Self::Safetensors { path: path.to_path_buf(), message: message.to_string() }
+        Self::Safetensors { path: path.to_path_buf(), message: short(message) }
     }
 
     pub(super) fn tokenizer(path: &Path, message: impl ToString) -> Self {
-        Self::Tokenizer { path: path.to_path_buf(), message: message.to_string() }
+        Self::Tokenizer { path: path.to_path_buf(), message: short(message) }
     }
 
     pub(super) fn template(path: &Path, message: impl ToString) -> Self {
-        Self::Template { path: path.to_path_buf(), message: message.to_string() }
+        Self::Template { path: path.to_path_buf(), message: short(message) }
+    }
+}
+
+/// Text from a file as an error shows it: cut where it is longer than any honest one.
+pub(super) fn short(text: impl ToString) -> String {
+    const LONGEST: usize = 300;
+    let text = text.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::LoadError;
 use super::config::Config;
+use super::error::short;
 use super::source::Bytes;
 use super::tensors::Tensors;
 use super::weights::{self, EXIT_HEAD, EXIT_LAYER, EXIT_NORM};
@@ -29,7 +30,7 @@ impl ExitBlock {
         let wrong = |key: &str, expected: String| LoadError::Key {
             path: path.clone(),
             key: format!("__metadata__.{key}"),
-            found: metadata.get(key).map_or("missing".into(), |value| format!("{value:?}")),
+            found: metadata.get(key).map_or("missing".into(), |value| short(format!("{value:?}"))),
             expected,
         };
         if metadata.get("format").is_none_or(|format| format != FORMAT) {
@@ -41,7 +42,7 @@ impl ExitBlock {
             found => {
                 return Err(LoadError::Fingerprint {
                     path,
-                    found: found.map_or("missing".into(), |found| format!("{found:?}")),
+                    found: found.map_or("missing".into(), |found| short(format!("{found:?}"))),
                     expected: fingerprint.into(),
                 });
             }

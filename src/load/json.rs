@@ -1,6 +1,7 @@
 //! JSON objects that remember where they came from, so that every error can name file and key.
 
 use super::LoadError;
+use super::error::short;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ impl Document {
     pub(super) fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, LoadError> {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Self { path, map }),
-            Ok(other) => Err(LoadError::malformed(&path, format!("{}, expected a JSON object", brief(&other)))),
+            Ok(other) => Err(LoadError::malformed(&path, format!("{}, expected a JSON object", found(&other)))),
             Err(error) => Err(LoadError::malformed(&path, format!("not valid JSON: {error}"))),
         }
     }
@@ -93,8 +94,8 @@ impl<'a> Object<'a> {
     pub(super) fn wrong(&self, key: &str, expected: &str) -> LoadError {
         LoadError::Key {
             path: self.path.to_path_buf(),
-            key: self.name(key),
-            found: self.map.get(key).map_or("missing".into(), brief),
+            key: short(self.name(key)),
+            found: self.map.get(key).map_or("missing".into(), found),
             expected: expected.into(),
         }
     }
@@ -114,15 +115,11 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A value as an error message shows it: short, whatever the file holds.
-fn brief(value: &Value) -> String {
-    const LONGEST: usize = 60;
+/// A value as an error message shows it.
+fn found(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(_) => "an object".into(),
-        Value::String(text) if text.chars().count() > LONGEST => {
-            format!("\"{}…\"", text.chars().take(LONGEST).collect::<String>())
-        }
-        other => other.to_string(),
+        other => short(other),
     }
 }

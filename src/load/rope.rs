@@ -2,31 +2,33 @@
 //! and `rope_parameters`. Defaults as in `modeling_rope_utils` of Hugging Face transformers 5.
 
 use super::LoadError;
+use super::config::MOST_POSITIONS;
 use super::json::Object;
 use crate::model::{Rope, RopeScaling};
 
 const TYPES: &str = "default, linear, dynamic, llama3, yarn";
-const MOST_POSITIONS: usize = 1 << 30;
+const DEFAULT_THETA: f64 = 10_000.0;
 
 /// The rotary embedding that the configuration's root object describes.
 pub(super) fn parse(root: &Object<'_>, head_dim: usize, max_positions: usize) -> Result<Rope, LoadError> {
     refuse_partial(root)?;
+    let mut outer_theta = theta(root)?;
     let mut ropes = Vec::new();
     for key in ["rope_parameters", "rope_scaling"] {
         if let Some(parameters) = root.object(key)? {
             refuse_partial(&parameters)?;
-            let theta = theta(&parameters)?.or(theta(root)?).unwrap_or(DEFAULT_THETA);
+            let theta = theta(&parameters)?.or(outer_theta).unwrap_or(DEFAULT_THETA);
             ropes.push(Rope { theta, scaling: scaling(root, &parameters, head_dim, max_positions)? });
+            // `rope_scaling`, where it only repeats the other for older readers, has no base of its own.
+            outer_theta = outer_theta.or(Some(theta));
         }
     }
     match ropes.as_slice() {
         [new, old] if new != old => Err(root.wrong("rope_scaling", "the same rotary embedding as rope_parameters")),
         [rope, ..] => Ok(rope.clone()),
-        [] => Ok(Rope { theta: theta(root)?.unwrap_or(DEFAULT_THETA), scaling: RopeScaling::Default }),
+        [] => Ok(Rope { theta: outer_theta.unwrap_or(DEFAULT_THETA), scaling: RopeScaling::Default }),
     }
 }
-
-const DEFAULT_THETA: f64 = 10_000.0;
 
 fn theta(object: &Object<'_>) -> Result<Option<f64>, LoadError> {
     match object.positive("rope_theta")? {
@@ -52,10 +54,8 @@ fn scaling(
     max_positions: usize,
 ) -> Result<RopeScaling, LoadError> {
     let Some(kind) = parameters.text("rope_type")?.or(parameters.text("type")?) else {
-        return match parameters.keys().find(|&key| !["rope_theta", "partial_rotary_factor"].contains(&key)) {
-            None => Ok(RopeScaling::Default),
-            Some(_) => Err(parameters.wrong("rope_type", TYPES)),
-        };
+        let plain = parameters.keys().all(|key| ["rope_theta", "partial_rotary_factor"].contains(&key));
+        return if plain { Ok(RopeScaling::Default) } else { Err(parameters.wrong("rope_type", TYPES)) };
     };
     let required = |key: &str| parameters.positive(key)?.ok_or_else(|| parameters.wrong(key, "a number above 0"));
     let stretch = || match required("factor")? {

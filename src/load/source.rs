@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 /// Largest JSON or template file that is read into memory.
 const LARGEST_TEXT: u64 = 256 << 20;
 
+/// Files in the binary: name and content.
+pub(super) type Files = &'static [(&'static str, &'static [u8])];
+
 /// A place with a model's files in it.
 pub(super) enum Source {
     /// A folder.
     Folder(PathBuf),
-    /// Files compiled into the binary: name and content.
-    Embedded { name: &'static str, files: &'static [(&'static str, &'static [u8])] },
+    /// The binary, under a name that stands for a folder.
+    Embedded { name: &'static str, files: Files },
 }
 
 impl Source {

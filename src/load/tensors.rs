@@ -1,6 +1,7 @@
 //! The tensors of one safetensors file or of several with an index, mapped into memory.
 
 use super::LoadError;
+use super::error::short;
 use super::header::{Entry, Header};
 use super::json::Document;
 use super::source::{Bytes, Source};
@@ -87,7 +88,7 @@ impl Tensors {
                             Some(other) => format!("the index says that it is in {other}"),
                             None => "the index does not list it".into(),
                         };
-                        return Err(LoadError::UnexpectedTensor { path, tensor: name, why });
+                        return Err(LoadError::UnexpectedTensor { path, tensor: short(name), why: short(why) });
                     }
                 }
             }
@@ -96,7 +97,7 @@ impl Tensors {
         match shard_of.iter().find(|(name, _)| !tensors.entries.contains_key(**name)) {
             Some((name, shard)) => Err(LoadError::Tensor {
                 path: source.path(shard),
-                tensor: name.to_string(),
+                tensor: short(name),
                 found: "missing".into(),
                 expected: "here, as the index says".into(),
             }),
@@ -122,8 +123,8 @@ impl Tensors {
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<Dtype, LoadError> {
         let wrong = |found: String| LoadError::Tensor {
             path: self.path_of(name).to_path_buf(),
-            tensor: name.to_string(),
-            found,
+            tensor: short(name),
+            found: short(found),
             expected: format!("{shape:?} in F32, F16 or BF16"),
         };
         let entry = &self.entries.get(name).ok_or_else(|| wrong("missing".into()))?.entry;

@@ -6,7 +6,8 @@ use super::source::Source;
 use super::{GenerationDefaults, LoadError};
 use crate::TokenId;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FILE: &str = "tokenizer.json";
@@ -30,8 +31,7 @@ impl Tokenizer {
     ) -> Result<Option<Self>, LoadError> {
         let Some(bytes) = source.read(FILE)? else { return Ok(None) };
         let path = source.path(FILE);
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LoadError::tokenizer(&path, error))?;
+        let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(&bytes))?;
         // A prompt is never cut or padded here: both would silently change it.
         inner.with_truncation(None).map_err(|error| LoadError::tokenizer(&path, error))?;
         inner.with_padding(None);
@@ -67,8 +67,8 @@ impl Tokenizer {
     }
 
     fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<TokenId>, LoadError> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens);
-        Ok(encoding.map_err(|error| LoadError::tokenizer(&self.path, error))?.get_ids().to_vec())
+        let encoding = guarded(&self.path, || self.inner.encode_fast(text, add_special_tokens))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Tokens of `text`. `begin`: with what the model wants at a text's start, unless the text has it
@@ -125,6 +125,15 @@ impl Tokenizer {
     /// every word, and take away from the first, stays.
     pub fn stream_continuing(self: &Arc<Self>) -> TextStream {
         TextStream::new(self.clone(), false)
+    }
+}
+
+/// Calls into `tokenizers`, which panics on some damaged files: merges shorter than the prefix that is
+/// to be cut from them, for one. To the caller that is an error like any other.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, LoadError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| LoadError::tokenizer(path, error)),
+        Err(_) => Err(LoadError::tokenizer(path, "the tokenizer contradicts itself")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::LoadError;
 use super::config::{Biases, Config};
+use super::error::short;
 use super::tensors::Tensors;
 use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, ModelWeights};
 use std::collections::BTreeMap;
@@ -82,7 +83,7 @@ pub(super) fn check(tensors: &Tensors, plan: &Plan, config: &Config) -> Result<B
     if let Some(extra) = tensors.names().find(|&name| !plan.contains_key(name) && !is_spare(name, &config.geometry)) {
         return Err(LoadError::UnexpectedTensor {
             path: tensors.path_of(extra).to_path_buf(),
-            tensor: extra.into(),
+            tensor: short(extra),
             why: why_unexpected(extra, &config.geometry),
         });
     }

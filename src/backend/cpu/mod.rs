@@ -20,6 +20,7 @@ mod norm;
 mod pack;
 mod passes;
 mod pool;
+pub mod probe;
 mod rope;
 mod weights;
 mod workspace;
