@@ -86,6 +86,15 @@ impl Calibration {
         &self.next[before.row()]
     }
 
+    /// From the chances of an accepted draft to be in each bin, those of the draft after it.
+    pub fn follow(&self, bins: &[f64; BINS]) -> [f64; BINS] {
+        let mut following = [0.0; BINS];
+        for (bin, chance) in bins.iter().enumerate() {
+            following.iter_mut().zip(self.next(Before::Bin(bin))).for_each(|(to, share)| *to += chance * share);
+        }
+        following
+    }
+
     /// Learns from a finished round whose draft began after `before`.
     pub fn observe(&mut self, before: Before, outcome: &Outcome<'_>) {
         let (accepted, refused) = outcome.tested();

@@ -118,23 +118,21 @@ impl Shared {
 
     /// R: the most tokens per second that a round of any length is expected to give.
     fn best_rate(&self, slot: &Slot, limit: usize, costs: RoundCosts) -> f64 {
+        let chances = self.chances(&slot.level);
         let mut bins = *self.calibration.next(slot.before);
         let mut tokens = 1.0;
         let mut best = tokens / costs.plain;
         for drafts in 1..=limit {
-            let accepted = self.accepted(&bins, &slot.level);
-            let survival: f64 = accepted.iter().sum();
+            // From here on `bins` holds the chances to fall in each bin and to be accepted.
+            bins.iter_mut().zip(chances).for_each(|(bin, chance)| *bin *= chance);
+            let survival: f64 = bins.iter().sum();
             tokens += survival;
             best = best.max(tokens / costs.round(drafts));
             // No later draft is likelier, so once one does not pay none does.
             if survival < best * costs.draft {
                 break;
             }
-            bins = [0.0; BINS];
-            for (bin, chance) in accepted.into_iter().enumerate() {
-                let next = self.calibration.next(Before::Bin(bin));
-                bins.iter_mut().zip(next).for_each(|(to, share)| *to += chance * share);
-            }
+            bins = self.calibration.follow(&bins);
         }
         best
     }
@@ -142,15 +140,15 @@ impl Shared {
     /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price. Its confidence
     /// is not known yet, so its mean is taken over the bins that may come.
     fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
-        let mean: f64 = self.accepted(self.calibration.next(round.before), &round.level).iter().sum();
+        let bins = self.calibration.next(round.before);
+        let mean: f64 = bins.iter().zip(self.chances(&round.level)).map(|(bin, chance)| bin * chance).sum();
         let theta = Beta::with_mean(mean, round.level.tests() + LEAST_STRENGTH).sample(rng);
         round.survival * theta > price
     }
 
-    /// From the chances of a draft to fall in each bin, those to do so and to be accepted.
-    fn accepted(&self, bins: &[f64; BINS], level: &Level) -> [f64; BINS] {
-        let rates = self.calibration.rates();
-        std::array::from_fn(|bin| bins[bin] * level.predict(rates[bin]))
+    /// The chance of a draft in each bin to be accepted, at this level.
+    fn chances(&self, level: &Level) -> [f64; BINS] {
+        self.calibration.rates().map(|rate| level.predict(rate))
     }
 }
 

@@ -94,10 +94,9 @@ struct Expert {
 
 /// Tests that the odds ratio's prior, ω = 1, counts for.
 const PRIOR_TESTS: f64 = 2.0;
-/// Power of the experts' weights before each update, so that old merits fade.
-const WEIGHT_MEMORY: f64 = 0.995;
-/// Least weight of an expert, so that it can come back.
-const WEIGHT_FLOOR: f64 = 1e-4;
+/// Share of all trust that is dealt out evenly after each test, so that an expert can come back (the
+/// fixed share of Herbster and Warmuth, Machine Learning 1998).
+const SHARED_TRUST: f64 = 0.001;
 
 impl Level {
     /// Experts with the given decays per test, all equally trusted.
@@ -125,28 +124,26 @@ impl Level {
 
     /// Learns from a draft of which `p` was expected.
     pub fn observe(&mut self, p: f64, accepted: bool) {
-        let mut total = 0.0;
-        for e in &mut self.experts {
-            let predicted = e.predict(p);
-            let likelihood = if accepted { predicted } else { 1.0 - predicted };
-            e.weight = (e.weight.powf(WEIGHT_MEMORY) * likelihood).max(1e-300);
-            total += e.weight;
-            e.observe(p, accepted);
-        }
-        let floor = WEIGHT_FLOOR;
-        let rest = 1.0 - floor * self.experts.len() as f64;
-        self.experts.iter_mut().for_each(|e| e.weight = floor + rest * e.weight / total);
+        self.update(p, accepted);
+        let even = SHARED_TRUST / self.experts.len() as f64;
+        self.experts.iter_mut().for_each(|e| e.weight = even + (1.0 - SHARED_TRUST) * e.weight);
     }
 
     /// Supposes that a draft was accepted, to look further down the same draft.
     pub fn suppose_accepted(&mut self, p: f64) {
-        let mut total = 0.0;
+        self.update(p, true);
+    }
+
+    /// Bayes' rule over the experts, each of which learns too.
+    fn update(&mut self, p: f64, accepted: bool) {
+        let mut total = f64::MIN_POSITIVE;
         for e in &mut self.experts {
-            e.weight *= e.predict(p);
+            let predicted = e.predict(p);
+            e.weight *= if accepted { predicted } else { 1.0 - predicted };
             total += e.weight;
-            e.observe(p, true);
+            e.observe(p, accepted);
         }
-        self.experts.iter_mut().for_each(|e| e.weight /= total.max(1e-300));
+        self.experts.iter_mut().for_each(|e| e.weight /= total);
     }
 
     /// A round passed with nothing tested: what was known grows old.
