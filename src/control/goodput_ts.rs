@@ -4,9 +4,10 @@
 //! One more draft gives a token with the chance `S·θ` that it and all drafts before it are accepted,
 //! and takes `c_draft` seconds, in which the best policy would have made `R·c_draft` tokens elsewhere.
 //! So draft on iff `S·θ > R·c_draft`. All three are measured: costs by [`Costs`], what a confidence
-//! says by [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ is drawn
-//! from its posterior (Thompson sampling); R is solved for from the same beliefs, so that it follows a
-//! change of the text at once.
+//! says by [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ of the next
+//! draft, whose confidence nobody knows yet, is drawn from its posterior (Thompson sampling); S is the
+//! product of the posterior means of the drafts already made, and R is solved for from the same
+//! beliefs, so that it follows a change of the text at once.
 //!
 //! In a batch every sequence reckons with the costs of the whole pass and as if the others did as it
 //! does: R and the gain then both grow by the batch size, and the same comparison holds.
@@ -137,8 +138,8 @@ impl Shared {
         best
     }
 
-    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price. Its confidence
-    /// is not known yet, so its mean is taken over the bins that may come.
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price; the mean of θ is
+    /// taken over the bins that may come.
     fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
         let bins = self.calibration.next(round.before);
         let mean: f64 = bins.iter().zip(self.chances(&round.level)).map(|(bin, chance)| bin * chance).sum();
