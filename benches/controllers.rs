@@ -4,6 +4,8 @@
 //! that would have been best in hindsight, mean and standard deviation over seeds. `--plot FILE`
 //! draws it as SVG.
 
+#[path = "simulator/picture.rs"]
+mod picture;
 mod simulator;
 #[path = "simulator/table.rs"]
 mod table;
@@ -11,6 +13,8 @@ mod table;
 use clap::Parser;
 use eesd::control::ControllerSpec;
 use simulator::Costs;
+use std::error::Error;
+use std::path::PathBuf;
 
 /// Compares controllers on simulated streams.
 #[derive(Parser)]
@@ -40,19 +44,28 @@ struct Args {
         default_value = "off;threshold:0.6;beta-ts;beta-ts:decay=0.9;calibration-ts;goodput-ts"
     )]
     controllers: Vec<ControllerSpec>,
+    /// Draw the tables, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// What cargo bench passes.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let costs: Vec<Costs> =
         args.ratios.iter().map(|&draft| Costs { draft, row: args.row, jitter: args.jitter }).collect();
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
     let mut sources = table::made_up();
+    sources.extend(table::traces()?);
     sources.retain(|(name, _)| name.contains(&args.stream));
-    for table in table::play(&sources, &args.controllers, &costs, &seeds) {
+    let tables = table::play(&sources, &args.controllers, &costs, &seeds);
+    for table in &tables {
         println!("{}", table.markdown(&args.controllers));
     }
+    if let Some(path) = &args.plot {
+        picture::draw(path, &tables, &args.controllers)?;
+    }
+    Ok(())
 }

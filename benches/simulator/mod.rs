@@ -5,6 +5,7 @@
 //! keeps what is accepted up to the first miss, and the token after that comes from the model. On
 //! the wrong path after a miss the confidences would be others; here they are the right path's.
 
+mod recording;
 pub mod streams;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};
@@ -41,11 +42,6 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Exact times, rows free.
-    pub fn ratio(draft: f64) -> Self {
-        Self { draft, row: 0.0, jitter: 0.0 }
-    }
-
     /// A time as the controller gets to see it.
     fn measured(&self, seconds: f64, rng: &mut Philox) -> f64 {
         if self.jitter == 0.0 {

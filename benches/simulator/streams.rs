@@ -1,5 +1,6 @@
 //! Where streams come from: made-up acceptance, and recordings of a real model.
 
+use super::recording::Recording;
 use super::{MAX_DRAFT, Position, Stream};
 use eesd::sample::{Philox, Purpose};
 use rand::RngExt;
@@ -95,4 +96,33 @@ impl Source {
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
+}
+
+/// The recorded texts of a file.
+pub fn recorded(path: &std::path::Path) -> std::io::Result<Vec<Vec<Position>>> {
+    let text = std::fs::read_to_string(path)?;
+    let positions = |line: &str| -> std::io::Result<Vec<Position>> {
+        let recording: Recording = serde_json::from_str(line)?;
+        let accepted = recording.accepted.bytes().map(|byte| byte == b'1');
+        Ok(recording
+            .confidence
+            .iter()
+            .zip(accepted)
+            .map(|(&confidence, accepted)| Position { confidence, accepted })
+            .collect())
+    };
+    text.lines().map(positions).collect()
+}
+
+/// Recorded texts in an order of the seed's, over and over, until [`ROUNDS`] rounds are sure.
+pub fn shuffled(texts: &[Vec<Position>], seed: u64) -> Stream {
+    let mut rng = Philox::new(seed, 0, Purpose::Draft, 0);
+    let mut stream = Stream { texts: Vec::new() };
+    let mut rounds = 0;
+    while rounds < ROUNDS {
+        let text = &texts[rng.random_range(0..texts.len())];
+        rounds += text.len().div_ceil(MAX_DRAFT + 1);
+        stream.texts.push(text.clone());
+    }
+    stream
 }

@@ -1,6 +1,6 @@
 //! Replays every controller on every stream and lays the results out.
 
-use crate::simulator::streams::Kind;
+use crate::simulator::streams::{self, Kind};
 use crate::simulator::{Costs, Stream, best_fixed, replay};
 use eesd::control::ControllerSpec;
 use std::sync::Mutex;
@@ -40,6 +40,17 @@ pub fn made_up() -> Vec<Source> {
     iid.into_iter().chain(changing).map(source).collect()
 }
 
+/// The recorded texts of the bundled model, by exit layer.
+pub fn traces() -> std::io::Result<Vec<Source>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces");
+    let mut sources: Vec<Source> = Vec::new();
+    for exit in 1..=3 {
+        let texts = streams::recorded(&folder.join(format!("pycode-4m-exit{exit}.jsonl")))?;
+        sources.push((format!("pycode-4m exit-{exit}"), Box::new(move |seed| streams::shuffled(&texts, seed))));
+    }
+    Ok(sources)
+}
+
 /// Plays every controller on every stream, under each cost and seed, on all cores.
 pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs], seeds: &[u64]) -> Vec<Table> {
     let jobs: Vec<(usize, u64)> =
@@ -50,10 +61,11 @@ pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs],
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(&(source, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let job = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&(source, seed)) = jobs.get(job) else { break };
                     let stream = sources[source].1(seed);
                     let cells = costs.iter().map(|&c| Cell::play(&stream, controllers, c, seed)).collect();
-                    let job = next_index(&jobs, source, seed);
                     results.lock().expect("a replay panicked").push((job, cells));
                 }
             });
@@ -73,10 +85,6 @@ pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs],
     (0..costs.len())
         .map(|cost| Table { costs: costs[cost], rows: (0..sources.len()).map(|source| row(source, cost)).collect() })
         .collect()
-}
-
-fn next_index(jobs: &[(usize, u64)], source: usize, seed: u64) -> usize {
-    jobs.iter().position(|&job| job == (source, seed)).expect("a job of the list")
 }
 
 /// One stream, cost and seed.

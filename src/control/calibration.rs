@@ -86,6 +86,15 @@ impl Calibration {
         &self.next[before.row()]
     }
 
+    /// From the chances of an accepted draft to be in each bin, those of the draft after it.
+    pub fn follow(&self, bins: &[f64; BINS]) -> [f64; BINS] {
+        let mut following = [0.0; BINS];
+        for (bin, chance) in bins.iter().enumerate() {
+            following.iter_mut().zip(self.next(Before::Bin(bin))).for_each(|(to, share)| *to += chance * share);
+        }
+        following
+    }
+
     /// Learns from a finished round whose draft began after `before`.
     pub fn observe(&mut self, before: Before, outcome: &Outcome<'_>) {
         let (accepted, refused) = outcome.tested();
@@ -131,5 +140,44 @@ impl Calibration {
             "tests": self.bins.map(|counts| counts.total()),
             "pooled": self.pooled.posterior(0.5, 0.5).mean(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(confidences: &[f32], accepted: usize) -> Outcome<'_> {
+        let (slot, batch, rows) = (0, 1, confidences.len() + 1);
+        Outcome { slot, batch, rows, confidences, accepted, draft_seconds: &[], verify_seconds: 1.0 }
+    }
+
+    #[test]
+    fn bins_cover_every_float() {
+        assert_eq!([f32::NAN, f32::NEG_INFINITY, -1.0, 0.0, 0.19].map(bin), [0; 5]);
+        assert_eq!([0.2, 0.5, 0.7, 0.8, 0.9, 0.98, 1.0, f32::INFINITY].map(bin), [1, 2, 3, 4, 5, 6, 7, 7]);
+    }
+
+    #[test]
+    fn drafts_after_a_refused_one_are_not_observed() {
+        let mut calibration = Calibration::default();
+        calibration.observe(Before::Correction, &outcome(&[0.1, 0.3, 0.5, 0.7], 1));
+        let tests: Vec<f64> = calibration.bins.iter().map(Counts::total).collect();
+        assert_eq!(tests, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(calibration.bins[0].successes, 1.0);
+        assert_eq!(calibration.bins[1].failures, 1.0);
+    }
+
+    #[test]
+    fn rates_and_transitions_are_learned() {
+        let mut calibration = Calibration::default();
+        for _ in 0..2000 {
+            calibration.observe(Before::Bonus, &outcome(&[0.999, 0.1], 1));
+        }
+        assert!(calibration.rates()[7] > 0.95 && calibration.rates()[0] < 0.05, "{:?}", calibration.rates());
+        assert!(calibration.next(Before::Bonus)[7] > 0.95);
+        assert!(calibration.next(Before::Bin(7))[0] > 0.95);
+        let sum: f64 = calibration.next(Before::Bin(7)).iter().sum();
+        assert!((sum - 1.0).abs() < 1e-12);
     }
 }

@@ -38,6 +38,8 @@ struct BatchCosts {
     rounds: usize,
     plain_rounds: usize,
     since_plain: usize,
+    /// Seconds of a pass with one row per sequence, and of each row more.
+    fit: Option<(f64, f64)>,
 }
 
 /// Rounds that verified the same number of rows.
@@ -80,6 +82,7 @@ impl Costs {
         costs.rounds += 1;
         costs.plain_rounds += usize::from(rows == 1);
         costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
+        costs.fit = costs.fit();
     }
 
     /// Costs in a batch of this size, or of the nearest size measured; `None` before a draft step and
@@ -117,15 +120,14 @@ impl Costs {
 impl BatchCosts {
     fn round(&self) -> Option<RoundCosts> {
         let step = self.draft.mean()?;
-        let (plain, per_row) = self.fit()?;
+        let (plain, per_row) = self.fit?;
         Some(RoundCosts { plain, draft: step + per_row })
     }
 
     fn verify_seconds(&self, rows: usize) -> Option<f64> {
-        self.fit().map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
+        self.fit.map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
     }
 
-    /// Seconds of a pass with one row per sequence, and of each row more.
     fn fit(&self) -> Option<(f64, f64)> {
         let points = || {
             let point = |(&rows, rounds): (&usize, &Rounds)| {
@@ -159,29 +161,23 @@ impl BatchCosts {
 #[derive(Debug, Clone, Default)]
 struct Recent {
     seconds: VecDeque<f64>,
-    mean: Option<f64>,
+    sorted: Vec<f64>,
 }
 
 impl Recent {
     const KEPT: usize = 31;
 
     fn extend(&mut self, seconds: &[f64]) {
-        // Zero or absurd times would make ratios of costs meaningless.
-        let valid = seconds.iter().filter(|s| s.is_finite() && **s >= 0.0).map(|s| s.clamp(1e-9, 1e6));
-        let before = self.seconds.len();
-        self.seconds.extend(valid);
-        if self.seconds.len() == before {
-            return;
+        for &seconds in seconds.iter().filter(|s| s.is_finite() && **s >= 0.0) {
+            // Zero or absurd times would make ratios of costs meaningless.
+            let seconds = seconds.clamp(1e-9, 1e6);
+            if self.seconds.len() == Self::KEPT {
+                let oldest = self.seconds.pop_front().unwrap_or_default();
+                self.sorted.remove(self.sorted.partition_point(|&s| s < oldest));
+            }
+            self.seconds.push_back(seconds);
+            self.sorted.insert(self.sorted.partition_point(|&s| s < seconds), seconds);
         }
-        self.seconds.drain(..self.seconds.len().saturating_sub(Self::KEPT));
-        let mut sorted = [0.0; Self::KEPT];
-        let sorted = &mut sorted[..self.seconds.len()];
-        sorted.iter_mut().zip(&self.seconds).for_each(|(to, &from)| *to = from);
-        sorted.sort_unstable_by(f64::total_cmp);
-        // Of two the lower one: what goes wrong with a time makes it longer.
-        let high = (sorted.len() * 3 / 4).max(1);
-        let middle = &sorted[sorted.len() / 4..high];
-        self.mean = Some(middle.iter().sum::<f64>() / middle.len() as f64);
     }
 
     fn len(&self) -> usize {
@@ -189,6 +185,78 @@ impl Recent {
     }
 
     fn mean(&self) -> Option<f64> {
-        self.mean
+        // Of two the lower one: what goes wrong with a time makes it longer.
+        let high = (self.sorted.len() * 3 / 4).max(1);
+        let middle = self.sorted.get(self.sorted.len() / 4..high)?;
+        Some(middle.iter().sum::<f64>() / middle.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(batch: usize, drafts: usize, draft: f64, verify: f64) -> impl FnOnce(&mut Costs) {
+        move |costs| {
+            costs.observe(&Outcome {
+                slot: 0,
+                batch,
+                rows: batch * (drafts + 1),
+                confidences: &vec![0.5; drafts],
+                accepted: 0,
+                draft_seconds: &vec![draft; drafts],
+                verify_seconds: verify,
+            });
+        }
+    }
+
+    #[test]
+    fn costs_are_found_through_outliers() {
+        let mut costs = Costs::default();
+        for i in 0..400 {
+            let drafts = i % 5;
+            // The very first round, and then every 37th, is far too long.
+            let slow = if i % 37 == 0 { 10.0 } else { 1.0 };
+            round(1, drafts, 0.2 * slow, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
+        }
+        let found = costs.round(1).unwrap();
+        assert!((found.plain - 1.0).abs() < 0.03, "{found:?}");
+        assert!((found.draft - 0.3).abs() < 0.01, "{found:?}");
+    }
+
+    #[test]
+    fn an_unmeasured_batch_size_costs_what_the_nearest_does() {
+        let mut costs = Costs::default();
+        assert_eq!(costs.round(3), None);
+        round(1, 1, 1.0, 1.0)(&mut costs);
+        round(8, 1, 4.0, 8.0)(&mut costs);
+        assert_eq!(costs.round(3), costs.round(1));
+        assert_eq!(costs.round(6), costs.round(8));
+        assert_eq!(costs.round(usize::MAX), costs.round(8));
+    }
+
+    #[test]
+    fn what_is_no_time_is_ignored() {
+        let mut costs = Costs::default();
+        for seconds in [f64::NAN, f64::INFINITY, -1.0] {
+            round(1, 2, seconds, seconds)(&mut costs);
+        }
+        assert_eq!(costs.round(1), None);
+        round(1, 2, 0.0, 0.0)(&mut costs);
+        let found = costs.round(1).unwrap();
+        assert!(found.plain > 0.0 && found.draft > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn plain_rounds_become_rare() {
+        let mut costs = Costs::default();
+        let mut plain = Vec::new();
+        for i in 0..6000 {
+            let drafts = costs.wanted_drafts(1).unwrap_or(4);
+            plain.extend((drafts == 0).then_some(i));
+            round(1, drafts, 0.1, 1.0)(&mut costs);
+        }
+        assert!(plain.len() < 40, "{plain:?}");
+        assert!(plain.windows(2).all(|p| p[1] - p[0] <= PLAIN_EVERY + 1), "{plain:?}");
     }
 }

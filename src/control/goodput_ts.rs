@@ -4,9 +4,10 @@
 //! One more draft gives a token with the chance `S·θ` that it and all drafts before it are accepted,
 //! and takes `c_draft` seconds, in which the best policy would have made `R·c_draft` tokens elsewhere.
 //! So draft on iff `S·θ > R·c_draft`. All three are measured: costs by [`Costs`], what a confidence
-//! says by [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ is drawn
-//! from its posterior (Thompson sampling); R is solved for from the same beliefs, so that it follows a
-//! change of the text at once.
+//! says by [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ of the next
+//! draft, whose confidence nobody knows yet, is drawn from its posterior (Thompson sampling); S is the
+//! product of the posterior means of the drafts already made, and R is solved for from the same
+//! beliefs, so that it follows a change of the text at once.
 //!
 //! In a batch every sequence reckons with the costs of the whole pass and as if the others did as it
 //! does: R and the gain then both grow by the batch size, and the same comparison holds.
@@ -27,8 +28,6 @@ use std::collections::BTreeMap;
 const DECAYS: [f64; 5] = [0.75, 0.9, 0.96, 0.99, 1.0];
 /// Drafts of a round before any cost is known.
 const FIRST_DRAFTS: usize = 3;
-/// Drafts that the rule looks ahead: one that does not pay may lead to others that do.
-const LOOKAHEAD: usize = 4;
 /// The share of plain decoding that drafting may lose for good.
 const ALLOWANCE: f64 = 0.005;
 /// Most plain rounds in the ledger: what drafting may lose at a stretch after it has gained.
@@ -37,8 +36,8 @@ const LEDGER_CAP: f64 = 30.0;
 const LEDGER_FLOOR: f64 = -2.0;
 /// A probe's cost over the plain decoding between two probes.
 const PROBE_SHARE: f64 = 0.005;
-/// Least plain rounds between two probes.
-const PROBE_EVERY: u32 = 16;
+/// Fewest and most plain rounds between two probes.
+const PROBE_EVERY: (f64, f64) = (16.0, 10_000.0);
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
 
@@ -46,13 +45,19 @@ const LEAST_STRENGTH: f64 = 8.0;
 #[derive(Debug, Clone)]
 pub struct GoodputTs {
     decay: Option<f64>,
-    costs: Costs,
-    calibration: Calibration,
+    shared: Shared,
     /// The level as the last observed sequence left it: which decays to trust in the next one.
     trusted: Level,
+    slots: BTreeMap<usize, Slot>,
+}
+
+/// What all sequences have taught.
+#[derive(Debug, Clone)]
+struct Shared {
+    costs: Costs,
+    calibration: Calibration,
     /// In plain rounds.
     ledger: f64,
-    slots: BTreeMap<usize, Slot>,
 }
 
 /// What is known about one sequence.
@@ -87,17 +92,16 @@ enum Plan {
 impl GoodputTs {
     /// A controller that forgets by `decay` per tested draft, or finds out how fast to forget.
     pub fn new(decay: Option<f64>) -> Self {
-        let trusted = decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay]));
         Self {
             decay,
-            costs: Costs::default(),
-            calibration: Calibration::default(),
-            trusted,
-            ledger: LEDGER_CAP,
+            shared: Shared { costs: Costs::default(), calibration: Calibration::default(), ledger: LEDGER_CAP },
+            trusted: decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay])),
             slots: BTreeMap::new(),
         }
     }
+}
 
+impl Shared {
     fn plan(&self, slot: &Slot, step: &Step<'_>) -> Plan {
         let Some(costs) = self.costs.round(step.batch) else { return Plan::Exactly(FIRST_DRAFTS) };
         if let Some(drafts) = self.costs.wanted_drafts(step.batch) {
@@ -106,7 +110,7 @@ impl GoodputTs {
         if self.ledger < 0.0 {
             return Plan::Exactly(0);
         }
-        let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(f64::from(PROBE_EVERY), 1e4);
+        let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(PROBE_EVERY.0, PROBE_EVERY.1);
         if f64::from(slot.undrafted) >= probe_every {
             return Plan::Exactly(1);
         }
@@ -115,63 +119,37 @@ impl GoodputTs {
 
     /// R: the most tokens per second that a round of any length is expected to give.
     fn best_rate(&self, slot: &Slot, limit: usize, costs: RoundCosts) -> f64 {
-        let mut outlook = Outlook::new(&self.calibration, slot.before);
+        let chances = self.chances(&slot.level);
+        let mut bins = *self.calibration.next(slot.before);
         let mut tokens = 1.0;
         let mut best = tokens / costs.plain;
         for drafts in 1..=limit {
-            let survival = outlook.advance(&slot.level);
+            // From here on `bins` holds the chances to fall in each bin and to be accepted.
+            bins.iter_mut().zip(chances).for_each(|(bin, chance)| *bin *= chance);
+            let survival: f64 = bins.iter().sum();
             tokens += survival;
             best = best.max(tokens / costs.round(drafts));
-            // No later draft is likelier, so from here on the rate only falls.
-            if survival < best * costs.draft * 0.5 {
+            // No later draft is likelier, so once one does not pay none does.
+            if survival < best * costs.draft {
                 break;
             }
+            bins = self.calibration.follow(&bins);
         }
         best
     }
 
-    fn pays(&self, round: &Round, price: f64, horizon: usize, rng: &mut Philox) -> bool {
-        let mut outlook = Outlook::new(&self.calibration, round.before);
-        let mean = outlook.advance(&round.level);
-        let strength = round.level.tests() + LEAST_STRENGTH;
-        let theta = Beta::with_mean(mean, strength).sample(rng);
-        let survival = round.survival * theta / mean.max(f64::MIN_POSITIVE);
-        let mut gain = survival * mean - price;
-        for _ in 1..horizon {
-            if gain > 0.0 {
-                break;
-            }
-            gain += survival * outlook.advance(&round.level) - price;
-        }
-        gain > 0.0
-    }
-}
-
-/// The drafts ahead, of which no confidence is known yet.
-struct Outlook<'a> {
-    calibration: &'a Calibration,
-    /// Chance that all drafts before the next one are accepted and that its confidence is in this bin.
-    bins: [f64; BINS],
-}
-
-impl<'a> Outlook<'a> {
-    fn new(calibration: &'a Calibration, before: Before) -> Self {
-        Self { calibration, bins: *calibration.next(before) }
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price; the mean of θ is
+    /// taken over the bins that may come.
+    fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
+        let bins = self.calibration.next(round.before);
+        let mean: f64 = bins.iter().zip(self.chances(&round.level)).map(|(bin, chance)| bin * chance).sum();
+        let theta = Beta::with_mean(mean, round.level.tests() + LEAST_STRENGTH).sample(rng);
+        round.survival * theta > price
     }
 
-    /// The chance that the next draft and all before it are accepted; moves on past it.
-    fn advance(&mut self, level: &Level) -> f64 {
-        let mut next = [0.0; BINS];
-        let mut survival = 0.0;
-        for (bin, &chance) in self.bins.iter().enumerate() {
-            let accepted = chance * level.predict(self.calibration.rates()[bin]);
-            survival += accepted;
-            for (to, share) in next.iter_mut().zip(self.calibration.next(Before::Bin(bin))) {
-                *to += accepted * share;
-            }
-        }
-        self.bins = next;
-        survival
+    /// The chance of a draft in each bin to be accepted, at this level.
+    fn chances(&self, level: &Level) -> [f64; BINS] {
+        self.calibration.rates().map(|rate| level.predict(rate))
     }
 }
 
@@ -206,41 +184,36 @@ impl Controller for GoodputTs {
         if step.confidences.len() >= step.limit {
             return false;
         }
-        let mut slot = self.slots.remove(&step.slot).unwrap_or_else(|| Slot::new(&self.trusted));
-        if step.confidences.is_empty() {
-            slot.round = None;
-        }
-        let mut round = slot.round.take().unwrap_or_else(|| Round {
-            plan: self.plan(&slot, step),
+        let slot = self.slots.entry(step.slot).or_insert_with(|| Slot::new(&self.trusted));
+        let begun = slot.round.take().filter(|_| !step.confidences.is_empty());
+        let mut round = begun.unwrap_or_else(|| Round {
+            plan: self.shared.plan(slot, step),
             level: slot.level.clone(),
             before: slot.before,
             survival: 1.0,
             drafts: 0,
         });
         for &confidence in step.confidences.iter().skip(round.drafts) {
-            round.drafted(confidence, &self.calibration);
+            round.drafted(confidence, &self.shared.calibration);
         }
         let proceed = match round.plan {
             Plan::Exactly(drafts) => round.drafts < drafts,
-            Plan::WhileItPays { price } => {
-                let horizon = LOOKAHEAD.min(step.limit - round.drafts);
-                self.pays(&round, price, horizon, rng)
-            }
+            Plan::WhileItPays { price } => self.shared.pays(&round, price, rng),
         };
         slot.round = Some(round);
-        self.slots.insert(step.slot, slot);
         proceed
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {
-        let mut slot = self.slots.remove(&outcome.slot).unwrap_or_else(|| Slot::new(&self.trusted));
+        let slot = self.slots.entry(outcome.slot).or_insert_with(|| Slot::new(&self.trusted));
         slot.round = None;
+        let shared = &mut self.shared;
         let (accepted, refused) = outcome.tested();
         for (i, &confidence) in outcome.confidences.iter().take(accepted + refused).enumerate() {
-            slot.level.observe(self.calibration.rates()[bin(confidence)], i < accepted);
+            slot.level.observe(shared.calibration.rates()[bin(confidence)], i < accepted);
         }
-        self.calibration.observe(slot.before, outcome);
-        self.costs.observe(outcome);
+        shared.calibration.observe(slot.before, outcome);
+        shared.costs.observe(outcome);
         let drafts = outcome.confidences.len();
         if drafts == 0 {
             slot.level.idle();
@@ -250,11 +223,10 @@ impl Controller for GoodputTs {
             slot.undrafted = 0;
             self.trusted.clone_from(&slot.level);
         }
-        if let Some(costs) = self.costs.round(outcome.batch) {
+        if let Some(costs) = shared.costs.round(outcome.batch) {
             let gain = (accepted + 1) as f64 - costs.round(drafts) / costs.plain;
-            self.ledger = (self.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
+            shared.ledger = (shared.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
         }
-        self.slots.insert(outcome.slot, slot);
     }
 
     fn state(&self) -> Value {
@@ -271,9 +243,9 @@ impl Controller for GoodputTs {
             (batch.to_string(), json!({ "plain_seconds": c.plain, "draft_seconds": c.draft }))
         };
         json!({
-            "ledger": self.ledger,
-            "costs": self.costs.all().map(costs).collect::<serde_json::Map<_, _>>(),
-            "calibration": self.calibration.state(),
+            "ledger": self.shared.ledger,
+            "costs": self.shared.costs.all().map(costs).collect::<serde_json::Map<_, _>>(),
+            "calibration": self.shared.calibration.state(),
             "slots": self.slots.iter().map(slot).collect::<serde_json::Map<_, _>>(),
         })
     }

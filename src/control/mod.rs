@@ -81,3 +81,23 @@ pub trait Controller: Send {
     /// What it believes now, for people: posteriors, costs, rates.
     fn state(&self) -> serde_json::Value;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tested_is_censored_at_the_draft_length() {
+        let tested = |drafts: usize, accepted| {
+            let confidences = &vec![0.5; drafts];
+            let (draft_seconds, verify_seconds) = (&[][..], 1.0);
+            Outcome { slot: 0, batch: 1, rows: drafts + 1, confidences, accepted, draft_seconds, verify_seconds }
+                .tested()
+        };
+        assert_eq!(tested(0, 0), (0, 0));
+        assert_eq!(tested(4, 0), (0, 1));
+        assert_eq!(tested(4, 3), (3, 1));
+        assert_eq!(tested(4, 4), (4, 0));
+        assert_eq!(tested(4, 9), (4, 0));
+    }
+}

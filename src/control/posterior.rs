@@ -94,10 +94,9 @@ struct Expert {
 
 /// Tests that the odds ratio's prior, ω = 1, counts for.
 const PRIOR_TESTS: f64 = 2.0;
-/// Power of the experts' weights before each update, so that old merits fade.
-const WEIGHT_MEMORY: f64 = 0.995;
-/// Least weight of an expert, so that it can come back.
-const WEIGHT_FLOOR: f64 = 1e-4;
+/// Share of all trust that is dealt out evenly after each test, so that an expert can come back (the
+/// fixed share of Herbster and Warmuth, Machine Learning 1998).
+const SHARED_TRUST: f64 = 0.001;
 
 impl Level {
     /// Experts with the given decays per test, all equally trusted.
@@ -125,28 +124,26 @@ impl Level {
 
     /// Learns from a draft of which `p` was expected.
     pub fn observe(&mut self, p: f64, accepted: bool) {
-        let mut total = 0.0;
-        for e in &mut self.experts {
-            let predicted = e.predict(p);
-            let likelihood = if accepted { predicted } else { 1.0 - predicted };
-            e.weight = (e.weight.powf(WEIGHT_MEMORY) * likelihood).max(1e-300);
-            total += e.weight;
-            e.observe(p, accepted);
-        }
-        let floor = WEIGHT_FLOOR;
-        let rest = 1.0 - floor * self.experts.len() as f64;
-        self.experts.iter_mut().for_each(|e| e.weight = floor + rest * e.weight / total);
+        self.update(p, accepted);
+        let even = SHARED_TRUST / self.experts.len() as f64;
+        self.experts.iter_mut().for_each(|e| e.weight = even + (1.0 - SHARED_TRUST) * e.weight);
     }
 
     /// Supposes that a draft was accepted, to look further down the same draft.
     pub fn suppose_accepted(&mut self, p: f64) {
-        let mut total = 0.0;
+        self.update(p, true);
+    }
+
+    /// Bayes' rule over the experts, each of which learns too.
+    fn update(&mut self, p: f64, accepted: bool) {
+        let mut total = f64::MIN_POSITIVE;
         for e in &mut self.experts {
-            e.weight *= e.predict(p);
+            let predicted = e.predict(p);
+            e.weight *= if accepted { predicted } else { 1.0 - predicted };
             total += e.weight;
-            e.observe(p, true);
+            e.observe(p, accepted);
         }
-        self.experts.iter_mut().for_each(|e| e.weight /= total.max(1e-300));
+        self.experts.iter_mut().for_each(|e| e.weight /= total);
     }
 
     /// A round passed with nothing tested: what was known grows old.
@@ -184,5 +181,62 @@ impl Expert {
         let seen = (self.successes + prior) / (self.tests - self.successes + prior);
         let expected = (self.expected + prior) / (self.tests - self.expected + prior);
         self.odds = seen / expected;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Purpose;
+
+    #[test]
+    fn counts_decay_and_add() {
+        let mut counts = Counts::default();
+        counts.add(3.0, 1.0);
+        counts.decay(0.5);
+        counts.add(1.0, 0.0);
+        assert_eq!(counts, Counts { successes: 2.5, failures: 0.5 });
+        assert_eq!(counts.posterior(1.0, 1.0), Beta { successes: 3.5, failures: 1.5 });
+    }
+
+    #[test]
+    fn draws_have_the_mean_and_variance_of_the_beta() {
+        let beta = Beta::with_mean(0.7, 10.0);
+        let draw = |i| beta.sample(&mut Philox::new(1, i, Purpose::Controller, 0));
+        let draws: Vec<f64> = (0..20_000).map(draw).collect();
+        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+        let variance = draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+        assert!((mean - 0.7).abs() < 0.005, "{mean}");
+        assert!((variance - 0.7 * 0.3 / 11.0).abs() < 0.001, "{variance}");
+    }
+
+    #[test]
+    fn extreme_betas_still_draw_chances() {
+        for (mean, strength) in [(0.0, 5.0), (1.0, 5.0), (0.5, 0.0), (0.5, 1e300), (f64::NAN, 1.0), (1e-12, 1e6)] {
+            let theta = Beta::with_mean(mean, strength).sample(&mut Philox::new(2, 0, Purpose::Controller, 0));
+            assert!(mean.is_nan() || (0.0..=1.0).contains(&theta), "{mean} {strength}: {theta}");
+        }
+    }
+
+    /// A level that halves the odds is found, and then expected of other confidences too.
+    #[test]
+    fn level_finds_the_odds_ratio() {
+        let mut level = Level::new(&[0.9, 1.0]);
+        for i in 0..3000 {
+            level.observe(0.8, i % 3 != 0);
+        }
+        assert!((level.predict(0.8) - 2.0 / 3.0).abs() < 0.05, "{}", level.predict(0.8));
+        assert!((level.predict(0.5) - 1.0 / 3.0).abs() < 0.05, "{}", level.predict(0.5));
+    }
+
+    #[test]
+    fn level_trusts_short_memories_after_a_jump_and_long_ones_in_peace() {
+        let weight = |level: &Level, decay| level.experts().find(|e| e.0 == decay).map(|e| e.1).unwrap();
+        let mut level = Level::new(&[0.75, 1.0]);
+        let mut random = Philox::new(3, 0, Purpose::Controller, 0);
+        (0..1000).for_each(|_| level.observe(0.8, random.uniform() < 0.8));
+        assert!(weight(&level, 1.0) > 0.75, "{level:?}");
+        (0..20).for_each(|_| level.observe(0.8, false));
+        assert!(weight(&level, 0.75) > 0.75, "{level:?}");
     }
 }

@@ -33,7 +33,7 @@ pub enum ControllerSpec {
     },
     /// `goodput-ts`, or `goodput-ts:decay=0.97` to fix the decay instead of learning it.
     GoodputTs {
-        /// Forgetting per tested draft, in `0..1`; `None` weighs several by how well they predict.
+        /// Forgetting per tested draft, in `0..=1`; `None` weighs several by how well they predict.
         decay: Option<f64>,
     },
 }
