@@ -160,12 +160,22 @@ impl<W: Element> Kernel for Widen<W> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let mut out = self.out;
-        for k in 0..self.k {
-            for panel in 0..self.panels {
-                // SAFETY: the weights are readable, and `out` has room for `k · panels` vectors.
-                unsafe { W::load::<V>(self.weights.add(panel * self.w_panel + k * LANES)).store(out) };
-                out = out.wrapping_add(LANES);
+        let widen = |k: usize, panel: usize, weights: V| {
+            // SAFETY: `out` has room for `k · panels` vectors.
+            unsafe { weights.store(self.out.add((k * self.panels + panel) * LANES)) };
+        };
+        for panel in 0..self.panels {
+            for k in (0..self.k).step_by(2) {
+                let block = self.weights.wrapping_add(panel * self.w_panel + k * LANES);
+                // SAFETY: the weights are readable.
+                unsafe {
+                    if k + 1 < self.k {
+                        widen(k, panel, W::first(block));
+                        widen(k + 1, panel, W::second(block, LANES));
+                    } else {
+                        widen(k, panel, W::single(block));
+                    }
+                }
             }
         }
     }
