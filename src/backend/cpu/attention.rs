@@ -200,3 +200,6 @@ impl Kernel for Softmax<'_> {
         math::sum(total)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,3 +40,33 @@ impl Kernel for RmsNorm<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::gemm::tests::{levels, noise};
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_norm_and_the_right_one() {
+        for len in [8, 64, 100, 1024] {
+            let mut x = noise(5, len);
+            let mut weight = noise(6, len);
+            let truth = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / len as f64;
+            let expected: Vec<f64> =
+                x.iter().zip(&weight).map(|(x, w)| f64::from(*x) * f64::from(*w) / (truth + 1e-5).sqrt()).collect();
+            x.resize(len.next_multiple_of(LANES), 0.0);
+            weight.resize(len.next_multiple_of(LANES), 0.0);
+            let run = |level: super::super::Simd| {
+                let mut out = vec![0.0f32; x.len()];
+                level.run(RmsNorm { x: &x, weight: &weight, len, epsilon: 1e-5, out: out.as_mut_ptr() });
+                out.truncate(len);
+                out
+            };
+            let first = run(super::super::Simd::Portable);
+            assert!(first.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+            for level in levels() {
+                assert!(run(level).iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()), "{level}, {len}");
+            }
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! Weights in the order that the kernels read them.
 //!
 //! A packed matrix is a run of *panels* of 16 output columns, `[panel][k][16]`, in the number format
-//! of the file: one load gives one input's weights of 16 outputs. Matrices that share an input
+//! of the file: one load gives one input's weights of 16 outputs. Of bfloat16 numbers two inputs lie
+//! together, `[panel][k / 2][16][2]` (see [`Element`](super::lanes::Element)). Matrices that share an input
 //! (q, k and v; gate and up) are packed into one. Outputs that fill no panel are padded with zeros.
 
 use super::super::BackendError;
@@ -46,10 +47,11 @@ impl Packed {
     pub fn column(&self, matrix: &Panels, column: usize, inputs: std::ops::Range<usize>, out: &mut [f32]) {
         assert!(inputs.end <= matrix.inputs && column / LANES < matrix.count);
         let size = matrix.dtype.size();
-        let at = matrix.start + (column / LANES) * matrix.panel_bytes() + (column % LANES) * size;
+        let panel = matrix.start + (column / LANES) * matrix.panel_bytes();
         for (input, out) in inputs.zip(out) {
+            let at = panel + place(matrix.dtype, matrix.inputs, input, column % LANES) * size;
             // SAFETY: packed memory is never written once it is made.
-            let element = unsafe { self.bytes.slice(at + input * LANES * size, size) };
+            let element = unsafe { self.bytes.slice(at, size) };
             *out = widen(matrix.dtype, element);
         }
     }
@@ -154,11 +156,17 @@ impl PanelJob<'_> {
         let (panel, _) = panel.as_chunks_mut::<TO>();
         for lane in 0..self.rows {
             let (row, _) = self.source.bytes[(self.row + lane) * row_bytes..][..row_bytes].as_chunks::<FROM>();
-            for (element, out) in row.iter().zip(panel[lane..].iter_mut().step_by(LANES)) {
-                *out = convert(*element);
+            for (input, element) in row.iter().enumerate() {
+                panel[place(self.dtype, row.len(), input, lane)] = convert(*element);
             }
         }
     }
+}
+
+/// Where an input's weight of one lane lies in a panel of `inputs` inputs.
+fn place(dtype: Dtype, inputs: usize, input: usize, lane: usize) -> usize {
+    let paired = dtype == Dtype::BF16 && input | 1 < inputs;
+    if paired { (input & !1) * LANES + 2 * lane + (input & 1) } else { input * LANES + lane }
 }
 
 /// One stored element as `f32`.

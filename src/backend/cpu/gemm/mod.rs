@@ -1,6 +1,8 @@
 //! Matrix products of a pass: a few rows against weights that come from memory once, or many rows
 //! against blocks of weights that stay in the caches.
 
+#[cfg(test)]
+pub mod tests;
 mod tile;
 
 pub use tile::{Product, multiply};
@@ -114,36 +116,89 @@ impl<W: Element> Gemm<W> {
         }
     }
 
-    /// Block by block of inputs: widens a few panels' weights once, then takes all rows past them.
+    /// Block by block: widens a few panels' weights once, then takes all rows past them; meanwhile the
+    /// next block's weights are fetched.
     ///
     /// # Safety
     /// As [`gemm`].
     unsafe fn many_rows(&self, scratch: *mut f32) {
-        let step = self.simd.max_panels(self.simd.max_rows()).min(BLOCK_PANELS);
-        for from in (0..self.inputs).step_by(BLOCK) {
-            let k = BLOCK.min(self.inputs - from);
-            for first in (0..self.panels).step_by(step) {
-                let panels = step.min(self.panels - first);
-                let weights = self.weights.wrapping_add((first * self.inputs + from) * LANES);
-                self.simd.run(Widen { weights, w_panel: self.inputs * LANES, panels, k, out: scratch });
-                for tile in self.tiles() {
-                    let product = Product {
-                        x: self.x.at.wrapping_add(tile.start * self.x.stride + from),
-                        x_row: self.x.stride,
-                        w: scratch.cast_const(),
-                        w_panel: LANES,
-                        w_k: panels * LANES,
-                        k,
-                        out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
-                        out_row: self.out.stride,
-                        resume: from > 0,
-                    };
-                    // SAFETY: the caller's promise.
-                    unsafe { multiply(self.simd, tile.len(), panels, &product) };
+        let (tiles, blocks) = (self.tiles().count(), self.blocks());
+        for (index, block) in blocks.iter().enumerate() {
+            let Block { from, k, first, panels } = *block;
+            let weights = self.weights_of(block, 0);
+            self.simd.run(Widen { weights, w_panel: self.inputs * LANES, panels, k, out: scratch });
+            for (tile_index, tile) in self.tiles().enumerate() {
+                if let Some(next) = blocks.get(index + 1) {
+                    self.fetch(next, tile_index, tiles);
                 }
+                let product = Product {
+                    x: self.x.at.wrapping_add(tile.start * self.x.stride + from),
+                    x_row: self.x.stride,
+                    w: scratch.cast_const(),
+                    w_panel: LANES,
+                    w_k: panels * LANES,
+                    k,
+                    out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                    out_row: self.out.stride,
+                    resume: from > 0,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { multiply(self.simd, tile.len(), panels, &product) };
             }
         }
     }
+
+    /// All blocks of the product, those of the first inputs first: every row's block of inputs stays in
+    /// the cache while the panels go by.
+    fn blocks(&self) -> Vec<Block> {
+        let step = self.simd.max_panels(self.simd.max_rows()).min(BLOCK_PANELS);
+        let of_inputs = |from: usize| {
+            (0..self.panels).step_by(step).map(move |first| Block {
+                from,
+                k: BLOCK.min(self.inputs - from),
+                first,
+                panels: step.min(self.panels - first),
+            })
+        };
+        (0..self.inputs).step_by(BLOCK).flat_map(of_inputs).collect()
+    }
+
+    /// A block's weights in its `panel`th panel.
+    fn weights_of(&self, block: &Block, panel: usize) -> *const W {
+        self.weights.wrapping_add(((block.first + panel) * self.inputs + block.from) * LANES)
+    }
+
+    /// Asks for the `part`th of `parts` parts of a block's weights.
+    fn fetch(&self, block: &Block, part: usize, parts: usize) {
+        const LINE: usize = 64;
+        let lines = (block.k * LANES * size_of::<W>()).div_ceil(LINE);
+        for panel in 0..block.panels {
+            let weights = self.weights_of(block, panel).cast::<u8>();
+            for line in lines * part / parts..lines * (part + 1) / parts {
+                prefetch(weights.wrapping_add(line * LINE));
+            }
+        }
+    }
+}
+
+/// Some inputs of some panels.
+struct Block {
+    from: usize,
+    k: usize,
+    first: usize,
+    panels: usize,
+}
+
+/// Asks for a cache line; a hint that touches nothing.
+fn prefetch(at: *const u8) {
+    // SAFETY: prefetching never faults, whatever the address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Widens `k` inputs of `panels` panels into `[k][panel][16]` floats.
@@ -160,12 +215,22 @@ impl<W: Element> Kernel for Widen<W> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let mut out = self.out;
-        for k in 0..self.k {
-            for panel in 0..self.panels {
-                // SAFETY: the weights are readable, and `out` has room for `k · panels` vectors.
-                unsafe { W::load::<V>(self.weights.add(panel * self.w_panel + k * LANES)).store(out) };
-                out = out.wrapping_add(LANES);
+        let widen = |k: usize, panel: usize, weights: V| {
+            // SAFETY: `out` has room for `k · panels` vectors.
+            unsafe { weights.store(self.out.add((k * self.panels + panel) * LANES)) };
+        };
+        for panel in 0..self.panels {
+            for k in (0..self.k).step_by(2) {
+                let block = self.weights.wrapping_add(panel * self.w_panel + k * LANES);
+                // SAFETY: the weights are readable.
+                unsafe {
+                    if k + 1 < self.k {
+                        widen(k, panel, W::first(block));
+                        widen(k + 1, panel, W::second(block, LANES));
+                    } else {
+                        widen(k, panel, W::single(block));
+                    }
+                }
             }
         }
     }

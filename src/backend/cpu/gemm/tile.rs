@@ -13,11 +13,11 @@ pub struct Product<W> {
     pub x: *const f32,
     /// From one row of `x` to the next.
     pub x_row: usize,
-    /// 16 weights of the first panel at `k = 0`.
+    /// The first panel's block of weights at `k = 0`.
     pub w: *const W,
     /// From one panel to the next.
     pub w_panel: usize,
-    /// From one `k` of a panel to the next.
+    /// From one `k` of a panel to the next; half of a block's distance from the next.
     pub w_k: usize,
     /// Length of the sums.
     pub k: usize,
@@ -51,17 +51,29 @@ impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
                     }
                 }
             }
-            for k in 0..k {
-                let mut weights = [V::splat(0.0); P];
-                for p in 0..P {
-                    weights[p] = W::load::<V>(w.add(p * w_panel + k * w_k));
-                }
-                for r in 0..R {
-                    let input = V::splat(*x.add(r * x_row + k));
+            // One step of all sums: an input of all rows, and its weights.
+            macro_rules! step {
+                ($k:expr, $load:expr) => {{
+                    let mut weights = [V::splat(0.0); P];
                     for p in 0..P {
-                        sums[r][p] = weights[p].fma(input, sums[r][p]);
+                        weights[p] = $load(w.add(p * w_panel + ($k & !1) * w_k));
                     }
-                }
+                    for r in 0..R {
+                        let input = V::splat(*x.add(r * x_row + $k));
+                        for p in 0..P {
+                            sums[r][p] = weights[p].fma(input, sums[r][p]);
+                        }
+                    }
+                }};
+            }
+            let mut at = 0;
+            while at + 1 < k {
+                step!(at, |block| W::first::<V>(block));
+                step!(at + 1, |block| W::second::<V>(block, w_k));
+                at += 2;
+            }
+            if at < k {
+                step!(at, |block| W::single::<V>(block));
             }
             for r in 0..R {
                 for p in 0..P {
@@ -82,9 +94,8 @@ pub unsafe fn multiply<W: Element>(simd: Simd, rows: usize, panels: usize, produ
     let mut first = 0;
     while first < panels {
         let wide = match (panels - first).min(most) {
-            8.. => 8,
-            6.. => 6,
-            few => few.min(4),
+            7 => 6,
+            wide => wide,
         };
         // SAFETY: the caller's promise.
         unsafe { tile(simd, rows, first, wide, product) };
@@ -106,7 +117,7 @@ unsafe fn tile<W: Element>(simd: Simd, rows: usize, first: usize, panels: usize,
         };
     }
     pick! {
-        (1: 1 2 3 4 6 8) (2: 1 2 3 4 6 8) (3: 1 2 3 4 6) (4: 1 2 3 4 6) (5: 1 2 3 4) (6: 1 2 3 4)
-        (7: 1 2 3) (8: 1 2 3) (9: 1 2) (10: 1 2) (11: 1 2) (12: 1 2)
+        (1: 1 2 3 4 5 6 8) (2: 1 2 3 4 5 6) (3: 1 2 3 4 5 6) (4: 1 2 3 4 5) (5: 1 2 3 4)
+        (6: 1 2 3) (7: 1 2 3) (8: 1 2 3) (9: 1 2) (10: 1 2) (11: 1 2) (12: 1 2)
     }
 }

@@ -35,6 +35,29 @@ unsafe fn widen_bf16(from: *const bf16) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
 }
 
+/// Widens the first ones of eight pairs.
+///
+/// # Safety
+/// They are readable, and the processor has AVX2.
+#[inline(always)]
+unsafe fn first_of_pairs(from: *const bf16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(from.cast()))) }
+}
+
+/// Widens the second ones of eight pairs.
+///
+/// # Safety
+/// They are readable, and the processor has AVX2.
+#[inline(always)]
+unsafe fn second_of_pairs(from: *const bf16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mask = _mm256_set1_epi32(super::UPPER_HALF);
+        _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from.cast()), mask))
+    }
+}
+
 /// `value · 2^n` by the bits of `power`, see [`Lanes::scale`].
 ///
 /// # Safety
@@ -67,6 +90,16 @@ impl Lanes for Lanes16 {
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
         avx2!(widen_bf16(from), widen_bf16(from.add(8)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_first(from: *const bf16) -> Self {
+        avx2!(first_of_pairs(from), first_of_pairs(from.add(16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(from: *const bf16) -> Self {
+        avx2!(second_of_pairs(from), second_of_pairs(from.add(16)))
     }
 
     #[inline(always)]

@@ -47,6 +47,19 @@ impl Lanes for Lanes16 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_first(from: *const bf16) -> Self {
+        avx512f!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(from: *const bf16) -> Self {
+        avx512f!(_mm512_castsi512_ps(_mm512_and_si512(
+            _mm512_loadu_si512(from.cast()),
+            _mm512_set1_epi32(super::UPPER_HALF)
+        )))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as in `avx512f!`.
         unsafe { _mm512_storeu_ps(to, self.0) }

@@ -16,6 +16,10 @@ use half::{bf16, f16};
 /// Lanes of a vector; also the output columns of a weight panel.
 pub const LANES: usize = 16;
 
+/// Where a bfloat16 number lies in the binary32 number of the same value.
+#[cfg(target_arch = "x86_64")]
+const UPPER_HALF: i32 = 0xffff_0000_u32 as i32;
+
 /// Rounds `n` up to whole vectors.
 pub const fn padded(n: usize) -> usize {
     n.div_ceil(LANES) * LANES
@@ -44,6 +48,18 @@ pub trait Lanes: Copy {
     /// # Safety
     /// They are readable.
     unsafe fn load_bf16(from: *const bf16) -> Self;
+
+    /// Of 16 pairs of bfloat16 numbers reads and widens the first ones.
+    ///
+    /// # Safety
+    /// All 32 numbers are readable.
+    unsafe fn load_bf16_first(from: *const bf16) -> Self;
+
+    /// Of 16 pairs of bfloat16 numbers reads and widens the second ones.
+    ///
+    /// # Safety
+    /// All 32 numbers are readable.
+    unsafe fn load_bf16_second(from: *const bf16) -> Self;
 
     /// Writes 16 floats, at any alignment.
     ///
@@ -130,10 +146,11 @@ impl Simd {
     /// four cycles and two can start in each, so that at least eight must be under way.
     pub fn max_panels(self, rows: usize) -> usize {
         match (self, rows) {
-            (Simd::Avx512, 1 | 2) => 8,
-            (Simd::Avx512, 3 | 4) => 6,
-            (Simd::Avx512, 5 | 6) => 4,
-            (Simd::Avx512, 7 | 8) => 3,
+            (Simd::Avx512, 1) => 8,
+            (Simd::Avx512, 2 | 3) => 6,
+            (Simd::Avx512, 4) => 5,
+            (Simd::Avx512, 5) => 4,
+            (Simd::Avx512, 6..=8) => 3,
             (Simd::Avx512, _) => 2,
             (Simd::Avx2, 1) => 4,
             (Simd::Avx2, 2) => 3,
@@ -158,18 +175,43 @@ impl Simd {
     }
 }
 
-/// A number format that weights are stored in.
+/// A number format that weights are stored in. In a panel, two inputs of 16 outputs each make a block
+/// of 32 numbers; where the number of inputs is odd, the last 16 numbers are a single input's.
 pub trait Element: Copy {
-    /// Reads 16 of them as `f32`, exactly.
+    /// Reads the first input's 16 weights of a block as `f32`, exactly.
+    ///
+    /// # Safety
+    /// The block is readable.
+    unsafe fn first<V: Lanes>(block: *const Self) -> V;
+
+    /// Reads the second input's 16 weights of a block, `stride` being the distance of two inputs.
+    ///
+    /// # Safety
+    /// The block is readable.
+    unsafe fn second<V: Lanes>(block: *const Self, stride: usize) -> V;
+
+    /// Reads a single input's 16 weights.
     ///
     /// # Safety
     /// They are readable.
-    unsafe fn load<V: Lanes>(from: *const Self) -> V;
+    unsafe fn single<V: Lanes>(from: *const Self) -> V;
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn first<V: Lanes>(block: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(block) }
+    }
+
+    #[inline(always)]
+    unsafe fn second<V: Lanes>(block: *const Self, stride: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(block.add(stride)) }
+    }
+
+    #[inline(always)]
+    unsafe fn single<V: Lanes>(from: *const Self) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load(from) }
     }
@@ -177,15 +219,41 @@ impl Element for f32 {
 
 impl Element for f16 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn first<V: Lanes>(block: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(block) }
+    }
+
+    #[inline(always)]
+    unsafe fn second<V: Lanes>(block: *const Self, stride: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(block.add(stride)) }
+    }
+
+    #[inline(always)]
+    unsafe fn single<V: Lanes>(from: *const Self) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_f16(from) }
     }
 }
 
+/// A block holds 16 pairs, so that one shift or one mask widens 16 numbers: with the inputs one after
+/// the other they would have to be spread first, in units that multiply-adds need too.
 impl Element for bf16 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn first<V: Lanes>(block: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_bf16_first(block) }
+    }
+
+    #[inline(always)]
+    unsafe fn second<V: Lanes>(block: *const Self, _stride: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_bf16_second(block) }
+    }
+
+    #[inline(always)]
+    unsafe fn single<V: Lanes>(from: *const Self) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_bf16(from) }
     }

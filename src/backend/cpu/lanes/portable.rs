@@ -33,6 +33,18 @@ impl Lanes for Lanes16 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_first(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() }.map(|[first, _]| first.to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() }.map(|[_, second]| second.to_f32()))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
