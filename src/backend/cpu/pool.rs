@@ -14,9 +14,16 @@ use std::time::{Duration, Instant};
 /// How long a worker without work stays awake.
 const AWAKE: Duration = Duration::from_millis(4);
 
-/// Polls before a waiting thread lets others have its core. Other threads may need it: there may be
-/// more of them than cores.
+/// Polls between two looks at the clock by a worker without work, some tens of microseconds.
 const POLLS: u32 = 4096;
+
+/// Polls before a waiting thread lets others have its core, where each worker has a core of its own:
+/// some milliseconds. To yield sooner would give a time slice away to any busy program beside this
+/// one, at every barrier.
+const PATIENT: u32 = 1 << 19;
+
+/// The same where workers share cores: whom this thread waits for is likely to need its core.
+const CROWDED: u32 = 1 << 6;
 
 /// A value alone on its cache line (and on the neighbour that is fetched along with it).
 #[repr(align(128))]
@@ -33,6 +40,8 @@ pub struct Pool {
 
 struct Shared {
     workers: usize,
+    /// Polls before a waiting thread lets others have its core.
+    patience: u32,
     /// Counts jobs; a new number is the signal to start.
     epoch: Alone<AtomicUsize>,
     job: UnsafeCell<Option<*const Job<'static>>>,
@@ -69,8 +78,10 @@ impl Pool {
     /// # Errors
     /// If the operating system gives no thread.
     pub fn new(workers: usize) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let shared = Arc::new(Shared {
             workers: workers.max(1),
+            patience: if workers > cores { CROWDED } else { PATIENT },
             epoch: Alone::default(),
             job: UnsafeCell::new(None),
             running: Alone::default(),
@@ -118,7 +129,7 @@ impl Pool {
         if outcome.is_err() {
             shared.panicked.store(true, Ordering::SeqCst);
         }
-        poll_until(|| shared.running.0.load(Ordering::Acquire) == 0);
+        shared.poll_until(|| shared.running.0.load(Ordering::Acquire) == 0);
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }
@@ -140,6 +151,18 @@ impl Drop for Pool {
 impl Shared {
     fn worker(&self, index: usize) -> Worker<'_> {
         Worker { index, count: self.workers, shared: self, drawn: Cell::new(0) }
+    }
+
+    /// Spins until `ready`; gives the core away now and then.
+    fn poll_until(&self, ready: impl Fn() -> bool) {
+        let mut polls = 0u32;
+        while !ready() {
+            std::hint::spin_loop();
+            polls = polls.wrapping_add(1);
+            if polls.is_multiple_of(self.patience) {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// A spawned worker's life.
@@ -170,11 +193,13 @@ impl Shared {
                 return false;
             }
             std::hint::spin_loop();
-            polls += 1;
+            polls = polls.wrapping_add(1);
+            if polls.is_multiple_of(self.patience) {
+                std::thread::yield_now();
+            }
             if !polls.is_multiple_of(POLLS) {
                 continue;
             }
-            std::thread::yield_now();
             if idle_since.get_or_insert_with(Instant::now).elapsed() > AWAKE {
                 self.asleep[index].store(true, Ordering::SeqCst);
                 if !ready() && !self.stop.load(Ordering::SeqCst) {
@@ -201,7 +226,7 @@ impl Worker<'_> {
             shared.arrived.0.store(0, Ordering::Relaxed);
             shared.generation.0.store(generation.wrapping_add(1), Ordering::Release);
         } else {
-            poll_until(|| {
+            shared.poll_until(|| {
                 assert!(!shared.panicked.load(Ordering::Relaxed), "another worker of the pool panicked");
                 shared.generation.0.load(Ordering::Acquire) != generation
             });
@@ -223,18 +248,6 @@ impl Worker<'_> {
         // Each worker draws exactly one ticket too many.
         self.drawn.set(self.drawn.get() + units + self.count);
         None
-    }
-}
-
-/// Spins until `ready`; gives the core away now and then.
-fn poll_until(ready: impl Fn() -> bool) {
-    let mut polls = 0u32;
-    while !ready() {
-        std::hint::spin_loop();
-        polls = polls.wrapping_add(1);
-        if polls.is_multiple_of(POLLS) {
-            std::thread::yield_now();
-        }
     }
 }
 
