@@ -51,6 +51,9 @@ pub fn units(simd: Simd, geometry: &Geometry, spans: &[Span<'_>], workers: usize
     units
 }
 
+/// No instruction set has taller register tiles.
+const MAX_QUERIES: usize = 8;
+
 /// One worker's scratch space for attention.
 pub struct Scratch {
     /// `[queries][positions]`; see [`Attention::scores_len`].
@@ -128,7 +131,7 @@ impl Attention<'_> {
                 };
                 multiply(self.simd, count, (to - first).min(PAGE_TOKENS).div_ceil(LANES), &product);
             }
-            let mut totals = [0.0; 16];
+            let mut totals = [0.0; MAX_QUERIES];
             for (index, query) in unit.queries.clone().enumerate() {
                 let row = std::slice::from_raw_parts_mut(scratch.scores.add(index * scores_row), scores_row);
                 let last = position(query);

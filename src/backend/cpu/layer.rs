@@ -148,7 +148,7 @@ impl<'a> Pass<'a> {
             let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
             // SAFETY: the residual stream is complete until the next barrier; the result's row is this worker's.
             unsafe {
-                let x = self.work.hidden.part(row, 0, padded(len));
+                let x = self.work.hidden.part(row, 0, padded(len)).as_ptr();
                 let out = normed.part_mut(row, 0, padded(len)).as_mut_ptr();
                 simd.run(RmsNorm { x, weight, len, epsilon, out });
             }
@@ -197,8 +197,8 @@ impl<'a> Pass<'a> {
                     }
                     if let Some(weight) = if head < keys { &layer.q_norm } else { &layer.k_norm } {
                         let (len, epsilon) = (geometry.head_dim, geometry.rms_norm_eps);
-                        let before: &[f32] = &numbers.to_vec();
-                        simd.run(RmsNorm { x: before, weight, len, epsilon, out: numbers.as_mut_ptr() });
+                        let out = numbers.as_mut_ptr();
+                        simd.run(RmsNorm { x: out, weight, len, epsilon, out });
                     }
                     rope.rotate(&mut numbers[..geometry.head_dim], position);
                     if head >= keys {

@@ -6,14 +6,14 @@ use super::math::sum;
 /// Normalises one row. The squares are summed in 16 lanes by index modulo 16, then by one tree.
 pub struct RmsNorm<'a> {
     /// The row, padded with zeros to whole vectors.
-    pub x: &'a [f32],
+    pub x: *const f32,
     /// The weight, padded likewise.
     pub weight: &'a [f32],
     /// The row's true length.
     pub len: usize,
     /// Added to the mean square.
     pub epsilon: f32,
-    /// Where the result goes, padding included.
+    /// Where the result goes, padding included; may be the row itself.
     pub out: *mut f32,
 }
 
@@ -23,17 +23,17 @@ impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let vectors = self.len.div_ceil(LANES);
-        assert!(self.x.len() >= vectors * LANES && self.weight.len() >= vectors * LANES);
-        let (x, weight) = (self.x.as_ptr(), self.weight.as_ptr());
+        assert!(self.weight.len() >= vectors * LANES);
+        let (x, weight) = (self.x, self.weight.as_ptr());
         let mut squares = V::splat(0.0);
         for i in 0..vectors {
-            // SAFETY: inside the row, as just checked.
+            // SAFETY: the row is padded to whole vectors.
             let x = unsafe { V::load(x.add(i * LANES)) };
             squares = x.fma(x, squares);
         }
         let scale = V::splat(1.0 / (sum(squares) / self.len as f32 + self.epsilon).sqrt());
         for i in 0..vectors {
-            // SAFETY: inside row and weight, as just checked.
+            // SAFETY: so is the weight, as just checked.
             let (x, weight) = unsafe { (V::load(x.add(i * LANES)), V::load(weight.add(i * LANES))) };
             // SAFETY: `out` has room for whole vectors.
             unsafe { x.mul(scale).mul(weight).store(self.out.add(i * LANES)) };
@@ -58,7 +58,7 @@ mod tests {
             weight.resize(len.next_multiple_of(LANES), 0.0);
             let run = |level: super::super::Simd| {
                 let mut out = vec![0.0f32; x.len()];
-                level.run(RmsNorm { x: &x, weight: &weight, len, epsilon: 1e-5, out: out.as_mut_ptr() });
+                level.run(RmsNorm { x: x.as_ptr(), weight: &weight, len, epsilon: 1e-5, out: out.as_mut_ptr() });
                 out.truncate(len);
                 out
             };

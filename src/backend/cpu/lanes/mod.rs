@@ -133,24 +133,24 @@ impl Simd {
         }
     }
 
-    /// Rows of the tallest register tile: as many accumulators as the registers hold.
+    /// Rows of the tallest register tile.
     pub fn max_rows(self) -> usize {
         match self {
-            Simd::Avx512 => 12,
+            Simd::Avx512 => 8,
             Simd::Avx2 => 6,
             Simd::Portable => 4,
         }
     }
 
-    /// Panels of the register tile of `rows` rows. Few rows get many panels: a multiply-add takes
-    /// four cycles and two can start in each, so that at least eight must be under way.
+    /// Panels of the register tile of `rows` rows. Few rows get many panels: a multiply-add takes four
+    /// cycles and two can start in each, so that at least eight must be under way. The tallest tiles
+    /// keep half the registers free, or the compiler spills sums to load two inputs' weights at once.
     pub fn max_panels(self, rows: usize) -> usize {
         match (self, rows) {
             (Simd::Avx512, 1) => 8,
             (Simd::Avx512, 2 | 3) => 6,
-            (Simd::Avx512, 4) => 5,
-            (Simd::Avx512, 5) => 4,
-            (Simd::Avx512, 6..=8) => 3,
+            (Simd::Avx512, 4) => 4,
+            (Simd::Avx512, 5) => 3,
             (Simd::Avx512, _) => 2,
             (Simd::Avx2, 1) => 4,
             (Simd::Avx2, 2) => 3,
