@@ -58,7 +58,7 @@ lines from 0.
 
 Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
 a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \
-with its statistics and exit code 0 (1 where requests of a file go unanswered); a second one ends the program.";
+with its statistics and exit code 0 (1 where JSON answers are cut short or left out); a second one ends the program.";
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]
