@@ -85,7 +85,7 @@ impl Victim {
             stream.finish();
         }
         if let Some(template) = checkpoint.chat_template() {
-            template.render(&[Message { role: "user".into(), content: "hi".into() }])?;
+            template.render(&[Message::new("user", "hi")])?;
         }
         Ok(())
     }

@@ -18,12 +18,22 @@ const NAME: &str = "chat";
 const FUEL: u64 = 100_000_000;
 
 /// One message of a conversation.
+///
+/// Read from JSON, any other key is an error: a dropped one would change what the model sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
     /// Its text.
     pub content: String,
+}
+
+impl Message {
+    /// What `role` says.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
 }
 
 /// A Jinja chat template.

@@ -42,15 +42,29 @@ pub(super) struct Pieces {
 }
 
 impl Detokenizer {
-    /// Reads the `decoder` of a `tokenizer.json`.
+    /// Reads the `decoder` of a `tokenizer.json`, and refuses what `tokenizers` does not survive: a
+    /// decoder that is not JSON, and merges shorter than the prefix to be cut from them.
     pub(super) fn parse(path: &Path, json: &[u8]) -> Result<Self, LoadError> {
         #[derive(serde::Deserialize)]
         struct File {
             decoder: Option<Value>,
+            model: Option<Model>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Model {
+            r#type: Option<String>,
+            continuing_subword_prefix: Option<String>,
         }
         let file: File = serde_json::from_slice(json).map_err(|error| LoadError::tokenizer(path, error))?;
         let refuse = |what: &str| LoadError::unsupported(path, format!("decoder {what}"), SUPPORTED);
 
+        if let Some(Model { r#type: kind, continuing_subword_prefix: Some(prefix) }) = file.model
+            && kind.as_deref() != Some("WordPiece")
+            && !prefix.is_empty()
+        {
+            let what = format!("continuing_subword_prefix {prefix:?}");
+            return Err(LoadError::unsupported(path, what, "byte-pair merges without a prefix"));
+        }
         let Some(decoder) = file.decoder else { return Ok(Self::Words) };
         let steps = match kind(&decoder) {
             "Sequence" => decoder["decoders"].as_array().map_or(&[][..], Vec::as_slice),

@@ -31,13 +31,15 @@ impl Tokenizer {
     ) -> Result<Option<Self>, LoadError> {
         let Some(bytes) = source.read(FILE)? else { return Ok(None) };
         let path = source.path(FILE);
+        // First, since it refuses by an error what makes `tokenizers` panic.
+        let detokenizer = Detokenizer::parse(&path, &bytes)?;
         let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(&bytes))?;
         // A prompt is never cut or padded here: both would silently change it.
         inner.with_truncation(None).map_err(|error| LoadError::tokenizer(&path, error))?;
         inner.with_padding(None);
         check_vocabulary(&inner, vocab_size).map_err(|message| LoadError::tokenizer(&path, message))?;
 
-        let mut tokenizer = Self { detokenizer: Detokenizer::parse(&path, &bytes)?, inner, path, begin: Vec::new() };
+        let mut tokenizer = Self { detokenizer, inner, path, begin: Vec::new() };
         tokenizer.begin = tokenizer.find_begin(config, generation)?;
         Ok(Some(tokenizer))
     }
@@ -128,8 +130,9 @@ impl Tokenizer {
     }
 }
 
-/// Calls into `tokenizers`, which panics on some damaged files: merges shorter than the prefix that is
-/// to be cut from them, for one. To the caller that is an error like any other.
+/// Calls into `tokenizers`, which panics on some damaged files. To the caller that is an error like any
+/// other. The panics that are known are prevented ([`Detokenizer::parse`]), because the process's panic
+/// hook still speaks: it is one for all threads, so it is not a library's to replace.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, LoadError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| LoadError::tokenizer(path, error)),

@@ -29,7 +29,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (with(&["--temp", "hot"]), "--temp"),
         (with(&["--temperature", "nan"]), "0 or more"),
         (with(&["--temp", "inf"]), "0 or more"),
-        (with(&["--top-k", "-3"]), "-3"),
+        (with(&["--top-k", "-3"]), "--top-k"),
         (with(&["--top-k", "1.5"]), "--top-k"),
         (with(&["--top-p", "0"]), "above 0 and at most 1"),
         (with(&["--top-p", "1.5"]), "above 0 and at most 1"),
@@ -42,7 +42,12 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (with(&["--logit-bias", "7=nan"]), "15043+1"),
         (with(&["--stop", ""]), "at least one character"),
         (with(&["--stop", "\\q"]), "unknown escape"),
-        (with(&["--seed", "-1"]), "-1"),
+        (with(&["--seed", "-1"]), "--seed"),
+        (with(&["-n", "-1"]), "--max-tokens"),
+        (with(&["--logprobs", "-1"]), "--logprobs"),
+        (with(&["-b", "-1"]), "--batch-size"),
+        (with(&["--color", "always"]), "--show-drafts"),
+        (vec!["generate", "-f", &no_prompt, "--output", &no_prompt], "overwrite"),
         (with(&["-s", "abc"]), "abc"),
         (with(&["-n", "0"]), "1 or more"),
         (with(&["-n", "many"]), "1 or more"),
@@ -106,6 +111,9 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (vec!["bench", "--input", &empty], "no prompts"),
         (vec!["bench", "--prompts", "1", "-n", "4", "-r", "1", "--controllers", "off", "--plot", &plot], "plot.svg"),
         (vec!["verify", "--input", &not_json], "not.jsonl:2"),
+        (vec!["verify", "-p", "x", "-c", "2"], "prompt 0 has 2 tokens"),
+        (vec!["verify", "-p", "x", "-c", "3"], "prompt 0 has 2 tokens"),
+        (vec!["bench", "-c", "3"], "prompt 0: the prompt has"),
     ];
     for (code, cases) in [(2, usage), (1, failed)] {
         for (args, fragment) in cases {

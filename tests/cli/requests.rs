@@ -48,7 +48,10 @@ fn a_wrong_line_fails_alone() {
         ("not json", "expected"),
         (r#"{"id": 1, "prompt": "x", "max_tokns": 3}"#, "max_tokns"),
         ("", ""),
-        (r#"{"id": 2, "prompt": 5}"#, "invalid type"),
+        (r#"{"id": 2, "prompt": 5}"#, "\"prompt\": invalid type"),
+        (r#"{"id": 13, "prompt": "x", "max_tokens": 1.5}"#, "\"max_tokens\": invalid type: floating point `1.5`, expected a whole number"),
+        (r#"{"id": 14, "messages": []}"#, "\"messages\" is empty"),
+        (r#"{"id": 15, "messages": [{"role": "user", "content": "x", "tool_calls": []}]}"#, "tool_calls"),
         (r#"{"id": 3}"#, "neither"),
         (r#"{"id": 4, "prompt": "x", "messages": []}"#, "both"),
         (r#"{"id": 5, "messages": [{"role": "user", "content": "x"}]}"#, "chat template"),
@@ -69,7 +72,7 @@ fn a_wrong_line_fails_alone() {
     let output = dir.path().join("out.jsonl");
     let run = run(&["generate", "--input", &input, "--output", output.to_str().unwrap(), "--batch-size", "2"]);
     assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{}", run.stderr);
-    assert!(run.stderr.contains("13 requests failed"), "{}", run.stderr);
+    assert!(run.stderr.contains("16 requests failed"), "{}", run.stderr);
     let answers = lines(&fs::read_to_string(&output).unwrap());
     let requests: Vec<_> = requests.iter().filter(|(line, _)| !line.is_empty()).collect();
     assert_eq!(answers.len(), requests.len());

@@ -36,7 +36,7 @@ You help.<|im_end|>
 ";
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn open(tokenizer_config: Value) -> Checkpoint {

@@ -114,6 +114,19 @@ fn tokenizers_that_do_not_fit_are_refused() {
     assert!(refusal(&sentencepiece(), json!({"add_bos_token": "yes"})).contains("`add_bos_token` is \"yes\""));
 }
 
+/// `tokenizers` panics on these, and a panic speaks on standard error even where it is caught.
+#[test]
+fn a_prefix_of_merges_and_a_decoder_that_is_no_json_never_reach_tokenizers() {
+    let mut prefixed = sentencepiece();
+    prefixed["model"]["continuing_subword_prefix"] = json!("##");
+    let message = refusal(&prefixed, json!({}));
+    assert!(message.contains("continuing_subword_prefix \"##\""), "{message}");
+
+    let folder = Folder::of("llama");
+    let message = folder.write("tokenizer.json", r#"{"decoder": {"type": "\ud800"}}"#).refusal();
+    assert!(message.contains("tokenizer.json") && message.contains("column"), "{message}");
+}
+
 #[test]
 fn prompts_are_never_cut_or_padded() {
     let mut tokenizer = sentencepiece();

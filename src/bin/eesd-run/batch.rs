@@ -120,18 +120,18 @@ impl Desk<'_> {
             return Err(failure);
         }
         let seconds = begun.elapsed().as_secs_f64();
-        reporter.note(&format!(
-            "{} answered, {} failed in {seconds:.2} s: {} tokens, {:.0} tok/s together, {} rounds, mean accepted length {:.2}, \
-             acceptance by position {}, first token after {:.1} ms on average",
-            self.answered,
-            self.failed,
-            self.sum.generated,
-            self.sum.generated as f64 / seconds,
-            self.sum.rounds,
-            self.sum.mean_accepted_length(),
-            report::acceptance(&self.sum.acceptance_by_position()),
-            self.sum.first_token.as_secs_f64() * 1e3 / self.answered.max(1) as f64,
-        ));
+        let mut line = format!("{} answered, {} failed in {seconds:.2} s", self.answered, self.failed);
+        if self.answered > 0 {
+            line += &format!(
+                ": {} tokens, {:.0} tok/s together, {} rounds, first token after {:.1} ms on average{}",
+                self.sum.generated,
+                self.sum.generated as f64 / seconds,
+                self.sum.rounds,
+                self.sum.first_token.as_secs_f64() * 1e3 / self.answered as f64,
+                report::drafting(&self.sum),
+            );
+        }
+        reporter.note(&line);
         match self.failed {
             _ if interrupt::pressed() => Err(Failure::failed("interrupted: not every request was answered to its end")),
             0 => Ok(()),

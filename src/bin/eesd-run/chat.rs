@@ -35,7 +35,7 @@ pub fn run(args: ChatArgs) -> Outcome {
     interrupt::listen();
     reporter.note(&format!("{}, controller {controller}. {HINT}", model.checkpoint.name()));
 
-    let system = args.system.iter().map(|text| message("system", text)).collect();
+    let system = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut chat = Conversation {
         engine,
         template,
@@ -87,7 +87,7 @@ struct Conversation<'a> {
 impl Conversation<'_> {
     /// Answers one message. A message without an answer is taken back, so that the roles alternate.
     fn answer(&mut self, text: &str) -> Outcome {
-        self.turns.push(message("user", text));
+        self.turns.push(Message::new("user", text));
         let messages: Vec<Message> = self.opening.iter().chain(&self.turns).cloned().collect();
         let prompt = self.template.render(&messages).and_then(|prompt| self.tokenizer.encode(&prompt, false));
         let prompt = match prompt {
@@ -119,26 +119,23 @@ impl Conversation<'_> {
         }
         self.sum.add(&completion.stats);
         self.reporter.statistics(&completion.stats);
-        self.turns.push(message("assistant", &completion.text));
+        self.turns.push(Message::new("assistant", &completion.text));
         Ok(())
     }
-}
-
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
 }
 
 /// Where the user's lines come from.
 enum Input {
     /// A terminal, with line editing and history.
     Editor(Box<DefaultEditor>),
-    /// A pipe or a file.
+    /// A pipe or a file at either end.
     Plain,
 }
 
 impl Input {
     fn open() -> Outcome<Self> {
-        if std::io::stdin().is_terminal() {
+        // The editor writes its prompt to standard output, where nothing but answers belongs in a pipe.
+        if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             Ok(Input::Editor(Box::new(DefaultEditor::new()?)))
         } else {
             Ok(Input::Plain)

@@ -11,6 +11,7 @@ use eesd::engine::{Completion, Emission, Engine, Finish, Request};
 use eesd::load::Message;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// Decides, loads, generates, reports.
 pub fn run(args: GenerateArgs) -> Outcome {
@@ -19,10 +20,10 @@ pub fn run(args: GenerateArgs) -> Outcome {
     if args.sampling.logprobs.is_some() && !json {
         return Err(Failure::usage("--logprobs N is written as JSON: add --json or --output FILE.jsonl"));
     }
-    if let (Some(input), Some(output)) = (&args.input, &args.output)
+    if let (Some(input), Some(output)) = (args.input.as_ref().or(args.file.as_ref()), &args.output)
         && input.canonicalize().is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output))
     {
-        return Err(Failure::usage(format!("--output {}: would overwrite the --input", output.display())));
+        return Err(Failure::usage(format!("--output {}: would overwrite the input", output.display())));
     }
     let input = args.input.as_deref().map(batch::open_input).transpose()?;
     let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
@@ -57,6 +58,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
         return batch::serve(&mut engine, args.batch_size, &mut items, &tokenizer, &mut output, reporter);
     }
 
+    if args.batch_size > 1 {
+        reporter.note("--batch-size changes nothing for text, which is written in order: add --json or --output");
+    }
     let mut output = Output::stdout();
     let separate = args.samples > 1 || std::io::stdout().is_terminal();
     for (number, request) in samples(&request, args.samples).enumerate() {
@@ -131,30 +135,24 @@ fn prompt(args: &GenerateArgs) -> Outcome<String> {
     }
     let mut text = String::new();
     match &args.file {
-        Some(path) => {
+        Some(path) if path != Path::new("-") => {
             text = std::fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
         }
-        None if std::io::stdin().is_terminal() => {
+        _ if std::io::stdin().is_terminal() => {
             return Err(Failure::usage("no prompt: give -p TEXT, -f FILE or --input FILE.jsonl, or pipe the text in"));
         }
-        None => {
+        _ => {
             std::io::stdin()
                 .read_to_string(&mut text)
                 .map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
         }
     }
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    if text.ends_with('\r') {
-        text.pop();
-    }
-    Ok(text)
+    let whole = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(&text);
+    Ok(whole.to_owned())
 }
 
 /// The prompt as a user's message after a system message, in the model's chat format.
 fn templated(model: &Model, system: &str, prompt: &str) -> Outcome<String> {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let template = model.chat_template("--system")?;
-    Ok(template.render(&[message("system", system), message("user", prompt)])?)
+    Ok(template.render(&[Message::new("system", system), Message::new("user", prompt)])?)
 }

@@ -10,7 +10,7 @@ use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
 use eesd::load::ExitBlock;
-use eesd::model::Geometry;
+use eesd::model::{Geometry, RopeScaling};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -129,7 +129,7 @@ impl Report {
             max_positions: geometry.max_positions,
             windowed_layers: geometry.windows.iter().flatten().count(),
             rope_theta: geometry.rope.theta,
-            rope_scaling: format!("{:?}", geometry.rope.scaling),
+            rope_scaling: rope_scaling(&geometry.rope.scaling),
             qk_norm: geometry.qk_norm,
             tied_head: geometry.tied_head,
             dtype: weights.layers.first().map_or(weights.embed.dtype, |layer| layer.q.dtype).to_string(),
@@ -173,6 +173,25 @@ impl Exit {
 fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
     let layers = geometry.layers + usize::from(exit);
     (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
+}
+
+/// The rotary scaling under Hugging Face's name for it, with its parameters.
+fn rope_scaling(scaling: &RopeScaling) -> String {
+    match *scaling {
+        RopeScaling::Default => "default".into(),
+        RopeScaling::Linear { factor } => format!("linear (factor {factor})"),
+        RopeScaling::Dynamic { factor, original_max_positions } => {
+            format!("dynamic (factor {factor} past {original_max_positions} positions)")
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => format!(
+            "llama3 (factor {factor} past {original_max_positions} positions, frequency factors {low_freq_factor} to \
+             {high_freq_factor})"
+        ),
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, original_max_positions, .. } => format!(
+            "yarn (factor {factor} past {original_max_positions} positions, beta {beta_slow} to {beta_fast}, attention \
+             factor {attention_factor:.4})"
+        ),
+    }
 }
 
 /// What fits into each common memory: `bytes` of weights, then `per_token` bytes of cache for

@@ -51,21 +51,23 @@ impl Reporter {
 
 /// Tokens, speed, rounds, mean accepted length, acceptance by position, time to first token, on one line.
 pub fn statistics(stats: &Stats) -> String {
-    let mut line = format!(
-        "{} tokens, {:.0} tok/s, {} rounds, first token after {:.1} ms",
+    format!(
+        "{} tokens, {:.0} tok/s, {} rounds, first token after {:.1} ms{}",
         stats.generated,
         stats.tokens_per_second(),
         stats.rounds,
         stats.first_token.as_secs_f64() * 1e3,
-    );
-    if stats.drafted() > 0 {
-        let by_position = acceptance(&stats.acceptance_by_position());
-        line += &format!(
-            ", mean accepted length {:.2}, acceptance by position {by_position}",
-            stats.mean_accepted_length()
-        );
+        drafting(stats),
+    )
+}
+
+/// What goes on about drafts at the end of such a line; nothing where there were none.
+pub fn drafting(stats: &Stats) -> String {
+    if stats.drafted() == 0 {
+        return String::new();
     }
-    line
+    let by_position = acceptance(&stats.acceptance_by_position());
+    format!(", mean accepted length {:.2}, acceptance by position {by_position}", stats.mean_accepted_length())
 }
 
 /// Acceptance rates as `.91 .85 .80`; a sure one is `1`.

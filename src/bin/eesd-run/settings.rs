@@ -7,6 +7,7 @@
 use crate::args::{Device, DraftArgs, ExitChoice, MachineArgs, ModelArgs, SamplingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
+use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
@@ -21,7 +22,8 @@ use std::sync::Arc;
 const DEFAULT_CONTEXT: usize = 8192;
 /// The bundled model's exit layer that gains most.
 const BUNDLED_EXIT: usize = 2;
-/// Prompts that the bundled model comes with: the default of `bench` and `verify`.
+/// Prompts that the bundled model comes with, in builds without that model too: the default of
+/// `bench` and `verify`.
 const BUNDLED_PROMPTS: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
 
 /// An opened model and where it came from.
@@ -118,13 +120,24 @@ impl Model {
     /// If a controller is asked for that has no exit block to draft with.
     pub fn drafting(&self, args: &DraftArgs, reporter: Reporter) -> Outcome<(Option<ExitBlock>, ControllerSpec)> {
         let off = args.no_exit || args.controller == Some(ControllerSpec::Off);
-        if off && args.exit.is_none() {
+        if off {
+            if args.exit.is_some() {
+                reporter.note("--exit changes nothing with --controller off: decoding plainly");
+            }
             return Ok((None, ControllerSpec::Off));
         }
         let exit = self.exit_block(args.exit.as_ref())?;
         match (&exit, &args.controller) {
             (Some(_), controller) => {
                 let controller = controller.clone().unwrap_or_default();
+                if let ControllerSpec::Fixed(k) = controller
+                    && k > args.draft_max
+                {
+                    reporter.note(&format!(
+                        "--controller {controller}: at most {0} drafts, by --draft-max {0}",
+                        args.draft_max
+                    ));
+                }
                 Ok((exit, controller))
             }
             (None, Some(controller)) => Err(Failure::failed(format!(
@@ -163,6 +176,10 @@ impl Model {
         };
         if context > trained {
             reporter.note(&format!("--ctx-size {context}: the model was trained for {trained} positions"));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if let Some(threads) = args.threads.filter(|&threads| threads > cores) {
+            reporter.note(&format!("--threads {threads}: slower than {cores}, which is what this process may use"));
         }
         let max_draft = max_draft.min(context);
         Ok(CpuOptions { threads: args.threads, simd: None, slots, context, max_draft, pages: None })
@@ -223,13 +240,20 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
 }
 
 /// A request for `prompt` with everything else as the flags say.
-pub fn request(
-    prompt: Vec<eesd::TokenId>,
-    max_tokens: usize,
-    sampling: SamplingParams,
-    args: &SamplingArgs,
-) -> Request {
+pub fn request(prompt: Vec<TokenId>, max_tokens: usize, sampling: SamplingParams, args: &SamplingArgs) -> Request {
     Request { sampling, stop: args.stop.clone(), ignore_end: args.ignore_eos, ..Request::new(prompt, max_tokens) }
+}
+
+/// The tokens of each prompt of `bench` and `verify`.
+///
+/// # Errors
+/// If a prompt cannot be encoded, or has no token for the model to start from.
+pub fn encode(tokenizer: &Tokenizer, prompts: &[String]) -> Outcome<Vec<Vec<TokenId>>> {
+    let encode = |(number, prompt): (usize, &String)| {
+        let tokens = tokenizer.encode(prompt, true)?;
+        if tokens.is_empty() { Err(Failure::failed(format!("prompt {number} is empty"))) } else { Ok(tokens) }
+    };
+    prompts.iter().enumerate().map(encode).collect()
 }
 
 /// The prompts of `bench` and `verify`: the file's, or the bundled model's own.
@@ -246,11 +270,16 @@ pub fn prompts(file: Option<&Path>) -> Outcome<Vec<String>> {
     };
     let mut prompts = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let object: serde_json::Value =
-            serde_json::from_str(line).map_err(|e| Failure::failed(format!("{name}:{}: not JSON: {e}", number + 1)))?;
+        let object: serde_json::Value = serde_json::from_str(line)
+            .map_err(|e| Failure::failed(format!("{name}:{}: not JSON: {}", number + 1, json_error(&e))))?;
         let prompt = object.get("prompt").and_then(|prompt| prompt.as_str());
         let missing = || Failure::failed(format!("{name}:{}: no key \"prompt\" with a text", number + 1));
         prompts.push(prompt.ok_or_else(missing)?.to_owned());
     }
     if prompts.is_empty() { Err(Failure::failed(format!("{name}: no prompts"))) } else { Ok(prompts) }
+}
+
+/// What a JSON parser says about one line of a file, without its own count of lines, which is always 1.
+pub fn json_error(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }

@@ -25,7 +25,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
     /// Worker threads [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, help_heading = "Model and machine")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub threads: Option<usize>,
 }
 
@@ -45,7 +45,7 @@ pub struct DraftArgs {
     #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
     pub controller: Option<ControllerSpec>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct DraftArgs {
 #[derive(Debug, Default, clap::Args)]
 pub struct SamplingArgs {
     /// Seed: the same seed gives the same text, whatever drafts [default: drawn at random]
-    #[arg(short, long, value_name = "SEED", help_heading = "Sampling")]
+    #[arg(short, long, value_name = "SEED", value_parser = values::seed, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Temperature; 0 is greedy
     ///
@@ -64,7 +64,7 @@ pub struct SamplingArgs {
         allow_negative_numbers = true, help_heading = "Sampling")]
     pub temp: Option<f64>,
     /// Keep the K most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", help_heading = "Sampling")]
+    #[arg(long, value_name = "K", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_k: Option<usize>,
     /// Keep the most probable tokens whose probabilities add up to P; 1 keeps all
     #[arg(long, value_name = "P", value_parser = values::positive_fraction, allow_negative_numbers = true,
@@ -93,7 +93,7 @@ pub struct SamplingArgs {
     #[arg(long, help_heading = "Sampling")]
     pub ignore_eos: bool,
     /// Report each token's log-probability and those of the N most probable ones (in JSON)
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[arg(long, value_name = "N", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Sampling")]
     pub logprobs: Option<usize>,
     /// How sampled drafts are verified [default: coupled with a seed, rejection without]
     ///

@@ -58,7 +58,7 @@ lines from 0.
 
 Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
 a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \
-with its statistics and exit code 0 (1 where requests of a file go unanswered); a second one ends the program.";
+with its statistics and exit code 0 (1 where JSON answers are cut short or left out); a second one ends the program.";
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,7 @@ pub struct GenerateArgs {
     /// Text to continue; without -p, -f and --input it is read from standard input
     #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "input"], help_heading = "Prompt")]
     pub prompt: Option<String>,
-    /// File with the text to continue
+    /// File with the text to continue (- reads standard input)
     #[arg(short, long, value_name = "FILE", conflicts_with = "input", help_heading = "Prompt")]
     pub file: Option<PathBuf>,
     /// System message: puts the prompt through the model's chat template as a user's message
@@ -80,12 +80,12 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Prompt")]
     pub input: Option<PathBuf>,
     /// How many continuations of the one prompt
-    #[arg(short = 'N', long, value_name = "COUNT", value_parser = values::count, default_value = "1",
+    #[arg(short = 'N', long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "1",
         conflicts_with = "input", help_heading = "Prompt")]
     pub samples: usize,
 
     /// Most tokens to generate
-    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count,
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
         default_value = "256", help_heading = "Prompt")]
     pub max_tokens: usize,
     #[command(flatten)]
@@ -96,7 +96,7 @@ pub struct GenerateArgs {
     pub machine: MachineArgs,
 
     /// Requests answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Model and machine")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Model and machine")]
     pub batch_size: usize,
     /// Print the prompt before its continuation
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
@@ -111,7 +111,14 @@ pub struct GenerateArgs {
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
     pub show_drafts: bool,
     /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "auto",
+        requires = "show_drafts",
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
     pub color: ColorChoice,
     /// No progress and no statistics
     #[arg(short, long, help_heading = "Output")]
@@ -127,7 +134,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
     pub system: Option<String>,
     /// Most tokens of one answer; default: what the context has room for
-    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count,
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
         help_heading = "Prompt")]
     pub max_tokens: Option<usize>,
     #[command(flatten)]
@@ -140,7 +147,14 @@ pub struct ChatArgs {
     #[arg(long, help_heading = "Output")]
     pub show_drafts: bool,
     /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "auto",
+        requires = "show_drafts",
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
     pub color: ColorChoice,
     /// No progress, hints or statistics
     #[arg(short, long, help_heading = "Output")]
@@ -156,14 +170,14 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Measurement")]
     pub input: Option<PathBuf>,
     /// Use only the first prompts
-    #[arg(long, value_name = "COUNT", value_parser = values::count, help_heading = "Measurement")]
+    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, help_heading = "Measurement")]
     pub prompts: Option<usize>,
     /// Tokens to generate for each prompt
-    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-gen", value_name = "N", value_parser = values::count,
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-gen", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
         default_value = "96", help_heading = "Measurement")]
     pub max_tokens: usize,
     /// Length of the prompt whose prefill is timed
-    #[arg(long, value_name = "N", value_parser = values::count, default_value = "256", help_heading = "Measurement")]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, default_value = "256", help_heading = "Measurement")]
     pub pp: usize,
     /// Controllers to compare; `off` is always among them
     #[arg(
@@ -174,10 +188,10 @@ pub struct BenchArgs {
     )]
     pub controllers: ControllerList,
     /// Repetitions, after a warm-up that also checks that all outputs are equal
-    #[arg(short, long, value_name = "COUNT", value_parser = values::count, default_value = "3", help_heading = "Measurement")]
+    #[arg(short, long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "3", help_heading = "Measurement")]
     pub repetitions: usize,
     /// Prompts answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Measurement")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Measurement")]
     pub batch_size: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -185,7 +199,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
     pub exit: Option<ExitChoice>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -222,10 +236,10 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Checks")]
     pub input: Option<PathBuf>,
     /// Use only the first prompts
-    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "8", help_heading = "Checks")]
+    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "8", help_heading = "Checks")]
     pub prompts: usize,
     /// Tokens to compare for each prompt
-    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "64",
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, allow_negative_numbers = true, default_value = "64",
         help_heading = "Checks")]
     pub max_tokens: usize,
     /// Controllers to hold against `off`; default: one of each kind, and always drafting --draft-max
@@ -236,16 +250,17 @@ pub struct VerifyArgs {
         allow_negative_numbers = true, help_heading = "Checks")]
     pub temp: f64,
     /// First seed of the sampled checks
-    #[arg(short, long, value_name = "SEED", default_value = "1", help_heading = "Checks")]
+    #[arg(short, long, value_name = "SEED", default_value = "1", value_parser = values::seed,
+        allow_negative_numbers = true, help_heading = "Checks")]
     pub seed: u64,
     /// Draws of each χ² test of rejection sampling
-    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "2000", help_heading = "Checks")]
+    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "2000", help_heading = "Checks")]
     pub samples: usize,
     /// Exit block: a file, or the N of an exit-N.safetensors beside the model
     #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
     pub exit: Option<ExitChoice>,
     /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -147,6 +147,16 @@ fn number(text: &str, range: RangeInclusive<f64>, expected: &str) -> Result<f64,
     text.parse().ok().filter(|x| range.contains(x)).ok_or_else(|| format!("expected {expected}"))
 }
 
+/// A whole number from 0 up.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number, 0 or more".into())
+}
+
+/// A seed: any 64 bits.
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
+}
+
 /// A count from 1 up.
 pub fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number, 1 or more".into())

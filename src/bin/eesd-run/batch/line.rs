@@ -1,7 +1,7 @@
 //! One line of a request file: parsed by itself, so that a wrong one fails alone.
 
 use crate::failure::{Failure, Outcome, one_line};
-use crate::settings::Model;
+use crate::settings::{Model, json_error};
 use eesd::TokenId;
 use eesd::engine::Request;
 use eesd::load::{Message, Tokenizer};
@@ -51,7 +51,7 @@ pub enum Item {
 
 /// The keys of a line.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with the keys of a request")]
 struct Line {
     id: Option<Value>,
     prompt: Option<String>,
@@ -125,6 +125,7 @@ impl<'a> Lines<'a> {
     fn request(&self, line: &mut Line) -> Outcome<Request> {
         let prompt = match (line.prompt.take(), line.messages.take()) {
             (Some(prompt), None) => self.tokenizer.encode(&prompt, true)?,
+            (None, Some(messages)) if messages.is_empty() => return Err(Failure::failed("\"messages\" is empty")),
             (None, Some(messages)) => {
                 self.tokenizer.encode(&self.model.chat_template("\"messages\"")?.render(&messages)?, false)?
             }
@@ -176,8 +177,9 @@ impl<'a> Lines<'a> {
             Ok(line) => line,
             Err(error) => {
                 // The id is worth having even where another key is wrong.
-                let id = serde_json::from_slice::<Value>(bytes).ok().and_then(|value| value.get("id").cloned());
-                return Item::Wrong { job: Job { id, index }, error: at(&error.to_string()) };
+                let object: Map<String, Value> = serde_json::from_slice(bytes).unwrap_or_default();
+                let id = object.get("id").cloned();
+                return Item::Wrong { job: Job { id, index }, error: at(&what_is_wrong(object, &error)) };
             }
         };
         let job = Job { id: line.id.take(), index };
@@ -213,6 +215,21 @@ impl Iterator for Lines<'_> {
             }
         }
     }
+}
+
+/// The parser's error with the key that it does not name, and without Rust's names of numbers.
+fn what_is_wrong(object: Map<String, Value>, error: &serde_json::Error) -> String {
+    let of_key = |(key, value): (String, Value)| {
+        let error = serde_json::from_value::<Line>(Map::from_iter([(key.clone(), value)]).into()).err()?.to_string();
+        Some(if error.contains(&key) { error } else { format!("\"{key}\": {error}") })
+    };
+    let mut message = object.into_iter().find_map(of_key).unwrap_or_else(|| json_error(error));
+    for (rust, plain) in
+        [("usize", "whole number, 0 or more"), ("u64", "whole number, 0 or more"), ("f64", "number"), ("f32", "number")]
+    {
+        message = message.replace(&format!("expected {rust}"), &format!("expected a {plain}"));
+    }
+    message
 }
 
 /// Overwrites a default where the line has a value.

@@ -1,7 +1,7 @@
 //! One controller's part in a benchmark: its turns, its tokens, its times.
 
 use super::costs::Round;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use eesd::TokenId;
 use eesd::control::{Controller, ControllerSpec, Outcome as RoundOutcome, Step};
@@ -42,15 +42,15 @@ impl Contender {
         Self { spec: spec.clone(), watched, repetitions: Vec::new(), stats: Stats::default(), rounds: Vec::new() }
     }
 
-    /// Answers all prompts of a chunk side by side; `None` if interrupted.
+    /// Answers all prompts of a chunk, numbered from `first`, side by side; `None` if interrupted.
     ///
     /// # Errors
     /// If a request is malformed or a pass fails.
-    pub fn play(&mut self, engine: &mut Engine, chunk: &[Request]) -> Outcome<Option<Turn>> {
+    pub fn play(&mut self, engine: &mut Engine, chunk: &[Request], first: usize) -> Outcome<Option<Turn>> {
         engine.set_controller(Box::new(self.watched.clone()));
         let mut turn =
             Turn { tokens: vec![Vec::new(); chunk.len()], seconds: 0.0, stats: Stats::default(), rounds: Vec::new() };
-        let mut failed: Option<EngineError> = None;
+        let mut failed: Option<(usize, EngineError)> = None;
         engine.run(&mut chunk.iter().cloned(), chunk.len(), &mut |index, event| {
             match event {
                 Event::Token(_) => {}
@@ -59,13 +59,13 @@ impl Contender {
                     turn.stats.add(&completion.stats);
                     turn.tokens[index] = completion.tokens;
                 }
-                Event::Failed(error) => failed = Some(error),
+                Event::Failed(error) => failed = Some((first + index, error)),
             }
             if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         turn.rounds = mem::take(&mut self.watched.lock().rounds);
         match failed {
-            Some(error) => Err(error.into()),
+            Some((prompt, error)) => Err(Failure::failed(format!("prompt {prompt}: {}", with_causes(&error)))),
             None if interrupt::pressed() => Ok(None),
             None => Ok(Some(turn)),
         }

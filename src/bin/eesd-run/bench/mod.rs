@@ -60,11 +60,8 @@ pub fn run(args: BenchArgs) -> Outcome {
     let mut engine = model.engine(backend, &ControllerSpec::Off);
     interrupt::listen();
 
-    let mut requests = Vec::new();
-    for prompt in &prompts {
-        let tokens = tokenizer.encode(prompt, true)?;
-        requests.push(settings::request(tokens, args.max_tokens, sampling.clone(), &args.sampling));
-    }
+    let request = |tokens| settings::request(tokens, args.max_tokens, sampling.clone(), &args.sampling);
+    let requests: Vec<Request> = settings::encode(&tokenizer, &prompts)?.into_iter().map(request).collect();
     let chunks: Vec<&[Request]> = requests.chunks(args.batch_size).collect();
     let mut contenders: Vec<Contender> = controllers.iter().map(Contender::new).collect();
     let prefill = Prefill::new(&requests, args.pp.min(options.context.saturating_sub(1)));
@@ -133,7 +130,7 @@ fn warm_up(
     for chunk in chunks {
         let first = expected.len();
         for contender in contenders.iter_mut() {
-            let Some(turn) = contender.play(engine, chunk)? else {
+            let Some(turn) = contender.play(engine, chunk, first)? else {
                 return Err(Failure::failed("interrupted before anything was measured"));
             };
             rounds.extend(turn.rounds);
@@ -160,7 +157,7 @@ fn repetition(
     for chunk in chunks {
         let mut turns = Vec::new();
         for contender in contenders.iter_mut() {
-            let Some(turn) = contender.play(engine, chunk)? else { return Ok(()) };
+            let Some(turn) = contender.play(engine, chunk, first)? else { return Ok(()) };
             contender.check(&expected[first..], &turn.tokens, first)?;
             turns.push(turn);
             bar.inc(1);

@@ -34,7 +34,7 @@ fn model(report: &Report) -> Vec<String> {
              of {head_dim}, vocabulary {vocab_size}{}",
             if report.qk_norm { ", QK norms" } else { "" }
         ),
-        format!("positions    {max_positions} trained, RoPE base {rope_theta}, {rope_scaling}{windows}"),
+        format!("positions    {max_positions} trained, RoPE {rope_scaling}, base {rope_theta}{windows}"),
         format!(
             "bytes        {} in all: embedding {}, layers {} ({} each), {head}",
             bytes(report.bytes.total),

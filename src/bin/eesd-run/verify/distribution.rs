@@ -11,6 +11,8 @@ use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::collections::HashMap;
 
+/// Tokens after the prompt whose distribution is tested.
+pub const TESTED: usize = 2;
 /// First tokens whose followers are told apart.
 const BRANCHES: usize = 12;
 /// Tokens of each draw: room for drafts past the two that are tested.
@@ -73,10 +75,15 @@ impl Exact {
             controller: controller.to_string(),
             compared: format!("{} draws, {} outcomes", draws.len(), expected.len()),
             passed: test.p > LEAST_P,
-            result: format!(
-                "χ² {:.1}, {} degrees, p = {:.4}; {accepted} drafts accepted",
-                test.statistic, test.degrees, test.p
-            ),
+            result: match test.degrees {
+                0 => {
+                    "one outcome only, nothing to tell apart: more --samples, a higher --temp or another prompt".into()
+                }
+                degrees => format!(
+                    "χ² {:.1}, {degrees} degrees, p = {:.4}; {accepted} drafts accepted",
+                    test.statistic, test.p
+                ),
+            },
         })
     }
 

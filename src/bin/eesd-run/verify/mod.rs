@@ -12,7 +12,7 @@ mod distribution;
 mod logits;
 
 use crate::args::VerifyArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use crate::output::Output;
 use crate::report::Reporter;
@@ -60,11 +60,16 @@ pub fn run(args: VerifyArgs) -> Outcome {
     };
     let controllers =
         args.controllers.as_ref().map_or_else(|| default_controllers(args.draft_max), |list| list.0.clone());
-    let mut prompts = Vec::new();
-    for text in &texts {
-        prompts.push(tokenizer.encode(text, true)?);
-    }
+    let prompts = settings::encode(&tokenizer, &texts)?;
     let options = model.machine(&args.machine, BATCH, args.draft_max, reporter)?;
+    if let Some(number) = prompts.iter().position(|prompt| prompt.len() + distribution::TESTED > options.context) {
+        return Err(Failure::failed(format!(
+            "prompt {number} has {} tokens, but the context holds {}: the checks need room for {} more",
+            prompts[number].len(),
+            options.context,
+            distribution::TESTED
+        )));
+    }
     let mut backend = model.backend(Some(&exit), &options, reporter)?;
     interrupt::listen();
 
@@ -140,12 +145,12 @@ fn answers(
         match event {
             Event::Token(_) => {}
             Event::Done(completion) => answers[index] = Some(completion),
-            Event::Failed(error) => failed = Some(error),
+            Event::Failed(error) => failed = Some((index, error)),
         }
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
+    if let Some((request, error)) = failed {
+        return Err(Failure::failed(format!("request {request}: {}", with_causes(&error))));
     }
     if interrupt::pressed() {
         return Err(Failure::failed("interrupted: nothing is proved"));
