@@ -10,7 +10,7 @@ pub fn markdown(measured: &Measured) -> String {
     let costs = Costs::of(&ladder.rounds);
     let rows: String = contenders.iter().map(|contender| row(measured, contender, &costs)).collect();
     introduction(measured, &costs)
-        + "| controller | tokens/s | speed-up (range) | predicted | measured / predicted | i.i.d. | tokens a round \
+        + "| controller | tokens/s (range) | speed-up (range) | predicted | measured / predicted | i.i.d. | tokens a round \
            | drafts a round | accepted of tested | outside passes |\n\
            |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
         + &rows
@@ -46,7 +46,8 @@ fn introduction(measured: &Measured, costs: &Costs) -> String {
 fn row(measured: &Measured, contender: &Contender, costs: &Costs) -> String {
     let off = &measured.contenders[0];
     let ratios: Vec<f64> = std::iter::zip(contender.speeds(), off.speeds()).map(|(speed, off)| speed / off).collect();
-    let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(low, high), &r| (low.min(r), high.max(r)));
+    let speeds: Vec<f64> = contender.speeds().collect();
+    let [(slowest, fastest), (low, high)] = [range(&speeds), range(&ratios)];
     let speed_up = median(&ratios);
     let predicted = predicted_speed(contender, costs) / predicted_speed(off, costs);
     let iid = fixed_length(&contender.name)
@@ -58,15 +59,20 @@ fn row(measured: &Measured, contender: &Contender, costs: &Costs) -> String {
     let rounds = contender.rounds.len() as f64;
     let drafts: usize = contender.rounds.iter().map(|round| round.drafts).sum();
     format!(
-        "| {} | {:.1} | {speed_up:.2}x ({low:.2}–{high:.2}) | {predicted:.2}x | {:.2} | {iid} | {:.2} | {:.2} \
+        "| {} | {:.1} ({slowest:.1}–{fastest:.1}) | {speed_up:.2}x ({low:.2}–{high:.2}) | {predicted:.2}x | {:.2} | {iid} | {:.2} | {:.2} \
          | {acceptance} | {:.2} % |\n",
         contender.name,
-        median(&contender.speeds().collect::<Vec<f64>>()),
+        median(&speeds),
         speed_up / predicted,
         contender.tokens() as f64 / rounds,
         drafts as f64 / rounds,
         contender.overhead() * 100.0,
     )
+}
+
+/// The least and the greatest value.
+fn range(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)))
 }
 
 /// Tokens per second that the costs predict for the rounds played.
