@@ -5,14 +5,17 @@
 //! multiply-add loop on the same number of threads, so that shares of those rates compare like with
 //! like. The spread is half the distance between the quartiles.
 
+mod synthetic;
+
 use eesd::backend::cpu::probe::Probe;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::load::Checkpoint;
-use eesd::model::{Dtype, Geometry, LayerWeights, Matrix, ModelWeights, Rope, RopeScaling, Vector};
+use eesd::model::{Dtype, Geometry, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
 use std::time::Instant;
+use synthetic::RandomModel;
 
 /// Rows of the passes that are timed.
 const ROWS: [usize; 5] = [1, 2, 4, 8, 16];
@@ -32,7 +35,7 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     for dtype in [Dtype::F16, Dtype::BF16] {
         if is_wanted(&dtype.to_string()) {
-            let model = RandomModel::new(dtype);
+            let model = RandomModel::new(dtype, |_| 1.0);
             measure(&format!("random model, {dtype}"), &model.geometry, &model.weights(), threads, 7, 1);
         }
     }
@@ -149,11 +152,6 @@ fn matrices<'a>(layer: &LayerWeights<'a>) -> [Matrix<'a>; 7] {
     [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]
 }
 
-/// A one-row matrix as a vector.
-fn vector(matrix: Matrix<'_>) -> Vector<'_> {
-    Vector { dtype: matrix.dtype, len: matrix.cols, bytes: matrix.bytes }
-}
-
 /// Median, and half the distance between the quartiles.
 struct Spread {
     median: f64,
@@ -177,82 +175,5 @@ impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = if self.median >= 1000.0 { 0 } else { 2 - (self.median.log10().floor() as usize).min(2) };
         write!(f, "{:.*} ± {:.*}", digits.max(1), self.median, digits.max(1), self.spread)
-    }
-}
-
-/// A model of some 330 million parameters with small random weights.
-struct RandomModel {
-    geometry: Geometry,
-    dtype: Dtype,
-    /// All tensors one after the other; views overlap nothing.
-    bytes: Vec<u8>,
-}
-
-impl RandomModel {
-    fn new(dtype: Dtype) -> Self {
-        let geometry = Geometry {
-            family: "llama".to_owned(),
-            vocab_size: 32_000,
-            hidden_size: 1024,
-            intermediate_size: 2816,
-            layers: 24,
-            heads: 16,
-            kv_heads: 4,
-            head_dim: 64,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
-            windows: vec![None; 24],
-            max_positions: 2048,
-            qk_norm: false,
-            tied_head: false,
-        };
-        let layer = 2 * 1024 * (1024 + 256) + 3 * 1024 * 2816 + 2 * 1024;
-        let count = 24 * layer + 2 * 32_000 * 1024 + 1024;
-        let mut state = 1u64;
-        let mut bytes = Vec::with_capacity(2 * count);
-        for _ in 0..count {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let uniform = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-            let weight = 0.1 * uniform;
-            bytes.extend_from_slice(&match dtype {
-                Dtype::F16 => half::f16::from_f32(weight).to_le_bytes(),
-                _ => half::bf16::from_f32(weight).to_le_bytes(),
-            });
-        }
-        Self { geometry, dtype, bytes }
-    }
-
-    fn weights(&self) -> ModelWeights<'_> {
-        let mut rest = self.bytes.as_slice();
-        let mut take = |rows: usize, cols: usize| {
-            let (bytes, after) = rest.split_at(rows * cols * self.dtype.size());
-            rest = after;
-            Matrix { dtype: self.dtype, rows, cols, bytes }
-        };
-        let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = self.geometry;
-        let (q, kv) = (self.geometry.q_size(), self.geometry.kv_size());
-        let mut layer = || LayerWeights {
-            input_norm: vector(take(1, hidden)),
-            q: take(q, hidden),
-            k: take(kv, hidden),
-            v: take(kv, hidden),
-            o: take(hidden, q),
-            q_bias: None,
-            k_bias: None,
-            v_bias: None,
-            o_bias: None,
-            q_norm: None,
-            k_norm: None,
-            post_norm: vector(take(1, hidden)),
-            gate: take(mlp, hidden),
-            up: take(mlp, hidden),
-            down: take(hidden, mlp),
-            gate_bias: None,
-            up_bias: None,
-            down_bias: None,
-        };
-        let layers = (0..self.geometry.layers).map(|_| layer()).collect();
-        let norm = vector(take(1, hidden));
-        ModelWeights { embed: take(vocab, hidden), layers, norm, head: take(vocab, hidden) }
     }
 }
