@@ -22,7 +22,7 @@ template <class T, Form FORM> struct GateUpEpilogue {
   NormFactor<FORM> factor;
   __device__ __forceinline__ explicit GateUpEpilogue(const GateUpArgs& a)
       : args(a), factor{a.norm, a.projection.tokens} {}
-  __device__ __forceinline__ void start() { factor.start(); }
+  __device__ __forceinline__ void start() const { factor.start(); }
   __device__ __forceinline__ void operator()(int token, int output, float sum) const {
     float y = sum * factor.of(token);
     if (args.bias && output < args.projection.outputs) y += args.bias[output];

@@ -20,7 +20,7 @@ template <class T, Form FORM> struct LmHeadEpilogue {
   NormFactor<FORM> factor;
   __device__ __forceinline__ explicit LmHeadEpilogue(const LmHeadArgs& a)
       : args(a), factor{a.norm, a.projection.tokens} {}
-  __device__ __forceinline__ void start() { factor.start(); }
+  __device__ __forceinline__ void start() const { factor.start(); }
   __device__ __forceinline__ void operator()(int token, int output, float sum) const {
     const int vocab = args.projection.outputs;
     const float logit = sum * factor.of(token);

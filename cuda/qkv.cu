@@ -22,7 +22,7 @@ template <class T, Form FORM> struct QkvEpilogue {
   const QkvArgs& args;
   NormFactor<FORM> factor;
   __device__ __forceinline__ explicit QkvEpilogue(const QkvArgs& a) : args(a), factor{a.norm, a.projection.tokens} {}
-  __device__ __forceinline__ void start() { factor.start(); }
+  __device__ __forceinline__ void start() const { factor.start(); }
   __device__ __forceinline__ void operator()(int token, int output, float sum) const {
     const float y = sum * factor.of(token);
     if (output < args.projection.outputs)

@@ -21,7 +21,7 @@ struct ResidualArgs {
 template <class T, Form> struct ResidualEpilogue {
   const ResidualArgs& args;
   __device__ __forceinline__ explicit ResidualEpilogue(const ResidualArgs& a) : args(a) {}
-  __device__ __forceinline__ void start() {}
+  __device__ __forceinline__ void start() const {}
   __device__ __forceinline__ void operator()(int token, int output, float sum) const {
     const int hidden = args.projection.outputs;
     float x = 0;  // columns past the last one add nothing to the squares

@@ -19,21 +19,26 @@ enum Form { SKINNY, GEMM };
 template <Form FORM> struct NormFactor {
   const NormArgs& norm;
   int tokens;
-  float own[2] = {1, 1};
 
   __device__ __forceinline__ float compute(int token) const {
     if (!norm.squares) return 1;
     return norm_factor(norm.squares + size_t(token) * norm.slots, norm.slots, norm.width, norm.epsilon);
   }
-  __device__ __forceinline__ void start() {
+  // In shared memory, so that they take no registers while the sums are made.
+  static __device__ __forceinline__ float* kept() {
+    SHARED(float, factors, [2 * CLASSES]);
+    return factors;
+  }
+  __device__ __forceinline__ void start() const {
     if constexpr (FORM == SKINNY)
-      UNROLL for (int i = 0; i < 2; i++) {
-        const int token = threadIdx.x / WARP + i * CLASSES;
-        if (token < tokens) own[i] = compute(token);
+      for (int token = threadIdx.x / WARP; token < tokens; token += CLASSES) {
+        const float factor = compute(token);
+        if (threadIdx.x % WARP == 0) kept()[token] = factor;
       }
   }
   __device__ __forceinline__ float of(int token) const {
-    return FORM == SKINNY ? (token < CLASSES ? own[0] : own[1]) : compute(token);
+    if constexpr (FORM == SKINNY) return kept()[token];
+    else return compute(token);
   }
 };
 

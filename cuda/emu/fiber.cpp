@@ -71,30 +71,45 @@ namespace emu {
 namespace {
 
 constexpr size_t GUARD_BYTES = 4096;
-thread_local std::vector<char*> stacks, arenas;
 
-char* take(std::vector<char*>& pool, size_t bytes) {
-  if (!pool.empty()) {
-    char* p = pool.back();
-    pool.pop_back();
+// Memory of one size, each piece behind a page that traps; kept for reuse while the OS thread lives.
+class Pool {
+ public:
+  explicit Pool(size_t bytes) : bytes(bytes) {}
+  ~Pool() {
+    for (char* p : all) munmap(p - GUARD_BYTES, bytes + GUARD_BYTES);
+  }
+  char* take() {
+    if (spare.empty()) spare.push_back(map());
+    char* p = spare.back();
+    spare.pop_back();
     return p;
   }
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  void* p = mmap(nullptr, bytes + GUARD_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (p == MAP_FAILED) {
-    std::perror("emulator: mmap");
-    std::abort();
+  void give(char* p) { spare.push_back(p); }
+
+ private:
+  char* map() {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* p = mmap(nullptr, bytes + GUARD_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (p == MAP_FAILED) {
+      std::perror("emulator: mmap");
+      std::abort();
+    }
+    mprotect(p, GUARD_BYTES, PROT_NONE);
+    all.push_back(static_cast<char*>(p) + GUARD_BYTES);
+    return all.back();
   }
-  mprotect(p, GUARD_BYTES, PROT_NONE);
-  return static_cast<char*>(p) + GUARD_BYTES;
-}
+  const size_t bytes;
+  std::vector<char*> all, spare;
+};
+thread_local Pool stacks{STACK_BYTES}, arenas{ARENA_BYTES};
 
 }  // namespace
 
-char* take_stack() { return take(stacks, STACK_BYTES); }
-char* take_arena() { return take(arenas, ARENA_BYTES); }
-void give_stack(char* p) { stacks.push_back(p); }
-void give_arena(char* p) { arenas.push_back(p); }
+char* take_stack() { return stacks.take(); }
+char* take_arena() { return arenas.take(); }
+void give_stack(char* p) { stacks.give(p); }
+void give_arena(char* p) { arenas.give(p); }
 
 void prepare(Fiber* f, void (*entry)()) {
   f->stack = take_stack();

@@ -7,6 +7,7 @@
 mod attention;
 mod projection;
 mod rows;
+mod sampling;
 mod support;
 
 use eesd::backend::cuda::emulator::Emulator;
@@ -14,7 +15,7 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
 fn every_kernel_is_registered() {
-    let mut expected = Vec::new();
+    let mut expected: Vec<String> = ["accept_drafts", "adjust_logits", "sample_rows"].map(String::from).into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
