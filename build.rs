@@ -9,7 +9,6 @@
 //! | `KERNELS` | `require`: no nvcc is an error; `skip`: nvcc is never run |
 //! | `KERNEL_ARCHS` | default `80,86,89,90a,100,120`; the last one is kept as PTX too, for later GPUs |
 //! | `NVCC` | path of nvcc; else `$CUDA_HOME/bin`, `.cuda` of the checkout, `PATH`, `/usr/local/cuda` |
-//! | `KERNEL_SANITIZER` | emulated kernels only: `address` (and undefined behaviour) or `race` |
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -33,7 +32,7 @@ const FLAGS: [&str; 9] = [
 ];
 
 fn main() {
-    for variable in ["KERNELS", "KERNEL_ARCHS", "KERNEL_SANITIZER", "NVCC", "CUDA_HOME"] {
+    for variable in ["KERNELS", "KERNEL_ARCHS", "NVCC", "CUDA_HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -45,14 +44,14 @@ fn main() {
     let mode = env::var("KERNELS").unwrap_or_default();
     let nvcc = if mode == "skip" { None } else { find_nvcc() };
     let archs = env::var("KERNEL_ARCHS").unwrap_or_else(|_| ARCHS.into());
-    let built_with = match &nvcc {
+    let built = match &nvcc {
         Some(nvcc) => Some(compile_fatbins(nvcc, &archs, &sources, &headers, &out)),
         None if mode == "require" => {
             panic!("KERNELS=require, and there is no nvcc: set CUDA_HOME or run .ci/cuda-toolchain")
         }
         None => None,
     };
-    write_table(&out, built_with.as_deref(), &archs, &sources);
+    write_table(&out, built, &archs, &sources);
     #[cfg(feature = "emulated-kernels")]
     emulated::compile(&sources);
 }
@@ -90,9 +89,17 @@ fn local_toolchain() -> Option<PathBuf> {
     pythons.map(|python| python.path().join("site-packages/nvidia/cu13")).find(|home| home.is_dir())
 }
 
-/// One fatbin per source, several at a time; a source whose text, headers, flags and compiler are
-/// those of the last time is left alone. Returns the compiler's version.
-fn compile_fatbins(nvcc: &Path, archs: &str, sources: &[PathBuf], headers: &[u8], out: &Path) -> String {
+/// One fatbin per source, several at a time. Returns the compiler's version and the files.
+///
+/// Fatbins are named by a hash of all that they are made from, in a folder that every profile and set of
+/// features shares: what was compiled once is not compiled again.
+fn compile_fatbins(
+    nvcc: &Path,
+    archs: &str,
+    sources: &[PathBuf],
+    headers: &[u8],
+    out: &Path,
+) -> (String, Vec<PathBuf>) {
     let version = Command::new(nvcc).arg("--version").output();
     let version = version.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
     let version = String::from_utf8_lossy(&version);
@@ -104,50 +111,49 @@ fn compile_fatbins(nvcc: &Path, archs: &str, sources: &[PathBuf], headers: &[u8]
     if let Some(last) = archs.split(',').next_back() {
         flags.push(format!("-gencode=arch=compute_{last},code=compute_{last}"));
     }
+    // OUT_DIR is <target>/<profile>/build/<package>/out.
+    let folder = out.ancestors().nth(4).unwrap_or(out).join("kernels");
+    fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let fatbin = |source: &PathBuf| {
+        let mut hash = DefaultHasher::new();
+        (read(source), headers, &flags, &version).hash(&mut hash);
+        let name = source.file_stem().expect("a file of the folder").to_string_lossy();
+        folder.join(format!("{name}-{:016x}.fatbin", hash.finish()))
+    };
+    let fatbins: Vec<PathBuf> = sources.iter().map(fatbin).collect();
+    let work: Vec<_> = sources.iter().zip(&fatbins).filter(|(_, fatbin)| !fatbin.is_file()).collect();
     let next = AtomicUsize::new(0);
-    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).min(sources.len());
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).min(work.len());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    compile_fatbin(nvcc, &flags, source, &(headers, version.as_str()), out);
+                while let Some((source, fatbin)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    compile_fatbin(nvcc, &flags, source, fatbin);
                 }
             });
         }
     });
-    version
+    (version, fatbins)
 }
 
-fn compile_fatbin(nvcc: &Path, flags: &[String], source: &Path, environment: &impl Hash, out: &Path) {
-    let mut hash = DefaultHasher::new();
-    (read(source), flags, nvcc).hash(&mut hash);
-    environment.hash(&mut hash);
-    let key = format!("{:016x}", hash.finish());
-    let fatbin = fatbin_of(source, out);
-    let stamp = fatbin.with_extension("key");
-    if fatbin.is_file() && fs::read_to_string(&stamp).is_ok_and(|last| last == key) {
-        return;
-    }
-    let run = Command::new(nvcc).args(flags).arg(source).arg("-o").arg(&fatbin).output();
+fn compile_fatbin(nvcc: &Path, flags: &[String], source: &Path, fatbin: &Path) {
+    // Renamed when whole, so that a build that was stopped leaves nothing half made.
+    let unfinished = fatbin.with_extension(std::process::id().to_string());
+    let run = Command::new(nvcc).args(flags).arg(source).arg("-o").arg(&unfinished).output();
     let run = run.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
     assert!(run.status.success(), "nvcc {}:\n{}", source.display(), String::from_utf8_lossy(&run.stderr));
-    fs::write(&stamp, key).unwrap_or_else(|e| panic!("{}: {e}", stamp.display()));
-}
-
-fn fatbin_of(source: &Path, out: &Path) -> PathBuf {
-    out.join(source.file_name().expect("a file of the folder")).with_extension("fatbin")
+    fs::rename(&unfinished, fatbin).unwrap_or_else(|e| panic!("{}: {e}", fatbin.display()));
 }
 
 /// `fatbins.rs`, included by `src/backend/cuda/fatbins.rs`.
-fn write_table(out: &Path, built_with: Option<&str>, archs: &str, sources: &[PathBuf]) {
-    let entry = |source: &PathBuf| {
+fn write_table(out: &Path, built: Option<(String, Vec<PathBuf>)>, archs: &str, sources: &[PathBuf]) {
+    let entry = |(source, image): (&PathBuf, &PathBuf)| {
         let name = source.file_stem().expect("a file of the folder").to_string_lossy();
-        let image = fatbin_of(source, out);
         format!("    ({name:?}, {{ static I: &Aligned<[u8]> = &Aligned(*include_bytes!({image:?})); &I.0 }}),\n")
     };
-    let table = match built_with {
-        Some(version) => {
-            let entries: String = sources.iter().map(entry).collect();
+    let table = match &built {
+        Some((version, fatbins)) => {
+            let entries: String = sources.iter().zip(fatbins).map(entry).collect();
             format!(
                 "/// Aligned as the driver wants an image.\n#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n\
                  const TABLE: &[(&str, &[u8])] = &[\n{entries}];\n\
@@ -167,55 +173,18 @@ fn write_table(out: &Path, built_with: Option<&str>, archs: &str, sources: &[Pat
 /// The same kernels for the processor, beside the emulator of `cuda/emu`.
 #[cfg(feature = "emulated-kernels")]
 mod emulated {
-    use super::{PathBuf, env, files_in};
+    use super::{PathBuf, files_in};
 
     pub fn compile(sources: &[PathBuf]) {
-        let sanitizer = env::var("KERNEL_SANITIZER").unwrap_or_default();
         let base = || {
             let mut build = cc::Build::new();
             build.cpp(true).std("c++17").opt_level(2).debug(true).warnings(true);
-            build
-                .flag("-ffp-contract=off")
-                .flag("-fno-strict-aliasing")
-                .flag_if_supported("-Wno-psabi")
-                .flag_if_supported("-Wno-unknown-pragmas");
-            if sanitizer == "address" {
-                build.opt_level(1).flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover=undefined");
-            }
+            build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
+            build.flag_if_supported("-Wno-psabi").flag_if_supported("-Wno-unknown-pragmas");
             build
         };
-        let mut kernels = base();
-        kernels.flag("-xc++").files(sources);
-        if sanitizer == "race" {
-            kernels.flag("-fsanitize=thread");
-        }
         // Kernels are found through static constructors: no object may be dropped.
-        kernels.link_lib_modifier("+whole-archive").compile("emulated_kernels");
-        let mut runtime = base();
-        runtime.files(files_in("cuda/emu", "cpp"));
-        if sanitizer == "race" {
-            runtime.define("EMU_RACE_HOOKS", None);
-        }
-        let compiler = runtime.get_compiler();
-        runtime.compile("kernel_emulator");
-        if sanitizer == "address" {
-            link_address_sanitizer(compiler.path());
-        }
-        println!("cargo:rustc-env=KERNEL_SANITIZER={sanitizer}");
-    }
-
-    /// rustc links with `-nodefaultlibs`: the sanitizers' libraries are named one by one, and whole, so
-    /// that their malloc serves Rust's buffers too and these get red zones.
-    fn link_address_sanitizer(compiler: &std::path::Path) {
-        let archive = |name: &str| {
-            let found = std::process::Command::new(compiler).arg(format!("-print-file-name={name}")).output();
-            let found = found.unwrap_or_else(|e| panic!("{}: {e}", compiler.display()));
-            String::from_utf8_lossy(&found.stdout).trim().to_string()
-        };
-        let (address, undefined) = (archive("libasan.a"), archive("libubsan.a"));
-        let whole = ["-Wl,--whole-archive", &address, "-Wl,--no-whole-archive", &undefined];
-        for argument in whole.into_iter().chain(["-Wl,--export-dynamic", "-lstdc++", "-lm"]) {
-            println!("cargo:rustc-link-arg={argument}");
-        }
+        base().flag("-xc++").files(sources).link_lib_modifier("+whole-archive").compile("emulated_kernels");
+        base().files(files_in("cuda/emu", "cpp")).compile("kernel_emulator");
     }
 }

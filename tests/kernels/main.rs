@@ -5,10 +5,12 @@
 #![cfg(feature = "emulated-kernels")]
 
 mod attention;
+mod mutations;
 mod projection;
 mod rows;
 mod sampling;
 mod support;
+mod workshop;
 
 use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::{BUILT_WITH, FATBINS};
@@ -23,8 +25,10 @@ fn every_kernel_is_registered() {
         for name in ["append", "attention", "prefill_attention"] {
             expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
         }
+        expected.extend([format!("wrapper_mma_{format}")]);
         expected.extend(["embedding", "gather_rows"].map(|name| format!("{name}_{format}")));
     }
+    expected.extend(["copy", "lanes", "last_block", "numbers"].map(|name| format!("wrapper_{name}")));
     expected.sort();
     assert_eq!(Emulator::kernels(), expected);
 }
