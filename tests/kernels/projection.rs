@@ -9,7 +9,7 @@ use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{
     Form, Format, GateUp, HeadPartial, Launcher, LmHead, Norm, Projection, Qkv, Residual, Shape, project,
 };
-use eesd::backend::cuda::pack::{chunks, interleave, pack};
+use eesd::backend::cuda::pack::{BLOCK_ROWS, block_bytes, chunks, interleave, pack};
 
 /// Inputs of a projection: `tokens` rows of a normalised residual stream.
 struct Case {
@@ -137,6 +137,34 @@ fn qkv() {
         assert_batch_invariant(case.tokens, |on, form, first, tokens| {
             run(on, form, first, tokens).chunks(outputs).map(bits).collect()
         });
+    }
+}
+
+/// The exit layer's cache is filled by the key and value rows alone: the same weights from a later tile on.
+#[test]
+fn keys_and_values_without_queries() {
+    let (format, inputs, queries, outputs) = (FORMATS[0], 320, 96, 160);
+    let case = Case::new(format, inputs, 20, 15);
+    let packed = pack(&views(&case.weights(outputs, 16)), inputs);
+    let run = |skipped: usize| {
+        let mut out = vec![f32::NAN; case.tokens * outputs];
+        let weights = &packed[skipped / BLOCK_ROWS * block_bytes(inputs)..];
+        let arguments = Qkv {
+            projection: case.projection(weights, outputs - skipped, 0, case.tokens),
+            norm: case.norm(0),
+            bias: NULL,
+            out: to(&mut out[skipped..]),
+            stride: outputs as i32,
+            padding: 0,
+        };
+        // SAFETY: buffers of the sizes that cuda/qkv.cu states.
+        unsafe { project(&emulator(2), "qkv", format, Form::for_tokens(case.tokens as i32), &arguments) }.unwrap();
+        out
+    };
+    let (all, part) = (run(0), run(queries));
+    for (all, part) in all.chunks(outputs).zip(part.chunks(outputs)) {
+        assert!(part[..queries].iter().all(|y| y.is_nan()), "queries are not written");
+        assert_eq!(bits(&part[queries..]), bits(&all[queries..]));
     }
 }
 

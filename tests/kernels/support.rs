@@ -79,22 +79,12 @@ pub fn schedules() -> Vec<Emulator> {
     all
 }
 
-/// The kernels linked in, or those of the mutation test's library.
+/// The kernels linked in, or those of the library that `workshop` has this process run on.
 pub fn emulator(seed: u64) -> Emulator {
-    match std::env::var_os("EMULATOR_LIBRARY") {
-        // SAFETY: set by the mutation test only, to a library that it has just made.
-        Some(path) => {
-            unsafe { Emulator::load(path.as_ref(), std::env::var_os("EMULATOR_RACE").is_some(), seed) }.unwrap()
-        }
-        None => Emulator::new(seed),
-    }
-}
-
-/// Fails unless `found` is within `tolerance` of `expected`; NaN never is.
-#[track_caller]
-pub fn assert_close(found: f64, expected: f64, tolerance: f64, what: impl FnOnce() -> String) {
-    let error = (found - expected).abs();
-    assert!(error <= tolerance, "{}: {found}, expected {expected} ± {tolerance}", what());
+    let Some(library) = std::env::var_os("EMULATOR_LIBRARY") else { return Emulator::new(seed) };
+    let race_check = std::env::var_os("EMULATOR_RACE").is_some();
+    // SAFETY: a library that `workshop` has just made of cuda/, for the race check where it says so.
+    unsafe { Emulator::load(library.as_ref(), race_check, seed) }.unwrap()
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {
