@@ -1,9 +1,13 @@
 //! The engine against a backend that checks its cache: whatever the draft lengths, batch, budget,
 //! context and page pressure, every request gets what plain decoding gives, and no page is lost.
 
-mod common;
+mod common {
+    pub mod adversary;
+    pub mod hash_backend;
+}
 
-use common::{Adversary, HashBackend};
+use common::adversary::Adversary;
+use common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::engine::{Completion, Engine, EngineError, Event, Finish, Request};

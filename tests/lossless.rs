@@ -1,9 +1,11 @@
 //! Speculative decoding writes what plain decoding writes: over every fixture and the bundled model,
 //! every exit layer and every controller, greedy and coupled, token for token and bit for bit.
 
-mod common;
+mod common {
+    pub mod adversary;
+}
 
-use common::Adversary;
+use common::adversary::Adversary;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};

@@ -4,6 +4,23 @@
 //! drafts so far and nothing of the token it decides about, and learns after the round how many were
 //! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified.
 
+mod beta_ts;
+mod calibration;
+mod calibration_ts;
+mod costs;
+mod fixed;
+mod goodput_ts;
+mod posterior;
+mod spec;
+mod threshold;
+
+pub use beta_ts::BetaTs;
+pub use calibration_ts::CalibrationTs;
+pub use fixed::{Fixed, Off};
+pub use goodput_ts::GoodputTs;
+pub use spec::{ControllerError, ControllerSpec};
+pub use threshold::Threshold;
+
 use crate::sample::Philox;
 
 /// What a controller sees when it decides about one more draft token.
@@ -38,6 +55,15 @@ pub struct Outcome<'a> {
     pub verify_seconds: f64,
 }
 
+impl Outcome<'_> {
+    /// Drafts that verification told something about: how many were accepted, and whether (1 or 0) one
+    /// was refused after them. Later drafts were not observed.
+    pub fn tested(&self) -> (usize, usize) {
+        let accepted = self.accepted.min(self.confidences.len());
+        (accepted, usize::from(accepted < self.confidences.len()))
+    }
+}
+
 /// Decides how long each draft is. One controller serves all sequences of an engine.
 pub trait Controller: Send {
     /// The name and argument that `--controller` would take to make this one again.
@@ -54,4 +80,24 @@ pub trait Controller: Send {
 
     /// What it believes now, for people: posteriors, costs, rates.
     fn state(&self) -> serde_json::Value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tested_is_censored_at_the_draft_length() {
+        let tested = |drafts: usize, accepted| {
+            let confidences = &vec![0.5; drafts];
+            let (draft_seconds, verify_seconds) = (&[][..], 1.0);
+            Outcome { slot: 0, batch: 1, rows: drafts + 1, confidences, accepted, draft_seconds, verify_seconds }
+                .tested()
+        };
+        assert_eq!(tested(0, 0), (0, 0));
+        assert_eq!(tested(4, 0), (0, 1));
+        assert_eq!(tested(4, 3), (3, 1));
+        assert_eq!(tested(4, 4), (4, 0));
+        assert_eq!(tested(4, 9), (4, 0));
+    }
 }

@@ -135,8 +135,9 @@ impl Running {
         stats.accepted_at.resize(positions, 0);
         stats.drafted_at[..tested].iter_mut().for_each(|n| *n += 1);
         stats.accepted_at[..accepted].iter_mut().for_each(|n| *n += 1);
-        stats.lengths.resize(stats.lengths.len().max(tested + 1), 0);
-        stats.lengths[tested] += 1;
+        let length = self.confidences.len();
+        stats.lengths.resize(stats.lengths.len().max(length + 1), 0);
+        stats.lengths[length] += 1;
         stats.rounds += 1;
         stats.generated += emitted;
         stats.draft += draft;

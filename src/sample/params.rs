@@ -48,6 +48,59 @@ impl Default for SamplingParams {
     }
 }
 
+/// Most tokens that [`SamplingParams::logprobs`] may ask for.
+const MOST_LOGPROBS: usize = 100;
+
+impl SamplingParams {
+    /// Checks every parameter against its range and a vocabulary of `vocab` tokens.
+    ///
+    /// # Errors
+    /// The first parameter outside its range.
+    pub fn check(&self, vocab: usize) -> Result<(), ParamError> {
+        let number = |name, found: f64, ok: bool, expected| {
+            if ok { Ok(()) } else { Err(ParamError { name, found: found.to_string(), expected }) }
+        };
+        let Self { temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, .. } = *self;
+        let not_negative = temperature.is_finite() && temperature >= 0.0;
+        number("temperature", temperature, not_negative, "a finite number, at least 0")?;
+        number("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "a number above 0, at most 1")?;
+        number("min_p", min_p, (0.0..=1.0).contains(&min_p), "a number from 0 to 1")?;
+        let positive = repetition_penalty.is_finite() && repetition_penalty > 0.0;
+        number("repetition_penalty", repetition_penalty, positive, "a finite number above 0")?;
+        number("presence_penalty", presence_penalty, presence_penalty.is_finite(), "a finite number")?;
+        number("frequency_penalty", frequency_penalty, frequency_penalty.is_finite(), "a finite number")?;
+        for &(token, bias) in &self.logit_bias {
+            if token as usize >= vocab {
+                let found = format!("token {token}, vocabulary of {vocab}");
+                return Err(ParamError { name: "logit_bias", found, expected: "tokens of the vocabulary" });
+            }
+            if bias.is_nan() || bias == f32::INFINITY {
+                let found = format!("{bias} for token {token}");
+                return Err(ParamError { name: "logit_bias", found, expected: "finite numbers or -inf" });
+            }
+        }
+        if let Some(n) = self.logprobs.filter(|&n| n > MOST_LOGPROBS.min(vocab)) {
+            let found = format!("{n}, vocabulary of {vocab}");
+            return Err(ParamError {
+                name: "logprobs",
+                found,
+                expected: "at most 100, and no more than the vocabulary",
+            });
+        }
+        Ok(())
+    }
+
+    /// The rule that these parameters ask for: greedy at temperature 0, whatever `verify` says.
+    pub fn rule(&self) -> Rule {
+        let coupled = self.verify.map_or(self.seed.is_some(), |mode| mode == VerifyMode::Coupled);
+        match self.temperature {
+            0.0 => Rule::Greedy,
+            _ if coupled => Rule::Coupled,
+            _ => Rule::Rejection,
+        }
+    }
+}
+
 /// The user's choice between the two sampling rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
@@ -78,4 +131,63 @@ pub struct ParamError {
     pub found: String,
     /// What is allowed.
     pub expected: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_of_every_range() {
+        let off = SamplingParams::default;
+        let inf = f64::INFINITY;
+        let good = [
+            off(),
+            SamplingParams { temperature: 1e300, top_p: 1e-300, min_p: 1.0, top_k: usize::MAX, ..off() },
+            SamplingParams { repetition_penalty: 1e-9, presence_penalty: -2.0, frequency_penalty: 5.0, ..off() },
+            SamplingParams { logit_bias: vec![(7, f32::NEG_INFINITY), (7, -1.0)], logprobs: Some(8), ..off() },
+        ];
+        for params in good {
+            assert_eq!(params.check(8), Ok(()), "{params:?}");
+        }
+        let bad = [
+            ("temperature", SamplingParams { temperature: -0.1, ..off() }),
+            ("temperature", SamplingParams { temperature: inf, ..off() }),
+            ("temperature", SamplingParams { temperature: f64::NAN, ..off() }),
+            ("top_p", SamplingParams { top_p: 0.0, ..off() }),
+            ("top_p", SamplingParams { top_p: 1.001, ..off() }),
+            ("top_p", SamplingParams { top_p: f64::NAN, ..off() }),
+            ("min_p", SamplingParams { min_p: -0.1, ..off() }),
+            ("min_p", SamplingParams { min_p: 1.1, ..off() }),
+            ("min_p", SamplingParams { min_p: f64::NAN, ..off() }),
+            ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..off() }),
+            ("repetition_penalty", SamplingParams { repetition_penalty: inf, ..off() }),
+            ("presence_penalty", SamplingParams { presence_penalty: -inf, ..off() }),
+            ("frequency_penalty", SamplingParams { frequency_penalty: f64::NAN, ..off() }),
+            ("logit_bias", SamplingParams { logit_bias: vec![(8, 0.0)], ..off() }),
+            ("logit_bias", SamplingParams { logit_bias: vec![(0, f32::NAN)], ..off() }),
+            ("logit_bias", SamplingParams { logit_bias: vec![(0, f32::INFINITY)], ..off() }),
+            ("logprobs", SamplingParams { logprobs: Some(9), ..off() }),
+        ];
+        for (name, params) in bad {
+            assert_eq!(params.check(8).map_err(|e| e.name), Err(name), "{params:?}");
+        }
+        assert!(SamplingParams { logprobs: Some(100), ..off() }.check(1000).is_ok());
+        assert!(SamplingParams { logprobs: Some(101), ..off() }.check(1000).is_err());
+        let error = SamplingParams { top_p: 2.0, ..off() }.check(8).map_err(|e| e.to_string());
+        assert_eq!(error, Err("top_p: 2 (expected a number above 0, at most 1)".into()));
+    }
+
+    #[test]
+    fn the_rule_follows_temperature_choice_and_seed() {
+        let rule =
+            |temperature, verify, seed| SamplingParams { temperature, verify, seed, ..Default::default() }.rule();
+        for verify in [None, Some(VerifyMode::Rejection), Some(VerifyMode::Coupled)] {
+            assert_eq!(rule(0.0, verify, Some(1)), Rule::Greedy);
+        }
+        assert_eq!(rule(1.0, None, None), Rule::Rejection);
+        assert_eq!(rule(1.0, None, Some(1)), Rule::Coupled);
+        assert_eq!(rule(1.0, Some(VerifyMode::Rejection), Some(1)), Rule::Rejection);
+        assert_eq!(rule(1.0, Some(VerifyMode::Coupled), None), Rule::Coupled);
+    }
 }

@@ -1,7 +1,13 @@
 //! A request's sampler: drafts tokens from the exit block's logits, judges drafts by the target's.
 
-use super::{ParamError, Rule, SamplingParams};
+use super::distribution::{pick, probability, residual, softmax};
+use super::filters::Candidates;
+use super::gumbel::noisy_argmax;
+use super::penalties::Penalties;
+use super::softmax::{argmax, confidence, logprobs, total};
+use super::{ParamError, Philox, Purpose, Rule, SamplingParams};
 use crate::TokenId;
+use std::hash::{BuildHasher, RandomState};
 
 /// The tokens that a distribution follows.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +25,8 @@ pub struct Drafted {
     pub token: TokenId,
     /// The draft distribution's largest probability, at temperature 1 before any filter.
     pub confidence: f32,
-    /// The filtered draft distribution `q` as (token, probability), where the rule needs it.
+    /// The filtered draft distribution `q` as (token, probability), ascending in tokens, where the
+    /// rule needs it ([`Rule::Rejection`]); else empty.
     pub q: Vec<(TokenId, f64)>,
 }
 
@@ -28,7 +35,8 @@ pub struct Drafted {
 pub struct TokenLogprobs {
     /// Natural logarithm of the emitted token's probability.
     pub logprob: f32,
-    /// The most probable tokens, most probable first, ties to the lowest id.
+    /// The most probable tokens, most probable first, ties to the lowest id; impossible ones are
+    /// left out.
     pub top: Vec<(TokenId, f32)>,
 }
 
@@ -44,6 +52,9 @@ pub struct Verdict {
 }
 
 /// Checked parameters, the rule they ask for, and the seed that keys every draw.
+///
+/// Rows of logits may hold `-inf` (forbidden) and even NaN, which counts as `-inf`; where a row
+/// forbids every token, token 0 is drawn.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
@@ -57,8 +68,11 @@ impl Sampler {
     /// # Errors
     /// The first parameter outside its range.
     pub fn new(params: SamplingParams, vocab: usize) -> Result<Self, ParamError> {
-        let _ = vocab;
-        Ok(Self { params, rule: Rule::Greedy, seed: 0 })
+        params.check(vocab)?;
+        let rule = params.rule();
+        // Hash keys are the standard library's way to the operating system's randomness.
+        let seed = params.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
+        Ok(Self { params, rule, seed })
     }
 
     /// The parameters.
@@ -77,18 +91,176 @@ impl Sampler {
     }
 
     /// Draws the token that follows `history` from the draft's `logits` `[vocab]`.
-    pub fn draft(&self, history: History<'_>, logits: &[f32]) -> Drafted {
-        let _ = history;
-        let best = (0..logits.len()).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).unwrap_or(0);
-        Drafted { token: best as TokenId, confidence: 1.0, q: Vec::new() }
+    ///
+    /// The last `drafted` tokens of the history are this round's own drafts. They number the draw: a
+    /// position that an earlier round drafted in vain is drawn anew, because a controller that learns
+    /// across rounds has seen the effects of the first draw, and choosing whether to draft by them
+    /// would bias what is drafted.
+    pub fn draft(&self, history: History<'_>, drafted: usize, logits: &[f32]) -> Drafted {
+        let position = history.tokens.len();
+        let confidence = confidence(logits);
+        let logits = &Penalties::new(&self.params, history, logits.len()).apply(logits);
+        let (token, q) = match self.rule {
+            Rule::Greedy => (argmax(logits), Vec::new()),
+            Rule::Coupled => (self.coupled(position, logits), Vec::new()),
+            Rule::Rejection => {
+                let q = self.distribution(logits);
+                let mut random = Philox::new(self.seed, position, Purpose::Draft, drafted as u32);
+                (pick(&q, 1.0, random.fine_uniform()).unwrap_or(0), q)
+            }
+        };
+        Drafted { token, confidence, q }
     }
 
     /// Judges `drafted` (the last `drafted.len()` of `history.tokens`) by the target's `logits`
-    /// `[drafted.len() + 1, vocab]`, row `i` being the distribution after `i` of them.
+    /// `[drafted.len() + 1, vocab]`, row `i` being the distribution after `i` of them. Without drafts
+    /// this is plain decoding.
     pub fn accept(&self, history: History<'_>, logits: &[f32], drafted: &[Drafted]) -> Verdict {
         let vocab = logits.len() / (drafted.len() + 1);
-        let rows: Vec<TokenId> = logits.chunks(vocab).map(|row| self.draft(history, row).token).collect();
-        let accepted = drafted.iter().zip(&rows).take_while(|(d, t)| d.token == **t).count();
-        Verdict { accepted, next: rows[accepted], logprobs: Vec::new() }
+        let start = history.tokens.len() - drafted.len();
+        let committed = History { tokens: &history.tokens[..start], ..history };
+        let mut penalties = Penalties::new(&self.params, committed, vocab);
+        let mut reported = Vec::new();
+        let mut accepted = 0;
+        loop {
+            let row = &logits[accepted * vocab..][..vocab];
+            let draft = drafted.get(accepted);
+            let token = self.emit(start + accepted, &penalties.apply(row), draft);
+            reported.extend(self.params.logprobs.map(|n| logprobs(row, token, n)));
+            if draft.is_none_or(|draft| draft.token != token) {
+                return Verdict { accepted, next: token, logprobs: reported };
+            }
+            penalties.advance(token);
+            accepted += 1;
+        }
+    }
+
+    /// The token that the target emits at `position`: `draft`'s own where it is accepted.
+    fn emit(&self, position: usize, logits: &[f32], draft: Option<&Drafted>) -> TokenId {
+        match self.rule {
+            Rule::Greedy => argmax(logits),
+            Rule::Coupled => self.coupled(position, logits),
+            Rule::Rejection => self.reject_or_keep(position, &self.distribution(logits), draft),
+        }
+    }
+
+    /// Rejection sampling (Leviathan et al. 2023; Chen et al. 2023) from the target's `p` by way of
+    /// the draft's `q`; without a draft, a plain draw from `p`.
+    fn reject_or_keep(&self, position: usize, p: &[(TokenId, f64)], draft: Option<&Drafted>) -> TokenId {
+        let random = |purpose| Philox::new(self.seed, position, purpose, 0);
+        let Some(Drafted { token, q, .. }) = draft else {
+            return pick(p, 1.0, random(Purpose::Bonus).fine_uniform()).unwrap_or(0);
+        };
+        let (p_token, q_token) = (probability(p, *token), probability(q, *token));
+        if p_token > 0.0 && random(Purpose::Accept).uniform() * q_token <= p_token {
+            return *token;
+        }
+        let uniform = random(Purpose::Residual).fine_uniform();
+        // No residual at all means that p and q differ by rounding only: then p will do.
+        let beyond = residual(p, q);
+        let total = total(&beyond, |(_, weight)| weight);
+        pick(&beyond, total, uniform).or_else(|| pick(p, 1.0, uniform)).unwrap_or(0)
+    }
+
+    /// The argmax of scores plus the position's Gumbel noise, the same for draft and target.
+    fn coupled(&self, position: usize, logits: &[f32]) -> TokenId {
+        noisy_argmax(&Candidates::new(logits, &self.params), &Philox::new(self.seed, position, Purpose::Gumbel, 0))
+    }
+
+    /// The filtered distribution of `logits`, ascending in tokens.
+    fn distribution(&self, logits: &[f32]) -> Vec<(TokenId, f64)> {
+        softmax(Candidates::new(logits, &self.params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::VerifyMode;
+
+    fn sampler(temperature: f64, verify: VerifyMode) -> Sampler {
+        let params = SamplingParams { temperature, verify: Some(verify), seed: Some(42), ..Default::default() };
+        Sampler::new(params, 4).unwrap()
+    }
+
+    fn history(tokens: &[TokenId]) -> History<'_> {
+        History { tokens, prompt: 1 }
+    }
+
+    fn drafted(token: TokenId, q: &[(TokenId, f64)]) -> Drafted {
+        Drafted { token, confidence: 0.5, q: q.to_vec() }
+    }
+
+    #[test]
+    fn seeds_come_from_the_request_or_differ() {
+        assert_eq!(sampler(1.0, VerifyMode::Coupled).seed(), 42);
+        let fresh = || Sampler::new(SamplingParams::default(), 4).unwrap().seed();
+        assert_ne!(fresh(), fresh());
+    }
+
+    #[test]
+    fn greedy_accepts_while_the_argmax_agrees() {
+        let logits = [0.0, 1.0, 1.0, 0.0, 5.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0];
+        let greedy = sampler(0.0, VerifyMode::Rejection);
+        let judge = |a, b| greedy.accept(history(&[3, a, b]), &logits, &[drafted(a, &[]), drafted(b, &[])]);
+        assert_eq!(judge(1, 0), Verdict { accepted: 2, next: 3, logprobs: vec![] });
+        assert_eq!(judge(1, 2), Verdict { accepted: 1, next: 0, logprobs: vec![] });
+        assert_eq!(judge(2, 0), Verdict { accepted: 0, next: 1, logprobs: vec![] });
+        let draft = greedy.draft(history(&[3]), 0, &logits[..4]);
+        assert_eq!((draft.token, draft.q.len()), (1, 0));
+        assert!((draft.confidence - 0.365_53).abs() < 1e-4);
+    }
+
+    #[test]
+    fn a_draft_outside_the_target_is_never_kept() {
+        let rejecting = sampler(1.0, VerifyMode::Rejection);
+        let none = f32::NEG_INFINITY;
+        // Even with an accept draw times q that underflows to zero.
+        for q in [1.0, 1e-323] {
+            let verdict = rejecting.accept(
+                history(&[0, 2]),
+                &[0.0, none, none, none, 0.0, 0.0, 0.0, 0.0],
+                &[drafted(2, &[(2, q)])],
+            );
+            assert_eq!((verdict.accepted, verdict.next), (0, 0));
+        }
+    }
+
+    #[test]
+    fn equal_distributions_accept_everything() {
+        let rejecting = sampler(0.8, VerifyMode::Rejection);
+        let logits = [0.3, -1.0, 2.0, 0.0];
+        for position in 1..200 {
+            let mut tokens = vec![0; position];
+            let draft = rejecting.draft(history(&tokens), 0, &logits);
+            tokens.push(draft.token);
+            let verdict = rejecting.accept(history(&tokens), &[logits, logits].concat(), &[draft]);
+            assert_eq!(verdict.accepted, 1);
+        }
+    }
+
+    #[test]
+    fn a_round_of_its_own_draws_anew() {
+        let rejecting = sampler(1.0, VerifyMode::Rejection);
+        let logits = vec![0.0; 1000];
+        let tokens = [1, 2, 3];
+        let draws: Vec<_> = (0..3).map(|j| rejecting.draft(history(&tokens), j, &logits).token).collect();
+        assert!(draws[0] != draws[1] && draws[1] != draws[2] && draws[0] != draws[2]);
+    }
+
+    #[test]
+    fn logprobs_are_the_raw_targets_one_per_token() {
+        let params = SamplingParams {
+            temperature: 0.5,
+            top_k: 1,
+            logit_bias: vec![(3, 100.0)],
+            logprobs: Some(1),
+            ..Default::default()
+        };
+        let sampler = Sampler::new(params, 4).unwrap();
+        let verdict = sampler.accept(history(&[0, 3]), &[0.0; 8], &[drafted(3, &[(3, 1.0)])]);
+        let quarter = 0.25f32.ln();
+        let expected = TokenLogprobs { logprob: quarter, top: vec![(0, quarter)] };
+        assert_eq!(verdict, Verdict { accepted: 1, next: 3, logprobs: vec![expected.clone(), expected] });
     }
 }

@@ -1,7 +1,40 @@
 //! Runs the passes on the processor.
+//!
+//! From the bottom up:
+//! - [`lanes`] is the one vector type, [`math`] and [`norm`] what is written with it;
+//! - [`pool`] keeps threads awake during a pass, [`memory`] is what they share;
+//! - [`pack`] lays weights out, [`gemm`] multiplies by them; [`rope`], [`cache`] and [`attention`];
+//! - [`weights`] and [`workspace`] hold a model, [`layer`] runs one layer, [`passes`] whole passes.
+//!
+//! Every output element is summed in one fixed order, whatever the instruction set, the number of
+//! rows, of threads, or the way a prompt was cut.
 
-use super::{Backend, BackendError};
+mod attention;
+mod cache;
+mod gemm;
+mod lanes;
+mod layer;
+mod math;
+mod memory;
+mod norm;
+mod pack;
+mod passes;
+mod pool;
+pub mod probe;
+mod rope;
+mod weights;
+mod workspace;
+
+use super::{Backend, BackendError, Limits};
+use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
+use cache::Cache;
+use layer::Model;
+use passes::Slot;
+use pool::Pool;
+use rope::RopeTable;
+use weights::Weights;
+use workspace::Workspace;
 
 /// How much to reserve and which cores to use.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,20 +64,61 @@ pub enum Simd {
     Portable,
 }
 
+impl std::fmt::Display for Simd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Simd::Avx512 => "avx512",
+            Simd::Avx2 => "avx2",
+            Simd::Portable => "portable",
+        })
+    }
+}
+
 /// The processor as a [`Backend`].
-pub struct CpuBackend {}
+pub struct CpuBackend {
+    model: Model,
+    cache: Cache,
+    work: Workspace,
+    slots: Vec<Slot>,
+    limits: Limits,
+    pool: Pool,
+}
 
 impl CpuBackend {
     /// Repacks the weights (in their own number format) and reserves the cache.
     ///
     /// # Errors
-    /// If memory cannot be had or the exit block does not fit the model.
+    /// If memory cannot be had, the exit block does not fit the model, or the processor lacks the
+    /// instruction set that was asked for.
+    #[expect(clippy::new_ret_no_self, reason = "the engine knows no device")]
     pub fn new(
-        _geometry: &Geometry,
-        _weights: &ModelWeights<'_>,
-        _exit: Option<&ExitWeights<'_>>,
-        _options: &CpuOptions,
+        geometry: &Geometry,
+        weights: &ModelWeights<'_>,
+        exit: Option<&ExitWeights<'_>>,
+        options: &CpuOptions,
     ) -> Result<Box<dyn Backend>, BackendError> {
-        unimplemented!()
+        let simd = options.simd.unwrap_or_else(Simd::detect);
+        if !simd.is_available() {
+            return Err(BackendError::Device(format!("this processor has no {simd}")));
+        }
+        let CpuOptions { slots, context, max_draft, .. } = *options;
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let workers = options.threads.unwrap_or_else(cores).max(1);
+        let mut pool = Pool::new(workers).map_err(|error| BackendError::Device(format!("threads: {error}")))?;
+        let pages = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
+        let limits = Limits { pages, slots, max_draft, context };
+        Ok(Box::new(Self {
+            cache: Cache::new(geometry, pages)?,
+            work: Workspace::new(geometry, simd, &limits, workers)?,
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            limits,
+            model: Model {
+                simd,
+                geometry: geometry.clone(),
+                weights: Weights::new(geometry, weights, exit, &mut pool)?,
+                rope: RopeTable::new(&geometry.rope, geometry.head_dim, context),
+            },
+            pool,
+        }))
     }
 }

@@ -1,1 +1,45 @@
-fn main() {}
+//! `eesd-run`: text from a language model by early-exit speculative decoding, and the proofs,
+//! measurements and reports that go with it.
+//!
+//! Flags are parsed ([`args`]), then decided together with what the model folder says
+//! ([`settings`]), then one file per subcommand does the work. Text goes to standard output and
+//! nothing else does; everything for people goes to standard error ([`report`]).
+
+mod args;
+mod batch;
+mod bench;
+mod chat;
+mod completions;
+mod cost;
+mod doctor;
+mod failure;
+mod generate;
+mod inspect;
+mod interrupt;
+mod output;
+mod report;
+mod settings;
+mod verify;
+
+use args::Command;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match args::parse() {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
+    let done = match cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}

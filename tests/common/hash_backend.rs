@@ -4,10 +4,9 @@
 
 use eesd::TokenId;
 use eesd::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
-use eesd::control::{Controller, Outcome, Step};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::model::{Geometry, Rope, RopeScaling};
-use eesd::sample::{Drafted, History, Philox, Verdict};
+use eesd::sample::{Drafted, History, Verdict};
 
 /// Layer groups of the cache that must be complete: model layers before and after the exit, exit layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -124,7 +123,7 @@ impl Backend for HashBackend {
             }
             assert!(s.drafted() == self.drafted[s.slot].len() && s.drafted() < self.limits.max_draft);
             let logits = self.draft_logits(s.tokens);
-            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, &logits);
+            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, s.drafted(), &logits);
             drafts.push(Draft { token: drafted.token, confidence: drafted.confidence });
             self.drafted[s.slot].push(drafted);
         }
@@ -164,33 +163,5 @@ impl Backend for HashBackend {
         let vocab = self.geometry.vocab_size;
         let logits = (1..=chunk.tokens.len()).flat_map(|n| Self::target(vocab, &chunk.tokens[..n])).collect();
         Ok(Evaluation { logits, hidden: vec![0.0; chunk.tokens.len()] })
-    }
-}
-
-/// Goes on or stops by the confidences it sees and by chance, as unhelpfully as it may.
-pub struct Adversary;
-
-impl Controller for Adversary {
-    fn spec(&self) -> String {
-        "adversary".into()
-    }
-
-    fn start(&mut self, _slot: usize) {}
-
-    fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
-        assert!(step.confidences.len() < step.limit);
-        match step.confidences.last() {
-            Some(&c) => (c.to_bits() % 7 < 4) ^ (rng.uniform() < 0.2),
-            None => rng.uniform() < 0.8,
-        }
-    }
-
-    fn observe(&mut self, outcome: &Outcome<'_>) {
-        assert!(outcome.accepted <= outcome.confidences.len());
-        assert_eq!(outcome.draft_seconds.len(), outcome.confidences.len());
-    }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
     }
 }

@@ -1,0 +1,258 @@
+//! How fast the processor's passes are, beside what the machine can do at best.
+//!
+//! `cargo bench --bench cpu -- [f16] [bf16] [bundled]` (all three by default). Prints Markdown. Speeds
+//! are medians over rounds; in each round every case runs once, between a sum over memory and a
+//! multiply-add loop on the same number of threads, so that shares of those rates compare like with
+//! like. The spread is half the distance between the quartiles.
+
+use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::kv::{PAGE_TOKENS, PageId};
+use eesd::load::Checkpoint;
+use eesd::model::{Dtype, Geometry, LayerWeights, Matrix, ModelWeights, Rope, RopeScaling, Vector};
+use eesd::sample::{Sampler, SamplingParams};
+use std::time::Instant;
+
+/// Rows of the passes that are timed.
+const ROWS: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// Tokens of a timed prompt.
+const PROMPT: usize = 256;
+
+/// Tokens before a timed decoding pass.
+const CONTEXT: usize = 64;
+
+/// Bytes that the sum reads: many times any cache.
+const PROBE_BYTES: usize = 512 << 20;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        if is_wanted(&dtype.to_string()) {
+            let model = RandomModel::new(dtype);
+            measure(&format!("random model, {dtype}"), &model.geometry, &model.weights(), threads, 7, 1);
+        }
+    }
+    if is_wanted("bundled") {
+        let checkpoint = Checkpoint::bundled().expect("the bundled model opens");
+        measure(checkpoint.name(), checkpoint.geometry(), &checkpoint.weights(), threads, 15, 100);
+    }
+}
+
+/// Times a model's passes in `rounds` rounds, `repeats` passes at a time, and prints a table.
+fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads: usize, rounds: usize, repeats: usize) {
+    let most = ROWS[ROWS.len() - 1];
+    let options =
+        CpuOptions { threads: Some(threads), simd: None, slots: most, context: PROMPT, max_draft: 0, pages: None };
+    let mut backend = CpuBackend::new(geometry, weights, None, &options).expect("the model fits in memory");
+    let mut probe = Probe::new(threads, PROBE_BYTES).expect("the probe's memory fits");
+    let read_bytes = decoding_bytes(geometry, weights) as f64;
+    let flops = prefill_flops(geometry, PROMPT);
+
+    let tokens: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect();
+    let table = PROMPT.div_ceil(PAGE_TOKENS);
+    let pages: Vec<Vec<PageId>> =
+        (0..most).map(|slot| (0..table).map(|page| PageId((slot * table + page) as u32)).collect()).collect();
+    for pages in &pages {
+        backend.prefill(&[Chunk { pages, start: 0, tokens: &tokens[..CONTEXT] }]).expect("prefill");
+    }
+
+    let (mut reads, mut multiplies, mut prefills) = (Vec::new(), Vec::new(), Vec::new());
+    let mut passes = vec![Vec::new(); ROWS.len()];
+    for round in 0..=rounds {
+        let read = probe.read();
+        let multiply = probe.multiply_add(20_000_000);
+        let prefill = time(repeats.div_ceil(20), || {
+            backend.prefill(&[Chunk { pages: &pages[0], start: 0, tokens: &tokens }]).expect("prefill");
+        });
+        let mut round_passes = Vec::new();
+        for rows in ROWS {
+            round_passes.push(time(repeats, || decode(&mut *backend, &pages[..rows], &tokens[..=CONTEXT])));
+        }
+        // The first round warms up.
+        if round > 0 {
+            reads.push(read);
+            multiplies.push(multiply);
+            prefills.push(prefill);
+            round_passes.into_iter().zip(&mut passes).for_each(|(pass, all)| all.push(pass));
+        }
+    }
+
+    let (read, multiply) = (Spread::of(&reads), Spread::of(&multiplies));
+    println!("\n### {name}: {}\n", backend.describe());
+    println!("Sum over memory {} GB/s, multiply-add loop {} GFLOP/s.\n", read.scaled(1e-9), multiply.scaled(1e-9));
+    println!("| pass | ms | tokens/s | of the sum's rate | of the multiply-add rate | time against 1 row |");
+    println!("|---|---|---|---|---|---|");
+    let shares = |rates: &[f64], work: f64, times: &[f64]| {
+        let shares: Vec<f64> = rates.iter().zip(times).map(|(rate, time)| work / time / rate * 100.0).collect();
+        Spread::of(&shares)
+    };
+    for (rows, times) in ROWS.into_iter().zip(&passes) {
+        let speeds: Vec<f64> = times.iter().map(|time| rows as f64 / time).collect();
+        let ratios: Vec<f64> = times.iter().zip(&passes[0]).map(|(time, one)| time / one).collect();
+        println!(
+            "| {rows} rows | {} | {} | {} % | – | {} |",
+            Spread::of(times).scaled(1e3),
+            Spread::of(&speeds),
+            shares(&reads, read_bytes, times),
+            Spread::of(&ratios),
+        );
+    }
+    let speeds: Vec<f64> = prefills.iter().map(|time| PROMPT as f64 / time).collect();
+    println!(
+        "| prefill of {PROMPT} | {} | {} | – | {} % | – |",
+        Spread::of(&prefills).scaled(1e3),
+        Spread::of(&speeds),
+        shares(&multiplies, flops, &prefills),
+    );
+}
+
+/// Seconds of one of `repeats` calls, on average.
+fn time(repeats: usize, mut call: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    for _ in 0..repeats {
+        call();
+    }
+    start.elapsed().as_secs_f64() / repeats as f64
+}
+
+/// One plain decoding step of as many sequences as there are block tables.
+fn decode(backend: &mut dyn Backend, pages: &[Vec<PageId>], tokens: &[u32]) {
+    let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).expect("greedy is allowed");
+    let sequence =
+        |(slot, pages)| Sequence { slot, pages, tokens, committed: tokens.len(), prompt: CONTEXT, sampler: &sampler };
+    let batch: Vec<Sequence<'_>> = pages.iter().map(Vec::as_slice).enumerate().map(sequence).collect();
+    backend.verify(&batch).expect("a pass");
+}
+
+/// Bytes of all matrices that a decoding pass reads: every layer and the head.
+fn decoding_bytes(geometry: &Geometry, weights: &ModelWeights<'_>) -> usize {
+    weights
+        .layers
+        .iter()
+        .map(|layer| matrices(layer).iter().map(|matrix| matrix.bytes.len()).sum::<usize>())
+        .sum::<usize>()
+        + geometry.vocab_size * geometry.hidden_size * weights.head.dtype.size()
+}
+
+/// Operations of the products of a prefill: all layers, and of the last one keys and values only.
+fn prefill_flops(geometry: &Geometry, rows: usize) -> f64 {
+    let (hidden, kv) = (geometry.hidden_size, geometry.kv_size());
+    let layer = 2 * hidden * (geometry.q_size() + kv) + 3 * hidden * geometry.intermediate_size;
+    (2 * rows * ((geometry.layers - 1) * layer + 2 * hidden * kv)) as f64
+}
+
+fn matrices<'a>(layer: &LayerWeights<'a>) -> [Matrix<'a>; 7] {
+    [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]
+}
+
+/// A one-row matrix as a vector.
+fn vector(matrix: Matrix<'_>) -> Vector<'_> {
+    Vector { dtype: matrix.dtype, len: matrix.cols, bytes: matrix.bytes }
+}
+
+/// Median, and half the distance between the quartiles.
+struct Spread {
+    median: f64,
+    spread: f64,
+}
+
+impl Spread {
+    fn of(samples: &[f64]) -> Self {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+        Self { median: at(0.5), spread: (at(0.75) - at(0.25)) / 2.0 }
+    }
+
+    fn scaled(&self, factor: f64) -> Self {
+        Self { median: self.median * factor, spread: self.spread * factor }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = if self.median >= 1000.0 { 0 } else { 2 - (self.median.log10().floor() as usize).min(2) };
+        write!(f, "{:.*} ± {:.*}", digits.max(1), self.median, digits.max(1), self.spread)
+    }
+}
+
+/// A model of some 330 million parameters with small random weights.
+struct RandomModel {
+    geometry: Geometry,
+    dtype: Dtype,
+    /// All tensors one after the other; views overlap nothing.
+    bytes: Vec<u8>,
+}
+
+impl RandomModel {
+    fn new(dtype: Dtype) -> Self {
+        let geometry = Geometry {
+            family: "llama".to_owned(),
+            vocab_size: 32_000,
+            hidden_size: 1024,
+            intermediate_size: 2816,
+            layers: 24,
+            heads: 16,
+            kv_heads: 4,
+            head_dim: 64,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
+            windows: vec![None; 24],
+            max_positions: 2048,
+            qk_norm: false,
+            tied_head: false,
+        };
+        let layer = 2 * 1024 * (1024 + 256) + 3 * 1024 * 2816 + 2 * 1024;
+        let count = 24 * layer + 2 * 32_000 * 1024 + 1024;
+        let mut state = 1u64;
+        let mut bytes = Vec::with_capacity(2 * count);
+        for _ in 0..count {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let uniform = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            let weight = 0.1 * uniform;
+            bytes.extend_from_slice(&match dtype {
+                Dtype::F16 => half::f16::from_f32(weight).to_le_bytes(),
+                _ => half::bf16::from_f32(weight).to_le_bytes(),
+            });
+        }
+        Self { geometry, dtype, bytes }
+    }
+
+    fn weights(&self) -> ModelWeights<'_> {
+        let mut rest = self.bytes.as_slice();
+        let mut take = |rows: usize, cols: usize| {
+            let (bytes, after) = rest.split_at(rows * cols * self.dtype.size());
+            rest = after;
+            Matrix { dtype: self.dtype, rows, cols, bytes }
+        };
+        let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = self.geometry;
+        let (q, kv) = (self.geometry.q_size(), self.geometry.kv_size());
+        let mut layer = || LayerWeights {
+            input_norm: vector(take(1, hidden)),
+            q: take(q, hidden),
+            k: take(kv, hidden),
+            v: take(kv, hidden),
+            o: take(hidden, q),
+            q_bias: None,
+            k_bias: None,
+            v_bias: None,
+            o_bias: None,
+            q_norm: None,
+            k_norm: None,
+            post_norm: vector(take(1, hidden)),
+            gate: take(mlp, hidden),
+            up: take(mlp, hidden),
+            down: take(hidden, mlp),
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        };
+        let layers = (0..self.geometry.layers).map(|_| layer()).collect();
+        let norm = vector(take(1, hidden));
+        ModelWeights { embed: take(vocab, hidden), layers, norm, head: take(vocab, hidden) }
+    }
+}

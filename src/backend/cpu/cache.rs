@@ -1,0 +1,69 @@
+//! The paged KV cache: one more layer than the model, for the exit block.
+//!
+//! Keys of a (page, layer, head) lie as `[head_dim][64 tokens]`, so that scores fill lanes with tokens
+//! and sum over the head in order; values as `[64 tokens][head_dim, padded]`, the other way round.
+
+use super::super::BackendError;
+use super::lanes::padded;
+use super::memory::Memory;
+use crate::kv::{PAGE_TOKENS, PageId};
+use crate::model::Geometry;
+
+/// K and V of all pages.
+pub struct Cache {
+    numbers: Memory<f32>,
+    pages: usize,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Cache {
+    /// `pages` pages of zeros; memory is committed as pages are first used.
+    ///
+    /// # Errors
+    /// If the address space cannot be had.
+    pub fn new(geometry: &Geometry, pages: usize) -> Result<Self, BackendError> {
+        let Geometry { kv_heads, head_dim, .. } = *geometry;
+        let layers = geometry.layers + 1;
+        let floats = [layers, kv_heads, 2 * padded(head_dim), PAGE_TOKENS];
+        let floats = floats.iter().fold(pages, |product, &factor| product.saturating_mul(factor));
+        Ok(Self { numbers: Memory::zeroed(floats, "KV cache")?, pages, layers, kv_heads, head_dim })
+    }
+
+    /// Keys `[head_dim][64]` of one page, layer and head.
+    pub fn keys(&self, page: PageId, layer: usize, kv_head: usize) -> *mut f32 {
+        let page = page.0 as usize;
+        assert!(page < self.pages && layer < self.layers && kv_head < self.kv_heads);
+        let block = (page * self.layers + layer) * self.kv_heads + kv_head;
+        self.numbers.at(block * 2 * padded(self.head_dim) * PAGE_TOKENS)
+    }
+
+    /// Values `[64][head_dim, padded]` of one page, layer and head.
+    pub fn values(&self, page: PageId, layer: usize, kv_head: usize) -> *mut f32 {
+        self.keys(page, layer, kv_head).wrapping_add(padded(self.head_dim) * PAGE_TOKENS)
+    }
+
+    /// Puts the key of a position in its place.
+    ///
+    /// # Safety
+    /// Only this thread touches that position of this layer and head.
+    pub unsafe fn put_key(&self, pages: &[PageId], position: usize, layer: usize, kv_head: usize, key: &[f32]) {
+        let column = self.keys(pages[position / PAGE_TOKENS], layer, kv_head).wrapping_add(position % PAGE_TOKENS);
+        for (dim, &number) in key[..self.head_dim].iter().enumerate() {
+            // SAFETY: inside the block of keys; nobody else touches this position.
+            unsafe { column.add(dim * PAGE_TOKENS).write(number) };
+        }
+    }
+
+    /// Puts the value of a position in its place.
+    ///
+    /// # Safety
+    /// Only this thread touches that position of this layer and head.
+    pub unsafe fn put_value(&self, pages: &[PageId], position: usize, layer: usize, kv_head: usize, value: &[f32]) {
+        let row = self.values(pages[position / PAGE_TOKENS], layer, kv_head);
+        let row = row.wrapping_add(position % PAGE_TOKENS * padded(self.head_dim));
+        // SAFETY: inside the block of values; nobody else touches this position.
+        unsafe { row.copy_from_nonoverlapping(value.as_ptr(), self.head_dim) };
+    }
+}

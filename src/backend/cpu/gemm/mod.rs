@@ -1,0 +1,237 @@
+//! Matrix products of a pass: a few rows against weights that come from memory once, or many rows
+//! against blocks of weights that stay in the caches.
+
+#[cfg(test)]
+pub mod tests;
+mod tile;
+
+pub use tile::{Product, multiply};
+
+use super::Simd;
+use super::lanes::{Element, Kernel, LANES, Lanes};
+use super::pack::{Packed, Panels};
+use crate::model::Dtype;
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Up to here weights are widened on their way to the registers, for each tile of rows anew.
+const FEW_ROWS: usize = 24;
+
+/// Inputs in one block of the many-row product: its widened weights and its rows stay in L1 and L2.
+const BLOCK: usize = 256;
+
+/// Most panels of a tile of more than eight rows.
+const BLOCK_PANELS: usize = 4;
+
+/// Floats of scratch space that [`gemm`] needs.
+pub const SCRATCH: usize = BLOCK * BLOCK_PANELS * LANES;
+
+/// Floats from one row to the next in a buffer of rows of `len`: whole vectors, and an odd number of
+/// cache lines, so that the rows of a tile do not compete for the same sets of the cache.
+pub const fn row_stride(len: usize) -> usize {
+    (len.div_ceil(LANES) | 1) * LANES
+}
+
+/// Rows of a matrix in memory.
+#[derive(Clone, Copy)]
+pub struct Rows<P> {
+    /// Element (0, 0).
+    pub at: P,
+    /// Floats from one row to the next.
+    pub stride: usize,
+}
+
+/// `out[row][16·panel ..] = Σ_k x[row][k] · w[panel][k]` for the panels of a range.
+///
+/// # Safety
+/// `rows` rows of `x` have as many inputs as the matrix; those of `out` reach to the last panel, and the
+/// range's columns are this thread's; `scratch` has [`SCRATCH`] floats.
+pub unsafe fn gemm(
+    simd: Simd,
+    rows: usize,
+    x: Rows<*const f32>,
+    (packed, matrix): (&Packed, &Panels),
+    range: Range<usize>,
+    out: Rows<*mut f32>,
+    scratch: *mut f32,
+) {
+    let weights = packed.panel(matrix, range.start);
+    let out = Rows { at: out.at.wrapping_add(range.start * LANES), ..out };
+    let (panels, inputs) = (range.len(), matrix.inputs);
+    macro_rules! with {
+        ($element:ty) => {{
+            let task = Gemm { simd, rows, x, weights: weights.cast::<$element>(), panels, inputs, out };
+            // SAFETY: the caller's promise; a matrix of this format has such elements.
+            unsafe { if rows <= FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
+        }};
+    }
+    match matrix.dtype {
+        Dtype::F32 => with!(f32),
+        Dtype::F16 => with!(f16),
+        Dtype::BF16 => with!(bf16),
+    }
+}
+
+/// One worker's part of a product.
+struct Gemm<W> {
+    simd: Simd,
+    rows: usize,
+    x: Rows<*const f32>,
+    weights: *const W,
+    panels: usize,
+    inputs: usize,
+    out: Rows<*mut f32>,
+}
+
+impl<W: Element> Gemm<W> {
+    /// The rows in tiles: as few as the registers allow, of equal height give or take one.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        let (rows, count) = (self.rows, self.rows.div_ceil(self.simd.max_rows()));
+        (0..count).map(move |index| rows * index / count..rows * (index + 1) / count)
+    }
+
+    /// Weights go from memory to registers; a second tile finds them in the cache.
+    ///
+    /// # Safety
+    /// As [`gemm`].
+    unsafe fn few_rows(&self) {
+        let step = self.simd.max_panels(self.tiles().map(|tile| tile.len()).max().unwrap_or(1));
+        for first in (0..self.panels).step_by(step) {
+            let panels = step.min(self.panels - first);
+            for tile in self.tiles() {
+                let product = Product {
+                    x: self.x.at.wrapping_add(tile.start * self.x.stride),
+                    x_row: self.x.stride,
+                    w: self.weights.wrapping_add(first * self.inputs * LANES),
+                    w_panel: self.inputs * LANES,
+                    w_k: LANES,
+                    k: self.inputs,
+                    out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                    out_row: self.out.stride,
+                    resume: false,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { multiply(self.simd, tile.len(), panels, &product) };
+            }
+        }
+    }
+
+    /// Block by block: widens a few panels' weights once, then takes all rows past them; meanwhile the
+    /// next block's weights are fetched.
+    ///
+    /// # Safety
+    /// As [`gemm`].
+    unsafe fn many_rows(&self, scratch: *mut f32) {
+        let (tiles, blocks) = (self.tiles().count(), self.blocks());
+        for (index, block) in blocks.iter().enumerate() {
+            let Block { from, k, first, panels } = *block;
+            let weights = self.weights_of(block, 0);
+            self.simd.run(Widen { weights, w_panel: self.inputs * LANES, panels, k, out: scratch });
+            for (tile_index, tile) in self.tiles().enumerate() {
+                if let Some(next) = blocks.get(index + 1) {
+                    self.fetch(next, tile_index, tiles);
+                }
+                let product = Product {
+                    x: self.x.at.wrapping_add(tile.start * self.x.stride + from),
+                    x_row: self.x.stride,
+                    w: scratch.cast_const(),
+                    w_panel: LANES,
+                    w_k: panels * LANES,
+                    k,
+                    out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                    out_row: self.out.stride,
+                    resume: from > 0,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { multiply(self.simd, tile.len(), panels, &product) };
+            }
+        }
+    }
+
+    /// All blocks of the product, those of the first inputs first: every row's block of inputs stays in
+    /// the cache while the panels go by.
+    fn blocks(&self) -> Vec<Block> {
+        let step = self.simd.max_panels(self.simd.max_rows()).min(BLOCK_PANELS);
+        let of_inputs = |from: usize| {
+            (0..self.panels).step_by(step).map(move |first| Block {
+                from,
+                k: BLOCK.min(self.inputs - from),
+                first,
+                panels: step.min(self.panels - first),
+            })
+        };
+        (0..self.inputs).step_by(BLOCK).flat_map(of_inputs).collect()
+    }
+
+    /// A block's weights in its `panel`th panel.
+    fn weights_of(&self, block: &Block, panel: usize) -> *const W {
+        self.weights.wrapping_add(((block.first + panel) * self.inputs + block.from) * LANES)
+    }
+
+    /// Asks for the `part`th of `parts` parts of a block's weights.
+    fn fetch(&self, block: &Block, part: usize, parts: usize) {
+        const LINE: usize = 64;
+        let lines = (block.k * LANES * size_of::<W>()).div_ceil(LINE);
+        for panel in 0..block.panels {
+            let weights = self.weights_of(block, panel).cast::<u8>();
+            for line in lines * part / parts..lines * (part + 1) / parts {
+                prefetch(weights.wrapping_add(line * LINE));
+            }
+        }
+    }
+}
+
+/// Some inputs of some panels.
+struct Block {
+    from: usize,
+    k: usize,
+    first: usize,
+    panels: usize,
+}
+
+/// Asks for a cache line; a hint that touches nothing.
+fn prefetch(at: *const u8) {
+    // SAFETY: prefetching never faults, whatever the address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Widens `k` inputs of `panels` panels into `[k][panel][16]` floats.
+struct Widen<W> {
+    weights: *const W,
+    w_panel: usize,
+    panels: usize,
+    k: usize,
+    out: *mut f32,
+}
+
+impl<W: Element> Kernel for Widen<W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let widen = |k: usize, panel: usize, weights: V| {
+            // SAFETY: `out` has room for `k · panels` vectors.
+            unsafe { weights.store(self.out.add((k * self.panels + panel) * LANES)) };
+        };
+        for panel in 0..self.panels {
+            for k in (0..self.k).step_by(2) {
+                let block = self.weights.wrapping_add(panel * self.w_panel + k * LANES);
+                // SAFETY: the weights are readable.
+                unsafe {
+                    if k + 1 < self.k {
+                        widen(k, panel, W::first(block));
+                        widen(k + 1, panel, W::second(block, LANES));
+                    } else {
+                        widen(k, panel, W::single(block));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Two 256-bit registers.
+
+use super::{Kernel, Lanes};
+use half::{bf16, f16};
+use std::arch::x86_64::*;
+
+/// Compiles and runs `kernel` with AVX2, FMA and F16C.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Lanes16>()
+}
+
+/// Lanes 0 to 7, and 8 to 15.
+#[derive(Clone, Copy)]
+pub struct Lanes16(__m256, __m256);
+
+/// Wraps a pair of intrinsics, one for each half.
+macro_rules! avx2 {
+    ($low:expr, $high:expr) => {
+        // SAFETY: `Lanes16` is only used inside `run`, whose caller has checked the processor; memory is the caller's promise.
+        unsafe { Lanes16($low, $high) }
+    };
+}
+
+/// Widens eight bfloat16 numbers.
+///
+/// # Safety
+/// They are readable, and the processor has AVX2.
+#[inline(always)]
+unsafe fn widen_bf16(from: *const bf16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
+}
+
+/// Widens the first ones of eight pairs.
+///
+/// # Safety
+/// They are readable, and the processor has AVX2.
+#[inline(always)]
+unsafe fn first_of_pairs(from: *const bf16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(from.cast()))) }
+}
+
+/// Widens the second ones of eight pairs.
+///
+/// # Safety
+/// They are readable, and the processor has AVX2.
+#[inline(always)]
+unsafe fn second_of_pairs(from: *const bf16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mask = _mm256_set1_epi32(super::UPPER_HALF);
+        _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from.cast()), mask))
+    }
+}
+
+/// `value · 2^n` by the bits of `power`, see [`Lanes::scale`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn scale(value: __m256, power: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), exponent))
+    }
+}
+
+impl Lanes for Lanes16 {
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        avx2!(_mm256_set1_ps(x), _mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        avx2!(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        avx2!(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        avx2!(widen_bf16(from), widen_bf16(from.add(8)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_first(from: *const bf16) -> Self {
+        avx2!(first_of_pairs(from), first_of_pairs(from.add(16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(from: *const bf16) -> Self {
+        avx2!(second_of_pairs(from), second_of_pairs(from.add(16)))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as in `avx2!`.
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        avx2!(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        avx2!(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        avx2!(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        avx2!(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, addend: Self) -> Self {
+        avx2!(_mm256_fmadd_ps(self.0, factor.0, addend.0), _mm256_fmadd_ps(self.1, factor.1, addend.1))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        avx2!(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        avx2!(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn zero_where_below(self, at: Self, floor: Self) -> Self {
+        avx2!(
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(at.0, floor.0), self.0),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(at.1, floor.1), self.1)
+        )
+    }
+
+    #[inline(always)]
+    fn scale(self, power: Self) -> Self {
+        avx2!(scale(self.0, power.0), scale(self.1, power.1))
+    }
+}

@@ -1,0 +1,97 @@
+//! Sixteen floats in plain Rust.
+
+use super::{LANES, Lanes};
+use half::{bf16, f16};
+use std::array::from_fn;
+
+/// Sixteen floats.
+#[derive(Clone, Copy)]
+pub struct Lanes16([f32; LANES]);
+
+impl Lanes for Lanes16 {
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[f16; LANES]>().read_unaligned() }.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_first(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() }.map(|[first, _]| first.to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() }.map(|[_, second]| second.to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] * other.0[i]))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] / other.0[i]))
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, addend: Self) -> Self {
+        Self(from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(from_fn(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] }))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(from_fn(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] }))
+    }
+
+    #[inline(always)]
+    fn zero_where_below(self, at: Self, floor: Self) -> Self {
+        Self(from_fn(|i| if at.0[i] < floor.0[i] { 0.0 } else { self.0[i] }))
+    }
+
+    #[inline(always)]
+    fn scale(self, power: Self) -> Self {
+        Self(from_fn(|i| f32::from_bits(self.0[i].to_bits().wrapping_add(power.0[i].to_bits() << 23))))
+    }
+}

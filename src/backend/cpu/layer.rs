@@ -1,0 +1,268 @@
+//! The operations of a pass, as all workers run them together.
+//!
+//! Between two barriers every worker writes its own part: a share of the output columns of a product,
+//! a share of the rows of a norm, its units of attention.
+
+use super::Simd;
+use super::attention::{self, Attention, Span, Unit};
+use super::cache::Cache;
+use super::gemm::{Rows, gemm};
+use super::lanes::{Kernel, LANES, Lanes, padded};
+use super::math::silu;
+use super::norm::RmsNorm;
+use super::pack::Panels;
+use super::pool::Worker;
+use super::rope::RopeTable;
+use super::weights::{Head, Layer, Weights};
+use super::workspace::{OWN_ROWS, RowBuffer, Workspace};
+use crate::TokenId;
+use crate::model::Geometry;
+use std::ops::Range;
+
+/// What never changes once the backend is made.
+pub struct Model {
+    /// Instruction set.
+    pub simd: Simd,
+    /// Shape.
+    pub geometry: Geometry,
+    /// Packed weights.
+    pub weights: Weights,
+    /// Rotation tables.
+    pub rope: RopeTable,
+}
+
+/// Rows on their way through the layers.
+pub struct Pass<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The cache.
+    pub cache: &'a Cache,
+    /// The buffers.
+    pub work: &'a Workspace,
+    /// Which rows there are.
+    pub spans: &'a [Span<'a>],
+    /// How many.
+    pub rows: usize,
+    units: Vec<Unit>,
+}
+
+/// How much of a layer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Its keys and values only.
+    KeysAndValues,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass of the rows of `spans`, which follow each other from row 0 on.
+    pub fn new(model: &'a Model, cache: &'a Cache, work: &'a Workspace, spans: &'a [Span<'a>], workers: usize) -> Self {
+        let rows = spans.iter().map(|span| span.rows).sum();
+        assert!(rows > 0 && rows <= work.rows, "{rows} rows in a workspace for {}", work.rows);
+        let units = attention::units(model.simd, &model.geometry, spans, workers);
+        Self { model, cache, work, spans, rows, units }
+    }
+
+    /// Puts the tokens' embeddings in the residual stream. Ends at a barrier.
+    pub fn embed(&self, worker: &Worker<'_>, tokens: &[TokenId]) {
+        let columns = worker.share(self.model.geometry.hidden_size);
+        for (row, &token) in tokens.iter().enumerate() {
+            // SAFETY: this worker's columns.
+            let out = unsafe { self.work.hidden.part_mut(row, columns.start, columns.len()) };
+            self.model.weights.embed(token, columns.clone(), out);
+        }
+        worker.barrier();
+    }
+
+    /// Takes the residual stream through layer `index` of [`Weights::layers`], which is also its layer
+    /// in the cache. Starts and ends at a barrier.
+    pub fn layer(&self, worker: &Worker<'_>, index: usize, window: Option<usize>, extent: Extent) {
+        let Model { geometry, weights, .. } = self.model;
+        let layer = &weights.layers[index];
+        let work = self.work;
+
+        let normed = self.norm(worker, &layer.input_norm);
+        let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
+        let heads = worker.share(geometry.heads + 2 * geometry.kv_heads - first_head);
+        let heads = first_head + heads.start..first_head + heads.end;
+        let panels = padded(geometry.head_dim) / LANES;
+        let columns = heads.start * panels..heads.end * panels;
+        // SAFETY: the normalised rows are complete; the columns are this worker's.
+        unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
+        self.finish_heads(layer, index, heads);
+        worker.barrier();
+        if extent == Extent::KeysAndValues {
+            return;
+        }
+
+        let attention = Attention {
+            simd: self.model.simd,
+            geometry,
+            cache: self.cache,
+            layer: index,
+            window,
+            queries: work.qkv.rows(),
+            out: work.mixed.rows_mut(),
+        };
+        while let Some(unit) = worker.claim(self.units.len()) {
+            // SAFETY: queries, keys and values are complete; a unit is one worker's.
+            unsafe { attention.compute(self.spans, &self.units[unit], &work.attention(worker.index)) };
+        }
+        worker.barrier();
+
+        self.add_projection(worker, work.mixed.rows(), &layer.o, layer.o_bias.as_deref());
+        worker.barrier();
+
+        let normed = self.norm(worker, &layer.post_norm);
+        let pairs = worker.share(layer.gate_up.count / 2);
+        let columns = 2 * pairs.start..2 * pairs.end;
+        // SAFETY: the normalised rows are complete; the columns are this worker's.
+        unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
+        for row in 0..self.rows {
+            self.model.simd.run(Gate { pass: self, bias: layer.gate_up_bias.as_deref(), row, pairs: pairs.clone() });
+        }
+        worker.barrier();
+
+        self.add_projection(worker, work.gated.rows(), &layer.down, layer.down_bias.as_deref());
+        worker.barrier();
+    }
+
+    /// Logits of all rows. Starts and ends at a barrier.
+    pub fn logits(&self, worker: &Worker<'_>, head: &Head) {
+        let normed = self.norm(worker, &head.norm);
+        let columns = worker.share(head.matrix.count);
+        // SAFETY: the normalised rows are complete; the columns are this worker's.
+        unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
+        worker.barrier();
+    }
+
+    /// The normalised residual stream: of few rows a copy of this worker's own, of many rows a shared
+    /// one (after a barrier).
+    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> Rows<*const f32> {
+        let Model { geometry, simd, .. } = self.model;
+        let own = self.rows <= OWN_ROWS;
+        let rows = if own { 0..self.rows } else { worker.share(self.rows) };
+        let normed = if own { self.work.own_normed(worker.index) } else { &self.work.normed };
+        for row in rows {
+            let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
+            // SAFETY: the residual stream is complete until the next barrier; the result's row is this worker's.
+            unsafe {
+                let x = self.work.hidden.part(row, 0, padded(len));
+                let out = normed.part_mut(row, 0, padded(len)).as_mut_ptr();
+                simd.run(RmsNorm { x, weight, len, epsilon, out });
+            }
+        }
+        if !own {
+            worker.barrier();
+        }
+        normed.rows()
+    }
+
+    /// `out[row][columns] = x[row] · matrix[columns]`, columns counted in panels.
+    ///
+    /// # Safety
+    /// `x` is complete and not written meanwhile; the columns of `out` are this worker's.
+    unsafe fn multiply(
+        &self,
+        worker: &Worker<'_>,
+        x: Rows<*const f32>,
+        matrix: &Panels,
+        columns: Range<usize>,
+        out: &RowBuffer,
+    ) {
+        let weights = (&self.model.weights.packed, matrix);
+        let scratch = self.work.block(worker.index);
+        // SAFETY: the caller's promise; the buffers are made for these matrices.
+        unsafe { gemm(self.model.simd, self.rows, x, weights, columns, out.rows_mut(), scratch) };
+    }
+
+    /// Bias, norm and rotation of projected heads; keys and values go to the cache, queries stay.
+    fn finish_heads(&self, layer: &Layer, index: usize, heads: Range<usize>) {
+        let Model { geometry, simd, rope, .. } = self.model;
+        let width = padded(geometry.head_dim);
+        let (keys, values) = (geometry.heads, geometry.heads + geometry.kv_heads);
+        for head in heads {
+            for span in self.spans {
+                for (row, position) in (span.row..).zip(span.start..).take(span.rows) {
+                    // SAFETY: this worker's columns.
+                    let numbers = unsafe { self.work.qkv.part_mut(row, head * width, width) };
+                    if let Some(bias) = &layer.qkv_bias {
+                        add(numbers, &bias[head * width..][..width]);
+                    }
+                    if head >= values {
+                        // SAFETY: the head is this worker's, and each row another position.
+                        unsafe { self.cache.put_value(span.pages, position, index, head - values, numbers) };
+                        continue;
+                    }
+                    if let Some(weight) = if head < keys { &layer.q_norm } else { &layer.k_norm } {
+                        let (len, epsilon) = (geometry.head_dim, geometry.rms_norm_eps);
+                        let before: &[f32] = &numbers.to_vec();
+                        simd.run(RmsNorm { x: before, weight, len, epsilon, out: numbers.as_mut_ptr() });
+                    }
+                    rope.rotate(&mut numbers[..geometry.head_dim], position);
+                    if head >= keys {
+                        // SAFETY: the head is this worker's, and each row another position.
+                        unsafe { self.cache.put_key(span.pages, position, index, head - keys, numbers) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds `x · matrix + bias` to the residual stream, in this worker's columns.
+    fn add_projection(&self, worker: &Worker<'_>, x: Rows<*const f32>, matrix: &Panels, bias: Option<&[f32]>) {
+        let work = self.work;
+        let panels = worker.share(matrix.count);
+        let (start, len) = (panels.start * LANES, panels.len() * LANES);
+        // SAFETY: `x` was completed before the last barrier; the columns are this worker's.
+        unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
+        for row in 0..self.rows {
+            // SAFETY: this worker's columns of both buffers.
+            let (hidden, sums) =
+                unsafe { (work.hidden.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
+            if let Some(bias) = bias {
+                add(sums, &bias[start..start + len]);
+            }
+            add(hidden, sums);
+        }
+    }
+}
+
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
+/// `silu(gate) · up` of one row.
+struct Gate<'a> {
+    pass: &'a Pass<'a>,
+    bias: Option<&'a [f32]>,
+    row: usize,
+    pairs: Range<usize>,
+}
+
+impl Kernel for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Self { pass: Pass { work, .. }, bias, row, pairs } = self;
+        let (start, len) = (pairs.start * LANES, pairs.len() * LANES);
+        // SAFETY: these columns of the row are this worker's, and so is what becomes of them.
+        unsafe {
+            let gate_up = work.gate_up.part(row, 2 * start, 2 * len).as_ptr();
+            let gated = work.gated.part_mut(row, start, len).as_mut_ptr();
+            for at in (0..len).step_by(LANES) {
+                let (mut gate, mut up) = (V::load(gate_up.add(2 * at)), V::load(gate_up.add(2 * at + LANES)));
+                if let Some(bias) = bias {
+                    let bias = bias[2 * (start + at)..][..2 * LANES].as_ptr();
+                    gate = gate.add(V::load(bias));
+                    up = up.add(V::load(bias.add(LANES)));
+                }
+                silu(gate).mul(up).store(gated.add(at));
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The passes: prefill, draft step, verify, evaluate.
+
+use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
+use super::CpuBackend;
+use super::attention::Span;
+use super::layer::{Extent, Pass};
+use super::pool::{Pool, Worker};
+use super::workspace::PREFILL_ROWS;
+use crate::TokenId;
+use crate::model::Geometry;
+use crate::sample::{Drafted, History, Verdict};
+use std::sync::OnceLock;
+
+/// What is kept of one sequence between the passes of a round.
+#[derive(Default)]
+pub struct Slot {
+    /// What was drafted in this round.
+    drafted: Vec<Drafted>,
+    /// Target logits `[k + 1, vocab]` of the last verification.
+    logits: Vec<f32>,
+}
+
+impl Backend for CpuBackend {
+    fn geometry(&self) -> &Geometry {
+        &self.model.geometry
+    }
+
+    fn exit_layer(&self) -> Option<usize> {
+        self.model.weights.exit.as_ref().map(|exit| exit.after)
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn describe(&self) -> String {
+        let dtype = self.model.weights.head.matrix.dtype;
+        let threads = match self.pool.workers() {
+            1 => "1 thread".to_owned(),
+            workers => format!("{workers} threads"),
+        };
+        format!("cpu, {threads}, {}, {dtype} weights", self.model.simd)
+    }
+
+    fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
+        let layers = self.model.geometry.layers;
+        for (spans, tokens) in pieces(batch) {
+            let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
+            self.pool.run(&|worker| {
+                pass.embed(worker, &tokens);
+                for layer in 0..layers {
+                    pass.exit_keys(worker, layer);
+                    // Nothing reads what comes after the last layer's keys and values.
+                    let extent = if layer + 1 == layers { Extent::KeysAndValues } else { Extent::Whole };
+                    pass.model_layer(worker, layer, extent);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        let Some(exit) = &self.model.weights.exit else {
+            return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
+        };
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        for sequence in batch {
+            self.check(sequence)?;
+            if sequence.drafted() >= self.limits.max_draft {
+                return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
+            }
+        }
+        let (spans, tokens) = last_tokens(batch);
+        let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
+        self.pool.run(&|worker| {
+            pass.embed(worker, &tokens);
+            for layer in 0..exit.after {
+                pass.model_layer(worker, layer, Extent::Whole);
+            }
+            for row in worker.share(batch.len()) {
+                // SAFETY: the row is this worker's until the exit layer's first barrier.
+                unsafe { pass.keep(row, &batch[row]) };
+            }
+            pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
+            pass.logits(worker, &exit.head);
+        });
+        let vocab = self.model.geometry.vocab_size;
+        let (work, drawn) = (&self.work, outcomes(batch.len()));
+        each(&mut self.pool, batch.len(), |row| {
+            let sequence = &batch[row];
+            let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
+            // SAFETY: the pass that wrote the logits is over.
+            let logits = unsafe { work.logits.part(row, 0, vocab) };
+            let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits));
+        });
+        let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
+            let drafted = drawn.into_inner()?;
+            let draft = Draft { token: drafted.token, confidence: drafted.confidence };
+            let slot = &mut self.slots[sequence.slot];
+            slot.drafted.truncate(sequence.drafted());
+            slot.drafted.push(drafted);
+            Some(draft)
+        };
+        Ok(batch.iter().zip(drawn).filter_map(keep).collect())
+    }
+
+    fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        for sequence in batch {
+            self.check(sequence)?;
+            let slot = &mut self.slots[sequence.slot];
+            slot.drafted.truncate(sequence.drafted());
+            if slot.drafted.len() < sequence.drafted() {
+                return Err(BackendError::Device(format!("slot {} has fewer drafts than tokens", sequence.slot)));
+            }
+        }
+        let layers = self.model.geometry.layers;
+        let after = self.exit_layer().unwrap_or(layers);
+        let (last, tokens) = last_tokens(batch);
+        let rounds = rounds(batch);
+        let first = Pass::new(&self.model, &self.cache, &self.work, &last, self.pool.workers());
+        let second = Pass::new(&self.model, &self.cache, &self.work, &rounds, self.pool.workers());
+        self.pool.run(&|worker| {
+            first.embed(worker, &tokens);
+            for layer in 0..after {
+                first.model_layer(worker, layer, Extent::Whole);
+            }
+            first.exit_keys(worker, after);
+            // Without drafts the rows of both halves are the same.
+            if second.rows > first.rows {
+                for row in worker.share(batch.len()) {
+                    // SAFETY: the row is this worker's until the next barrier.
+                    unsafe { first.keep(row, &batch[row]) };
+                }
+                worker.barrier();
+                second.gather(worker, batch);
+            }
+            for layer in after..layers {
+                second.model_layer(worker, layer, Extent::Whole);
+            }
+            second.logits(worker, &self.model.weights.head);
+        });
+        for (sequence, span) in batch.iter().zip(&rounds) {
+            let slot = &mut self.slots[sequence.slot];
+            slot.logits.clear();
+            for row in span.row..span.row + span.rows {
+                // SAFETY: the pass that wrote the logits is over.
+                let logits = unsafe { self.work.logits.part(row, 0, self.model.geometry.vocab_size) };
+                slot.logits.extend_from_slice(logits);
+            }
+        }
+        let (slots, verdicts) = (&self.slots, outcomes(batch.len()));
+        each(&mut self.pool, batch.len(), |row| {
+            let sequence = &batch[row];
+            let slot = &slots[sequence.slot];
+            let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
+            let _ = verdicts[row].set(sequence.sampler.accept(history, &slot.logits, &slot.drafted));
+        });
+        Ok(verdicts.into_iter().filter_map(OnceLock::into_inner).collect())
+    }
+
+    fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
+        match self.slots.get(slot) {
+            Some(slot) => Ok(slot.logits.clone()),
+            None => Err(BackendError::Device(format!("slot {slot} of {}", self.slots.len()))),
+        }
+    }
+
+    fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
+        let Geometry { layers, vocab_size, .. } = self.model.geometry;
+        if tap > layers {
+            return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
+        }
+        let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
+        for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
+            let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
+            let mut through = |from: usize, to: usize, embed: bool| {
+                self.pool.run(&|worker| {
+                    if embed {
+                        pass.embed(worker, &tokens);
+                    }
+                    for layer in from..to {
+                        pass.exit_keys(worker, layer);
+                        pass.model_layer(worker, layer, Extent::Whole);
+                    }
+                    if !embed {
+                        pass.logits(worker, &self.model.weights.head);
+                    }
+                });
+            };
+            through(0, tap, true);
+            for row in 0..tokens.len() {
+                // SAFETY: no pass is running.
+                result.hidden.extend_from_slice(unsafe { pass.hidden(row) });
+            }
+            through(tap, layers, false);
+            for row in 0..tokens.len() {
+                // SAFETY: no pass is running.
+                let logits = unsafe { self.work.logits.part(row, 0, vocab_size) };
+                result.logits.extend_from_slice(logits);
+            }
+        }
+        Ok(result)
+    }
+}
+
+impl CpuBackend {
+    /// Refuses a sequence that does not fit what was reserved.
+    fn check(&self, sequence: &Sequence<'_>) -> Result<(), BackendError> {
+        let (len, drafted) = (sequence.tokens.len(), sequence.drafted());
+        if sequence.slot >= self.slots.len() {
+            return Err(BackendError::Device(format!("slot {} of {}", sequence.slot, self.slots.len())));
+        }
+        if len == 0 || len > self.limits.context || drafted > self.limits.max_draft {
+            let Limits { context, max_draft, .. } = self.limits;
+            let found = format!("{len} tokens, {drafted} of them drafts");
+            return Err(BackendError::Device(format!("{found} (expected 1 to {context}, and at most {max_draft})")));
+        }
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// Layer `index` of the model.
+    fn model_layer(&self, worker: &Worker<'_>, index: usize, extent: Extent) {
+        self.layer(worker, index, self.model.geometry.windows[index], extent);
+    }
+
+    /// Where the exit block's layer is, among the weights and in the cache.
+    fn exit_layer(&self) -> usize {
+        self.model.geometry.layers
+    }
+
+    /// Fills the exit layer's keys and values if the exit is after `layers` layers.
+    fn exit_keys(&self, worker: &Worker<'_>, layers: usize) {
+        if self.model.weights.exit.as_ref().is_some_and(|exit| exit.after == layers) {
+            self.layer(worker, self.exit_layer(), None, Extent::KeysAndValues);
+        }
+    }
+
+    /// A row of the residual stream.
+    ///
+    /// # Safety
+    /// Nobody else touches it meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
+    unsafe fn hidden(&self, row: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.work.hidden.part_mut(row, 0, self.model.geometry.hidden_size) }
+    }
+
+    /// Keeps a sequence's `h_N` with those of its round.
+    ///
+    /// # Safety
+    /// Nobody else touches row `row` of the residual stream or the sequence's slot meanwhile.
+    unsafe fn keep(&self, row: usize, sequence: &Sequence<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let hidden = self.hidden(row);
+            self.work.kept(sequence.slot, sequence.drafted(), hidden.len()).copy_from_slice(hidden);
+        }
+    }
+
+    /// Fills the residual stream with what was kept of each sequence's round. Starts and ends at a barrier.
+    fn gather(&self, worker: &Worker<'_>, batch: &[Sequence<'_>]) {
+        for index in worker.share(batch.len()) {
+            let span = &self.spans[index];
+            for row in 0..span.rows {
+                // SAFETY: the rows are this worker's until the next barrier, and slots differ.
+                unsafe {
+                    let hidden = self.hidden(span.row + row);
+                    hidden.copy_from_slice(self.work.kept(batch[index].slot, row, hidden.len()));
+                }
+            }
+        }
+        worker.barrier();
+    }
+}
+
+/// Cuts chunks into passes of at most [`PREFILL_ROWS`] rows: their spans and tokens.
+fn pieces<'a>(batch: &[Chunk<'a>]) -> Vec<(Vec<Span<'a>>, Vec<TokenId>)> {
+    let mut passes: Vec<(Vec<Span<'a>>, Vec<TokenId>)> = Vec::new();
+    for chunk in batch {
+        let mut done = 0;
+        while done < chunk.tokens.len() {
+            if passes.last().is_none_or(|(_, tokens)| tokens.len() == PREFILL_ROWS) {
+                passes.push(Default::default());
+            }
+            let Some((spans, tokens)) = passes.last_mut() else { break };
+            let rows = (chunk.tokens.len() - done).min(PREFILL_ROWS - tokens.len());
+            spans.push(Span { pages: chunk.pages, start: chunk.start + done, row: tokens.len(), rows });
+            tokens.extend_from_slice(&chunk.tokens[done..done + rows]);
+            done += rows;
+        }
+    }
+    passes
+}
+
+/// One row per sequence: its last token.
+fn last_tokens<'a>(batch: &[Sequence<'a>]) -> (Vec<Span<'a>>, Vec<TokenId>) {
+    let span = |(row, sequence): (usize, &Sequence<'a>)| {
+        let start = sequence.tokens.len() - 1;
+        (Span { pages: sequence.pages, start, row, rows: 1 }, sequence.tokens[start])
+    };
+    batch.iter().enumerate().map(span).unzip()
+}
+
+/// The rows of whole rounds: from the pending token to the last draft.
+fn rounds<'a>(batch: &[Sequence<'a>]) -> Vec<Span<'a>> {
+    let mut row = 0;
+    let span = |sequence: &Sequence<'a>| {
+        let span = Span { pages: sequence.pages, start: sequence.committed - 1, row, rows: sequence.drafted() + 1 };
+        row += span.rows;
+        span
+    };
+    batch.iter().map(span).collect()
+}
+
+fn outcomes<T>(count: usize) -> Vec<OnceLock<T>> {
+    (0..count).map(|_| OnceLock::new()).collect()
+}
+
+/// Calls `work` for `0..count`, on all workers where there is something to share.
+fn each(pool: &mut Pool, count: usize, work: impl Fn(usize) + Sync) {
+    if count == 1 {
+        work(0);
+    } else {
+        pool.run(&|worker| {
+            while let Some(index) = worker.claim(count) {
+                work(index);
+            }
+        });
+    }
+}

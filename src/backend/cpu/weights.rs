@@ -1,0 +1,198 @@
+//! A model's weights as the backend keeps them.
+
+use super::super::BackendError;
+use super::lanes::{LANES, padded};
+use super::pack::{Packed, Packer, Panels, widen};
+use super::pool::Pool;
+use crate::TokenId;
+use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
+
+/// Everything a pass reads.
+pub struct Weights {
+    /// The memory of all matrices below.
+    pub packed: Packed,
+    embedding: Embedding,
+    /// The model's layers; the exit block's is the last one, where there is one.
+    pub layers: Vec<Layer>,
+    /// Final norm and head.
+    pub head: Head,
+    /// The exit block.
+    pub exit: Option<Exit>,
+}
+
+/// Rows of the embedding are read one by one: from the head where it is the same matrix, else from a
+/// copy of the stored tensor.
+enum Embedding {
+    Tied,
+    Own { dtype: Dtype, row_bytes: usize, bytes: Vec<u8> },
+}
+
+/// One decoder layer. Vectors over heads have each head padded to whole panels.
+pub struct Layer {
+    /// RMSNorm before attention.
+    pub input_norm: Vec<f32>,
+    /// Query heads, then key heads, then value heads.
+    pub qkv: Panels,
+    /// Bias of the same.
+    pub qkv_bias: Option<Vec<f32>>,
+    /// Per-head RMSNorm of queries.
+    pub q_norm: Option<Vec<f32>>,
+    /// Per-head RMSNorm of keys.
+    pub k_norm: Option<Vec<f32>>,
+    /// Output projection.
+    pub o: Panels,
+    /// Its bias.
+    pub o_bias: Option<Vec<f32>>,
+    /// RMSNorm before the MLP.
+    pub post_norm: Vec<f32>,
+    /// Panels of gate and up in turn.
+    pub gate_up: Panels,
+    /// Bias of the same.
+    pub gate_up_bias: Option<Vec<f32>>,
+    /// Down projection.
+    pub down: Panels,
+    /// Its bias.
+    pub down_bias: Option<Vec<f32>>,
+}
+
+/// An RMSNorm and a language-model head.
+pub struct Head {
+    /// The norm's weight.
+    pub norm: Vec<f32>,
+    /// `[vocab]` outputs.
+    pub matrix: Panels,
+}
+
+/// The exit block.
+pub struct Exit {
+    /// `N`.
+    pub after: usize,
+    /// Its norm, and its own head or the model's.
+    pub head: Head,
+}
+
+impl Weights {
+    /// Packs a model and its exit block.
+    ///
+    /// # Errors
+    /// If the exit block does not fit the model or the memory cannot be had.
+    pub fn new(
+        geometry: &Geometry,
+        model: &ModelWeights<'_>,
+        exit: Option<&ExitWeights<'_>>,
+        pool: &mut Pool,
+    ) -> Result<Self, BackendError> {
+        let mut packer = Packer::default();
+        let matrix = packer.matrix(model.head);
+        let head = Head { norm: vector(&model.norm), matrix };
+        let mut layers: Vec<Layer> =
+            model.layers.iter().map(|layer| Layer::plan(geometry, layer, &mut packer)).collect();
+        let exit = match exit {
+            Some(exit) => {
+                check_exit(geometry, exit)?;
+                layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
+                let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
+                Some(Exit { after: exit.after, head: Head { norm: vector(&exit.norm), matrix } })
+            }
+            None => None,
+        };
+        let Matrix { dtype, cols, bytes, .. } = model.embed;
+        let embedding = if geometry.tied_head {
+            Embedding::Tied
+        } else {
+            Embedding::Own { dtype, row_bytes: cols * dtype.size(), bytes: bytes.to_vec() }
+        };
+        Ok(Self { packed: packer.pack(pool)?, embedding, layers, head, exit })
+    }
+
+    /// Inputs `range` of a token's embedding.
+    pub fn embed(&self, token: TokenId, range: std::ops::Range<usize>, out: &mut [f32]) {
+        let token = token as usize;
+        match &self.embedding {
+            Embedding::Tied => self.packed.column(&self.head.matrix, token, range, out),
+            Embedding::Own { dtype, row_bytes, bytes } => {
+                let row = &bytes[token * row_bytes..][range.start * dtype.size()..range.end * dtype.size()];
+                for (element, out) in row.chunks_exact(dtype.size()).zip(out) {
+                    *out = widen(*dtype, element);
+                }
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn plan<'a>(geometry: &Geometry, layer: &LayerWeights<'a>, packer: &mut Packer<'a>) -> Self {
+        let head_dim = geometry.head_dim;
+        let qkv = [layer.q, layer.k, layer.v];
+        let qkv_bias = [layer.q_bias, layer.k_bias, layer.v_bias];
+        let gate_up_bias = [(layer.gate_bias, layer.gate.rows), (layer.up_bias, layer.up.rows)];
+        Self {
+            input_norm: vector(&layer.input_norm),
+            qkv: packer.heads(&qkv, head_dim),
+            qkv_bias: qkv_bias.iter().any(Option::is_some).then(|| {
+                let biases = qkv_bias.iter().zip(&qkv).map(|(bias, matrix)| bias_or_zeros(*bias, matrix.rows));
+                biases.flat_map(|bias| bias.chunks(head_dim).flat_map(padded_to_panels).collect::<Vec<_>>()).collect()
+            }),
+            q_norm: layer.q_norm.as_ref().map(vector),
+            k_norm: layer.k_norm.as_ref().map(vector),
+            o: packer.matrix(layer.o),
+            o_bias: layer.o_bias.as_ref().map(vector),
+            post_norm: vector(&layer.post_norm),
+            gate_up: packer.interleaved(layer.gate, layer.up),
+            gate_up_bias: gate_up_bias.iter().any(|(bias, _)| bias.is_some()).then(|| {
+                let [gate, up] = gate_up_bias.map(|(bias, rows)| padded_to_panels(&bias_or_zeros(bias, rows)));
+                gate.chunks(LANES).zip(up.chunks(LANES)).flat_map(|(gate, up)| [gate, up].concat()).collect()
+            }),
+            down: packer.matrix(layer.down),
+            down_bias: layer.down_bias.as_ref().map(vector),
+        }
+    }
+}
+
+/// The numbers, padded with zeros to whole vectors.
+fn vector(stored: &Vector<'_>) -> Vec<f32> {
+    padded_to_panels(&stored.to_f32())
+}
+
+fn padded_to_panels(numbers: &[f32]) -> Vec<f32> {
+    let mut numbers = numbers.to_vec();
+    numbers.resize(padded(numbers.len()), 0.0);
+    numbers
+}
+
+fn bias_or_zeros(bias: Option<Vector<'_>>, len: usize) -> Vec<f32> {
+    bias.map_or_else(|| vec![0.0; len], |bias| bias.to_f32())
+}
+
+/// The exit block's shapes against the model's.
+fn check_exit(geometry: &Geometry, exit: &ExitWeights<'_>) -> Result<(), BackendError> {
+    let refuse = |what: String| Err(BackendError::Exit(what));
+    if exit.after == 0 || exit.after >= geometry.layers {
+        return refuse(format!("exit layer {} (expected 1 to {})", exit.after, geometry.layers - 1));
+    }
+    let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
+    let layer = &exit.layer;
+    let mut shapes = vec![
+        ("q_proj", layer.q, geometry.q_size(), hidden),
+        ("k_proj", layer.k, geometry.kv_size(), hidden),
+        ("v_proj", layer.v, geometry.kv_size(), hidden),
+        ("o_proj", layer.o, hidden, geometry.q_size()),
+        ("gate_proj", layer.gate, mlp, hidden),
+        ("up_proj", layer.up, mlp, hidden),
+        ("down_proj", layer.down, hidden, mlp),
+    ];
+    shapes.extend(exit.head.map(|head| ("lm_head", head, geometry.vocab_size, hidden)));
+    for (name, matrix, rows, cols) in shapes {
+        if (matrix.rows, matrix.cols) != (rows, cols) {
+            return refuse(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", matrix.rows, matrix.cols));
+        }
+    }
+    for (name, norm) in
+        [("input_layernorm", layer.input_norm), ("post_attention_layernorm", layer.post_norm), ("norm", exit.norm)]
+    {
+        if norm.len != hidden {
+            return refuse(format!("{name} is [{}] (expected [{hidden}])", norm.len));
+        }
+    }
+    Ok(())
+}

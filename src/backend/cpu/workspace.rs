@@ -1,0 +1,155 @@
+//! Buffers that a pass works in, made once.
+
+use super::super::{BackendError, Limits};
+use super::Simd;
+use super::attention::{Attention, Scratch};
+use super::gemm::{self, Rows, row_stride};
+use super::lanes::padded;
+use super::memory::Memory;
+use crate::model::Geometry;
+
+/// Rows of a prefill pass: enough for the weights' way through the caches to pay.
+pub const PREFILL_ROWS: usize = 256;
+
+/// Up to here every worker normalises all rows for itself, which is cheaper than to wait for others.
+pub const OWN_ROWS: usize = 16;
+
+/// A buffer of rows, each padded with zeros to whole vectors.
+pub struct RowBuffer {
+    numbers: Memory<f32>,
+    stride: usize,
+}
+
+impl RowBuffer {
+    fn new(rows: usize, len: usize) -> Result<Self, BackendError> {
+        let stride = row_stride(len);
+        Ok(Self { numbers: Memory::zeroed(rows.saturating_mul(stride), "workspace")?, stride })
+    }
+
+    /// The rows, to be written.
+    pub fn rows_mut(&self) -> Rows<*mut f32> {
+        Rows { at: self.numbers.at(0), stride: self.stride }
+    }
+
+    /// The rows, to be read.
+    pub fn rows(&self) -> Rows<*const f32> {
+        Rows { at: self.numbers.at(0), stride: self.stride }
+    }
+
+    /// Elements `at..at + len` of a row.
+    ///
+    /// # Safety
+    /// Nobody writes them meanwhile.
+    pub unsafe fn part(&self, row: usize, at: usize, len: usize) -> &[f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers.slice(row * self.stride + at, len) }
+    }
+
+    /// Elements `at..at + len` of a row, to be written.
+    ///
+    /// # Safety
+    /// Nobody else touches them meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "workers write disjoint parts of one buffer")]
+    pub unsafe fn part_mut(&self, row: usize, at: usize, len: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers.slice_mut(row * self.stride + at, len) }
+    }
+}
+
+/// Shared buffers and each worker's own.
+pub struct Workspace {
+    /// Rows that fit.
+    pub rows: usize,
+    /// Residual stream.
+    pub hidden: RowBuffer,
+    /// `h_N` of the rows of each slot's round.
+    kept: RowBuffer,
+    round_rows: usize,
+    /// Normalised rows.
+    pub normed: RowBuffer,
+    /// Rows of `[heads + 2·kv_heads][head_dim, padded]`.
+    pub qkv: RowBuffer,
+    /// What attention gives, rows of `[heads][head_dim]`.
+    pub mixed: RowBuffer,
+    /// Panels of gate and up in turn.
+    pub gate_up: RowBuffer,
+    /// Gated activations.
+    pub gated: RowBuffer,
+    /// What is added to the residual stream.
+    pub sums: RowBuffer,
+    /// Rows of `[vocab]`.
+    pub logits: RowBuffer,
+    workers: Vec<Own>,
+}
+
+/// One worker's own buffers.
+struct Own {
+    normed: RowBuffer,
+    block: Memory<f32>,
+    scores: Memory<f32>,
+    queries: Memory<f32>,
+    mixed: Memory<f32>,
+}
+
+impl Workspace {
+    /// Buffers for `workers` workers and as many rows as the largest pass within `limits` has.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn new(geometry: &Geometry, simd: Simd, limits: &Limits, workers: usize) -> Result<Self, BackendError> {
+        let round_rows = limits.max_draft + 1;
+        let rows = PREFILL_ROWS.max(limits.slots * round_rows);
+        let width = padded(geometry.head_dim);
+        let own = || {
+            let zeroed = |len| Memory::zeroed(len, "workspace");
+            Ok(Own {
+                normed: RowBuffer::new(OWN_ROWS, geometry.hidden_size)?,
+                block: zeroed(gemm::SCRATCH)?,
+                scores: zeroed(Attention::scores_len(simd, limits.context))?,
+                queries: zeroed(simd.max_rows() * width)?,
+                mixed: zeroed(simd.max_rows() * width)?,
+            })
+        };
+        Ok(Self {
+            rows,
+            hidden: RowBuffer::new(rows, geometry.hidden_size)?,
+            kept: RowBuffer::new(limits.slots * round_rows, geometry.hidden_size)?,
+            round_rows,
+            normed: RowBuffer::new(rows, geometry.hidden_size)?,
+            qkv: RowBuffer::new(rows, (geometry.heads + 2 * geometry.kv_heads) * width)?,
+            mixed: RowBuffer::new(rows, geometry.q_size())?,
+            gate_up: RowBuffer::new(rows, 2 * padded(geometry.intermediate_size))?,
+            gated: RowBuffer::new(rows, geometry.intermediate_size)?,
+            sums: RowBuffer::new(rows, geometry.hidden_size)?,
+            logits: RowBuffer::new(rows, geometry.vocab_size)?,
+            workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The kept `h_N` of row `index` of a slot's round.
+    ///
+    /// # Safety
+    /// Nobody else touches it meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
+    pub unsafe fn kept(&self, slot: usize, index: usize, len: usize) -> &mut [f32] {
+        assert!(index < self.round_rows);
+        // SAFETY: the caller's promise.
+        unsafe { self.kept.part_mut(slot * self.round_rows + index, 0, len) }
+    }
+
+    /// A worker's own place for up to [`OWN_ROWS`] normalised rows.
+    pub fn own_normed(&self, worker: usize) -> &RowBuffer {
+        &self.workers[worker].normed
+    }
+
+    /// A worker's scratch space for [`gemm`](gemm::gemm).
+    pub fn block(&self, worker: usize) -> *mut f32 {
+        self.workers[worker].block.at(0)
+    }
+
+    /// A worker's scratch space for attention.
+    pub fn attention(&self, worker: usize) -> Scratch {
+        let own = &self.workers[worker];
+        Scratch { scores: own.scores.at(0), queries: own.queries.at(0), mixed: own.mixed.at(0) }
+    }
+}

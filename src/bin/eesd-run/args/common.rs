@@ -1,0 +1,122 @@
+//! Groups of flags that several subcommands share, in llama.cpp's spellings.
+
+use super::values::{self, Device, ExitChoice};
+use clap::ValueEnum;
+use eesd::TokenId;
+use eesd::control::ControllerSpec;
+use eesd::sample::VerifyMode;
+use std::path::PathBuf;
+
+/// Which model.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Hugging Face model folder; default: the small model in the binary
+    #[arg(short, long, value_name = "DIR", help_heading = "Model and machine")]
+    pub model: Option<PathBuf>,
+}
+
+/// Where and how large.
+#[derive(Debug, clap::Args)]
+pub struct MachineArgs {
+    /// Longest sequence in tokens; 0: the model's own [default: the model's, at most 8192]
+    #[arg(short, long, value_name = "N", value_parser = values::context, allow_negative_numbers = true, help_heading = "Model and machine")]
+    pub ctx_size: Option<usize>,
+    /// auto, cpu, or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
+    pub device: Device,
+    /// Worker threads [default: all cores]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, help_heading = "Model and machine")]
+    pub threads: Option<usize>,
+}
+
+/// Who drafts, and how far.
+#[derive(Debug, clap::Args)]
+pub struct DraftArgs {
+    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
+    ///
+    /// Default: N = 2 for the bundled model; in a folder the only block there is. Where there are
+    /// several, one has to be chosen; where there is none, decoding is plain.
+    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
+    pub exit: Option<ExitChoice>,
+    /// Decode plainly, as --controller off does
+    #[arg(long, conflicts_with_all = ["exit", "controller"], help_heading = "Drafting")]
+    pub no_exit: bool,
+    /// off, fixed:K, threshold:C, beta-ts, calibration-ts or goodput-ts [default: goodput-ts]
+    #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
+    pub controller: Option<ControllerSpec>,
+    /// Most drafts in one round
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    pub draft_max: usize,
+}
+
+/// How tokens are chosen. A flag goes before generation_config.json, which goes before greedy decoding.
+#[derive(Debug, Default, clap::Args)]
+pub struct SamplingArgs {
+    /// Seed: the same seed gives the same text, whatever drafts [default: drawn at random]
+    #[arg(short, long, value_name = "SEED", help_heading = "Sampling")]
+    pub seed: Option<u64>,
+    /// Temperature; 0 is greedy
+    ///
+    /// Each sampling value is decided in this order: its flag; generation_config.json, whose
+    /// temperature, top_k, top_p and min_p count where its do_sample is true; off. So without flags
+    /// a model that does not ask for sampling decodes greedily.
+    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::not_negative,
+        allow_negative_numbers = true, help_heading = "Sampling")]
+    pub temp: Option<f64>,
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", help_heading = "Sampling")]
+    pub top_k: Option<usize>,
+    /// Keep the most probable tokens whose probabilities add up to P; 1 keeps all
+    #[arg(long, value_name = "P", value_parser = values::positive_fraction, allow_negative_numbers = true,
+        help_heading = "Sampling")]
+    pub top_p: Option<f64>,
+    /// Keep tokens at least P times as probable as the most probable one; 0 keeps all
+    #[arg(long, value_name = "P", value_parser = values::fraction, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub min_p: Option<f64>,
+    /// Make tokens of prompt and text less likely; 1 is off
+    #[arg(long, visible_alias = "repetition-penalty", value_name = "X", value_parser = values::positive,
+        allow_negative_numbers = true, help_heading = "Sampling")]
+    pub repeat_penalty: Option<f64>,
+    /// Taken off the logit of every token in the text; 0 is off
+    #[arg(long, value_name = "X", value_parser = values::finite, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub presence_penalty: Option<f64>,
+    /// Taken off a token's logit for each time it is in the text; 0 is off
+    #[arg(long, value_name = "X", value_parser = values::finite, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub frequency_penalty: Option<f64>,
+    /// Add to one token's logit: 15043+1, 15043-2.5, 15043=-inf (may be repeated)
+    #[arg(long, value_name = "ID(+|-|=)BIAS", value_parser = values::logit_bias, help_heading = "Sampling")]
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// End before this text; \n and \t are understood (may be repeated)
+    #[arg(long, value_name = "TEXT", value_parser = values::stop, allow_hyphen_values = true, help_heading = "Sampling")]
+    pub stop: Vec<String>,
+    /// Go on past end tokens
+    #[arg(long, help_heading = "Sampling")]
+    pub ignore_eos: bool,
+    /// Report each token's log-probability and those of the N most probable ones (in JSON)
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    pub logprobs: Option<usize>,
+    /// How sampled drafts are verified [default: coupled with a seed, rejection without]
+    ///
+    /// rejection: the model's own distribution, accepts most. coupled: for a given seed token for
+    /// token what plain sampling gives. Neither changes what greedy decoding gives.
+    #[arg(long, visible_alias = "verify-mode", value_enum, value_name = "MODE", help_heading = "Sampling")]
+    pub verify: Option<Verification>,
+}
+
+/// The two lossless rules for sampled drafts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verification {
+    /// Exact in distribution.
+    Rejection,
+    /// Exact token for token under a seed.
+    Coupled,
+}
+
+impl From<Verification> for VerifyMode {
+    fn from(mode: Verification) -> Self {
+        match mode {
+            Verification::Rejection => VerifyMode::Rejection,
+            Verification::Coupled => VerifyMode::Coupled,
+        }
+    }
+}

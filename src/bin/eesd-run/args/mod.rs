@@ -1,0 +1,336 @@
+//! The command line as typed. Nothing is decided here: flags that were not given are `None`, and
+//! [`settings`](crate::settings) settles them with what the model folder says.
+
+mod common;
+mod values;
+
+pub use common::{DraftArgs, MachineArgs, ModelArgs, SamplingArgs};
+pub use values::{ControllerList, Device, ExitChoice};
+
+use crate::failure::{USAGE, one_line};
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Language models answer faster without changing a single token: early-exit speculative decoding.
+///
+/// The first layers of the model and a small exit block write a draft, the full model checks the
+/// whole draft in one pass, and a controller decides how long each draft is. Text goes to standard
+/// output and nothing else does. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "eesd-run", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a prompt, or every prompt of a JSON-lines file
+    Generate(GenerateArgs),
+    /// Talk with a model that has a chat template
+    Chat(ChatArgs),
+    /// Measure speed against plain decoding, with predicted speed-up, tables and a plot
+    Bench(BenchArgs),
+    /// Show a model's geometry, memory needs, exit blocks and what they could gain
+    Inspect(InspectArgs),
+    /// Prove on your model and prompts that speculation changes nothing
+    Verify(VerifyArgs),
+    /// Look at this machine and say what to do about what is found
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// What `generate --help` ends with.
+const REQUEST_KEYS: &str = "\
+JSON lines: each line of --input is an object with \"prompt\" (text) or \"messages\" (a conversation \
+for the chat template), and, all optional: id, max_tokens, temperature, top_k, top_p, min_p, \
+repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), seed, verify \
+(\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate. What a line \
+does not say, the flags do. A line that is wrong gets {\"id\", \"index\", \"error\"} and the others go \
+on; the exit code is then 1. Answers are written as they are finished, \"index\" counting input \
+lines from 0.
+
+Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
+a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \
+with its statistics and exit code 0 (1 where requests of a file go unanswered); a second one ends the program.";
+
+/// Flags of `generate`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = REQUEST_KEYS)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Text to continue; without -p, -f and --input it is read from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "input"], help_heading = "Prompt")]
+    pub prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(short, long, value_name = "FILE", conflicts_with = "input", help_heading = "Prompt")]
+    pub file: Option<PathBuf>,
+    /// System message: puts the prompt through the model's chat template as a user's message
+    #[arg(long, value_name = "TEXT", conflicts_with = "input", help_heading = "Prompt")]
+    pub system: Option<String>,
+    /// JSON lines, one request each (- reads standard input); see below for the keys
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Prompt")]
+    pub input: Option<PathBuf>,
+    /// How many continuations of the one prompt
+    #[arg(short = 'N', long, value_name = "COUNT", value_parser = values::count, default_value = "1",
+        conflicts_with = "input", help_heading = "Prompt")]
+    pub samples: usize,
+
+    /// Most tokens to generate
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count,
+        default_value = "256", help_heading = "Prompt")]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+
+    /// Requests answered side by side
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Model and machine")]
+    pub batch_size: usize,
+    /// Print the prompt before its continuation
+    #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
+    pub echo: bool,
+    /// Write JSON lines to this file instead of text to standard output
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object per answer instead of its text
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Colour what the draft wrote and the verifier kept
+    #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
+    pub show_drafts: bool,
+    /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorChoice,
+    /// No progress and no statistics
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of `chat`.
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System message
+    #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
+    pub system: Option<String>,
+    /// Most tokens of one answer; default: what the context has room for
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count,
+        help_heading = "Prompt")]
+    pub max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Colour what the draft wrote and the verifier kept
+    #[arg(long, help_heading = "Output")]
+    pub show_drafts: bool,
+    /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorChoice,
+    /// No progress, hints or statistics
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// JSON lines with a "prompt" each; default: the prompts that come with the bundled model
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Measurement")]
+    pub input: Option<PathBuf>,
+    /// Use only the first prompts
+    #[arg(long, value_name = "COUNT", value_parser = values::count, help_heading = "Measurement")]
+    pub prompts: Option<usize>,
+    /// Tokens to generate for each prompt
+    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-gen", value_name = "N", value_parser = values::count,
+        default_value = "96", help_heading = "Measurement")]
+    pub max_tokens: usize,
+    /// Length of the prompt whose prefill is timed
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "256", help_heading = "Measurement")]
+    pub pp: usize,
+    /// Controllers to compare; `off` is always among them
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = "Measurement",
+        default_value = "off,fixed:1,fixed:2,fixed:4,fixed:8,threshold:0.6,beta-ts,calibration-ts,goodput-ts"
+    )]
+    pub controllers: ControllerList,
+    /// Repetitions, after a warm-up that also checks that all outputs are equal
+    #[arg(short, long, value_name = "COUNT", value_parser = values::count, default_value = "3", help_heading = "Measurement")]
+    pub repetitions: usize,
+    /// Prompts answered side by side
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "1", help_heading = "Measurement")]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
+    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
+    pub exit: Option<ExitChoice>,
+    /// Most drafts in one round
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    pub draft_max: usize,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// How to print the results
+    #[arg(short, long, value_enum, default_value = "md", value_name = "FORMAT", help_heading = "Output")]
+    pub output_format: TableFormat,
+    /// Draw speed, acceptance and draft lengths into this file
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+    /// No progress
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A prompt to verify on; default: the prompts that come with the bundled model
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "input", help_heading = "Checks")]
+    pub prompt: Option<String>,
+    /// JSON lines with a "prompt" each
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Checks")]
+    pub input: Option<PathBuf>,
+    /// Use only the first prompts
+    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "8", help_heading = "Checks")]
+    pub prompts: usize,
+    /// Tokens to compare for each prompt
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "64",
+        help_heading = "Checks")]
+    pub max_tokens: usize,
+    /// Controllers to hold against `off`; default: one of each kind, and always drafting --draft-max
+    #[arg(long, value_name = "LIST", help_heading = "Checks")]
+    pub controllers: Option<ControllerList>,
+    /// Temperature of the sampled checks
+    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::positive, default_value = "0.8",
+        allow_negative_numbers = true, help_heading = "Checks")]
+    pub temp: f64,
+    /// First seed of the sampled checks
+    #[arg(short, long, value_name = "SEED", default_value = "1", help_heading = "Checks")]
+    pub seed: u64,
+    /// Draws of each χ² test of rejection sampling
+    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "2000", help_heading = "Checks")]
+    pub samples: usize,
+    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
+    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
+    pub exit: Option<ExitChoice>,
+    /// Most drafts in one round
+    #[arg(long, value_name = "K", value_parser = values::up_to_1024, default_value = "16", help_heading = "Drafting")]
+    pub draft_max: usize,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Into files and pipes too.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// How `bench` prints its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    /// A Markdown table.
+    Md,
+    /// One JSON array.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+/// Parses the command line; help and version are printed, errors become one line.
+///
+/// # Errors
+/// The exit code, where there is nothing to run.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            let rendered = error.render().to_string();
+            let told: Vec<&str> = rendered
+                .lines()
+                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+                .collect();
+            let told = told.join(" ");
+            eprintln!("{} (see --help)", one_line(&told).replace(" tip:", "; tip:"));
+            ExitCode::from(USAGE)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

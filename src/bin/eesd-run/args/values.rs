@@ -1,0 +1,201 @@
+//! Parsers of single flag values; what they refuse is a usage error that names the flag.
+
+use eesd::TokenId;
+use eesd::control::ControllerSpec;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where passes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The best one there is.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A CUDA device by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Device::Auto),
+            None if text == "cpu" => Ok(Device::Cpu),
+            None if text == "cuda" => Ok(Device::Cuda(0)),
+            Some(("cuda", number)) => {
+                number.parse().map(Device::Cuda).map_err(|_| format!("device number {number:?} is not a whole number"))
+            }
+            _ => Err("expected auto, cpu, cuda or cuda:N".into()),
+        }
+    }
+}
+
+/// Which exit block: a file, or the number of an `exit-N.safetensors` beside the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitChoice {
+    /// `exit-N.safetensors` beside the model.
+    Layer(usize),
+    /// This file.
+    File(PathBuf),
+}
+
+impl FromStr for ExitChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("expected a number or a file".into());
+        }
+        Ok(text.parse().map_or_else(|_| ExitChoice::File(text.into()), ExitChoice::Layer))
+    }
+}
+
+impl fmt::Display for ExitChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitChoice::Layer(n) => write!(f, "{n}"),
+            ExitChoice::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A controller's name and argument, and a chance to say which names there are.
+pub fn controller(text: &str) -> Result<ControllerSpec, String> {
+    text.parse().map_err(|e| crate::failure::with_causes(&e))
+}
+
+/// Controllers separated by commas; `key=value` after a comma belongs to the controller before it.
+#[derive(Debug, Clone)]
+pub struct ControllerList(pub Vec<ControllerSpec>);
+
+impl FromStr for ControllerList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut specs: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            match specs.last_mut() {
+                Some(spec) if part.contains('=') && !part.contains(':') => *spec = format!("{spec},{part}"),
+                _ => specs.push(part.to_owned()),
+            }
+        }
+        specs.iter().map(|spec| controller(spec)).collect::<Result<_, _>>().map(ControllerList)
+    }
+}
+
+/// `TOKEN_ID(+|-)BIAS` as in llama.cpp, or `TOKEN_ID=BIAS`.
+pub fn logit_bias(text: &str) -> Result<(TokenId, f32), String> {
+    let expected = || "expected TOKEN_ID+BIAS, TOKEN_ID-BIAS or TOKEN_ID=BIAS, as in 15043+1 or 15043=-inf".to_string();
+    let at = text.find(['+', '-', '=']).ok_or_else(expected)?;
+    let token = text[..at].parse().map_err(|_| expected())?;
+    let bias = if text[at..].starts_with('=') { &text[at + 1..] } else { &text[at..] };
+    let bias: f32 = bias.parse().map_err(|_| expected())?;
+    if bias.is_nan() || bias == f32::INFINITY { Err(expected()) } else { Ok((token, bias)) }
+}
+
+/// A stop string in which `\n`, `\t`, `\r`, `\0` and `\\` are written out.
+pub fn stop(text: &str) -> Result<String, String> {
+    let mut stop = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        stop.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some('t') => '\t',
+                Some('r') => '\r',
+                Some('0') => '\0',
+                Some('\\') => '\\',
+                Some(other) => return Err(format!("unknown escape \\{other}: expected \\n, \\t, \\r, \\0 or \\\\")),
+                None => return Err("ends in a lone backslash: write \\\\ for one".into()),
+            },
+            c => c,
+        });
+    }
+    if stop.is_empty() { Err("a stop string has at least one character".into()) } else { Ok(stop) }
+}
+
+/// A number at least 0.
+pub fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, 0.0..=f64::MAX, "a number that is 0 or more")
+}
+
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text, f64::MIN_POSITIVE..=f64::MAX, "a number above 0")
+}
+
+/// A fraction, both ends included.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    number(text, 0.0..=1.0, "a number from 0 to 1")
+}
+
+/// A fraction above 0: the smallest set of probability 0 would be empty.
+pub fn positive_fraction(text: &str) -> Result<f64, String> {
+    number(text, f64::MIN_POSITIVE..=1.0, "a number above 0 and at most 1")
+}
+
+/// A finite number of either sign.
+pub fn finite(text: &str) -> Result<f64, String> {
+    number(text, f64::MIN..=f64::MAX, "a finite number")
+}
+
+fn number(text: &str, range: RangeInclusive<f64>, expected: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| range.contains(x)).ok_or_else(|| format!("expected {expected}"))
+}
+
+/// A count from 1 up.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number, 1 or more".into())
+}
+
+/// Something that there can be at most 1024 of: threads, drafts in a round, sequences side by side.
+pub fn up_to_1024(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected a whole number from 1 to 1024".into())
+}
+
+/// A length in tokens; 0 has a meaning of its own, and no model goes past 16 million.
+pub fn context(text: &str) -> Result<usize, String> {
+    let expected = || format!("expected a whole number from 0 to {}", 1usize << 24);
+    text.parse().ok().filter(|&n| n <= 1usize << 24).ok_or_else(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logit_biases_in_each_spelling() {
+        assert_eq!(logit_bias("15043+1"), Ok((15043, 1.0)));
+        assert_eq!(logit_bias("7-0.5"), Ok((7, -0.5)));
+        assert_eq!(logit_bias("7=-inf"), Ok((7, f32::NEG_INFINITY)));
+        assert_eq!(logit_bias("7=2"), Ok((7, 2.0)));
+        for wrong in ["", "7", "+1", "7+", "7=nan", "7=inf", "-7+1", "x+1"] {
+            assert!(logit_bias(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn stop_escapes() {
+        assert_eq!(stop(r"a\n\t\\b"), Ok("a\n\t\\b".to_string()));
+        assert!(stop(r"\q").is_err() && stop("\\").is_err() && stop("").is_err());
+    }
+
+    #[test]
+    fn options_stay_with_their_controller() {
+        let list: ControllerList = "off,beta-ts:prior=2,decay=0.9,fixed:4".parse().unwrap();
+        let names: Vec<String> = list.0.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["off", "beta-ts:prior=2,decay=0.9", "fixed:4"]);
+        assert!("off,,fixed:1".parse::<ControllerList>().is_err());
+    }
+
+    #[test]
+    fn devices() {
+        assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert!("cuda:x".parse::<Device>().is_err() && "tpu".parse::<Device>().is_err());
+    }
+}

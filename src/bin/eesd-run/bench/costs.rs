@@ -1,0 +1,80 @@
+//! What a round should cost, from passes timed apart from the run that is predicted.
+
+use std::collections::BTreeMap;
+
+/// What one round did and took.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// Rows of its verification pass.
+    pub rows: usize,
+    /// Drafts of each of its sequences.
+    pub drafts: Vec<usize>,
+    /// Seconds of each draft step.
+    pub draft_seconds: Vec<f64>,
+    /// Seconds of verification and acceptance.
+    pub verify_seconds: f64,
+}
+
+/// Median seconds of a draft step, and of a verification pass by its rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Costs {
+    draft: f64,
+    verify: BTreeMap<usize, f64>,
+}
+
+impl Costs {
+    /// Costs of the rounds of a warm-up.
+    pub fn measured(rounds: impl IntoIterator<Item = Round>) -> Self {
+        let mut drafts = Vec::new();
+        let mut by_rows: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for round in rounds {
+            drafts.extend_from_slice(&round.draft_seconds);
+            by_rows.entry(round.rows).or_default().push(round.verify_seconds);
+        }
+        let verify = by_rows.into_iter().map(|(rows, mut seconds)| (rows, median(&mut seconds))).collect();
+        Self { draft: median(&mut drafts), verify }
+    }
+
+    /// Seconds of a verification pass over `rows` rows: as measured, or on the line between its
+    /// neighbours, or as the nearest one.
+    pub fn verify(&self, rows: usize) -> f64 {
+        let below = self.verify.range(..=rows).next_back();
+        let above = self.verify.range(rows..).next();
+        match (below, above) {
+            (Some((&r0, &s0)), Some((&r1, &s1))) if r1 > r0 => s0 + (s1 - s0) * (rows - r0) as f64 / (r1 - r0) as f64,
+            (Some((_, &seconds)), _) | (None, Some((_, &seconds))) => seconds,
+            (None, None) => 0.0,
+        }
+    }
+
+    /// Seconds that these rounds should take.
+    pub fn predict(&self, rounds: &[Round]) -> f64 {
+        rounds.iter().map(|round| self.verify(round.rows) + round.draft_seconds.len() as f64 * self.draft).sum()
+    }
+}
+
+/// The middle value; 0 of nothing.
+pub fn median(values: &mut [f64]) -> f64 {
+    let middle = values.len() / 2;
+    if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(middle, f64::total_cmp).1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_medians_and_lines_between_them() {
+        let round = |rows, drafts, verify_seconds| Round {
+            rows,
+            drafts: vec![drafts],
+            draft_seconds: vec![0.5; drafts],
+            verify_seconds,
+        };
+        let costs = Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)]);
+        assert_eq!(costs.verify(1), 1.0);
+        assert_eq!(costs.verify(3), 1.5);
+        assert_eq!(costs.verify(9), 2.0);
+        assert_eq!(costs.predict(&[round(3, 2, 7.0)]), 2.5);
+    }
+}

@@ -1,0 +1,173 @@
+//! `eesd-run chat`: a conversation in the model's own chat format.
+
+use crate::args::ChatArgs;
+use crate::failure::{Failure, Outcome};
+use crate::generate;
+use crate::interrupt;
+use crate::output::Output;
+use crate::report::Reporter;
+use crate::settings::{self, Model};
+use eesd::engine::{Engine, Finish, Request, Stats};
+use eesd::load::{ChatTemplate, Message, Tokenizer};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+
+const HINT: &str =
+    "/clear forgets the conversation, /stats shows statistics, /exit or Ctrl-D quits, Ctrl-C stops an answer";
+
+/// Reads, answers, and so on.
+pub fn run(args: ChatArgs) -> Outcome {
+    let reporter = Reporter::new(args.quiet);
+    let model = Model::open(&args.model, reporter)?;
+    let template = model.chat_template("chat")?;
+    let tokenizer = model.tokenizer()?;
+    let (exit, controller) = model.drafting(&args.draft, reporter)?;
+    let options = model.machine(&args.machine, 1, args.draft.draft_max, reporter)?;
+    let backend = model.backend(exit.as_ref(), &options, reporter)?;
+    let engine = model.engine(backend, &controller);
+    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    if sampling.logprobs.is_some() {
+        return Err(Failure::usage("--logprobs has nowhere to go in a chat: use `generate --json`"));
+    }
+    let request = settings::request(Vec::new(), 1, sampling, &args.sampling);
+    interrupt::listen();
+    reporter.note(&format!("{}, controller {controller}. {HINT}", model.checkpoint.name()));
+
+    let system = args.system.iter().map(|text| message("system", text)).collect();
+    let mut chat = Conversation {
+        engine,
+        template,
+        tokenizer,
+        request,
+        context: options.context,
+        max_tokens: args.max_tokens,
+        opening: system,
+        turns: Vec::new(),
+        sum: Stats::default(),
+        colour: generate::colour(args.show_drafts, args.color),
+        reporter,
+        output: Output::stdout(),
+    };
+    let mut lines = Input::open()?;
+    while let Some(line) = lines.next()? {
+        match line.trim() {
+            "" => {}
+            "/exit" | "/quit" => break,
+            "/clear" => {
+                chat.turns.clear();
+                reporter.note("the conversation is forgotten");
+            }
+            "/stats" => reporter.statistics(&chat.sum),
+            command if command.starts_with('/') => reporter.note(&format!("unknown command {command}: {HINT}")),
+            text => chat.answer(text)?,
+        }
+    }
+    Ok(())
+}
+
+struct Conversation<'a> {
+    engine: Engine,
+    template: &'a ChatTemplate,
+    tokenizer: Arc<Tokenizer>,
+    /// Everything but the prompt and its length.
+    request: Request,
+    context: usize,
+    max_tokens: Option<usize>,
+    /// The system message, where there is one.
+    opening: Vec<Message>,
+    turns: Vec<Message>,
+    sum: Stats,
+    colour: bool,
+    reporter: Reporter,
+    output: Output,
+}
+
+impl Conversation<'_> {
+    /// Answers one message. A message without an answer is taken back, so that the roles alternate.
+    fn answer(&mut self, text: &str) -> Outcome {
+        self.turns.push(message("user", text));
+        let messages: Vec<Message> = self.opening.iter().chain(&self.turns).cloned().collect();
+        let prompt = self.template.render(&messages).and_then(|prompt| self.tokenizer.encode(&prompt, false));
+        let prompt = match prompt {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                self.turns.pop();
+                eprintln!("error: {}", Failure::from(error).message());
+                return Ok(());
+            }
+        };
+        let room = self.context.saturating_sub(prompt.len());
+        if room == 0 {
+            self.turns.pop();
+            eprintln!(
+                "error: the conversation has {} tokens, but the context holds {}: /clear starts anew, --ctx-size N makes it longer",
+                prompt.len(),
+                self.context
+            );
+            return Ok(());
+        }
+        let max_tokens = self.max_tokens.unwrap_or(room).min(room);
+        let request = Request { prompt, max_tokens, ..self.request.clone() };
+        interrupt::forget();
+        let completion = generate::stream(&mut self.engine, &request, &mut self.output, self.colour)?;
+        self.output.text("\n")?;
+        interrupt::forget();
+        if completion.finish == Finish::Context || max_tokens == room && completion.finish == Finish::Length {
+            self.reporter.note("the context is full: /clear starts anew, --ctx-size N makes it longer");
+        }
+        self.sum.add(&completion.stats);
+        self.reporter.statistics(&completion.stats);
+        self.turns.push(message("assistant", &completion.text));
+        Ok(())
+    }
+}
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into() }
+}
+
+/// Where the user's lines come from.
+enum Input {
+    /// A terminal, with line editing and history.
+    Editor(Box<DefaultEditor>),
+    /// A pipe or a file.
+    Plain,
+}
+
+impl Input {
+    fn open() -> Outcome<Self> {
+        if std::io::stdin().is_terminal() {
+            Ok(Input::Editor(Box::new(DefaultEditor::new()?)))
+        } else {
+            Ok(Input::Plain)
+        }
+    }
+
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Outcome<Option<String>> {
+        match self {
+            Input::Editor(editor) => loop {
+                std::io::stderr().flush()?;
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        editor.add_history_entry(&line)?;
+                        return Ok(Some(line));
+                    }
+                    Err(ReadlineError::Interrupted) => eprintln!("{HINT}"),
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                }
+            },
+            Input::Plain => {
+                let mut line = String::new();
+                match std::io::stdin().read_line(&mut line) {
+                    Ok(0) => Ok(None),
+                    Ok(_) => Ok(Some(line)),
+                    Err(error) => Err(Failure::failed(format!("standard input: could not be read: {error}"))),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `eesd-run doctor`: what this machine has, how fast its memory is, and what to do about it.
+
+use crate::args::DoctorArgs;
+use crate::failure::Outcome;
+use crate::output::Output;
+use crate::report;
+use eesd::backend::cpu::Simd;
+use eesd::backend::cpu::probe::Probe;
+use eesd::load::Checkpoint;
+use serde::Serialize;
+use std::fs;
+use std::path::Path;
+
+/// Buffer of the bandwidth measurement: larger than any cache.
+const BUFFER_BYTES: u64 = 512 << 20;
+/// Steps of the arithmetic measurement: some hundredths of a second.
+const MULTIPLY_STEPS: usize = 5_000_000;
+/// Where Linux systems keep the driver's library.
+const DRIVER_LIBRARIES: [&str; 5] = [
+    "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "/usr/lib/aarch64-linux-gnu/libcuda.so.1",
+    "/usr/lib64/libcuda.so.1",
+    "/usr/lib/libcuda.so.1",
+    "/usr/lib/wsl/lib/libcuda.so.1",
+];
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    found: String,
+    /// What to do; `None`: all is well.
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn new(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, found: found.into(), advice: None }
+    }
+
+    fn advise(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+}
+
+/// Looks and reports.
+pub fn run(args: DoctorArgs) -> Outcome {
+    let findings = [system(), processor(), simd(), memory(), speed(), cuda(), build(), bundled()];
+    let mut output = Output::stdout();
+    if args.json {
+        return output.json(&findings);
+    }
+    let mut text = String::new();
+    for finding in &findings {
+        text += &format!("{:<18} {}\n", finding.what, finding.found);
+        if let Some(advice) = &finding.advice {
+            text += &format!("{:<18} -> {advice}\n", "");
+        }
+    }
+    output.text(&text)
+}
+
+fn system() -> Finding {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or(std::env::consts::OS);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let found = [name.trim_matches('"'), kernel.trim(), std::env::consts::ARCH];
+    Finding::new("system", found.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(", "))
+}
+
+fn processor() -> Finding {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown model");
+    let found = format!("{}, {} threads for this process", model.trim_start_matches([' ', '\t', ':']), threads());
+    Finding::new("processor", found)
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn simd() -> Finding {
+    let simd = Simd::detect();
+    let finding = Finding::new("vector instructions", simd.to_string());
+    match simd {
+        Simd::Avx512 => finding,
+        Simd::Avx2 => finding.advise("AVX-512 would be used where the processor has it; results are the same"),
+        Simd::Portable => finding.advise("no AVX2 found: plain Rust kernels run, correct but several times slower"),
+    }
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn meminfo(key: &str) -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn memory() -> Finding {
+    match (meminfo("MemTotal"), meminfo("MemAvailable")) {
+        (Some(total), Some(free)) => {
+            let finding =
+                Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
+            if free < 4_000_000_000 {
+                return finding.advise("small models only: `eesd-run inspect -m DIR` says what a model takes");
+            }
+            finding
+        }
+        _ => Finding::new("memory", "unknown on this system"),
+    }
+}
+
+/// The best of three readings and multiplications, on the threads that a model would run on.
+fn speed() -> Finding {
+    let bytes = meminfo("MemAvailable").map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
+    let mut probe = match Probe::new(threads(), bytes as usize) {
+        Ok(probe) => probe,
+        Err(error) => return Finding::new("speed", "not measured").advise(error.to_string()),
+    };
+    let read = (0..3).map(|_| probe.read()).fold(0.0, f64::max);
+    let multiply = (0..3).map(|_| probe.multiply_add(MULTIPLY_STEPS)).fold(0.0, f64::max);
+    let found =
+        format!("{:.1} GB/s read from memory, {:.0} GFLOP/s, {} threads", read / 1e9, multiply / 1e9, threads());
+    Finding::new("speed", found).advise(format!(
+        "plain decoding of a model with 1 GB of weights can reach {:.0} tok/s here; drafts go past that",
+        read / 1e9
+    ))
+}
+
+fn cuda() -> Finding {
+    let version = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = version.lines().next().map(str::trim).filter(|line| !line.is_empty());
+    let library = DRIVER_LIBRARIES.iter().find(|path| Path::new(path).exists());
+    let finding = match (driver, library) {
+        (Some(driver), _) => Finding::new("CUDA driver", driver),
+        (None, Some(library)) => Finding::new("CUDA driver", *library),
+        (None, None) => return Finding::new("CUDA driver", "none found").advise("the processor is used"),
+    };
+    finding.advise("this build has no CUDA engine yet: the processor is used")
+}
+
+fn build() -> Finding {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let features = if cfg!(feature = "bundled-model") { "bundled-model" } else { "no features" };
+    let found = format!("eesd {} ({profile}, {features}, backends: cpu)", env!("CARGO_PKG_VERSION"));
+    let finding = Finding::new("build", found);
+    if cfg!(debug_assertions) {
+        finding.advise("a debug build is many times slower: build with --release")
+    } else {
+        finding
+    }
+}
+
+fn bundled() -> Finding {
+    match Checkpoint::bundled() {
+        Ok(model) => {
+            let blocks = model.exit_blocks().map_or(0, |blocks| blocks.len());
+            let size = report::bytes(model.bytes());
+            Finding::new("bundled model", format!("{}, {size}, {blocks} exit blocks", model.name()))
+        }
+        Err(error) => Finding::new("bundled model", error.to_string()).advise("give a model folder with -m DIR"),
+    }
+}

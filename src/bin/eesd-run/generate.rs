@@ -1,0 +1,160 @@
+//! `eesd-run generate`: continues a prompt on standard output, or serves a file of requests.
+
+use crate::args::{ColorChoice, GenerateArgs};
+use crate::batch::{self, Item, Job};
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::output::Output;
+use crate::report::Reporter;
+use crate::settings::{self, Model};
+use eesd::engine::{Completion, Emission, Engine, Finish, Request};
+use eesd::load::Message;
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+
+/// Decides, loads, generates, reports.
+pub fn run(args: GenerateArgs) -> Outcome {
+    let reporter = Reporter::new(args.quiet);
+    let json = args.json || args.output.is_some() || args.input.is_some();
+    if args.sampling.logprobs.is_some() && !json {
+        return Err(Failure::usage("--logprobs N is written as JSON: add --json or --output FILE.jsonl"));
+    }
+    if let (Some(input), Some(output)) = (&args.input, &args.output)
+        && input.canonicalize().is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output))
+    {
+        return Err(Failure::usage(format!("--output {}: would overwrite the --input", output.display())));
+    }
+    let input = args.input.as_deref().map(batch::open_input).transpose()?;
+    let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
+
+    let model = Model::open(&args.model, reporter)?;
+    let tokenizer = model.tokenizer()?;
+    let (exit, controller) = model.drafting(&args.draft, reporter)?;
+    let options = model.machine(&args.machine, args.batch_size, args.draft.draft_max, reporter)?;
+    let backend = model.backend(exit.as_ref(), &options, reporter)?;
+    let mut engine = model.engine(backend, &controller);
+    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    interrupt::listen();
+
+    let request = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
+    if let Some(input) = input {
+        let mut lines = batch::Lines::new(input, &model, tokenizer.clone(), request);
+        let mut output = Output::open(args.output.as_deref())?;
+        return batch::serve(&mut engine, args.batch_size, &mut lines, &tokenizer, &mut output, reporter);
+    }
+
+    let tokens = match &args.system {
+        Some(system) => tokenizer.encode(&templated(&model, system, &prompt)?, false)?,
+        None => tokenizer.encode(&prompt, true)?,
+    };
+    let request = Request { prompt: tokens, ..request };
+    if json {
+        let mut items = samples(&request, args.samples).enumerate().map(|(index, request)| {
+            let request = Box::new(request);
+            Item::Request { job: Job { id: None, index }, request }
+        });
+        let mut output = Output::open(args.output.as_deref())?;
+        return batch::serve(&mut engine, args.batch_size, &mut items, &tokenizer, &mut output, reporter);
+    }
+
+    let mut output = Output::stdout();
+    let separate = args.samples > 1 || std::io::stdout().is_terminal();
+    for (number, request) in samples(&request, args.samples).enumerate() {
+        if args.samples > 1 {
+            reporter.note(&format!("sample {} of {}", number + 1, args.samples));
+        }
+        if args.echo {
+            output.text(&prompt)?;
+        }
+        let completion = stream(&mut engine, &request, &mut output, colour(args.show_drafts, args.color))?;
+        if separate {
+            output.text("\n")?;
+        }
+        if completion.finish == Finish::Context {
+            reporter.note(&format!("the context of {} tokens is full: --ctx-size N makes it longer", options.context));
+        }
+        reporter.statistics(&completion.stats);
+        if interrupt::pressed() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Generates and writes each piece of text as it becomes certain; an interrupt ends it early.
+///
+/// # Errors
+/// If a pass fails or the text cannot be written.
+pub fn stream(engine: &mut Engine, request: &Request, output: &mut Output, colour: bool) -> Outcome<Completion> {
+    let mut written = Ok(());
+    let mut length = 0;
+    let mut on_token = |emission: &Emission| {
+        length += emission.text.len();
+        written = if emission.drafted && colour && !emission.text.is_empty() {
+            output.text(&format!("\x1b[32m{}\x1b[0m", emission.text))
+        } else {
+            output.text(&emission.text)
+        };
+        if written.is_err() || interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let completion = engine.generate(request, &mut on_token)?;
+    written?;
+    // What was held back because it might have begun a stop string, or an unfinished character.
+    output.text(completion.text.get(length..).unwrap_or_default())?;
+    Ok(completion)
+}
+
+/// Colour the drafts?
+pub fn colour(asked: bool, choice: ColorChoice) -> bool {
+    let auto = || std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    asked
+        && match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => auto(),
+        }
+}
+
+/// The request once per sample, each with a seed of its own.
+fn samples(request: &Request, count: usize) -> impl Iterator<Item = Request> {
+    (0..count as u64).map(|sample| {
+        let mut request = request.clone();
+        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample));
+        request
+    })
+}
+
+/// The prompt of `-p`, `-f` or standard input; the latter two lose one final line break.
+fn prompt(args: &GenerateArgs) -> Outcome<String> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(prompt.clone());
+    }
+    let mut text = String::new();
+    match &args.file {
+        Some(path) => {
+            text = std::fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
+        }
+        None if std::io::stdin().is_terminal() => {
+            return Err(Failure::usage("no prompt: give -p TEXT, -f FILE or --input FILE.jsonl, or pipe the text in"));
+        }
+        None => {
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
+        }
+    }
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    if text.ends_with('\r') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// The prompt as a user's message after a system message, in the model's chat format.
+fn templated(model: &Model, system: &str, prompt: &str) -> Outcome<String> {
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let template = model.chat_template("--system")?;
+    Ok(template.render(&[message("system", system), message("user", prompt)])?)
+}

@@ -1,0 +1,201 @@
+//! `eesd-run inspect`: what a model is, what it takes, and what its exit blocks could gain.
+
+mod text;
+
+use crate::args::InspectArgs;
+use crate::cost;
+use crate::failure::Outcome;
+use crate::output::Output;
+use crate::report::Reporter;
+use crate::settings::Model;
+use eesd::TokenId;
+use eesd::load::ExitBlock;
+use eesd::model::Geometry;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Acceptance rates that the predictions are made for.
+const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
+/// Memory sizes of common machines and cards, in GB.
+const MEMORIES: [u64; 6] = [8, 16, 24, 48, 80, 141];
+/// Part of a memory that weights and cache may fill; the rest is for workspace and the system.
+const USABLE: f64 = 0.9;
+/// Most drafts that the predictions consider.
+const MOST_DRAFTS: usize = 16;
+/// Bytes of a cached number: the CPU backend keeps K and V in 32 bits.
+const CACHED_BYTES: u64 = 4;
+
+/// Prints the report.
+pub fn run(args: InspectArgs) -> Outcome {
+    let model = Model::open(&args.model, Reporter::new(false))?;
+    let report = Report::of(&model)?;
+    let mut output = Output::stdout();
+    if args.json { output.json(&report) } else { output.text(&text::print(&report)) }
+}
+
+/// A model at a glance.
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    folder: Option<PathBuf>,
+    fingerprint: String,
+    family: String,
+    layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    max_positions: usize,
+    /// Layers that attend to a window only.
+    windowed_layers: usize,
+    rope_theta: f64,
+    rope_scaling: String,
+    qk_norm: bool,
+    tied_head: bool,
+    dtype: String,
+    parameters: u64,
+    bytes: Bytes,
+    tokenizer: bool,
+    chat_template: bool,
+    end_tokens: Vec<TokenId>,
+    cache_bytes_per_token: u64,
+    memory: Vec<Fit>,
+    exit_blocks: Vec<Exit>,
+}
+
+/// Where the weights' bytes are.
+#[derive(Debug, Serialize)]
+struct Bytes {
+    total: u64,
+    embedding: u64,
+    layers: u64,
+    /// 0 where the head is the embedding.
+    head: u64,
+}
+
+/// What fits into a memory beside the weights.
+#[derive(Debug, PartialEq, Serialize)]
+struct Fit {
+    memory_gb: u64,
+    /// Longest context of one sequence; `None` where the weights alone do not fit.
+    tokens: Option<u64>,
+    /// Sequences of that length side by side.
+    sequences: u64,
+}
+
+/// An exit block beside the model.
+#[derive(Debug, Serialize)]
+struct Exit {
+    exit_layer: usize,
+    file: PathBuf,
+    bytes: u64,
+    own_head: bool,
+    metadata: BTreeMap<String, String>,
+    /// A draft step's bytes over a plain step's.
+    draft_step_cost: f64,
+    predicted: Vec<Prediction>,
+}
+
+/// The best that a fixed draft length can do at an acceptance rate.
+#[derive(Debug, Serialize)]
+struct Prediction {
+    alpha: f64,
+    best_k: usize,
+    speed_up: f64,
+}
+
+impl Report {
+    fn of(model: &Model) -> Outcome<Self> {
+        let checkpoint = &model.checkpoint;
+        let blocks = checkpoint.exit_blocks()?;
+        let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
+        let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
+        let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
+        Ok(Self {
+            name: checkpoint.name().to_owned(),
+            folder: model.folder.clone(),
+            fingerprint: checkpoint.fingerprint().to_owned(),
+            family: geometry.family.clone(),
+            layers: geometry.layers,
+            hidden_size: geometry.hidden_size,
+            intermediate_size: geometry.intermediate_size,
+            heads: geometry.heads,
+            kv_heads: geometry.kv_heads,
+            head_dim: geometry.head_dim,
+            vocab_size: geometry.vocab_size,
+            max_positions: geometry.max_positions,
+            windowed_layers: geometry.windows.iter().flatten().count(),
+            rope_theta: geometry.rope.theta,
+            rope_scaling: format!("{:?}", geometry.rope.scaling),
+            qk_norm: geometry.qk_norm,
+            tied_head: geometry.tied_head,
+            dtype: weights.layers.first().map_or(weights.embed.dtype, |layer| layer.q.dtype).to_string(),
+            parameters: checkpoint.parameters(),
+            bytes: Bytes {
+                total: checkpoint.bytes(),
+                embedding: weights.embed.bytes.len() as u64,
+                layers: weights.layers.iter().map(cost::layer_bytes).sum(),
+                head: if geometry.tied_head { 0 } else { weights.head.bytes.len() as u64 },
+            },
+            tokenizer: checkpoint.tokenizer().is_some(),
+            chat_template: checkpoint.chat_template().is_some(),
+            end_tokens: checkpoint.generation().end_tokens.clone(),
+            cache_bytes_per_token: per_token,
+            memory: fits(checkpoint.bytes() + largest_block, per_token, geometry.max_positions as u64),
+            exit_blocks: blocks.iter().map(|block| Exit::of(model, block)).collect(),
+        })
+    }
+}
+
+impl Exit {
+    fn of(model: &Model, block: &ExitBlock) -> Self {
+        let r = cost::draft_ratio(&model.checkpoint.weights(), &block.weights());
+        let predict = |alpha: f64| {
+            let (best_k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
+            Prediction { alpha, best_k, speed_up }
+        };
+        Self {
+            exit_layer: block.after(),
+            file: block.path().to_owned(),
+            bytes: block.bytes(),
+            own_head: block.weights().head.is_some(),
+            metadata: block.metadata().clone(),
+            draft_step_cost: r,
+            predicted: ALPHAS.into_iter().map(predict).collect(),
+        }
+    }
+}
+
+/// Bytes that one position takes in the cache: K and V of every layer, the exit layer being one more.
+fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
+    let layers = geometry.layers + usize::from(exit);
+    (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
+}
+
+/// What fits into each common memory: `bytes` of weights, then `per_token` bytes of cache for
+/// sequences of at most `longest` tokens.
+fn fits(bytes: u64, per_token: u64, longest: u64) -> Vec<Fit> {
+    let fit = |memory_gb: u64| {
+        let usable = (memory_gb as f64 * 1e9 * USABLE) as u64;
+        let room = usable.checked_sub(bytes).map(|left| left / per_token);
+        let tokens = room.map(|room| room.min(longest));
+        Fit { memory_gb, tokens, sequences: room.unwrap_or(0) / tokens.unwrap_or(1).max(1) }
+    };
+    MEMORIES.into_iter().map(fit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_divided_between_weights_and_cache() {
+        let fits = fits(14_000_000_000, 500_000, 4096);
+        assert_eq!(fits[0], Fit { memory_gb: 8, tokens: None, sequences: 0 });
+        assert_eq!(fits[1], Fit { memory_gb: 16, tokens: Some(800), sequences: 1 });
+        assert_eq!(fits[2], Fit { memory_gb: 24, tokens: Some(4096), sequences: 3 });
+    }
+}

@@ -1,0 +1,81 @@
+//! The report for people.
+
+use super::{Exit, Fit, Report, USABLE};
+use crate::report::{bytes, count};
+
+/// The whole report, one fact a line.
+pub fn print(report: &Report) -> String {
+    let mut lines = model(report);
+    lines.push(String::new());
+    lines.push(format!("longest context in {:.0} % of a memory of", USABLE * 100.0));
+    lines.extend(report.memory.iter().map(|fit| memory(fit, report.max_positions as u64)));
+    lines.push(String::new());
+    if report.exit_blocks.is_empty() {
+        lines.push("exit blocks  none beside the model: decoding is plain".into());
+    }
+    lines.extend(report.exit_blocks.iter().flat_map(exit));
+    lines.join("\n") + "\n"
+}
+
+fn model(report: &Report) -> Vec<String> {
+    let Report { name, family, dtype, layers, hidden_size, intermediate_size, .. } = report;
+    let Report { heads, kv_heads, head_dim, vocab_size, max_positions, rope_theta, rope_scaling, .. } = report;
+    let yes = |there: bool| if there { "yes" } else { "no" };
+    let windows = match report.windowed_layers {
+        0 => String::new(),
+        n => format!(", {n} layers with a sliding window"),
+    };
+    let head = if report.tied_head { "head tied to it".into() } else { format!("head {}", bytes(report.bytes.head)) };
+    vec![
+        format!("model        {name} ({family}), {} parameters, {dtype}", count(report.parameters)),
+        format!("fingerprint  {}", report.fingerprint),
+        format!(
+            "geometry     {layers} layers, width {hidden_size}, MLP {intermediate_size}, {heads} query and {kv_heads} KV heads \
+             of {head_dim}, vocabulary {vocab_size}{}",
+            if report.qk_norm { ", QK norms" } else { "" }
+        ),
+        format!("positions    {max_positions} trained, RoPE base {rope_theta}, {rope_scaling}{windows}"),
+        format!(
+            "bytes        {} in all: embedding {}, layers {} ({} each), {head}",
+            bytes(report.bytes.total),
+            bytes(report.bytes.embedding),
+            bytes(report.bytes.layers),
+            bytes(report.bytes.layers / (*layers).max(1) as u64),
+        ),
+        format!(
+            "text         tokenizer {}, chat template {}, end tokens {:?}",
+            yes(report.tokenizer),
+            yes(report.chat_template),
+            report.end_tokens
+        ),
+        format!(
+            "cache        {} a token{}",
+            bytes(report.cache_bytes_per_token),
+            if report.exit_blocks.is_empty() { "" } else { ", exit layer included" }
+        ),
+    ]
+}
+
+fn memory(fit: &Fit, longest: u64) -> String {
+    let room = match fit.tokens {
+        None => "the weights do not fit".into(),
+        Some(n) if n == longest => {
+            format!("{n} tokens, all that the model was trained for; {} such sequences side by side", fit.sequences)
+        }
+        Some(n) => format!("{n} tokens"),
+    };
+    format!("  {:>3} GB     {room}", fit.memory_gb)
+}
+
+fn exit(exit: &Exit) -> Vec<String> {
+    let head = if exit.own_head { "head of its own" } else { "the model's head" };
+    let metadata: Vec<String> = exit.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let predicted: Vec<String> =
+        exit.predicted.iter().map(|p| format!("{:.2}x at {} (k = {})", p.speed_up, p.alpha, p.best_k)).collect();
+    vec![
+        format!("exit block   N = {}, {}, {}, {head}", exit.exit_layer, exit.file.display(), bytes(exit.bytes)),
+        format!("  metadata   {}", metadata.join(", ")),
+        format!("  cost       a draft step costs {:.3} plain steps, by bytes read", exit.draft_step_cost),
+        format!("  predicted  {} by acceptance rate", predicted.join(", ")),
+    ]
+}

@@ -1,0 +1,164 @@
+//! A model folder, opened.
+
+use super::config::{self, Config};
+use super::fingerprint::fingerprint;
+use super::json::Document;
+use super::source::{self, Source};
+use super::tensors::Tensors;
+use super::{ChatTemplate, ExitBlock, GenerationDefaults, LoadError, Tokenizer, bundled, weights};
+use crate::model::{Geometry, ModelWeights};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An opened model: configuration, mapped tensors, tokenizer, chat template, generation defaults.
+pub struct Checkpoint {
+    source: Source,
+    name: String,
+    config: Config,
+    tensors: Tensors,
+    parameters: u64,
+    bytes: u64,
+    fingerprint: String,
+    generation: GenerationDefaults,
+    tokenizer: Option<Arc<Tokenizer>>,
+    chat_template: Option<ChatTemplate>,
+}
+
+impl Checkpoint {
+    /// Opens a folder and checks every tensor's presence, shape and number format.
+    ///
+    /// The weights are mapped, not read: the files must stay as they are while this lives.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or describes something this engine does not run.
+    pub fn open(dir: &Path) -> Result<Self, LoadError> {
+        // Resolved, so that `.` has a name too.
+        let folder = dir.canonicalize().map_err(|error| LoadError::io(dir, error))?;
+        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+        Self::of_source(Source::Folder(dir.to_path_buf()), name)
+    }
+
+    /// The model embedded in the binary (feature `bundled-model`).
+    ///
+    /// # Errors
+    /// If the binary was built without it.
+    pub fn bundled() -> Result<Self, LoadError> {
+        Self::of_source(bundled::source()?, bundled::NAME.into())
+    }
+
+    fn of_source(source: Source, name: String) -> Result<Self, LoadError> {
+        let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
+        let document = read_json(&source, "config.json")?.ok_or_else(missing)?;
+        let config = config::parse(&document.root())?;
+
+        let tensors = Tensors::of_model(&source)?;
+        let plan = weights::model_plan(&config);
+        let dtypes = weights::check(&tensors, &plan, &config)?;
+
+        let generation_config = read_json(&source, "generation_config.json")?;
+        let generation_config = generation_config.as_ref().map(Document::root);
+        let generation = GenerationDefaults::parse(generation_config.as_ref(), &document.root())?;
+
+        let tokenizer_config = read_json(&source, "tokenizer_config.json")?;
+        let tokenizer_config = tokenizer_config.as_ref().map(Document::root);
+        let vocab_size = config.geometry.vocab_size;
+        let tokenizer = Tokenizer::of_source(&source, tokenizer_config.as_ref(), &generation, vocab_size)?;
+        Ok(Self {
+            name,
+            parameters: weights::parameters(&plan),
+            bytes: tensors.bytes(plan.keys()),
+            fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
+            tokenizer: tokenizer.map(Arc::new),
+            chat_template: ChatTemplate::of_source(&source, tokenizer_config.as_ref())?,
+            source,
+            config,
+            tensors,
+            generation,
+        })
+    }
+
+    /// The folder's name, or the bundled model's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.config.geometry
+    }
+
+    /// Views of the tensors.
+    pub fn weights(&self) -> ModelWeights<'_> {
+        weights::model(&self.tensors, &self.config)
+    }
+
+    /// Number of parameters; a tied head counts once.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// Bytes of the weights as stored; a tied head counts once.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The tokenizer, where the folder has one.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The chat template, where the folder has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// What `generation_config.json` (or the model's configuration) says.
+    pub fn generation(&self) -> &GenerationDefaults {
+        &self.generation
+    }
+
+    /// Hash of the configuration and of the tensors' names, shapes and formats, in hexadecimal.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The exit blocks beside the model, `exit-<N>.safetensors`, by exit layer.
+    ///
+    /// # Errors
+    /// If a block is damaged, belongs to another model, or is not of the layer that its name says.
+    pub fn exit_blocks(&self) -> Result<Vec<ExitBlock>, LoadError> {
+        let mut blocks = Vec::new();
+        for name in self.source.names()? {
+            let layer = name.strip_prefix("exit-").and_then(|rest| rest.strip_suffix(".safetensors"));
+            let Some(layer) = layer.and_then(|digits| digits.parse::<usize>().ok()) else { continue };
+            let Some(bytes) = self.source.map(&name)? else { continue };
+            let path = self.source.path(&name);
+            let block = ExitBlock::parse(path.clone(), bytes, &self.config, &self.fingerprint)?;
+            if block.after() != layer {
+                return Err(LoadError::Key {
+                    path,
+                    key: "__metadata__.exit_layer".into(),
+                    found: format!("\"{}\"", block.after()),
+                    expected: format!("\"{layer}\", as the file's name says"),
+                });
+            }
+            blocks.push(block);
+        }
+        blocks.sort_by_key(ExitBlock::after);
+        Ok(blocks)
+    }
+
+    /// Opens an exit block for this model, whatever the file's name.
+    ///
+    /// # Errors
+    /// If the block is missing, damaged, or belongs to another model.
+    pub fn open_exit(&self, path: &Path) -> Result<ExitBlock, LoadError> {
+        let missing = || LoadError::io(path, std::io::ErrorKind::NotFound.into());
+        let bytes = source::map(path)?.ok_or_else(missing)?;
+        ExitBlock::parse(path.to_path_buf(), bytes, &self.config, &self.fingerprint)
+    }
+}
+
+fn read_json(source: &Source, file: &str) -> Result<Option<Document>, LoadError> {
+    source.read(file)?.map(|bytes| Document::parse(source.path(file), &bytes)).transpose()
+}

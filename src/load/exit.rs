@@ -1,0 +1,202 @@
+//! Exit blocks: `exit-<N>.safetensors` beside the model, a small trained layer, norm and head.
+
+use super::LoadError;
+use super::config::Config;
+use super::error::short;
+use super::source::Bytes;
+use super::tensors::Tensors;
+use super::weights::{self, EXIT_HEAD, EXIT_LAYER, EXIT_NORM};
+use crate::model::{Dtype, ExitWeights, LayerWeights, Matrix, Vector};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+const FORMAT: &str = "eesd-exit-1";
+
+/// An opened `exit-<N>.safetensors`, checked against the model it belongs to.
+pub struct ExitBlock {
+    path: PathBuf,
+    config: Config,
+    after: usize,
+    own_head: bool,
+    metadata: BTreeMap<String, String>,
+    tensors: Tensors,
+}
+
+impl ExitBlock {
+    pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, fingerprint: &str) -> Result<Self, LoadError> {
+        let (tensors, metadata) = Tensors::of_file(path.clone(), bytes)?;
+        let wrong = |key: &str, expected: String| LoadError::Key {
+            path: path.clone(),
+            key: format!("__metadata__.{key}"),
+            found: metadata.get(key).map_or("missing".into(), |value| short(format!("{value:?}"))),
+            expected,
+        };
+        if metadata.get("format").is_none_or(|format| format != FORMAT) {
+            return Err(wrong("format", format!("{FORMAT:?}")));
+        }
+        // The fingerprint before the tensors: another model's block should be called just that.
+        match metadata.get("base_fingerprint") {
+            Some(found) if found == fingerprint => {}
+            found => {
+                return Err(LoadError::Fingerprint {
+                    path,
+                    found: found.map_or("missing".into(), |found| short(format!("{found:?}"))),
+                    expected: fingerprint.into(),
+                });
+            }
+        }
+        let layers = config.geometry.layers;
+        let after = metadata.get("exit_layer").and_then(|layer| layer.parse().ok());
+        let after = after
+            .filter(|after| (1..layers).contains(after))
+            .ok_or_else(|| wrong("exit_layer", format!("a layer in 1..={}", layers.saturating_sub(1))))?;
+        let own_head = tensors.names().any(|name| name == EXIT_HEAD);
+        weights::check(&tensors, &weights::exit_plan(config, own_head), config)?;
+        Ok(Self { path, config: config.clone(), after, own_head, metadata, tensors })
+    }
+
+    /// The exit layer `N`: how many of the model's layers come before the block.
+    pub fn after(&self) -> usize {
+        self.after
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The metadata of its file: format, exit layer, fingerprint, and what its trainer wrote there.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Number of its parameters; a shared head does not count.
+    pub fn parameters(&self) -> u64 {
+        weights::parameters(&weights::exit_plan(&self.config, self.own_head))
+    }
+
+    /// Bytes of its tensors as stored.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.bytes(weights::exit_plan(&self.config, self.own_head).keys())
+    }
+
+    /// Views of the tensors.
+    pub fn weights(&self) -> ExitWeights<'_> {
+        weights::exit(&self.tensors, &self.config, self.after, self.own_head)
+    }
+
+    /// Writes an exit block for the model with this [`fingerprint`](super::Checkpoint::fingerprint).
+    ///
+    /// The file appears whole or not at all: it is written under another name in the same folder and
+    /// renamed. `metadata` may hold anything; `format`, `exit_layer` and `base_fingerprint` are set here.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(
+        path: &Path,
+        weights: &ExitWeights<'_>,
+        metadata: &BTreeMap<String, String>,
+        fingerprint: &str,
+    ) -> Result<(), LoadError> {
+        let mut metadata = metadata.clone();
+        metadata.insert("format".into(), FORMAT.into());
+        metadata.insert("exit_layer".into(), weights.after.to_string());
+        metadata.insert("base_fingerprint".into(), fingerprint.into());
+
+        let tensors = stored(weights);
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let written = write(&temporary, &header(&tensors, &metadata), &tensors)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(|error| LoadError::io(path, error));
+        if written.is_err() {
+            // The error to report is the first one; a left-over file is only untidy.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
+    }
+}
+
+/// A tensor as it goes into a file.
+struct Stored<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+impl<'a> From<Matrix<'a>> for Stored<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self { dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes }
+    }
+}
+
+impl<'a> From<Vector<'a>> for Stored<'a> {
+    fn from(vector: Vector<'a>) -> Self {
+        Self { dtype: vector.dtype, shape: vec![vector.len], bytes: vector.bytes }
+    }
+}
+
+/// Every tensor of the block by its name in the file.
+fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
+    let layer: &LayerWeights<'a> = &exit.layer;
+    let always: [(&str, Stored<'a>); 9] = [
+        ("input_layernorm.weight", layer.input_norm.into()),
+        ("self_attn.q_proj.weight", layer.q.into()),
+        ("self_attn.k_proj.weight", layer.k.into()),
+        ("self_attn.v_proj.weight", layer.v.into()),
+        ("self_attn.o_proj.weight", layer.o.into()),
+        ("post_attention_layernorm.weight", layer.post_norm.into()),
+        ("mlp.gate_proj.weight", layer.gate.into()),
+        ("mlp.up_proj.weight", layer.up.into()),
+        ("mlp.down_proj.weight", layer.down.into()),
+    ];
+    let optional = [
+        ("self_attn.q_proj.bias", layer.q_bias),
+        ("self_attn.k_proj.bias", layer.k_bias),
+        ("self_attn.v_proj.bias", layer.v_bias),
+        ("self_attn.o_proj.bias", layer.o_bias),
+        ("self_attn.q_norm.weight", layer.q_norm),
+        ("self_attn.k_norm.weight", layer.k_norm),
+        ("mlp.gate_proj.bias", layer.gate_bias),
+        ("mlp.up_proj.bias", layer.up_bias),
+        ("mlp.down_proj.bias", layer.down_bias),
+    ];
+    let present = optional.into_iter().filter_map(|(name, vector)| Some((name, vector?.into())));
+    let mut tensors: BTreeMap<_, _> =
+        always.into_iter().chain(present).map(|(name, tensor)| (format!("{EXIT_LAYER}{name}"), tensor)).collect();
+    tensors.insert(EXIT_NORM.into(), exit.norm.into());
+    if let Some(head) = exit.head {
+        tensors.insert(EXIT_HEAD.into(), head.into());
+    }
+    tensors
+}
+
+/// The file's first bytes: the header's length and the header, padded so that the data are aligned.
+fn header(tensors: &BTreeMap<String, Stored<'_>>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut json = serde_json::Map::new();
+    json.insert("__metadata__".into(), serde_json::json!(metadata));
+    let mut end = 0;
+    for (name, Stored { dtype, shape, bytes }) in tensors {
+        let start = end;
+        end += bytes.len();
+        let dtype = dtype.to_string().to_uppercase();
+        json.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+    }
+    let mut json = serde_json::Value::Object(json).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    header
+}
+
+fn write(path: &Path, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(header)?;
+    for tensor in tensors.values() {
+        file.write_all(tensor.bytes)?;
+    }
+    file.into_inner().map_err(|error| error.into_error())?.sync_all()
+}

@@ -1,0 +1,117 @@
+//! Where a model's files lie: in a folder, or in the binary itself.
+
+use super::LoadError;
+use memmap2::Mmap;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+/// Largest JSON or template file that is read into memory.
+const LARGEST_TEXT: u64 = 256 << 20;
+
+/// Files in the binary: name and content.
+pub(super) type Files = &'static [(&'static str, &'static [u8])];
+
+/// A place with a model's files in it.
+pub(super) enum Source {
+    /// A folder.
+    Folder(PathBuf),
+    /// The binary, under a name that stands for a folder.
+    Embedded { name: &'static str, files: Files },
+}
+
+impl Source {
+    /// The path of a file here, as error messages show it.
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.join(file),
+            Self::Embedded { name, .. } => Path::new(name).join(file),
+        }
+    }
+
+    /// The content of a small file; `None` where there is no such file.
+    pub(super) fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
+        let path = self.path(file);
+        match self {
+            Self::Embedded { .. } => Ok(self.embedded(file).map(Cow::Borrowed)),
+            Self::Folder(_) => open(&path)?.map(|opened| read_text(opened, &path).map(Cow::Owned)).transpose(),
+        }
+    }
+
+    /// The content of a large file, mapped; `None` where there is no such file.
+    pub(super) fn map(&self, file: &str) -> Result<Option<Bytes>, LoadError> {
+        match self {
+            Self::Embedded { .. } => Ok(self.embedded(file).map(Bytes::Embedded)),
+            Self::Folder(_) => map(&self.path(file)),
+        }
+    }
+
+    /// The names of the files here, sorted.
+    pub(super) fn names(&self) -> Result<Vec<String>, LoadError> {
+        let mut names = match self {
+            Self::Embedded { files, .. } => files.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
+            Self::Folder(folder) => std::fs::read_dir(folder)
+                .and_then(|entries| entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect())
+                .map_err(|error| LoadError::io(folder, error))?,
+        };
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn embedded(&self, file: &str) -> Option<&'static [u8]> {
+        match self {
+            Self::Embedded { files, .. } => files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes),
+            Self::Folder(_) => None,
+        }
+    }
+}
+
+/// Read-only bytes of a file.
+pub(super) enum Bytes {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// Maps a file; `None` where there is none.
+pub(super) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    // SAFETY: the map is only ever read. As with every mapped model, the file must not be shortened or
+    // rewritten while it is open; this crate's own writer replaces files whole, by renaming.
+    let map = unsafe { Mmap::map(&file) }.map_err(|error| LoadError::io(path, error))?;
+    Ok(Some(Bytes::Mapped(map)))
+}
+
+/// Opens a regular file: a pipe would block, a folder cannot be read.
+fn open(path: &Path) -> Result<Option<File>, LoadError> {
+    let io = |error| LoadError::io(path, error);
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io(error)),
+        Ok(kind) if !kind.is_file() => Err(io(std::io::Error::new(ErrorKind::InvalidInput, "not a regular file"))),
+        Ok(_) => File::open(path).map(Some).map_err(io),
+    }
+}
+
+fn read_text(file: File, path: &Path) -> Result<Vec<u8>, LoadError> {
+    let io = |error| LoadError::io(path, error);
+    let bytes = file.metadata().map_err(io)?.len();
+    if bytes > LARGEST_TEXT {
+        return Err(LoadError::TooLarge { path: path.to_path_buf(), bytes, limit: LARGEST_TEXT });
+    }
+    let mut content = Vec::new();
+    file.take(LARGEST_TEXT).read_to_end(&mut content).map_err(io)?;
+    Ok(content)
+}

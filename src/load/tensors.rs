@@ -1,0 +1,170 @@
+//! The tensors of one safetensors file or of several with an index, mapped into memory.
+
+use super::LoadError;
+use super::error::short;
+use super::header::{Entry, Header};
+use super::json::Document;
+use super::source::{Bytes, Source};
+use crate::model::{Dtype, Matrix, Vector};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors by name, and the files that hold them.
+pub(super) struct Tensors {
+    /// The file to blame where a tensor is missing.
+    path: PathBuf,
+    files: Vec<TensorFile>,
+    entries: BTreeMap<String, Location>,
+}
+
+struct TensorFile {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+struct Location {
+    file: usize,
+    entry: Entry,
+}
+
+impl Tensors {
+    /// The tensors of a model folder: of one file, or of the shards that the index names.
+    pub(super) fn of_model(source: &Source) -> Result<Self, LoadError> {
+        if let Some(bytes) = source.map(SINGLE)? {
+            return Ok(Self::of_file(source.path(SINGLE), bytes)?.0);
+        }
+        match source.read(INDEX)? {
+            Some(index) => Self::of_shards(source, &Document::parse(source.path(INDEX), &index)?),
+            None => {
+                let names = source.names()?;
+                let other = |end: &str| names.iter().any(|name| name.ends_with(end));
+                let hint = match () {
+                    () if other(".bin") => ", only PyTorch files: convert them to safetensors",
+                    () if other(".gguf") => ", only GGUF files: take the model's Hugging Face folder",
+                    () => "",
+                };
+                Err(LoadError::MissingFile { folder: source.path(""), wanted: SINGLE, hint })
+            }
+        }
+    }
+
+    /// The tensors and the metadata of one file.
+    pub(super) fn of_file(path: PathBuf, bytes: Bytes) -> Result<(Self, BTreeMap<String, String>), LoadError> {
+        let header = Header::parse(&bytes).map_err(|message| LoadError::safetensors(&path, message))?;
+        let entries = header.tensors.into_iter().map(|(name, entry)| (name, Location { file: 0, entry })).collect();
+        let files = vec![TensorFile { path: path.clone(), bytes }];
+        Ok((Self { path, files, entries }, header.metadata))
+    }
+
+    fn of_shards(source: &Source, index: &Document) -> Result<Self, LoadError> {
+        let root = index.root();
+        let map = root.object("weight_map")?.ok_or_else(|| root.wrong("weight_map", "an object"))?;
+        let mut shard_of = BTreeMap::new();
+        for name in map.keys() {
+            let shard = map.text(name)?.ok_or_else(|| map.wrong(name, "a string"))?;
+            if !is_plain_file_name(shard) {
+                return Err(map.wrong(name, "the name of a file in the same folder"));
+            }
+            shard_of.insert(name, shard);
+        }
+
+        let mut tensors = Self { path: root.path().to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
+        for shard in shard_of.values().copied().collect::<BTreeSet<_>>() {
+            let path = source.path(shard);
+            let missing = || LoadError::io(&path, std::io::ErrorKind::NotFound.into());
+            let bytes = source.map(shard)?.ok_or_else(missing)?;
+            let header = Header::parse(&bytes).map_err(|message| LoadError::safetensors(&path, message))?;
+            for (name, entry) in header.tensors {
+                match shard_of.get(name.as_str()) {
+                    Some(&named) if named == shard => {
+                        tensors.entries.insert(name, Location { file: tensors.files.len(), entry });
+                    }
+                    _ if super::weights::is_derived(&name) => {}
+                    named => {
+                        let why = match named {
+                            Some(other) => format!("the index says that it is in {other}"),
+                            None => "the index does not list it".into(),
+                        };
+                        return Err(LoadError::UnexpectedTensor { path, tensor: short(name), why: short(why) });
+                    }
+                }
+            }
+            tensors.files.push(TensorFile { path, bytes });
+        }
+        match shard_of.iter().find(|(name, _)| !tensors.entries.contains_key(**name)) {
+            Some((name, shard)) => Err(LoadError::Tensor {
+                path: source.path(shard),
+                tensor: short(name),
+                found: "missing".into(),
+                expected: "here, as the index says".into(),
+            }),
+            None => Ok(tensors),
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Bytes of the named tensors together.
+    pub(super) fn bytes<'n>(&self, names: impl Iterator<Item = &'n String>) -> u64 {
+        names.filter_map(|name| self.entries.get(name)).map(|location| location.entry.range.len() as u64).sum()
+    }
+
+    /// The file that holds a tensor, or should.
+    pub(super) fn path_of(&self, name: &str) -> &Path {
+        self.entries.get(name).map_or(&self.path, |location| &self.files[location.file].path)
+    }
+
+    /// Checks that a tensor is there, in this shape and in a number format that this engine computes with.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<Dtype, LoadError> {
+        let wrong = |found: String| LoadError::Tensor {
+            path: self.path_of(name).to_path_buf(),
+            tensor: short(name),
+            found: short(found),
+            expected: format!("{shape:?} in F32, F16 or BF16"),
+        };
+        let entry = &self.entries.get(name).ok_or_else(|| wrong("missing".into()))?.entry;
+        match dtype(entry) {
+            Some(dtype) if entry.shape == shape => Ok(dtype),
+            _ => Err(wrong(format!("{:?} in {}", entry.shape, entry.dtype))),
+        }
+    }
+
+    /// A matrix that [`check`](Self::check) has passed.
+    pub(super) fn matrix(&self, name: &str) -> Matrix<'_> {
+        let (entry, dtype, bytes) = self.checked(name);
+        Matrix { dtype, rows: entry.shape[0], cols: entry.shape[1], bytes }
+    }
+
+    /// A vector that [`check`](Self::check) has passed.
+    pub(super) fn vector(&self, name: &str) -> Vector<'_> {
+        let (entry, dtype, bytes) = self.checked(name);
+        Vector { dtype, len: entry.shape[0], bytes }
+    }
+
+    fn checked(&self, name: &str) -> (&Entry, Dtype, &[u8]) {
+        let Location { file, entry } = &self.entries[name];
+        let dtype = dtype(entry).expect("checked when the file was opened");
+        (entry, dtype, &self.files[*file].bytes[entry.range.clone()])
+    }
+}
+
+fn dtype(entry: &Entry) -> Option<Dtype> {
+    match entry.dtype {
+        safetensors::Dtype::F32 => Some(Dtype::F32),
+        safetensors::Dtype::F16 => Some(Dtype::F16),
+        safetensors::Dtype::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
+}
+
+/// Whether the name stays in its folder, on every system.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+        && !name.contains(['/', '\\', ':'])
+}

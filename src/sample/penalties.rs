@@ -1,0 +1,133 @@
+//! What the history and the user add to a row of logits before it becomes a distribution.
+
+use super::{History, SamplingParams};
+use crate::TokenId;
+use std::borrow::Cow;
+
+/// Penalties and biases at one position: repetition penalty, then presence and frequency, then bias.
+#[derive(Debug)]
+pub struct Penalties<'a> {
+    params: &'a SamplingParams,
+    /// `None` where nothing depends on the history.
+    history: Option<Occurrences>,
+}
+
+/// How often each token has occurred.
+#[derive(Debug)]
+struct Occurrences {
+    /// Tokens of prompt and output, each once.
+    distinct: Vec<TokenId>,
+    /// By token: is it in `distinct`?
+    seen: Vec<bool>,
+    /// By token: how often it is in the output.
+    output: Vec<u32>,
+}
+
+impl<'a> Penalties<'a> {
+    /// The penalties of the token that follows `history`, in a vocabulary of `vocab`.
+    pub fn new(params: &'a SamplingParams, history: History<'_>, vocab: usize) -> Self {
+        let on = params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
+        let history = on.then(|| {
+            let mut past = Occurrences { distinct: Vec::new(), seen: vec![false; vocab], output: vec![0; vocab] };
+            for (position, &token) in history.tokens.iter().enumerate() {
+                past.add(token, position >= history.prompt);
+            }
+            past
+        });
+        Self { params, history }
+    }
+
+    /// Moves to the next position: `token` has become the output's last.
+    pub fn advance(&mut self, token: TokenId) {
+        if let Some(past) = &mut self.history {
+            past.add(token, true);
+        }
+    }
+
+    /// The row with everything applied; the row itself where nothing is on.
+    pub fn apply<'l>(&self, logits: &'l [f32]) -> Cow<'l, [f32]> {
+        if self.history.is_none() && self.params.logit_bias.is_empty() {
+            return Cow::Borrowed(logits);
+        }
+        let mut logits = logits.to_vec();
+        if let Some(past) = &self.history {
+            for &token in &past.distinct {
+                let logit = &mut logits[token as usize];
+                *logit = self.penalised(f64::from(*logit), past.output[token as usize]) as f32;
+            }
+        }
+        for &(token, bias) in &self.params.logit_bias {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+        Cow::Owned(logits)
+    }
+
+    /// The logit of a token that occurred, `output` times in the output.
+    fn penalised(&self, logit: f64, output: u32) -> f64 {
+        let by = self.params.repetition_penalty;
+        let repeated = if logit > 0.0 { logit / by } else { logit * by };
+        let presence = if output > 0 { self.params.presence_penalty } else { 0.0 };
+        repeated - presence - f64::from(output) * self.params.frequency_penalty
+    }
+}
+
+impl Occurrences {
+    fn add(&mut self, token: TokenId, output: bool) {
+        let at = token as usize;
+        if at >= self.seen.len() {
+            return; // not in the vocabulary, so without a logit to penalise
+        }
+        if !self.seen[at] {
+            self.seen[at] = true;
+            self.distinct.push(token);
+        }
+        self.output[at] += u32::from(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKENS: [TokenId; 5] = [0, 1, 2, 2, 99];
+    const HISTORY: History<'static> = History { tokens: &TOKENS, prompt: 2 };
+    const LOGITS: [f32; 4] = [4.0, -4.0, 4.0, 4.0];
+
+    fn applied(params: &SamplingParams) -> Vec<f32> {
+        Penalties::new(params, HISTORY, 4).apply(&LOGITS).into_owned()
+    }
+
+    #[test]
+    fn nothing_on_borrows_the_row() {
+        let params = SamplingParams::default();
+        assert!(matches!(Penalties::new(&params, HISTORY, 4).apply(&LOGITS), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn repetition_counts_the_prompt_the_others_do_not() {
+        let off = SamplingParams::default();
+        assert_eq!(applied(&SamplingParams { repetition_penalty: 2.0, ..off.clone() }), [2.0, -8.0, 2.0, 4.0]);
+        assert_eq!(applied(&SamplingParams { presence_penalty: 1.5, ..off.clone() }), [4.0, -4.0, 2.5, 4.0]);
+        assert_eq!(applied(&SamplingParams { frequency_penalty: 1.5, ..off.clone() }), [4.0, -4.0, 1.0, 4.0]);
+        let both = SamplingParams { repetition_penalty: 2.0, presence_penalty: 0.5, frequency_penalty: 0.25, ..off };
+        assert_eq!(applied(&both), [2.0, -8.0, 1.0, 4.0]);
+    }
+
+    #[test]
+    fn advancing_equals_a_longer_history() {
+        let params = SamplingParams { frequency_penalty: 1.0, repetition_penalty: 1.5, ..Default::default() };
+        let mut short = Penalties::new(&params, History { tokens: &TOKENS[..3], prompt: 2 }, 4);
+        short.advance(2);
+        short.advance(99);
+        assert_eq!(short.apply(&LOGITS), applied(&params));
+    }
+
+    #[test]
+    fn bias_comes_last_and_can_forbid() {
+        let logit_bias = vec![(0, 1.0), (3, f32::NEG_INFINITY), (0, 0.5)];
+        let params = SamplingParams { repetition_penalty: 2.0, logit_bias, ..Default::default() };
+        assert_eq!(applied(&params), [3.5, -8.0, 2.0, f32::NEG_INFINITY]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Exit blocks: read, written, refused.
+
+use crate::folder::{Folder, Tensors};
+use eesd::load::{Checkpoint, ExitBlock};
+use eesd::model::{ExitWeights, Matrix};
+use std::collections::BTreeMap;
+
+/// An untrained block of the folder's model, written beside it.
+fn save(folder: &Folder, file: &str, after: usize, own_head: bool) {
+    let checkpoint = folder.open().unwrap();
+    let weights = checkpoint.weights();
+    let head: Option<Matrix<'_>> = own_head.then_some(weights.head);
+    let exit = ExitWeights { head, ..ExitWeights::from_model(&weights, after, 3) };
+    let metadata = BTreeMap::from([("loss".to_string(), "1.25".to_string()), ("format".into(), "other".into())]);
+    ExitBlock::save(&folder.path(file), &exit, &metadata, checkpoint.fingerprint()).unwrap();
+}
+
+#[test]
+fn what_is_saved_is_what_is_opened() {
+    for (name, own_head) in [("llama", true), ("qwen2", false), ("qwen3", true), ("mistral", false)] {
+        let folder = Folder::of(name);
+        save(&folder, "exit-2.safetensors", 2, own_head);
+        save(&folder, "exit-1.safetensors", 1, own_head);
+        let left_over = std::fs::read_dir(folder.path(""))
+            .unwrap()
+            .any(|e| e.unwrap().path().extension().is_some_and(|e| e == "tmp"));
+        assert!(!left_over);
+
+        let checkpoint = folder.open().unwrap();
+        let blocks = checkpoint.exit_blocks().unwrap();
+        assert_eq!(blocks.iter().map(ExitBlock::after).collect::<Vec<_>>(), [1, 2]);
+        let block = &blocks[1];
+        assert_eq!(block.path(), folder.path("exit-2.safetensors"));
+        assert_eq!(block.metadata()["loss"], "1.25");
+        assert_eq!(block.metadata()["format"], "eesd-exit-1");
+        assert_eq!(block.metadata()["exit_layer"], "2");
+        assert_eq!(block.metadata()["base_fingerprint"], checkpoint.fingerprint());
+        assert_eq!(block.bytes(), 2 * block.parameters());
+
+        let (model, exit) = (checkpoint.weights(), block.weights());
+        let (a, b) = (&model.layers[3], &exit.layer);
+        assert_eq!((a.q.bytes, a.o.bytes, a.gate.bytes), (b.q.bytes, b.o.bytes, b.gate.bytes));
+        assert_eq!(a.k_bias.map(|bias| bias.bytes), b.k_bias.map(|bias| bias.bytes));
+        assert_eq!(a.q_norm.map(|norm| norm.bytes), b.q_norm.map(|norm| norm.bytes));
+        assert_eq!(exit.norm.bytes, model.norm.bytes);
+        assert_eq!(exit.head.map(|head| head.bytes), own_head.then_some(model.head.bytes));
+        // Hugging Face's own reader takes it too.
+        assert_eq!(Tensors::read(block.path()).0.iter().map(|t| t.3.len() as u64).sum::<u64>(), block.bytes());
+    }
+}
+
+#[test]
+fn a_failed_save_leaves_the_old_file_and_nothing_else() {
+    let folder = Folder::of("llama");
+    std::fs::create_dir(folder.path("exit-1.safetensors")).unwrap();
+    let checkpoint = folder.open().unwrap();
+    let exit = ExitWeights::from_model(&checkpoint.weights(), 1, 0);
+    let path = folder.path("exit-1.safetensors");
+    let files = || std::fs::read_dir(folder.path("")).unwrap().count();
+    let before = files();
+    let error = ExitBlock::save(&path, &exit, &BTreeMap::new(), checkpoint.fingerprint()).unwrap_err();
+    assert!(error.to_string().contains("exit-1.safetensors: "), "{error}");
+    assert_eq!(files(), before);
+}
+
+/// Rewrites the header of an exit block by replacing a text in it.
+fn edit(folder: &Folder, file: &str, from: &str, to: &str) {
+    let bytes = std::fs::read(folder.path(file)).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header = String::from_utf8(header.to_vec()).unwrap();
+    assert!(header.contains(from), "{header}");
+    let header = header.replace(from, to);
+    folder.write(file, [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), data].concat());
+}
+
+#[test]
+fn blocks_that_do_not_fit_are_refused() {
+    let fingerprint = Folder::of("llama").open().unwrap().fingerprint().to_string();
+    let table = [
+        (
+            format!("\"base_fingerprint\":\"{fingerprint}\","),
+            "".to_string(),
+            format!("not an exit block of this model: base_fingerprint is missing, expected {fingerprint}"),
+        ),
+        (
+            fingerprint.clone(),
+            "0123".into(),
+            format!("not an exit block of this model: base_fingerprint is \"0123\", expected {fingerprint}"),
+        ),
+        (
+            "eesd-exit-1".into(),
+            "eesd-exit-9".into(),
+            "`__metadata__.format` is \"eesd-exit-9\", expected \"eesd".into(),
+        ),
+        ("\"exit_layer\":\"2\"".into(), "\"exit_layer\":\"0\"".into(), "`__metadata__.exit_layer` is \"0\", ex".into()),
+        ("\"exit_layer\":\"2\"".into(), "\"exit_layer\":\"4\"".into(), "is \"4\", expected a layer in 1..=3".into()),
+        ("\"exit_layer\":\"2\"".into(), "\"exit_layer\":\"1\"".into(), "is \"1\", expected \"2\", as the fil".into()),
+        ("exit.norm.weight".into(), "exit.morn.weight".into(), "unexpected tensor `exit.morn.weight`".into()),
+        ("[64,128]".into(), "[128,64]".into(), "is [128, 64] in BF16, expected [64, 128] in F32".into()),
+    ];
+    for (from, to, fragment) in table {
+        let folder = Folder::of("llama");
+        save(&folder, "exit-2.safetensors", 2, true);
+        edit(&folder, "exit-2.safetensors", &from, &to);
+        let message = folder.open().unwrap().exit_blocks().err().expect(&fragment).to_string();
+        assert!(message.contains("exit-2.safetensors: ") && message.contains(&fragment), "{message}");
+    }
+}
+
+#[test]
+fn a_block_of_another_model_is_refused_though_its_shapes_fit() {
+    let (llama, other) = (Folder::of("llama"), Folder::of("llama"));
+    other.set("config.json", serde_json::json!({"rms_norm_eps": 1e-6}));
+    save(&llama, "exit-1.safetensors", 1, true);
+    let path = llama.path("exit-1.safetensors");
+    assert!(llama.open().unwrap().open_exit(&path).is_ok());
+    let message = other.open().unwrap().open_exit(&path).err().unwrap().to_string();
+    assert!(message.contains("exit-1.safetensors: not an exit block of this model"), "{message}");
+    let absent = llama.open().unwrap().open_exit(&llama.path("absent")).err().unwrap().to_string();
+    assert!(absent.ends_with("absent: entity not found"), "{absent}");
+}
+
+#[cfg(feature = "bundled-model")]
+#[test]
+fn the_bundled_model_has_its_three_blocks() {
+    let bundled = Checkpoint::bundled().unwrap();
+    assert_eq!((bundled.name(), bundled.parameters()), ("pycode-4m", 3_935_424));
+    let blocks = bundled.exit_blocks().unwrap();
+    assert_eq!(blocks.iter().map(ExitBlock::after).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(blocks.iter().all(|block| block.weights().head.is_some()));
+    assert_eq!(eesd::load::bundled_prompts().len(), 32);
+    assert!(eesd::load::bundled_prompts()[0].starts_with("def fibonacci(n):\n"));
+
+    // The same files as a folder are the same model.
+    let folder =
+        Checkpoint::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-4m"))).unwrap();
+    assert_eq!(folder.fingerprint(), bundled.fingerprint());
+    assert_eq!(folder.exit_blocks().unwrap().len(), 3);
+}
+
+#[cfg(not(feature = "bundled-model"))]
+#[test]
+fn without_its_feature_the_bundled_model_says_so() {
+    let message = Checkpoint::bundled().err().unwrap().to_string();
+    assert_eq!(message, "this binary was built without the feature `bundled-model`: give a model folder with -m");
+}

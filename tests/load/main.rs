@@ -1,0 +1,8 @@
+//! Opening model folders: what is read, what is refused, and in which words.
+
+mod chat;
+mod config;
+mod exit;
+mod folder;
+mod tensors;
+mod tokenizer;

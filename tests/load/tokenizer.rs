@@ -1,0 +1,184 @@
+//! Text to tokens, and tokens to text one at a time.
+
+use crate::folder::Folder;
+use eesd::load::{Checkpoint, Tokenizer};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A small tokenizer as Llama 2 has it: `▁` for spaces, a token for every byte, `<s>` in front.
+fn sentencepiece() -> Value {
+    let pieces = ["<unk>", "<s>", "</s>"].map(String::from).into_iter();
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let words = ["▁", "H", "i", "▁H", "▁Hi", "▁▁", "o", "é"].map(String::from);
+    let vocab: serde_json::Map<String, Value> =
+        pieces.chain(bytes).chain(words).enumerate().map(|(id, piece)| (piece, json!(id))).collect();
+    let special = |(id, content): (usize, &str)| {
+        json!({"id": id, "content": content, "special": true, "normalized": false, "single_word": false,
+            "lstrip": false, "rstrip": false})
+    };
+    let specials: Vec<Value> = ["<unk>", "<s>", "</s>"].into_iter().enumerate().map(special).collect();
+    json!({
+        "version": "1.0",
+        "added_tokens": specials,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+            "merges": ["▁ H", "▁H i", "▁ ▁"]},
+    })
+}
+
+fn open(tokenizer: &Value, config: Value) -> Arc<Tokenizer> {
+    let folder = Folder::of("llama");
+    folder.write("tokenizer.json", tokenizer.to_string()).write("tokenizer_config.json", config.to_string());
+    folder.open().unwrap().tokenizer().unwrap().clone()
+}
+
+fn refusal(tokenizer: &Value, config: Value) -> String {
+    let folder = Folder::of("llama");
+    folder.write("tokenizer.json", tokenizer.to_string()).write("tokenizer_config.json", config.to_string()).refusal()
+}
+
+/// The tokenizer of the model that comes with this crate.
+fn byte_level() -> Arc<Tokenizer> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-4m");
+    Checkpoint::open(std::path::Path::new(folder)).unwrap().tokenizer().unwrap().clone()
+}
+
+/// The pieces of a stream, the unfinished rest last.
+fn pieces(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> Vec<String> {
+    let mut stream = tokenizer.stream();
+    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+    pieces.push(stream.finish());
+    pieces
+}
+
+#[test]
+fn the_begin_token_comes_once() {
+    let tokenizer = byte_level();
+    let plain = tokenizer.encode("def f(x):", false).unwrap();
+    let begun = tokenizer.encode("def f(x):", true).unwrap();
+    assert_eq!((begun[0], &begun[1..]), (0, plain.as_slice()));
+    assert!(!plain.contains(&0));
+    assert_eq!(tokenizer.encode("<|bos|>def f(x):", true).unwrap(), begun, "not a second one");
+    assert_eq!(tokenizer.encode("<|bos|>def f(x):", false).unwrap(), begun, "special tokens are recognised");
+    assert_eq!(tokenizer.encode("", true).unwrap(), [0]);
+    assert_eq!(tokenizer.decode(&begun), "def f(x):");
+    assert!(tokenizer.is_special(0) && !tokenizer.is_special(plain[0]));
+    assert_eq!(tokenizer.id(&tokenizer.token(plain[0]).unwrap()), Some(plain[0]));
+}
+
+#[test]
+fn who_decides_on_the_begin_token() {
+    let hi = [1, 263];
+    let template = sentencepiece();
+    assert_eq!(open(&template, json!({})).encode("Hi", true).unwrap(), hi, "the post-processor");
+    assert_eq!(open(&template, json!({"add_bos_token": false})).encode("Hi", true).unwrap(), [263]);
+    let mut none = template.clone();
+    none["post_processor"] = Value::Null;
+    assert_eq!(open(&none, json!({})).encode("Hi", true).unwrap(), [263]);
+    assert_eq!(open(&none, json!({"add_bos_token": true, "bos_token": "<s>"})).encode("Hi", true).unwrap(), hi);
+    assert_eq!(open(&none, json!({"add_bos_token": true})).encode("Hi", true).unwrap(), hi, "bos_token_id is 1");
+
+    let folder = Folder::of("llama");
+    folder.write("tokenizer.json", none.to_string()).write("tokenizer_config.json", r#"{"add_bos_token": true}"#);
+    folder.write("generation_config.json", "{}").remove_key("config.json", "bos_token_id");
+    assert!(folder.refusal().contains("`bos_token` is missing, expected a token of the vocabulary"));
+}
+
+#[test]
+fn tokenizers_that_do_not_fit_are_refused() {
+    let mut large = sentencepiece();
+    large["model"]["vocab"]["zz"] = json!(512);
+    assert!(refusal(&large, json!({})).contains("token \"zz\" has id 512, but vocab_size in config.json is 512"));
+    let mut decoder = sentencepiece();
+    decoder["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+    let message = refusal(&decoder, json!({}));
+    assert!(
+        message.contains("tokenizer.json: decoder `WordPiece`") && message.contains("supported: ByteLevel"),
+        "{message}"
+    );
+    assert!(refusal(&json!({"model": 3}), json!({})).contains("tokenizer.json: "));
+    assert!(refusal(&sentencepiece(), json!({"add_bos_token": "yes"})).contains("`add_bos_token` is \"yes\""));
+}
+
+#[test]
+fn prompts_are_never_cut_or_padded() {
+    let mut tokenizer = sentencepiece();
+    tokenizer["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    tokenizer["padding"] = json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"});
+    assert_eq!(open(&tokenizer, json!({})).encode("Hi Hi Hi Hi", true).unwrap(), [1, 263, 263, 263, 263]);
+}
+
+#[test]
+fn a_sentencepiece_text_comes_in_whole_characters() {
+    let tokenizer = open(&sentencepiece(), json!({}));
+    let text = "Hi  é 你 Hi😀";
+    let ids = tokenizer.encode(text, true).unwrap();
+    assert_eq!(tokenizer.decode(&ids), text);
+    assert_eq!(pieces(&tokenizer, &ids).concat(), text);
+    let nothing = ids.iter().filter(|&&id| (3..259).contains(&id)).count();
+    assert_eq!(nothing, 3 + 4, "bytes of 你 and 😀");
+
+    assert_eq!(tokenizer.decode(&[263, 263]), "Hi Hi", "the first space belongs to no text");
+    let mut continuing = tokenizer.stream_continuing();
+    assert_eq!(continuing.push(263) + &continuing.push(263), " Hi Hi");
+    assert_eq!(tokenizer.decode(&[3 + 0xE4, 3 + 0xBD, 265]), "\u{FFFD}o");
+}
+
+#[test]
+fn metaspace_and_bare_words() {
+    let mut metaspace = sentencepiece();
+    metaspace["decoder"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    assert_eq!(open(&metaspace, json!({})).decode(&[1, 263, 264, 263]), "Hi   Hi");
+    metaspace["decoder"]["prepend_scheme"] = json!("never");
+    assert_eq!(open(&metaspace, json!({})).decode(&[1, 263, 263]), " Hi Hi");
+    metaspace["decoder"] = Value::Null;
+    assert_eq!(open(&metaspace, json!({})).decode(&[1, 260, 261]), "H i");
+}
+
+/// `tokenizers`' own decoding of the same file.
+fn reference(bytes: &[u8], ids: &[u32]) -> String {
+    tokenizers::Tokenizer::from_bytes(bytes).unwrap().decode(ids, true).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any tokens at all, broken characters included.
+    #[test]
+    fn byte_level_pieces_add_up(ids in prop::collection::vec(prop_oneof![0u32..300, 0u32..4200], 0..80)) {
+        let tokenizer = byte_level();
+        let pieces = pieces(&tokenizer, &ids);
+        let whole = tokenizer.decode(&ids);
+        prop_assert_eq!(pieces.concat(), whole.clone());
+        let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-4m/tokenizer.json"));
+        prop_assert_eq!(whole, reference(file, &ids));
+    }
+
+    /// Any text: what was encoded comes back, and as `tokenizers` decodes it.
+    #[test]
+    fn texts_come_back(text in "[ -~é你😀\n\t]{0,40}") {
+        let tokenizer = byte_level();
+        let ids = tokenizer.encode(&text, true).unwrap();
+        prop_assert_eq!(pieces(&tokenizer, &ids).concat(), text.clone());
+
+        let json = sentencepiece();
+        let tokenizer = open(&json, json!({}));
+        let ids = tokenizer.encode(&text, true).unwrap();
+        prop_assert_eq!(pieces(&tokenizer, &ids).concat(), reference(json.to_string().as_bytes(), &ids));
+    }
+}
