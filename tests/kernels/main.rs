@@ -10,6 +10,7 @@ mod projection;
 mod rows;
 mod sampling;
 mod support;
+mod verdicts;
 mod workshop;
 
 use eesd::backend::cuda::emulator::Emulator;

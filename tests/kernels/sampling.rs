@@ -1,15 +1,13 @@
-//! `adjust`, `sample`, `accept`: against plain float64 code over sorted lists, Philox words against the
-//! library's own, and verdicts against the definition of each rule.
+//! `adjust` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
 
 use crate::support::{Noise, assert_close, emulator, from, schedules, to};
 use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{
-    Accept, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
-    sampling_kernel,
+    Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
 };
 use eesd::sample::{Philox, Purpose};
 
-const VOCAB: usize = 1000;
+pub const VOCAB: usize = 1000;
 const ONE: f64 = (1u64 << 45) as f64;
 const GREEDY: u32 = 0;
 const REJECTION: u32 = 1;
@@ -29,14 +27,7 @@ fn params(rule: u32) -> Params {
     }
 }
 
-/// As `fine_uniform` in src/sample/philox.rs: two words, high first, in steps of 2⁻⁵².
-fn fine_uniform(seed: u64, position: usize, purpose: Purpose, index: u32) -> f64 {
-    let [high, low, ..] = Philox::new(seed, position, purpose, index).block(0);
-    let bits = (u64::from(high) << 32 | u64::from(low)) >> 12;
-    (bits as f64 + 0.5) / (1u64 << 52) as f64
-}
-
-fn partials_of(logits: &[f32]) -> Vec<HeadPartial> {
+pub fn partials_of(logits: &[f32]) -> Vec<HeadPartial> {
     let tile = |(i, tile): (usize, &[f32])| {
         let value = |&l: &f32| if l.is_nan() { f32::NEG_INFINITY } else { l };
         let max = tile.iter().map(value).fold(f32::NEG_INFINITY, f32::max);
@@ -48,7 +39,7 @@ fn partials_of(logits: &[f32]) -> Vec<HeadPartial> {
 }
 
 /// Rows of logits with ties, forbidden tokens and a NaN.
-fn logits(rows: usize, seed: u64) -> Vec<f32> {
+pub fn logits(rows: usize, seed: u64) -> Vec<f32> {
     let mut noise = Noise::new(seed);
     let mut logits = noise.floats(rows * VOCAB, 6.0);
     for row in logits.chunks_mut(VOCAB) {
@@ -148,7 +139,7 @@ fn filters_keep_what_sorting_keeps() {
             }
             assert_eq!(choices[i].total, weights.iter().sum::<u64>());
             // The draw, by the running total of the definition.
-            let uniform = fine_uniform(params[i].seed, 100 + i, Purpose::Draft, i as u32);
+            let uniform = Philox::new(params[i].seed, 100 + i, Purpose::Draft, i as u32).fine_uniform();
             let total: f64 = expected.iter().map(|k| k.1).sum();
             let mut reached = 0.0;
             let drawn = expected.iter().find(|k| {
@@ -280,161 +271,4 @@ fn penalties_and_bias() {
             assert_close(found.sum.into(), expected.sum.into(), 1e-5 * f64::from(expected.sum), || "sum".into());
         }
     }
-}
-
-/// Everything that a round of `sequences` leaves for the verdict.
-struct Round {
-    sequences: Vec<VerifiedSequence>,
-    params: Vec<Params>,
-    target: (Vec<RowChoice>, Vec<u64>),
-    draft: (Vec<RowChoice>, Vec<u64>),
-    tokens: Vec<u32>,
-}
-
-const CONTEXT: usize = 64;
-const MOST: usize = 4;
-
-impl Round {
-    /// Drafts 4, 2, 0 tokens from logits near the target's.
-    fn new(rule: u32, seed: u64) -> Self {
-        let drafts = [4u32, 2, 0];
-        let params: Vec<_> = (0..3).map(|s| Params { seed: seed * 10 + s, top_p: 0.95, ..params(rule) }).collect();
-        let mut sequences = Vec::new();
-        let (mut rows, mut draft_rows) = (Vec::new(), Vec::new());
-        let mut draft_logits = vec![0.0f32; 3 * MOST * VOCAB];
-        let mut first_row = 0;
-        let target_logits = logits(9, seed);
-        let mut noise = Noise::new(seed + 99);
-        for (s, &k) in (0..).zip(&drafts) {
-            let committed = 10 + 7 * s;
-            // Slots in another order than sequences.
-            let slot = 2 - s;
-            sequences.push(VerifiedSequence { slot, first_row, committed, drafts: k });
-            rows.extend((0..=k).map(|j| JudgedRow { sequence: s, position: committed + j, drafted: j, slot }));
-            for j in 0..k {
-                let target = &target_logits[(first_row + j) as usize * VOCAB..][..VOCAB];
-                let row = &mut draft_logits[(slot as usize * MOST + j as usize) * VOCAB..][..VOCAB];
-                row.iter_mut().zip(target).for_each(|(d, &t)| *d = t + 0.3 * noise.unit() as f32);
-            }
-            first_row += k + 1;
-        }
-        for slot in 0..3 {
-            let sequence = 2 - slot;
-            let start = 10 + 7 * sequence;
-            draft_rows.extend((0..MOST as u32).map(|j| JudgedRow { sequence, position: start + j, drafted: j, slot }));
-        }
-        let on = emulator(seed);
-        let target = run(&on, &target_logits, &params, &rows, false);
-        let draft = run(&on, &draft_logits, &params, &draft_rows, true);
-        let mut tokens = vec![u32::MAX; 3 * CONTEXT];
-        for s in &sequences {
-            for j in 0..s.drafts as usize {
-                tokens[s.slot as usize * CONTEXT + s.committed as usize + j] =
-                    draft.0[s.slot as usize * MOST + j].token;
-            }
-        }
-        Self { sequences, params, target, draft, tokens }
-    }
-
-    fn verdicts(&self, on: &Emulator) -> (Vec<Verdict>, Vec<u32>) {
-        let mut tokens = self.tokens.clone();
-        let mut lengths = vec![0u32; 3];
-        let mut counts = vec![0u32; 3 * VOCAB];
-        let mut verdicts = vec![Verdict { accepted: u32::MAX, next: u32::MAX }; 3];
-        let arguments = Accept {
-            sequences: from(&self.sequences),
-            params: from(&self.params),
-            target: from(&self.target.0),
-            target_weights: from(&self.target.1),
-            draft: from(&self.draft.0),
-            draft_weights: from(&self.draft.1),
-            tokens: to(&mut tokens),
-            lengths: to(&mut lengths),
-            counts: to(&mut counts),
-            verdicts: to(&mut verdicts),
-            vocab: VOCAB as i32,
-            context: CONTEXT as i32,
-            most_drafts: MOST as i32,
-            padding: 0,
-        };
-        // SAFETY: buffers of the sizes that cuda/accept.cu states.
-        unsafe { sampling_kernel(on, 3, &arguments) }.unwrap();
-        for (about, verdict) in self.sequences.iter().zip(&verdicts) {
-            let slot = about.slot as usize;
-            let emitted = verdict.accepted as usize + 1;
-            assert_eq!(lengths[slot], about.committed + emitted as u32);
-            assert_eq!(tokens[slot * CONTEXT + (about.committed + verdict.accepted) as usize], verdict.next);
-            assert_eq!(counts[slot * VOCAB..][..VOCAB].iter().sum::<u32>() as usize, emitted);
-            for &token in &tokens[slot * CONTEXT + about.committed as usize..][..emitted] {
-                assert!(counts[slot * VOCAB + token as usize] > 0);
-            }
-        }
-        (verdicts, tokens)
-    }
-
-    /// Rejection sampling by its definition, in float64.
-    fn expected(&self, s: usize) -> (u32, u32) {
-        let about = self.sequences[s];
-        let seed = self.params[s].seed;
-        let distribution = |(choices, weights): &(Vec<RowChoice>, Vec<u64>), row: usize| -> Vec<f64> {
-            weights[row * VOCAB..][..VOCAB].iter().map(|&w| w as f64 / choices[row].total as f64).collect()
-        };
-        let pick = |weights: &[f64], uniform: f64| {
-            let goal = uniform * weights.iter().sum::<f64>();
-            let mut reached = 0.0;
-            let at = weights.iter().position(|&w| {
-                reached += w;
-                w > 0.0 && reached >= goal
-            });
-            at.unwrap() as u32
-        };
-        for j in 0..about.drafts as usize {
-            let p = distribution(&self.target, about.first_row as usize + j);
-            let q = distribution(&self.draft, about.slot as usize * MOST + j);
-            let position = about.committed as usize + j;
-            let token = self.tokens[about.slot as usize * CONTEXT + position] as usize;
-            let u = Philox::new(seed, position, Purpose::Accept, 0).uniform();
-            if p[token] > 0.0 && u * q[token] <= p[token] {
-                continue;
-            }
-            let beyond: Vec<f64> = p.iter().zip(&q).map(|(p, q)| (p - q).max(0.0)).collect();
-            return (j as u32, pick(&beyond, fine_uniform(seed, position, Purpose::Residual, 0)));
-        }
-        let last = (about.first_row + about.drafts) as usize;
-        let uniform = fine_uniform(seed, (about.committed + about.drafts) as usize, Purpose::Bonus, 0);
-        (about.drafts, pick(&distribution(&self.target, last), uniform))
-    }
-}
-
-#[test]
-fn rejection_follows_its_definition() {
-    let mut seen = [0; 5];
-    for seed in 0..12 {
-        let round = Round::new(REJECTION, seed);
-        for on in schedules() {
-            let verdicts = round.verdicts(&on).0;
-            for (s, verdict) in verdicts.iter().enumerate() {
-                assert_eq!((verdict.accepted, verdict.next), round.expected(s), "seed {seed}, sequence {s}");
-            }
-        }
-        seen[round.expected(0).0 as usize] += 1;
-    }
-    assert!(seen.iter().filter(|&&n| n > 0).count() >= 3, "accepted lengths do not vary: {seen:?}");
-}
-
-#[test]
-fn greedy_and_coupled_accept_while_equal() {
-    let mut lengths = [0; 5];
-    for (rule, seed) in [GREEDY, COUPLED].into_iter().flat_map(|rule| (0..8).map(move |seed| (rule, seed))) {
-        let round = Round::new(rule, seed);
-        let verdicts = round.verdicts(&emulator(seed)).0;
-        for (about, verdict) in round.sequences.iter().zip(&verdicts) {
-            let target = |j: u32| round.target.0[(about.first_row + j) as usize].token;
-            let draft = |j: u32| round.tokens[about.slot as usize * CONTEXT + (about.committed + j) as usize];
-            let accepted = (0..about.drafts).take_while(|&j| draft(j) == target(j)).count() as u32;
-            assert_eq!((verdict.accepted, verdict.next), (accepted, target(accepted)));
-        }
-        lengths[verdicts[0].accepted as usize] += 1;
-    }
-    assert!(lengths.iter().filter(|&&n| n > 0).count() >= 2, "accepted lengths do not vary: {lengths:?}");
 }

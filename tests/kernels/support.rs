@@ -87,6 +87,13 @@ pub fn emulator(seed: u64) -> Emulator {
     unsafe { Emulator::load(library.as_ref(), race_check, seed) }.unwrap()
 }
 
+/// Fails unless `found` is within `tolerance` of `expected`; NaN never is.
+#[track_caller]
+pub fn assert_close(found: f64, expected: f64, tolerance: f64, what: impl FnOnce() -> String) {
+    let error = (found - expected).abs();
+    assert!(error <= tolerance, "{}: {found}, expected {expected} ± {tolerance}", what());
+}
+
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
