@@ -5,6 +5,7 @@
 #![cfg(feature = "emulated-kernels")]
 
 mod attention;
+mod forward;
 mod mutations;
 mod projection;
 mod rows;
