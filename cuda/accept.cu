@@ -53,7 +53,8 @@ struct Residual {
   }
 };
 
-__device__ __forceinline__ Verdict judge(const AcceptArgs& args, const VerifiedSequence& about, const SamplingParams& params) {
+__device__ __forceinline__ Verdict judge(const AcceptArgs& args, const VerifiedSequence& about,
+                                         const SamplingParams& params) {
   const uint32_t* drafts = args.tokens + size_t(about.slot) * args.context + about.committed;
   const RowChoice* target = args.target + about.first_row;
   uint32_t accepted = 0;

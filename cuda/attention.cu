@@ -45,7 +45,10 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
   float* mine = records + size_t(chunk) * RECORD;
   for (int i = threadIdx.x; i < QUERIES * HEAD_DIM; i += ATTENTION_THREADS)
     mine[2 * QUERIES + i] = shared.out[i / HEAD_DIM][i % HEAD_DIM];
-  if (threadIdx.x < QUERIES) mine[threadIdx.x] = shared.max[threadIdx.x], mine[QUERIES + threadIdx.x] = shared.sum[threadIdx.x];
+  if (threadIdx.x < QUERIES) {
+    mine[threadIdx.x] = shared.max[threadIdx.x];
+    mine[QUERIES + threadIdx.x] = shared.sum[threadIdx.x];
+  }
   if (!last_block(args.arrived + slot, chunks - first_chunk)) return;
   for (int c = first_chunk; c < chunks; c++) {
     const float* record = records + size_t(c) * RECORD;

@@ -45,7 +45,9 @@ __device__ __forceinline__ float confidence_of(const HeadPartial* partials, int 
 // spent only where a bound on the noise leaves a chance.
 __device__ __forceinline__ uint32_t noisy_argmax(const float* logits, const uint64_t* weights, int vocab, float max,
                                                  double temperature, uint32_t most_probable, const Philox& noise) {
-  const auto word = [](const uint4& words, int i) { return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w; };
+  const auto word = [](const uint4& words, int i) {
+    return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
+  };
   double best = gumbel(word(noise.block(most_probable / 4), most_probable % 4));
   uint32_t winner = most_probable;
   for (int block = threadIdx.x; block * 4 < vocab; block += SAMPLING_THREADS) {

@@ -76,7 +76,8 @@ template <int WORDS, class T> __device__ __forceinline__ Words<WORDS> load_words
 // Scores of the 16 queries with 8 keys: key `group` of `keys` is this lane's; on: it exists.
 // Dimensions: of 32, thread t of a group has 8t..8t+7 (two steps); of a last 16, 4t..4t+3.
 template <class T, int HEAD_DIM>
-__device__ __forceinline__ void score_keys(float (&score)[4], const AttentionShared<T, HEAD_DIM>& shared, const T* key, bool on) {
+__device__ __forceinline__ void score_keys(float (&score)[4], const AttentionShared<T, HEAD_DIM>& shared, const T* key,
+                                           bool on) {
   const int group = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
   UNROLL for (int d = 0; d + 32 <= HEAD_DIM; d += 32) {
     const auto k = load_words<4>(key + d + 8 * t, on);
@@ -125,9 +126,11 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
   const int page_start = chunk_start + warp * PAGE_TOKENS, end = tile.end();
   const bool page_seen = page_start < end && page_start + PAGE_TOKENS > tile.first(args.window);
   // A page that nobody sees may not exist: then nothing is read, at any address.
-  const int safe = page_seen ? page_start : end - 1;
-  const T* keys = cache_row<T>(args.k_cache, args.batch, tile.sequence, safe / PAGE_TOKENS * PAGE_TOKENS, args.kv_heads, tile.kv_head, HEAD_DIM);
-  const T* values = cache_row<T>(args.v_cache, args.batch, tile.sequence, safe / PAGE_TOKENS * PAGE_TOKENS, args.kv_heads, tile.kv_head, HEAD_DIM);
+  const int safe = page_seen ? page_start : (end - 1) / PAGE_TOKENS * PAGE_TOKENS;
+  const auto page_of = [&](void* cache) {
+    return cache_row<T>(cache, args.batch, tile.sequence, safe, args.kv_heads, tile.kv_head, HEAD_DIM);
+  };
+  const T *keys = page_of(args.k_cache), *values = page_of(args.v_cache);
   const int present = page_seen ? min(PAGE_TOKENS, end - page_start) : 0;
   constexpr int LINE = 128 / int(sizeof(T));
   for (int i = lane * LINE; i < present * HEAD_DIM; i += WARP * LINE) prefetch_l2(values + i);
@@ -142,7 +145,8 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
   UNROLL for (int j = 0; j < KEY_TILES; j++)
     UNROLL for (int i = 0; i < 4; i++) {
       const int query = group + i / 2 * 8, at = page_start + 8 * j + 2 * t + i % 2, own = tile.position(query);
-      const bool seen = page_seen && query < tile.queries() && at <= own && (args.window == 0 || at > own - args.window);
+      const bool in_window = args.window == 0 || at > own - args.window;
+      const bool seen = page_seen && query < tile.queries() && at <= own && in_window;
       weight[j][i] = seen ? weight[j][i] * args.scale : NEGATIVE_INFINITY;
       max[i / 2] = fmaxf(max[i / 2], weight[j][i]);
     }
@@ -152,7 +156,8 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
   }
   __syncthreads();
   UNROLL for (int half = 0; half < 2; half++) {
-    UNROLL for (int page = 0; page < CHUNK_PAGES; page++) max[half] = fmaxf(max[half], shared.page_max[page][group + half * 8]);
+    UNROLL for (int page = 0; page < CHUNK_PAGES; page++)
+      max[half] = fmaxf(max[half], shared.page_max[page][group + half * 8]);
     if (warp == 0 && t == 0) shared.max[group + half * 8] = max[half];
   }
   float sum[2] = {};
@@ -226,7 +231,8 @@ template <int HEAD_DIM> struct JoinedChunks {
   }
   template <class T> __device__ __forceinline__ void store(const AttentionArgs& args, const QueryTile& tile) const {
     if (query() >= tile.queries()) return;
-    T* row = static_cast<T*>(args.out) + size_t(tile.row_begin + tile.row(query())) * args.stride + tile.head(query()) * HEAD_DIM;
+    const size_t at = size_t(tile.row_begin + tile.row(query())) * args.stride + tile.head(query()) * HEAD_DIM;
+    T* row = static_cast<T*>(args.out) + at;
     UNROLL for (int i = 0; i < SHARE; i++) row[dimension(i)] = narrow<T>(out[i] / sum);
   }
 };

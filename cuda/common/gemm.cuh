@@ -93,8 +93,8 @@ __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogu
   UNROLL for (int block = 0; block < 2; block++)
     UNROLL for (int t = 0; t < 8; t++)
       UNROLL for (int i = 0; i < 4; i++)
-        results[(warp_tokens + t * 8 + in_group * 2 + i % 2) * GEMM_PITCH + warp_outputs + block * 16 + i / 2 * 8 + group] =
-            total[block][t][i];
+        results[(warp_tokens + t * 8 + in_group * 2 + i % 2) * GEMM_PITCH + warp_outputs + block * 16 + i / 2 * 8 +
+                group] = total[block][t][i];
   __syncthreads();
   for (int i = warp; i < GEMM_TOKENS * (GEMM_OUTPUTS / TILE_OUTPUTS); i += PROJECTION_THREADS / WARP) {
     const int token = i / (GEMM_OUTPUTS / TILE_OUTPUTS), tile = i % (GEMM_OUTPUTS / TILE_OUTPUTS);

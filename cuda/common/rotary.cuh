@@ -30,7 +30,8 @@ __device__ __forceinline__ void rotate_head(T* target, const float* source, cons
 
 // K and V of one row and kv head into the cache.
 template <class T, int HEAD_DIM>
-__device__ __forceinline__ void append_row(const AttentionArgs& args, int sequence, int row, int position, int kv_head) {
+__device__ __forceinline__ void append_row(const AttentionArgs& args, int sequence, int row, int position,
+                                           int kv_head) {
   const int width = (args.heads + 2 * args.kv_heads) * HEAD_DIM;
   const float* k = args.qkv + size_t(row) * width + (args.heads + kv_head) * HEAD_DIM;
   const float* v = k + args.kv_heads * HEAD_DIM;

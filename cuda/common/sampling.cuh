@@ -110,7 +110,8 @@ __device__ __forceinline__ uint64_t rank_reaching(uint64_t goal, int vocab, Rank
     __syncthreads();
     for (int token = threadIdx.x; token < vocab; token += SAMPLING_THREADS) {
       const uint64_t r = rank(token), w = weight(token);
-      if (w && (shift == 56 || r >> (shift + 8) == prefix)) atomicAdd(&sum[r >> shift & (DIGITS - 1)], (unsigned long long)w);
+      if (w && (shift == 56 || r >> (shift + 8) == prefix))
+        atomicAdd(&sum[r >> shift & (DIGITS - 1)], (unsigned long long)w);
     }
     __syncthreads();
     if (threadIdx.x == 0) {

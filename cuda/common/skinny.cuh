@@ -32,7 +32,8 @@ struct TokenChunk { uint32_t word[8]; };
 // 16-byte units of packed weights between the two row blocks of 32 outputs, and to the next 32.
 __device__ __forceinline__ size_t block_units(int chunks) { return size_t(chunks) * 4 * WARP; }
 
-template <class T> __device__ __forceinline__ TokenChunk load_token(const void* x, int stride, int tokens, int token, int chunk) {
+template <class T>
+__device__ __forceinline__ TokenChunk load_token(const void* x, int stride, int tokens, int token, int chunk) {
   TokenChunk v = {};
   if (token < tokens) {
     const T* from = static_cast<const T*>(x) + size_t(token) * stride + chunk * CHUNK + threadIdx.x % 4 * 16;

@@ -31,7 +31,8 @@ void race_access(const Fiber* f, const void* p, size_t bytes, bool write, bool a
     Shadow& s = b->shadow[i];
     // Ordered by a block barrier, or within the warp by a __syncwarp.
     const auto ordered = [&](unsigned thread, unsigned epoch, unsigned time) {
-      return thread == f->index || epoch < f->barrier_epoch || (thread / 32 == f->warp && time < f->synced[thread & 31]);
+      const bool by_warp = thread / 32 == f->warp && time < f->synced[thread & 31];
+      return thread == f->index || epoch < f->barrier_epoch || by_warp;
     };
     const char* kind = nullptr;
     int other = -1;

@@ -155,7 +155,9 @@ static void report_stuck(const Block* b) {
   for (unsigned i = 0; i < b->threads; i++) {
     const Fiber& f = b->fiber[i];
     if (f.state == DONE) continue;
-    const auto same = [&](const Group& g) { return g.place.line == f.waits_at.line && g.place.file == f.waits_at.file; };
+    const auto same = [&](const Group& g) {
+      return g.place.line == f.waits_at.line && g.place.file == f.waits_at.file;
+    };
     const auto found = std::find_if(groups.begin(), groups.end(), same);
     if (found == groups.end()) groups.push_back({f.waits_at, f.waits_for, 1, i, i});
     else found->count++, found->last = i;
@@ -230,8 +232,8 @@ int emu_launch(const char* kernel, const emu_launch_config* config, const void* 
   launch = &here;
   here.config = config, here.arguments = arguments;
   here.random_state = config->seed * 0x9E3779B97F4A7C15ull + 88172645463325252ull;
-  const bool sane = config->block > 0 && config->block <= 1024 && config->grid[0] && config->grid[1] && config->grid[2] &&
-                    config->shared_bytes <= MAX_DYNAMIC;
+  const bool some_blocks = config->grid[0] && config->grid[1] && config->grid[2];
+  const bool sane = some_blocks && config->block > 0 && config->block <= 1024 && config->shared_bytes <= MAX_DYNAMIC;
   if (!e) report("no kernel named %s", kernel);
   else if (e->argument_bytes != argument_bytes)
     report("%s takes %zu bytes of arguments, got %zu", kernel, e->argument_bytes, argument_bytes);

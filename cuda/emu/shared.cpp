@@ -28,7 +28,8 @@ void* shared_variable(const void* id, size_t bytes, size_t align) {
   b->arena_used = (b->arena_used + ARENA_GAP + align - 1) & ~(align - 1);
   char* at = b->arena + b->arena_used;
   b->arena_used += bytes;
-  if (b->arena_used + ARENA_GAP > ARENA_BYTES) fail("the block's shared variables need more memory than there is", {"", 0});
+  if (b->arena_used + ARENA_GAP > ARENA_BYTES)
+    fail("the block's shared variables need more memory than there is", {"", 0});
   EMU_UNPOISON(at, bytes);
   std::memset(at, 0xff, bytes);
   b->variables.push_back({id, at, bytes});
