@@ -77,7 +77,10 @@ class Pool {
  public:
   explicit Pool(size_t bytes) : bytes(bytes) {}
   ~Pool() {
-    for (char* p : all) munmap(p - GUARD_BYTES, bytes + GUARD_BYTES);
+    for (char* p : all) {
+      EMU_UNPOISON(p, bytes);  // whoever is given these addresses next knows nothing of this
+      munmap(p - GUARD_BYTES, bytes + GUARD_BYTES);
+    }
   }
   char* take() {
     if (spare.empty()) spare.push_back(map());
