@@ -172,9 +172,9 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
     if (t == 0) shared.page_sum[warp][group + half * 8] = sum[half];
   }
 
-  // At most 128 dimensions at a time: more accumulators than that would not fit in registers.
-  constexpr int PART = HEAD_DIM < 128 ? HEAD_DIM : 128, WIDE = PART / 64 * 64, TAIL_WORDS = (PART - WIDE) / 16;
-  static_assert(HEAD_DIM % PART == 0 && PART % 16 == 0, "head_dim is a multiple of 16, of 128 where larger");
+  // Past 128 dimensions 64 at a time: more accumulators would not fit in registers.
+  constexpr int PART = HEAD_DIM <= 128 ? HEAD_DIM : 64, WIDE = PART / 64 * 64, TAIL_WORDS = (PART - WIDE) / 16;
+  static_assert(HEAD_DIM % PART == 0 && PART % 16 == 0, "head_dim is a multiple of 16, of 64 past 128");
   _Pragma("unroll 1") for (int from = 0; from < HEAD_DIM; from += PART) {
     float out[PART / 8][4] = {};
     if (page_seen)
