@@ -8,6 +8,7 @@
 //! it, so draft, verification, prefill and any chunking or batching of them agree bit for bit.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::TokenId;
 use crate::kv::PageId;

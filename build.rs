@@ -1,0 +1,202 @@
+//! Compiles `cuda/*.cu`: with nvcc, where there is one, to a fatbin each; with the feature
+//! `emulated-kernels`, by the host C++ compiler, to be run on the processor by tests.
+//!
+//! Nothing of it is needed to build: with no nvcc the program has no GPU kernels, and says so.
+//! (Crates that build Rust for GPUs do not compile `.cu` files, so nvcc is driven from here.)
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `KERNELS` | `require`: no nvcc is an error; `skip`: nvcc is never run |
+//! | `KERNEL_ARCHS` | default `80,86,89,90a,100,120`; the last one is kept as PTX too, for later GPUs |
+//! | `NVCC` | path of nvcc; else `$CUDA_HOME/bin`, `.cuda` of the checkout, `PATH`, `/usr/local/cuda` |
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs};
+
+const ARCHS: &str = "80,86,89,90a,100,120";
+/// No contraction: the bits of an expression must not depend on the kernel it is inlined into.
+const FLAGS: [&str; 9] = [
+    "-O3",
+    "-std=c++17",
+    "-fmad=false",
+    "-lineinfo",
+    "-Wno-deprecated-gpu-targets",
+    "-Werror=all-warnings",
+    "-Xfatbin",
+    "-compress-all",
+    "-fatbin",
+];
+
+fn main() {
+    for variable in ["KERNELS", "KERNEL_ARCHS", "NVCC", "CUDA_HOME"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=cuda");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let sources = files_in("cuda", "cu");
+    let headers: Vec<u8> = files_in("cuda/common", "cuh").iter().flat_map(|file| read(file)).collect();
+
+    let mode = env::var("KERNELS").unwrap_or_default();
+    let nvcc = if mode == "skip" { None } else { find_nvcc() };
+    let archs = env::var("KERNEL_ARCHS").unwrap_or_else(|_| ARCHS.into());
+    let built = nvcc.map(|nvcc| compile_fatbins(&nvcc, &archs, &sources, &headers, &out));
+    let built = match built {
+        Some(Ok(built)) => Some(built),
+        Some(Err(why)) if mode == "require" => panic!("{why}"),
+        // An nvcc too old for these GPUs, or without its host compiler, must not keep anyone from building.
+        Some(Err(why)) => {
+            why.lines().for_each(|line| println!("cargo:warning={line}"));
+            println!("cargo:warning=built without GPU kernels; KERNEL_ARCHS chooses architectures");
+            None
+        }
+        None if mode == "require" => {
+            panic!("KERNELS=require, and there is no nvcc: set CUDA_HOME or run .ci/cuda-toolchain")
+        }
+        None => None,
+    };
+    write_table(&out, built, &archs, &sources);
+    #[cfg(feature = "emulated-kernels")]
+    emulated::compile(&sources);
+}
+
+fn files_in(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap_or_else(|e| panic!("{folder}: {e}")).path())
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+fn read(file: &Path) -> Vec<u8> {
+    fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let existing = |path: PathBuf| path.is_file().then_some(path);
+    if let Some(nvcc) = env::var_os("NVCC") {
+        return Some(nvcc.into());
+    }
+    let homes = env::var_os("CUDA_HOME").map(PathBuf::from).into_iter().chain(local_toolchain());
+    homes
+        .map(|home| home.join("bin/nvcc"))
+        .find_map(existing)
+        .or_else(|| env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join("nvcc")).find_map(existing))
+        .or_else(|| existing("/usr/local/cuda/bin/nvcc".into()))
+}
+
+/// What `.ci/cuda-toolchain` installs: `.cuda/lib/python3.*/site-packages/nvidia/cu13`.
+fn local_toolchain() -> Option<PathBuf> {
+    let pythons = fs::read_dir(".cuda/lib").ok()?.flatten();
+    pythons.map(|python| python.path().join("site-packages/nvidia/cu13")).find(|home| home.is_dir())
+}
+
+/// One fatbin per source, several at a time. Returns the compiler's release and the files, or what it
+/// complained about.
+///
+/// Fatbins are named by a hash of all that they are made from, in a folder that every profile and set of
+/// features shares: what was compiled once is not compiled again.
+fn compile_fatbins(
+    nvcc: &Path,
+    archs: &str,
+    sources: &[PathBuf],
+    headers: &[u8],
+    out: &Path,
+) -> Result<(String, Vec<PathBuf>), String> {
+    let version = run(Command::new(nvcc).arg("--version"))?;
+    let version = version.lines().find(|line| line.contains("release")).unwrap_or("unknown release").to_string();
+    let mut flags: Vec<String> = FLAGS.map(String::from).into();
+    for arch in archs.split(',') {
+        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+    }
+    if let Some(last) = archs.split(',').next_back() {
+        flags.push(format!("-gencode=arch=compute_{last},code=compute_{last}"));
+    }
+    // OUT_DIR is <target>/<profile>/build/<package>/out.
+    let folder = out.ancestors().nth(4).unwrap_or(out).join("kernels");
+    fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let fatbin = |source: &PathBuf| {
+        let mut hash = DefaultHasher::new();
+        (read(source), headers, &flags, &version).hash(&mut hash);
+        let name = source.file_stem().expect("a file of the folder").to_string_lossy();
+        folder.join(format!("{name}-{:016x}.fatbin", hash.finish()))
+    };
+    let fatbins: Vec<PathBuf> = sources.iter().map(fatbin).collect();
+    let work: Vec<_> = sources.iter().zip(&fatbins).filter(|(_, fatbin)| !fatbin.is_file()).collect();
+    let next = AtomicUsize::new(0);
+    let compile_some = || {
+        while let Some((source, fatbin)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Renamed when whole, so that a build that was stopped leaves nothing half made.
+            let unfinished = fatbin.with_extension(std::process::id().to_string());
+            run(Command::new(nvcc).args(&flags).arg(source).arg("-o").arg(&unfinished))?;
+            fs::rename(&unfinished, fatbin).map_err(|e| format!("{}: {e}", fatbin.display()))?;
+        }
+        Ok(())
+    };
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).min(work.len());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(compile_some)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic in a worker"))
+    })
+    .map(|()| (version, fatbins))
+}
+
+/// What a command writes, or what it complains about.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    Err(format!("{command:?}:\n{}{}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// `fatbins.rs`, included by `src/backend/cuda/fatbins.rs`.
+fn write_table(out: &Path, built: Option<(String, Vec<PathBuf>)>, archs: &str, sources: &[PathBuf]) {
+    let entry = |(source, image): (&PathBuf, &PathBuf)| {
+        let name = source.file_stem().expect("a file of the folder").to_string_lossy();
+        format!("    ({name:?}, {{ static I: &Aligned<[u8]> = &Aligned(*include_bytes!({image:?})); &I.0 }}),\n")
+    };
+    let table = match &built {
+        Some((version, fatbins)) => {
+            let entries: String = sources.iter().zip(fatbins).map(entry).collect();
+            format!(
+                "/// Aligned as the driver wants an image.\n#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n\
+                 const TABLE: &[(&str, &[u8])] = &[\n{entries}];\n\
+                 const COMPILER: Option<(&str, &str)> = Some(({version:?}, {archs:?}));\n"
+            )
+        }
+        None => "const TABLE: &[(&str, &[u8])] = &[];\nconst COMPILER: Option<(&str, &str)> = None;\n".to_string(),
+    };
+    let file = out.join("fatbins.rs");
+    // Written only when changed, so that nothing is compiled again for it.
+    if fs::read_to_string(&file).is_ok_and(|last| last == table) {
+        return;
+    }
+    fs::write(&file, table).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+}
+
+/// The same kernels for the processor, beside the emulator of `cuda/emu`.
+#[cfg(feature = "emulated-kernels")]
+mod emulated {
+    use super::{PathBuf, files_in};
+
+    pub fn compile(sources: &[PathBuf]) {
+        let base = || {
+            let mut build = cc::Build::new();
+            build.cpp(true).std("c++17").opt_level(2).debug(true).warnings(true);
+            build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
+            build.flag_if_supported("-Wno-psabi").flag_if_supported("-Wno-unknown-pragmas");
+            build
+        };
+        // Kernels are found through static constructors: no object may be dropped.
+        base().flag("-xc++").files(sources).link_lib_modifier("+whole-archive").compile("emulated_kernels");
+        base().files(files_in("cuda/emu", "cpp")).compile("kernel_emulator");
+    }
+}

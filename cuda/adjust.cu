@@ -1,0 +1,62 @@
+// Penalties and logit bias, for rows whose request asks for them.
+//
+// in     logits [rows, vocab] f32; counts [slots, vocab]: how often a token occurs in the output, and
+//        bit 31 where it occurs in the prompt; recent [rows, 16]: this round's drafts before the row,
+//        which the counts do not have yet; bias: the pairs bias_begin[s] .. bias_begin[s + 1] of sequence s
+// out    adjusted [rows, vocab] f32, and its partials (common/head_partial.cuh)
+// grid   (vocab / 256, rows), 256 threads: a warp takes 32 tokens
+// bytes  8 read, 4.4 written per logit
+#include "common/memory.cuh"
+#include "common/sampling.cuh"
+
+constexpr int MOST_DRAFTS = 16;
+
+struct TokenBias {
+  uint32_t token;
+  float bias;
+};
+
+struct AdjustArgs {
+  const float* logits;
+  const SamplingParams* params;
+  const SamplingRow* rows;
+  const uint32_t* counts;
+  const uint32_t* recent;
+  const int* bias_begin;
+  const TokenBias* bias;
+  float* adjusted;
+  HeadPartial* partials;
+  int vocab;
+};
+
+__device__ __forceinline__ float adjusted_logit(const AdjustArgs& args, int row, uint32_t token) {
+  const SamplingRow& about = args.rows[row];
+  const SamplingParams& params = args.params[about.sequence];
+  float logit = args.logits[size_t(row) * args.vocab + token];
+  uint32_t count = args.counts[size_t(about.slot) * args.vocab + token];
+  for (uint32_t i = 0; i < about.drafted; i++) count += args.recent[row * MOST_DRAFTS + i] == token;
+  if (count) {
+    const double output = count & 0x7fffffffu, by = params.repetition_penalty, wide = logit;
+    const double repeated = wide > 0 ? wide / by : wide * by;
+    logit = float(repeated - (output > 0 ? params.presence_penalty : 0.0) - output * params.frequency_penalty);
+  }
+  for (int i = args.bias_begin[about.sequence]; i < args.bias_begin[about.sequence + 1]; i++)
+    if (args.bias[i].token == token) logit += args.bias[i].bias;
+  return logit;
+}
+
+__device__ __forceinline__ void adjust(const AdjustArgs& args) {
+  const int token = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
+  await_previous_kernel();
+  float logit = NEGATIVE_INFINITY;
+  if (token < args.vocab) {
+    logit = adjusted_logit(args, row, token);
+    args.adjusted[size_t(row) * args.vocab + token] = logit;
+  }
+  const HeadPartial partial = head_partial(logit, token);
+  const int tiles = (args.vocab + WARP - 1) / WARP, tile = token / WARP;
+  if (threadIdx.x % WARP == 0 && tile < tiles) args.partials[size_t(row) * tiles + tile] = partial;
+  allow_next_kernel();
+}
+
+KERNEL(adjust_logits, 256, 1, AdjustArgs, adjust(args))

@@ -1,0 +1,247 @@
+// Attention of 16 queries over one chunk of 256 positions, and how chunks are joined.
+//
+// Queries are (row, head of the group) pairs of one kv head, so that grouped heads share the reading of
+// K and V. A block is four warps; warp w takes the chunk's w-th page. K and V go from global memory
+// straight into matrix fragments: no two warps share a byte, so shared memory would only add a stop.
+// Both choose an order of dimensions that makes the loads 16 bytes wide (or what head_dim leaves).
+//
+// order  Scores are exact per (query, position). A chunk's maximum is over its 256 positions; its sums
+//        are per page, then the four pages ascending; chunks are joined in ascending order. Positions
+//        are absolute, so the bits do not depend on who else is in the pass, nor on where it started.
+//        Masked positions have weight 0 and change nothing.
+#pragma once
+#include "matrix.cuh"
+#include "memory.cuh"
+#include "rotary.cuh"
+
+constexpr int QUERIES = 16, CHUNK_PAGES = 4, CHUNK_TOKENS = CHUNK_PAGES * PAGE_TOKENS;
+constexpr int ATTENTION_THREADS = CHUNK_PAGES * WARP;
+
+// The queries of a block, and one chunk's result.
+template <class T, int HEAD_DIM> struct AttentionShared {
+  static constexpr int PITCH = HEAD_DIM + 8;  // 16 bytes more per row: fragment loads meet no bank conflict
+  alignas(16) T query[QUERIES][PITCH];
+  float page_max[CHUNK_PAGES][QUERIES], page_sum[CHUNK_PAGES][QUERIES];
+  float max[QUERIES], sum[QUERIES];
+  float out[QUERIES][HEAD_DIM + 4];
+};
+
+// One query tile of one kv head of one sequence.
+struct QueryTile {
+  int sequence, kv_head, tile;
+  int row_begin, rows, start, group;
+  __device__ __forceinline__ QueryTile(const AttentionArgs& args, int sequence_, int kv_head_, int tile_)
+      : sequence(sequence_), kv_head(kv_head_), tile(tile_) {
+    row_begin = args.batch.row_begin[sequence];
+    rows = args.batch.row_begin[sequence + 1] - row_begin;
+    start = args.batch.start[sequence];
+    group = args.heads / args.kv_heads;
+  }
+  __device__ __forceinline__ int queries() const { return min(QUERIES, rows * group - tile * QUERIES); }
+  __device__ __forceinline__ int row(int query) const { return (tile * QUERIES + query) / group; }
+  __device__ __forceinline__ int head(int query) const { return kv_head * group + (tile * QUERIES + query) % group; }
+  __device__ __forceinline__ int position(int query) const { return start + row(query); }
+  // Positions seen by any of the tile's queries: [first, end).
+  __device__ __forceinline__ int end() const { return position(queries() - 1) + 1; }
+  __device__ __forceinline__ int first(int window) const { return window ? max(0, position(0) - window + 1) : 0; }
+};
+
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void load_queries(AttentionShared<T, HEAD_DIM>& shared, const AttentionArgs& args,
+                                             const QueryTile& tile) {
+  const int width = (args.heads + 2 * args.kv_heads) * HEAD_DIM;
+  for (int query = threadIdx.x / WARP; query < QUERIES; query += CHUNK_PAGES) {
+    T* target = shared.query[query];
+    if (query < tile.queries()) {
+      const float* q = args.qkv + size_t(tile.row_begin + tile.row(query)) * width + tile.head(query) * HEAD_DIM;
+      rotate_head<T, HEAD_DIM>(target, q, args.q_norm, args.epsilon,
+                               args.rotary + size_t(tile.position(query)) * (HEAD_DIM / 2));
+    } else {
+      for (int i = threadIdx.x % WARP; i < HEAD_DIM; i += WARP) target[i] = narrow<T>(0);
+    }
+  }
+}
+
+// 16, 8 or 4 bytes as words; zeros where `on` is false.
+template <int WORDS> struct alignas(4 * WORDS) Words { uint32_t at[WORDS]; };
+template <int WORDS, class T> __device__ __forceinline__ Words<WORDS> load_words(const T* p, bool on) {
+  if (!on) return {};
+  Words<WORDS> v;
+  if constexpr (WORDS == 4) reinterpret_cast<uint4&>(v) = *reinterpret_cast<const uint4*>(p);
+  else if constexpr (WORDS == 2) reinterpret_cast<uint2&>(v) = *reinterpret_cast<const uint2*>(p);
+  else v.at[0] = *reinterpret_cast<const uint32_t*>(p);
+  return v;
+}
+
+// Scores of the 16 queries with 8 keys: key `group` of `keys` is this lane's; on: it exists.
+// Dimensions: of 32, thread t of a group has 8t..8t+7 (two steps); of a last 16, 4t..4t+3.
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void score_keys(float (&score)[4], const AttentionShared<T, HEAD_DIM>& shared, const T* key,
+                                           bool on) {
+  const int group = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+  UNROLL for (int d = 0; d + 32 <= HEAD_DIM; d += 32) {
+    const auto k = load_words<4>(key + d + 8 * t, on);
+    const auto low = load_words<4>(&shared.query[group][d + 8 * t], true);
+    const auto high = load_words<4>(&shared.query[group + 8][d + 8 * t], true);
+    UNROLL for (int step = 0; step < 2; step++) {
+      const uint32_t a[4] = {low.at[2 * step], high.at[2 * step], low.at[2 * step + 1], high.at[2 * step + 1]};
+      const uint32_t b[2] = {k.at[2 * step], k.at[2 * step + 1]};
+      mma<T>(score, a, b);
+    }
+  }
+  if constexpr (HEAD_DIM % 32 != 0) {
+    constexpr int D = HEAD_DIM / 32 * 32;
+    static_assert(HEAD_DIM % 32 == 16, "head_dim is a multiple of 16");
+    const auto k = load_words<2>(key + D + 4 * t, on);
+    const auto low = load_words<2>(&shared.query[group][D + 4 * t], true);
+    const auto high = load_words<2>(&shared.query[group + 8][D + 4 * t], true);
+    const uint32_t a[4] = {low.at[0], high.at[0], low.at[1], high.at[1]};
+    mma<T>(score, a, k.at);
+  }
+}
+
+// out[i] += weights of 16 positions times V. Of 16 * WORDS dimensions from `from` on, lane group g has
+// 2 * WORDS: fragment i is dimension 2 * WORDS * g + i. value: positions 2t, 2t + 1, 2t + 8, 2t + 9.
+template <class T, int WORDS>
+__device__ __forceinline__ void add_values(float (*out)[4], const uint32_t (&weight)[4], const T* const (&value)[4],
+                                           const bool (&on)[4], int from) {
+  const int mine = from + threadIdx.x % WARP / 4 * 2 * WORDS;
+  Words<WORDS> v[4];
+  UNROLL for (int i = 0; i < 4; i++) v[i] = load_words<WORDS>(value[i] + mine, on[i]);
+  UNROLL for (int i = 0; i < 2 * WORDS; i++) {
+    const unsigned half = i % 2 ? 0x7632 : 0x5410;  // the same half of both words
+    const uint32_t b[2] = {__byte_perm(v[0].at[i / 2], v[1].at[i / 2], half),
+                           __byte_perm(v[2].at[i / 2], v[3].at[i / 2], half)};
+    mma<T>(out[i], weight, b);
+  }
+}
+
+// The chunk that begins at position `chunk_start`: leaves max, sum and out (not divided by sum) in shared memory,
+// visible after the next barrier. `max` is minus infinity for a query that sees none of it.
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& shared, const AttentionArgs& args,
+                                             const QueryTile& tile, int chunk_start) {
+  constexpr int KEY_TILES = PAGE_TOKENS / 8;
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, t = lane % 4;
+  const int page_start = chunk_start + warp * PAGE_TOKENS, end = tile.end();
+  const bool page_seen = page_start < end && page_start + PAGE_TOKENS > tile.first(args.window);
+  // A page that nobody sees may not exist: then nothing is read, at any address.
+  const int safe = page_seen ? page_start : (end - 1) / PAGE_TOKENS * PAGE_TOKENS;
+  const auto page_of = [&](void* cache) {
+    return cache_row<T>(cache, args.batch, tile.sequence, safe, args.kv_heads, tile.kv_head, HEAD_DIM);
+  };
+  const T *keys = page_of(args.k_cache), *values = page_of(args.v_cache);
+  const int present = page_seen ? min(PAGE_TOKENS, end - page_start) : 0;
+  constexpr int LINE = 128 / int(sizeof(T));
+  for (int i = lane * LINE; i < present * HEAD_DIM; i += WARP * LINE) prefetch_l2(values + i);
+
+  // Scores, then powers of two, of queries `group` (elements 0, 1) and `group + 8` (2, 3) with positions
+  // 8j + 2t and 8j + 2t + 1 of the page.
+  float weight[KEY_TILES][4] = {};
+  float max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY};
+  if (page_seen)
+    UNROLL for (int j = 0; j < KEY_TILES; j++)
+      score_keys<T, HEAD_DIM>(weight[j], shared, keys + size_t(8 * j + group) * HEAD_DIM, 8 * j + group < present);
+  UNROLL for (int j = 0; j < KEY_TILES; j++)
+    UNROLL for (int i = 0; i < 4; i++) {
+      const int query = group + i / 2 * 8, at = page_start + 8 * j + 2 * t + i % 2, own = tile.position(query);
+      const bool in_window = args.window == 0 || at > own - args.window;
+      const bool seen = page_seen && query < tile.queries() && at <= own && in_window;
+      weight[j][i] = seen ? weight[j][i] * args.scale : NEGATIVE_INFINITY;
+      max[i / 2] = fmaxf(max[i / 2], weight[j][i]);
+    }
+  UNROLL for (int half = 0; half < 2; half++) {
+    UNROLL for (int by = 1; by < 4; by <<= 1) max[half] = fmaxf(max[half], __shfl_xor_sync(ALL_LANES, max[half], by));
+    if (t == 0) shared.page_max[warp][group + half * 8] = max[half];
+  }
+  __syncthreads();
+  UNROLL for (int half = 0; half < 2; half++) {
+    UNROLL for (int page = 0; page < CHUNK_PAGES; page++)
+      max[half] = fmaxf(max[half], shared.page_max[page][group + half * 8]);
+    if (warp == 0 && t == 0) shared.max[group + half * 8] = max[half];
+  }
+  float sum[2] = {};
+  UNROLL for (int j = 0; j < KEY_TILES; j++)
+    UNROLL for (int i = 0; i < 4; i++) {
+      const float w = weight[j][i];
+      weight[j][i] = w == NEGATIVE_INFINITY ? 0.0f : exp2f(w - max[i / 2]);
+      sum[i / 2] += weight[j][i];
+    }
+  UNROLL for (int half = 0; half < 2; half++) {
+    UNROLL for (int by = 1; by < 4; by <<= 1) sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], by);
+    if (t == 0) shared.page_sum[warp][group + half * 8] = sum[half];
+  }
+
+  // Past 128 dimensions 64 at a time: more accumulators would not fit in registers.
+  constexpr int PART = HEAD_DIM <= 128 ? HEAD_DIM : 64, WIDE = PART / 64 * 64, TAIL_WORDS = (PART - WIDE) / 16;
+  static_assert(HEAD_DIM % PART == 0 && PART % 16 == 0, "head_dim is a multiple of 16, of 64 past 128");
+  _Pragma("unroll 1") for (int from = 0; from < HEAD_DIM; from += PART) {
+    float out[PART / 8][4] = {};
+    if (page_seen)
+      UNROLL for (int step = 0; step < PAGE_TOKENS / 16; step++) {
+        const auto& even = weight[2 * step];
+        const auto& odd = weight[2 * step + 1];
+        const uint32_t w[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]), pack<T>(odd[0], odd[1]),
+                               pack<T>(odd[2], odd[3])};
+        const T* value[4];
+        bool on[4];
+        UNROLL for (int i = 0; i < 4; i++) {
+          const int at = step * 16 + i / 2 * 8 + 2 * t + i % 2;
+          value[i] = values + size_t(at) * HEAD_DIM + from;
+          on[i] = at < present;
+        }
+        UNROLL for (int d = 0; d < WIDE; d += 64) add_values<T, 4>(&out[d / 8], w, value, on, d);
+        if constexpr (TAIL_WORDS != 0) add_values<T, TAIL_WORDS>(&out[WIDE / 8], w, value, on, WIDE);
+      }
+    // The four pages' sums, ascending. Fragment f of a group of 64 (or the tail) holds every (2 words)th
+    // dimension from f on.
+    UNROLL for (int page = 0; page < CHUNK_PAGES; page++) {
+      if (page == warp)
+        UNROLL for (int f = 0; f < PART / 8; f++)
+          UNROLL for (int i = 0; i < 4; i++) {
+            const int first = f / 8 * 64, words = first < WIDE ? 4 : TAIL_WORDS;
+            float& to = shared.out[group + i / 2 * 8][from + first + 2 * words * (2 * t + i % 2) + f % 8];
+            to = page == 0 ? out[f][i] : to + out[f][i];
+          }
+      __syncthreads();
+    }
+  }
+  if (threadIdx.x < QUERIES) {
+    float total = 0;
+    UNROLL for (int page = 0; page < CHUNK_PAGES; page++) total += shared.page_sum[page][threadIdx.x];
+    shared.sum[threadIdx.x] = total;
+  }
+}
+
+// A query's attention over the chunks joined so far; each thread has every eighth dimension of one query.
+template <int HEAD_DIM> struct JoinedChunks {
+  static constexpr int SHARE = HEAD_DIM / (ATTENTION_THREADS / QUERIES);
+  float max = NEGATIVE_INFINITY, sum = 0, out[SHARE] = {};
+
+  static __device__ __forceinline__ int query() { return threadIdx.x / (ATTENTION_THREADS / QUERIES); }
+  static __device__ __forceinline__ int dimension(int i) {
+    return threadIdx.x % (ATTENTION_THREADS / QUERIES) + i * (ATTENTION_THREADS / QUERIES);
+  }
+  __device__ __forceinline__ void join(float chunk_max, float chunk_sum, const float* chunk_out) {
+    if (chunk_max == NEGATIVE_INFINITY) return;
+    const float both = fmaxf(max, chunk_max), keep = exp2f(max - both), take = exp2f(chunk_max - both);
+    max = both;
+    sum = sum * keep + chunk_sum * take;
+    UNROLL for (int i = 0; i < SHARE; i++) out[i] = out[i] * keep + chunk_out[dimension(i)] * take;
+  }
+  template <class T> __device__ __forceinline__ void store(const AttentionArgs& args, const QueryTile& tile) const {
+    if (query() >= tile.queries()) return;
+    const size_t at = size_t(tile.row_begin + tile.row(query())) * args.stride + tile.head(query()) * HEAD_DIM;
+    T* row = static_cast<T*>(args.out) + at;
+    UNROLL for (int i = 0; i < SHARE; i++) row[dimension(i)] = narrow<T>(out[i] / sum);
+  }
+};
+
+// An instance for each format and head_dim.
+#define FOR_HEAD_DIMS(name, T, suffix, threads, Arguments, body)                     \
+  KERNEL(name##_##suffix##_32, threads, 1, Arguments, (body<T, 32>(args)))           \
+  KERNEL(name##_##suffix##_64, threads, 1, Arguments, (body<T, 64>(args)))           \
+  KERNEL(name##_##suffix##_80, threads, 1, Arguments, (body<T, 80>(args)))           \
+  KERNEL(name##_##suffix##_96, threads, 1, Arguments, (body<T, 96>(args)))           \
+  KERNEL(name##_##suffix##_128, threads, 1, Arguments, (body<T, 128>(args)))         \
+  KERNEL(name##_##suffix##_256, threads, 1, Arguments, (body<T, 256>(args)))

@@ -1,0 +1,56 @@
+// What projections share around their sums: the norm factor of their input, and the launch forms.
+#pragma once
+#include "gemm.cuh"
+#include "norm.cuh"
+
+// The squares that the producer of the input left (norm.cuh); null: the input was not normalised.
+struct NormArgs {
+  const float* squares;  // [tokens, slots]
+  int slots;
+  int width;
+  float epsilon;
+};
+
+// How a kernel is launched, as a type for its epilogue.
+enum Form { SKINNY, GEMM };
+
+// The factor of the token that the calling warp works on. In skinny form a warp only ever sees tokens
+// `warp` and `warp + 8` (projection ends are latency-bound: their factors are computed at the start).
+template <Form FORM> struct NormFactor {
+  const NormArgs& norm;
+  int tokens;
+
+  __device__ __forceinline__ float compute(int token) const {
+    if (!norm.squares) return 1;
+    return norm_factor(norm.squares + size_t(token) * norm.slots, norm.slots, norm.width, norm.epsilon);
+  }
+  // In shared memory, so that they take no registers while the sums are made.
+  static __device__ __forceinline__ float* kept() {
+    SHARED(float, factors, [2 * CLASSES]);
+    return factors;
+  }
+  __device__ __forceinline__ void start() const {
+    if constexpr (FORM == SKINNY)
+      for (int token = threadIdx.x / WARP; token < tokens; token += CLASSES) {
+        const float factor = compute(token);
+        if (threadIdx.x % WARP == 0) kept()[token] = factor;
+      }
+  }
+  __device__ __forceinline__ float of(int token) const {
+    if constexpr (FORM == SKINNY) return kept()[token];
+    else return compute(token);
+  }
+};
+
+// The three kernels of a projection: up to 8 tokens, up to 16, any number.
+// Epilogue<T, FORM> is built from the kernel's arguments, whose `projection` is a ProjectionArgs.
+#define PROJECTION_OF(name, T, suffix, Arguments, Epilogue)                                         \
+  KERNEL(name##_##suffix##_8, PROJECTION_THREADS, 2, Arguments,                                     \
+         (project_skinny<T, 1>(args.projection, Epilogue<T, SKINNY>(args))))                        \
+  KERNEL(name##_##suffix##_16, PROJECTION_THREADS, 2, Arguments,                                    \
+         (project_skinny<T, 2>(args.projection, Epilogue<T, SKINNY>(args))))                        \
+  KERNEL(name##_##suffix##_gemm, PROJECTION_THREADS, 1, Arguments,                                  \
+         (project_gemm<T>(args.projection, Epilogue<T, GEMM>(args))))
+#define PROJECTION(name, Arguments, Epilogue)              \
+  PROJECTION_OF(name, bf16, bf16, Arguments, Epilogue)     \
+  PROJECTION_OF(name, f16, f16, Arguments, Epilogue)

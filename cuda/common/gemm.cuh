@@ -1,0 +1,105 @@
+// y = W x for any number of tokens (prefill, large batches), with the bits of skinny.cuh.
+//
+// grid   (outputs / 128, tokens / 128), 256 threads: warps 4 (32 outputs each) x 2 (64 tokens each).
+// W and x as in skinny.cuh; tiles of 128 x 64 of both are staged three deep by asynchronous copies.
+// order  K is visited class by class: chunks 0, 8, 16, ... then 1, 9, ...; a class is summed in one
+//        accumulator and added to the total when it ends, just as skinny.cuh adds its warps' sums.
+// bytes  W once per 128 tokens, x once per 128 outputs (both mostly from L2).
+#pragma once
+#include "skinny.cuh"
+
+constexpr int GEMM_OUTPUTS = 128, GEMM_TOKENS = 128, GEMM_STAGES = 3;
+
+struct GemmStage {
+  uint4 weights[GEMM_OUTPUTS / 16][4][WARP];
+  uint4 x[GEMM_TOKENS][8];  // 16-byte unit u of a token lies at u ^ (token % 8)
+};
+constexpr int GEMM_SHARED_BYTES = GEMM_STAGES * int(sizeof(GemmStage));
+constexpr int GEMM_PITCH = GEMM_OUTPUTS + 4;
+static_assert(GEMM_TOKENS * GEMM_PITCH * 4 <= GEMM_SHARED_BYTES, "results are handed over where the stages were");
+
+// Walks the chunks class by class.
+struct ClassOrder {
+  int chunk, chunks;
+  __device__ __forceinline__ bool done() const { return chunk >= chunks; }
+  __device__ __forceinline__ bool ends_class() const { return chunk + CLASSES >= chunks; }
+  __device__ __forceinline__ void advance() {
+    if (!ends_class()) chunk += CLASSES;
+    else chunk = chunk % CLASSES + 1 < CLASSES ? chunk % CLASSES + 1 : chunks;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ void copy_stage(GemmStage& stage, const ProjectionArgs& args, int chunk) {
+  const int first_output = blockIdx.x * GEMM_OUTPUTS, first_token = blockIdx.y * GEMM_TOKENS;
+  const int row_blocks = (args.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * 2;
+  UNROLL for (int i = threadIdx.x; i < GEMM_OUTPUTS / 16 * 4 * WARP; i += PROJECTION_THREADS) {
+    const int block = i / (4 * WARP), unit = i % (4 * WARP), row_block = first_output / 16 + block;
+    const bool on = row_block < row_blocks;
+    copy_async(&stage.weights[block][0][0] + unit,
+               args.weights + (on ? row_block : 0) * block_units(args.chunks) + chunk * 4 * WARP + unit, on);
+  }
+  UNROLL for (int i = threadIdx.x; i < GEMM_TOKENS * 8; i += PROJECTION_THREADS) {
+    const int token = i / 8, unit = i % 8;
+    const bool on = first_token + token < args.tokens;
+    const T* row = static_cast<const T*>(args.x) + size_t(on ? first_token + token : 0) * args.stride;
+    copy_async(&stage.x[token][unit ^ token % 8], row + chunk * CHUNK + unit * 8, on);
+  }
+}
+
+// Calls the epilogue as project_skinny does.
+template <class T, class Epilogue>
+__device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogue epilogue) {
+  DYNAMIC_SHARED(raw);
+  GemmStage* stage = reinterpret_cast<GemmStage*>(raw);
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, in_group = lane % 4;
+  const int warp_outputs = warp % 4 * 32, warp_tokens = warp / 4 * 64;
+
+  await_previous_kernel();
+  epilogue.start();
+  ClassOrder ahead{0, args.chunks};
+  const auto copy_next = [&](int slot) {
+    if (!ahead.done()) copy_stage<T>(stage[slot], args, ahead.chunk), ahead.advance();
+    commit_copies();  // empty groups too, so that the count of groups tells which one has landed
+  };
+  UNROLL for (int i = 0; i < GEMM_STAGES - 1; i++) copy_next(i);
+
+  float total[2][8][4] = {}, sum[2][8][4] = {};
+  int slot = 0;
+  for (ClassOrder at{0, args.chunks}; !at.done(); at.advance()) {
+    wait_copies<GEMM_STAGES - 2>();
+    __syncthreads();
+    copy_next((slot + GEMM_STAGES - 1) % GEMM_STAGES);
+    const GemmStage& now = stage[slot];
+    UNROLL for (int t = 0; t < 8; t++) {
+      const int token = warp_tokens + t * 8 + group;
+      const uint4 low = now.x[token][2 * in_group ^ group], high = now.x[token][(2 * in_group + 1) ^ group];
+      const uint32_t x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      UNROLL for (int block = 0; block < 2; block++)
+        UNROLL for (int step = 0; step < 4; step++)
+          mma_tile<T>(sum[block][t], now.weights[warp_outputs / 16 + block][step][lane], x, step);
+    }
+    if (at.ends_class())
+      UNROLL for (int block = 0; block < 2; block++)
+        UNROLL for (int t = 0; t < 8; t++)
+          UNROLL for (int i = 0; i < 4; i++) total[block][t][i] += sum[block][t][i], sum[block][t][i] = 0;
+    slot = (slot + 1) % GEMM_STAGES;
+  }
+  allow_next_kernel();
+  wait_copies<0>();
+  __syncthreads();  // the stages are no longer read
+
+  float* results = reinterpret_cast<float*>(raw);  // [tokens][GEMM_PITCH]
+  UNROLL for (int block = 0; block < 2; block++)
+    UNROLL for (int t = 0; t < 8; t++)
+      UNROLL for (int i = 0; i < 4; i++)
+        results[(warp_tokens + t * 8 + in_group * 2 + i % 2) * GEMM_PITCH + warp_outputs + block * 16 + i / 2 * 8 +
+                group] = total[block][t][i];
+  __syncthreads();
+  for (int i = warp; i < GEMM_TOKENS * (GEMM_OUTPUTS / TILE_OUTPUTS); i += PROJECTION_THREADS / WARP) {
+    const int token = i / (GEMM_OUTPUTS / TILE_OUTPUTS), tile = i % (GEMM_OUTPUTS / TILE_OUTPUTS);
+    const int global_token = blockIdx.y * GEMM_TOKENS + token, output = blockIdx.x * GEMM_OUTPUTS + tile * TILE_OUTPUTS;
+    if (global_token < args.tokens && output < args.outputs)
+      epilogue(global_token, output + lane, results[token * GEMM_PITCH + tile * TILE_OUTPUTS + lane]);
+  }
+}

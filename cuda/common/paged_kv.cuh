@@ -1,0 +1,45 @@
+// The paged KV cache and the arguments of everything that touches it.
+//
+// K and V of one layer: [pages][kv_heads][64][head_dim] each, zero where never written. A block table
+// per sequence names its pages in order of position.
+#pragma once
+#include "number.cuh"
+
+constexpr int PAGE_TOKENS = 64;
+
+// A ragged batch: sequence b brings the rows row_begin[b] .. row_begin[b + 1], at consecutive positions
+// from start[b] on. All on the device, so that a captured graph serves any lengths.
+struct PagedBatch {
+  const int* row_begin;        // [batch + 1]
+  const int* start;            // [batch]
+  const uint32_t* block_table; // [batch, max_pages]
+  int max_pages;
+};
+
+struct AttentionArgs {
+  PagedBatch batch;
+  const float* qkv;      // [tokens, (heads + 2 kv_heads) head_dim], before norms and rotation
+  void* k_cache;
+  void* v_cache;
+  const float2* rotary;  // [positions, head_dim / 2]: cos, sin
+  const float* q_norm;   // [head_dim] or null
+  const float* k_norm;   // [head_dim] or null
+  float epsilon;         // of those norms
+  float scale;           // of the scores, times log2(e): exponentials are powers of two
+  int heads;
+  int kv_heads;
+  int window;            // position p attends to p - window + 1 ..= p; 0: to all up to p
+  int row_tiles;         // most tiles of 16 (row, head of the group) pairs of one sequence
+  void* out;             // [tokens, stride]: the operand of the output projection
+  int stride;
+  float* partial;        // [batch, kv_heads, row_tiles, chunks, 16, head_dim + 2]; split attention only
+  unsigned* arrived;     // [batch, kv_heads, row_tiles], all 0 between launches; split attention only
+};
+
+// Element 0 of a position's row of head_dim numbers.
+template <class T>
+__device__ __forceinline__ T* cache_row(void* cache, const PagedBatch& batch, int sequence, int position, int kv_heads,
+                                        int kv_head, int head_dim) {
+  const size_t page = batch.block_table[size_t(sequence) * batch.max_pages + position / PAGE_TOKENS];
+  return static_cast<T*>(cache) + ((page * kv_heads + kv_head) * PAGE_TOKENS + position % PAGE_TOKENS) * head_dim;
+}

@@ -1,0 +1,39 @@
+// Output projection + residual, and down projection + residual; prepares the next norm.
+//
+// in     projection: W of `o_proj` or `down_proj`, x [tokens, inputs]; residual [tokens, hidden] f32
+// out    residual += W x + bias; operand [tokens, stride] = residual * next_norm in the weights' format;
+//        squares [tokens, hidden/32] (norm.cuh)
+// bias   [hidden] or null
+//
+// Grid, order, bytes: common/skinny.cuh and common/gemm.cuh; 10 bytes per output read and written.
+#include "common/epilogue.cuh"
+
+struct ResidualArgs {
+  ProjectionArgs projection;
+  const float* bias;
+  float* residual;
+  const float* next_norm;
+  void* operand;
+  int stride;
+  float* squares;
+};
+
+template <class T, Form> struct ResidualEpilogue {
+  const ResidualArgs& args;
+  __device__ __forceinline__ explicit ResidualEpilogue(const ResidualArgs& a) : args(a) {}
+  __device__ __forceinline__ void start() const {}
+  __device__ __forceinline__ void operator()(int token, int output, float sum) const {
+    const int hidden = args.projection.outputs;
+    float x = 0;  // columns past the last one add nothing to the squares
+    if (output < hidden) {
+      float* residual = args.residual + size_t(token) * hidden + output;
+      x = *residual + (args.bias ? sum + args.bias[output] : sum);
+      *residual = x;
+      static_cast<T*>(args.operand)[size_t(token) * args.stride + output] = narrow<T>(x * args.next_norm[output]);
+    }
+    const int slots = (hidden + SQUARES_WIDTH - 1) / SQUARES_WIDTH;
+    store_squares(args.squares + size_t(token) * slots, output / SQUARES_WIDTH, x);
+  }
+};
+
+PROJECTION(residual, ResidualArgs, ResidualEpilogue)

@@ -1,0 +1,169 @@
+//! Projections: `qkv`, `residual`, `gate_up`, `lm_head`.
+
+use super::{Address, Format, Launcher, Shape, launch};
+use crate::backend::BackendError;
+use crate::backend::cuda::pack::TILE_ROWS;
+
+/// The two implementations of a projection; their results are the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `cuda/common/skinny.cuh`: reads the weights once, 1 to 16 tokens.
+    Skinny,
+    /// `cuda/common/gemm.cuh`: any number of tokens.
+    Gemm,
+}
+
+impl Form {
+    /// Most tokens of [`Form::Skinny`].
+    pub const SKINNY_TOKENS: i32 = 16;
+
+    /// The faster one for this many tokens.
+    pub fn for_tokens(tokens: i32) -> Self {
+        if tokens <= Self::SKINNY_TOKENS { Form::Skinny } else { Form::Gemm }
+    }
+}
+
+arguments! {
+    /// `y = W x`.
+    Projection {
+        /// Packed ([`pack`](super::pack)).
+        weights: Address,
+        /// `[tokens, stride]`, zero past the last input.
+        x: Address,
+        /// Rows of `W`, without padding.
+        outputs: i32,
+        /// Of 64 inputs.
+        chunks: i32,
+        /// Elements between tokens of `x`, at least `64 · chunks`.
+        stride: i32,
+        /// Tokens.
+        tokens: i32,
+    }
+}
+
+arguments! {
+    /// The norm of a projection's input; `squares` null: none.
+    Norm {
+        /// `[tokens, slots]` f32.
+        squares: Address,
+        /// Partial sums of a token.
+        slots: i32,
+        /// Width of the residual stream.
+        width: i32,
+        /// Added to the mean of squares.
+        epsilon: f32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+arguments! {
+    /// `cuda/qkv.cu`.
+    Qkv {
+        /// The stacked projections.
+        projection: Projection,
+        /// Of the layer's input.
+        norm: Norm,
+        /// f32, or null.
+        bias: Address,
+        /// f32.
+        out: Address,
+        /// Of `out`.
+        stride: i32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+arguments! {
+    /// `cuda/residual.cu`.
+    Residual {
+        /// `o_proj` or `down_proj`.
+        projection: Projection,
+        /// f32, or null.
+        bias: Address,
+        /// `[tokens, outputs]` f32, read and written.
+        residual: Address,
+        /// Weight of the norm that follows, f32.
+        next_norm: Address,
+        /// Input of the projection that follows.
+        operand: Address,
+        /// Of `operand`.
+        stride: i32,
+        /// Zero.
+        padding: u32,
+        /// Of the norm that follows.
+        squares: Address,
+    }
+}
+
+arguments! {
+    /// `cuda/gate_up.cu`.
+    GateUp {
+        /// Interleaved ([`interleave`](super::pack::interleave)).
+        projection: Projection,
+        /// Of the MLP's input.
+        norm: Norm,
+        /// f32, interleaved, or null.
+        bias: Address,
+        /// Input of `down_proj`.
+        out: Address,
+        /// Of `out`.
+        stride: i32,
+        /// Width of the MLP.
+        intermediate: i32,
+    }
+}
+
+arguments! {
+    /// `cuda/lm_head.cu`.
+    LmHead {
+        /// The head.
+        projection: Projection,
+        /// The final norm.
+        norm: Norm,
+        /// `[tokens, vocab]` f32.
+        logits: Address,
+        /// `[tokens, vocab / 32]` of [`HeadPartial`].
+        partials: Address,
+    }
+}
+
+arguments! {
+    /// What `cuda/lm_head.cu` says of 32 logits.
+    HeadPartial {
+        /// The largest; NaN counts as minus infinity.
+        max: f32,
+        /// The lowest token that has it.
+        token: u32,
+        /// Of `exp(logit - max)`.
+        sum: f32,
+    }
+}
+
+/// Kernels of the family `name` (`qkv`, `residual`, `gate_up`, `lm_head`), whose arguments begin with a
+/// [`Projection`].
+///
+/// # Safety
+/// As [`Launcher::launch`]; [`Form::Skinny`] takes at most 16 tokens.
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn project<A: bytemuck::Pod>(
+    on: &impl Launcher,
+    name: &str,
+    format: Format,
+    form: Form,
+    arguments: &A,
+) -> Result<(), BackendError> {
+    let projection: Projection =
+        bytemuck::pod_read_unaligned(&bytemuck::bytes_of(arguments)[..size_of::<Projection>()]);
+    let (outputs, tokens) = (projection.outputs as u32, projection.tokens as u32);
+    let (suffix, grid, shared_bytes) = match form {
+        Form::Skinny => (if tokens <= 8 { "8" } else { "16" }, [outputs.div_ceil(TILE_ROWS as u32), 1, 1], 0),
+        Form::Gemm => ("gemm", [outputs.div_ceil(128), tokens.div_ceil(128), 1], 3 * (16 + 16) * 1024),
+    };
+    let kernel = format!("{name}_{}_{suffix}", format.suffix());
+    // SAFETY: the caller's promise.
+    unsafe { launch(on, &kernel, Shape { grid, threads: 256, shared_bytes }, arguments) }
+}

@@ -1,0 +1,75 @@
+//! What starts a residual stream: `embedding`, `gather_rows`.
+
+use super::{Address, Format, Launcher, Shape, launch};
+use crate::backend::BackendError;
+
+arguments! {
+    /// `cuda/embedding.cu`.
+    Embedding {
+        /// `[tokens]` u32.
+        ids: Address,
+        /// `[vocab, hidden]`, by rows or packed.
+        table: Address,
+        /// 1 where `table` is packed, else 0.
+        packed: i32,
+        /// Width of the residual stream.
+        hidden: i32,
+        /// `[tokens, hidden]` f32.
+        residual: Address,
+        /// Weight of the first norm, f32.
+        norm: Address,
+        /// Input of the first projection.
+        operand: Address,
+        /// Of `operand`.
+        stride: i32,
+        /// Zero.
+        padding: u32,
+        /// Of the first norm.
+        squares: Address,
+    }
+}
+
+arguments! {
+    /// `cuda/gather_rows.cu`.
+    GatherRows {
+        /// `[rows, hidden]` f32.
+        stored: Address,
+        /// `[tokens]` u32.
+        index: Address,
+        /// Width of the residual stream.
+        hidden: i32,
+        /// Zero.
+        padding: u32,
+        /// `[tokens, hidden]` f32.
+        residual: Address,
+        /// Weight of the norm that follows, f32.
+        norm: Address,
+        /// Input of the projection that follows.
+        operand: Address,
+        /// Of `operand`.
+        stride: i32,
+        /// Zero.
+        padding_2: u32,
+        /// Of the norm that follows.
+        squares: Address,
+    }
+}
+
+/// One block per token: `embedding` and `gather_rows`.
+///
+/// # Safety
+/// As [`Launcher::launch`].
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn per_token<A: bytemuck::Pod>(
+    on: &impl Launcher,
+    name: &str,
+    format: Format,
+    tokens: usize,
+    arguments: &A,
+) -> Result<(), BackendError> {
+    let shape = Shape { grid: [tokens as u32, 1, 1], threads: 256, shared_bytes: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { launch(on, &format!("{name}_{}", format.suffix()), shape, arguments) }
+}

@@ -1,0 +1,245 @@
+//! Sampling and acceptance: `adjust`, `sample`, `accept`.
+
+use super::{Address, Launcher, Shape, launch};
+use crate::backend::BackendError;
+use crate::sample::{Rule, Sampler};
+
+arguments! {
+    /// One request's parameters (`SamplingParams` in `cuda/common/sampling.cuh`).
+    Params {
+        /// Divides the logits.
+        temperature: f64,
+        /// 1: off.
+        top_p: f64,
+        /// 0: off.
+        min_p: f64,
+        /// 1: off.
+        repetition_penalty: f64,
+        /// 0: off.
+        presence_penalty: f64,
+        /// 0: off.
+        frequency_penalty: f64,
+        /// Keys all randomness.
+        seed: u64,
+        /// 0: off.
+        top_k: u32,
+        /// 0 greedy, 1 rejection, 2 coupled.
+        rule: u32,
+    }
+}
+
+impl Params {
+    /// The device's view of a request.
+    pub fn new(sampler: &Sampler) -> Self {
+        let params = sampler.params();
+        let rule = match sampler.rule() {
+            Rule::Greedy => 0,
+            Rule::Rejection => 1,
+            Rule::Coupled => 2,
+        };
+        Self {
+            temperature: params.temperature,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            repetition_penalty: params.repetition_penalty,
+            presence_penalty: params.presence_penalty,
+            frequency_penalty: params.frequency_penalty,
+            seed: sampler.seed(),
+            top_k: u32::try_from(params.top_k).unwrap_or(u32::MAX),
+            rule,
+        }
+    }
+}
+
+arguments! {
+    /// What one row of logits is for.
+    JudgedRow {
+        /// Index of its parameters.
+        sequence: u32,
+        /// Of the token to be decided.
+        position: u32,
+        /// Drafts of this round before it.
+        drafted: u32,
+        /// Row of occurrence counts.
+        slot: u32,
+    }
+}
+
+arguments! {
+    /// What `cuda/sample.cu` decides about a row.
+    RowChoice {
+        /// The token; of a target row under rejection sampling, the most probable one.
+        token: u32,
+        /// Largest probability of the raw logits.
+        confidence: f32,
+        /// Of the row's weights.
+        total: u64,
+    }
+}
+
+arguments! {
+    /// One entry of a logit bias.
+    TokenBias {
+        /// The token.
+        token: u32,
+        /// Added to its logit.
+        bias: f32,
+    }
+}
+
+arguments! {
+    /// `cuda/adjust.cu`.
+    Adjust {
+        /// `[rows, vocab]` f32.
+        logits: Address,
+        /// `[sequences]` of [`Params`].
+        params: Address,
+        /// `[rows]` of [`JudgedRow`].
+        rows: Address,
+        /// `[slots, vocab]` u32.
+        counts: Address,
+        /// `[rows, 16]` u32.
+        recent: Address,
+        /// `[sequences + 1]` i32.
+        bias_begin: Address,
+        /// Of [`TokenBias`].
+        bias: Address,
+        /// `[rows, vocab]` f32.
+        adjusted: Address,
+        /// `[rows, vocab / 32]` of [`HeadPartial`](super::HeadPartial).
+        partials: Address,
+        /// Tokens.
+        vocab: i32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+arguments! {
+    /// `cuda/sample.cu`.
+    Sample {
+        /// `[rows, vocab]` f32, after penalties.
+        logits: Address,
+        /// Of those.
+        partials: Address,
+        /// Of the logits before penalties.
+        raw_partials: Address,
+        /// `[sequences]` of [`Params`].
+        params: Address,
+        /// `[rows]` of [`JudgedRow`].
+        rows: Address,
+        /// `[rows, vocab]` u64.
+        weights: Address,
+        /// `[rows]` of [`RowChoice`].
+        choices: Address,
+        /// Tokens.
+        vocab: i32,
+        /// 1: draft rows; 0: target rows.
+        draws: i32,
+    }
+}
+
+arguments! {
+    /// A sequence whose drafts are to be judged.
+    VerifiedSequence {
+        /// Row of tokens, lengths and counts.
+        slot: u32,
+        /// First of its target rows.
+        first_row: u32,
+        /// Tokens before the drafts.
+        committed: u32,
+        /// Drafts, at most `most_drafts`.
+        drafts: u32,
+    }
+}
+
+arguments! {
+    /// What `cuda/accept.cu` decides.
+    Verdict {
+        /// Drafts kept.
+        accepted: u32,
+        /// The token that follows them.
+        next: u32,
+    }
+}
+
+arguments! {
+    /// `cuda/accept.cu`.
+    Accept {
+        /// `[sequences]` of [`VerifiedSequence`].
+        sequences: Address,
+        /// `[sequences]` of [`Params`].
+        params: Address,
+        /// `[rows]` of [`RowChoice`].
+        target: Address,
+        /// `[rows, vocab]` u64.
+        target_weights: Address,
+        /// `[slots, most_drafts]` of [`RowChoice`].
+        draft: Address,
+        /// `[slots, most_drafts, vocab]` u64.
+        draft_weights: Address,
+        /// `[slots, context]` u32.
+        tokens: Address,
+        /// `[slots]` u32.
+        lengths: Address,
+        /// `[slots, vocab]` u32, or null.
+        counts: Address,
+        /// `[sequences]` of [`Verdict`].
+        verdicts: Address,
+        /// Tokens of the vocabulary.
+        vocab: i32,
+        /// Tokens of a slot.
+        context: i32,
+        /// Most drafts of a round.
+        most_drafts: i32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+/// Argument structures that are a sampling kernel each.
+pub trait SamplingKernel: bytemuck::Pod {
+    /// The kernel's name.
+    const KERNEL: &'static str;
+    /// Its shape for `count` rows (sequences, for [`Accept`]).
+    fn shape(&self, count: usize) -> Shape;
+}
+
+const THREADS: u32 = 512;
+
+impl SamplingKernel for Adjust {
+    const KERNEL: &'static str = "adjust_logits";
+    fn shape(&self, count: usize) -> Shape {
+        Shape { grid: [(self.vocab as u32).div_ceil(256), count as u32, 1], threads: 256, shared_bytes: 0 }
+    }
+}
+
+impl SamplingKernel for Sample {
+    const KERNEL: &'static str = "sample_rows";
+    fn shape(&self, count: usize) -> Shape {
+        Shape { grid: [count as u32, 1, 1], threads: THREADS, shared_bytes: 0 }
+    }
+}
+
+impl SamplingKernel for Accept {
+    const KERNEL: &'static str = "accept_drafts";
+    fn shape(&self, count: usize) -> Shape {
+        Shape { grid: [count as u32, 1, 1], threads: THREADS, shared_bytes: 0 }
+    }
+}
+
+/// Launches a sampling kernel over `count` rows or sequences.
+///
+/// # Safety
+/// As [`Launcher::launch`].
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn sampling_kernel<K: SamplingKernel>(
+    on: &impl Launcher,
+    count: usize,
+    arguments: &K,
+) -> Result<(), BackendError> {
+    // SAFETY: the caller's promise.
+    unsafe { launch(on, K::KERNEL, arguments.shape(count), arguments) }
+}

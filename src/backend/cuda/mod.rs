@@ -1,0 +1,16 @@
+//! Runs the passes on an NVIDIA GPU: hand-written kernels (`cuda/*.cu`), compiled when the program is
+//! built, where nvcc was found.
+//!
+//! - [`pack`] brings weights into the order in which the kernels read them.
+//! - [`kernels`] has each kernel's arguments and launch shape, for any [`Launcher`](kernels::Launcher).
+//! - `emulator` (feature `emulated-kernels`) launches the same kernels on the processor.
+//!
+//! Without nvcc [`FATBINS`] is empty and [`BUILT_WITH`] says so.
+
+#[cfg(feature = "emulated-kernels")]
+pub mod emulator;
+mod fatbins;
+pub mod kernels;
+pub mod pack;
+
+pub use fatbins::{BUILT_WITH, FATBINS};

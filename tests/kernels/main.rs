@@ -1,0 +1,46 @@
+//! Every GPU kernel, run by the emulator under several orders of threads, against a float64 reference
+//! of its own, and against itself: one row at a time, many rows at once, all forms, bit for bit.
+//!
+//! `cargo test --release --features emulated-kernels --test kernels`
+#![cfg(feature = "emulated-kernels")]
+
+mod attention;
+mod forward;
+mod mutations;
+mod projection;
+mod rows;
+mod sampling;
+mod support;
+mod verdicts;
+mod workshop;
+
+use eesd::backend::cuda::emulator::Emulator;
+use eesd::backend::cuda::{BUILT_WITH, FATBINS};
+
+#[test]
+fn every_kernel_is_registered() {
+    let mut expected: Vec<String> = ["accept_drafts", "adjust_logits", "sample_rows"].map(String::from).into();
+    for format in ["bf16", "f16"] {
+        for name in ["gate_up", "lm_head", "qkv", "residual"] {
+            expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
+        }
+        for name in ["append", "attention", "prefill_attention"] {
+            expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
+        }
+        expected.extend([format!("wrapper_mma_{format}")]);
+        expected.extend(["embedding", "gather_rows"].map(|name| format!("{name}_{format}")));
+    }
+    expected.extend(["copy", "lanes", "last_block", "numbers"].map(|name| format!("wrapper_{name}")));
+    expected.sort();
+    assert_eq!(Emulator::kernels(), expected);
+}
+
+/// What nvcc made, where it was there: whole and aligned as the driver wants it.
+#[test]
+fn fatbins_are_images() {
+    assert_eq!(FATBINS.is_empty(), BUILT_WITH.is_none());
+    for (name, image) in FATBINS {
+        assert_eq!(image[..4], 0xba55_ed50_u32.to_le_bytes(), "{name}");
+        assert_eq!(image.as_ptr() as usize % 64, 0, "{name}");
+    }
+}

@@ -1,0 +1,166 @@
+//! The test of the tests: bugs of the kinds that GPU code has, planted one at a time into copies of the
+//! kernels. Each must be seen, by the check that is there for its kind.
+//!
+//! A mutant is compiled with the emulator into a shared library, and one of the tests above is run on it
+//! in a process of its own.
+
+use crate::workshop::{Check, Workshop, files, replace, run_tests, text};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Mutant {
+    /// Under `cuda/`.
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    check: Check,
+    family: Family,
+}
+
+/// A test, and the files it needs.
+type Family = (&'static str, &'static [&'static str]);
+
+const PROJECTION: Family = ("projection::residual", &["residual.cu"]);
+const GATE_UP: Family = ("projection::gate_up", &["gate_up.cu"]);
+const ATTENTION: Family =
+    ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
+const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
+
+const fn mutant(file: &'static str, from: &'static str, to: &'static str, check: Check, family: Family) -> Mutant {
+    Mutant { file, from, to, check, family }
+}
+
+const SKINNY: &str = "common/skinny.cuh";
+const GEMM: &str = "common/gemm.cuh";
+const CHUNK: &str = "common/attention.cuh";
+const SAMPLING: &str = "common/sampling.cuh";
+
+const MUTANTS: [Mutant; 22] = [
+    // Barriers left out.
+    mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
+    mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
+    mutant(GEMM, "    __syncthreads();\n    copy_next", "    copy_next", Check::Races, PROJECTION),
+    mutant(GEMM, "  __syncthreads();  // the stages", "  // the stages", Check::Races, PROJECTION),
+    mutant(CHUNK, "  __syncthreads();\n  UNROLL for (int half", "  UNROLL for (int half", Check::Races, ATTENTION),
+    mutant(CHUNK, "          }\n      __syncthreads();\n", "          }\n", Check::Races, ATTENTION),
+    mutant(
+        "prefill_attention.cu",
+        "    __syncthreads();  // the queries",
+        "    // the queries",
+        Check::Races,
+        ATTENTION,
+    ),
+    mutant(SAMPLING, "= value;\n  __syncthreads();", "= value;", Check::Races, SAMPLE),
+    mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SAMPLE),
+    // Copies that are used before they land.
+    mutant(GEMM, "wait_copies<GEMM_STAGES - 2>", "wait_copies<GEMM_STAGES - 1>", Check::Orders, PROJECTION),
+    // Lanes that part ways.
+    mutant(
+        "gate_up.cu",
+        "const float up = __shfl_down_sync(ALL_LANES, y, 16);",
+        "float up = 0;\n    if (output % 32 < 16) up = __shfl_down_sync(ALL_LANES, y, 16);",
+        Check::Orders,
+        GATE_UP,
+    ),
+    // Fragments and swizzles.
+    mutant(
+        "common/matrix.cuh",
+        "{token[2 * step], token[2 * step + 1]}",
+        "{token[2 * step + 1], token[2 * step]}",
+        Check::Orders,
+        PROJECTION,
+    ),
+    mutant(GEMM, "stage.x[token][unit ^ token % 8]", "stage.x[token][unit ^ token % 4]", Check::Orders, PROJECTION),
+    mutant(CHUNK, "0x7632 : 0x5410", "0x5410 : 0x7632", Check::Orders, ATTENTION),
+    // The order of sums, which only bits show.
+    mutant(
+        SKINNY,
+        "total += partial[from][token][lane]",
+        "total += partial[WARPS - 1 - from][token][lane]",
+        Check::Orders,
+        PROJECTION,
+    ),
+    // Masks and bounds.
+    mutant(CHUNK, "at <= own", "at <= own + 1", Check::Orders, ATTENTION),
+    mutant(CHUNK, "on[i] = at < present", "on[i] = at <= present", Check::Orders, ATTENTION),
+    mutant(
+        "common/paged_kv.cuh",
+        "+ position % PAGE_TOKENS)",
+        "+ position % (PAGE_TOKENS - 1))",
+        Check::Orders,
+        ATTENTION,
+    ),
+    mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
+    // The join of blocks.
+    mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
+    // Memory that is not the kernel's.
+    mutant("residual.cu", "if (output < hidden) {", "if (output < hidden + 8) {", Check::Addresses, PROJECTION),
+    mutant(SKINNY, "t * 8 + lane % 4 * 2 + i % 2]", "t * 8 + lane % 4 * 2 + i % 2 + 1]", Check::Addresses, PROJECTION),
+];
+
+/// Instances that the tests above do not need: they would only cost time to compile.
+const SPARED_HEAD_DIMS: [usize; 5] = [32, 80, 96, 128, 256];
+
+/// What the check must say, so that no mutant counts as seen because of something else.
+fn signs(check: Check) -> &'static [&'static str] {
+    match check {
+        Check::Orders => &["running 1 test"], // and then it fails, or even crashes
+        Check::Races => &["RACE"],
+        Check::Addresses => &["AddressSanitizer", "runtime error"],
+    }
+}
+
+/// The report of the mutant's test, if it failed to see the bug.
+fn overlooked(workshop: &Workshop, number: usize, mutant: &Mutant) -> Option<String> {
+    let cuda = workshop.copy(&format!("mutant-{number}"));
+    replace(&cuda.join(mutant.file), mutant.from, mutant.to);
+    for head_dim in SPARED_HEAD_DIMS {
+        let file = cuda.join(CHUNK);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let instance = text.lines().find(|line| line.contains(&format!("body<T, {head_dim}>"))).unwrap();
+        // All lines of the macro but the last go on.
+        replace(&file, instance, if instance.ends_with('\\') { "\\" } else { "" });
+    }
+    let (test, kernels) = mutant.family;
+    let kernels: Vec<_> = kernels.iter().map(|kernel| cuda.join(kernel)).collect();
+    let library = workshop.compile(mutant.check, &cuda, &kernels);
+    let output = run_tests(&library, mutant.check, &["--exact", test, "--test-threads=1"]);
+    let report = text(&output);
+    let seen = !output.status.success() && signs(mutant.check).iter().any(|sign| report.contains(sign));
+    (!seen).then(|| format!("{} -> {} in {}: not seen\n{report}", mutant.from, mutant.to, mutant.file))
+}
+
+#[test]
+fn planted_bugs_are_seen() {
+    let workshop = Workshop::new(&[Check::Orders, Check::Races, Check::Addresses]);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut complaints = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(mutant) = MUTANTS.get(number) else { return complaints };
+            complaints.extend(overlooked(&workshop, number, mutant));
+        }
+    };
+    let complaints: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// And without a bug nothing is seen: all kernels, all tests.
+#[test]
+fn checks_find_nothing_in_the_kernels_as_they_are() {
+    let workshop = Workshop::new(&[Check::Races, Check::Addresses]);
+    std::thread::scope(|scope| {
+        for check in [Check::Races, Check::Addresses] {
+            let workshop = &workshop;
+            scope.spawn(move || {
+                let cuda = workshop.copy(&format!("{check:?}-all"));
+                let library = workshop.compile(check, &cuda, &files(&cuda, "cu"));
+                let output = run_tests(&library, check, &["--skip", "mutations::", "--test-threads=1"]);
+                assert!(output.status.success(), "{check:?}: {}", text(&output));
+            });
+        }
+    });
+}

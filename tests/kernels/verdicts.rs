@@ -1,0 +1,257 @@
+//! A whole round's sampling on the device, `adjust`, `sample`, `accept`, against the library's own
+//! [`Sampler`] on the same logits: the same drafts, the same verdicts.
+
+use crate::sampling::{VOCAB, logits, partials_of};
+use crate::support::{Noise, assert_close, from, schedules, to};
+use eesd::TokenId;
+use eesd::backend::cuda::emulator::Emulator;
+use eesd::backend::cuda::kernels::{
+    Accept, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
+    sampling_kernel,
+};
+use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
+
+const CONTEXT: usize = 64;
+const MOST: usize = 4;
+const PROMPT: usize = 6;
+const DRAFTS: [usize; 3] = [4, 2, 0];
+
+/// Three sequences with different parameters, of 4, 2 and 0 drafts; their slots are in reverse order.
+struct Round {
+    samplers: Vec<Sampler>,
+    params: Vec<Params>,
+    bias: (Vec<i32>, Vec<TokenBias>),
+    /// Committed tokens of each sequence.
+    histories: Vec<Vec<TokenId>>,
+    target: Vec<f32>,
+    draft: Vec<f32>,
+}
+
+fn slot(sequence: usize) -> usize {
+    2 - sequence
+}
+
+impl Round {
+    fn new(verify: VerifyMode, temperature: f64, seed: u64) -> Self {
+        let mut noise = Noise::new(seed);
+        let plain = |s: u64| SamplingParams {
+            temperature,
+            verify: Some(verify),
+            seed: Some(seed * 31 + s),
+            ..Default::default()
+        };
+        let requests = [
+            SamplingParams { top_k: 60, top_p: 0.9, repetition_penalty: 1.2, frequency_penalty: 0.3, ..plain(0) },
+            SamplingParams { min_p: 0.02, presence_penalty: 0.4, logit_bias: vec![(9, 2.0), (3, -1.0)], ..plain(1) },
+            plain(2),
+        ];
+        let mut bias = (vec![0], Vec::new());
+        for request in &requests {
+            bias.1.extend(request.logit_bias.iter().map(|&(token, bias)| TokenBias { token, bias }));
+            bias.0.push(bias.1.len() as i32);
+        }
+        let samplers: Vec<_> = requests.into_iter().map(|request| Sampler::new(request, VOCAB).unwrap()).collect();
+        let history = |s: usize| (0..10 + 7 * s).map(|_| noise.word() as TokenId % VOCAB as TokenId).collect();
+        let histories: Vec<Vec<TokenId>> = (0..3).map(history).collect();
+        let target = logits(DRAFTS.iter().map(|k| k + 1).sum(), seed);
+        // Drafts come from nearby logits, so that some are kept; the largest lie closest together.
+        let distance = if temperature > 0.0 { 0.5 } else { 0.01 };
+        let mut draft = vec![0.0; 3 * MOST * VOCAB];
+        for s in 0..3 {
+            for j in 0..DRAFTS[s] {
+                let target = &target[(first_row(s) + j) * VOCAB..][..VOCAB];
+                let row = &mut draft[(slot(s) * MOST + j) * VOCAB..][..VOCAB];
+                row.iter_mut().zip(target).for_each(|(d, &t)| *d = t + distance * noise.unit() as f32);
+            }
+        }
+        let params = samplers.iter().map(Params::new).collect();
+        Self { samplers, params, bias, histories, target, draft }
+    }
+
+    /// What the library drafts and how it judges.
+    fn expected(&self, s: usize) -> (Vec<Drafted>, u32, TokenId) {
+        let sampler = &self.samplers[s];
+        let mut tokens = self.histories[s].clone();
+        let mut drafted = Vec::new();
+        for j in 0..DRAFTS[s] {
+            let row = &self.draft[(slot(s) * MOST + j) * VOCAB..][..VOCAB];
+            let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row);
+            tokens.push(draft.token);
+            drafted.push(draft);
+        }
+        let rows = &self.target[first_row(s) * VOCAB..][..(DRAFTS[s] + 1) * VOCAB];
+        let verdict = sampler.accept(History { tokens: &tokens, prompt: PROMPT }, rows, &drafted);
+        (drafted, verdict.accepted as u32, verdict.next)
+    }
+
+    /// `adjust`, then `sample`, over rows of logits.
+    fn sample(
+        &self,
+        on: &Emulator,
+        logits: &[f32],
+        rows: &[JudgedRow],
+        drafts: &[Vec<TokenId>; 3],
+        draws: bool,
+    ) -> (Vec<RowChoice>, Vec<u64>) {
+        let counts = self.counts();
+        let mut recent = vec![0u32; rows.len() * 16];
+        for (row, about) in recent.chunks_mut(16).zip(rows) {
+            let before = drafts[about.sequence as usize].iter().take(about.drafted as usize);
+            row.iter_mut().zip(before).for_each(|(to, &token)| *to = token);
+        }
+        let raw_partials = partials_of(logits);
+        let mut adjusted = vec![f32::NAN; logits.len()];
+        let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; raw_partials.len()];
+        let adjust = Adjust {
+            logits: from(logits),
+            params: from(&self.params),
+            rows: from(rows),
+            counts: from(&counts),
+            recent: from(&recent),
+            bias_begin: from(&self.bias.0),
+            bias: from(&self.bias.1),
+            adjusted: to(&mut adjusted),
+            partials: to(&mut partials),
+            vocab: VOCAB as i32,
+            padding: 0,
+        };
+        let mut weights = vec![u64::MAX; logits.len()];
+        let mut choices = vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows.len()];
+        // SAFETY: buffers of the sizes that cuda/adjust.cu states.
+        unsafe { sampling_kernel(on, rows.len(), &adjust) }.unwrap();
+        let sample = Sample {
+            logits: from(&adjusted),
+            partials: from(&partials),
+            raw_partials: from(&raw_partials),
+            params: from(&self.params),
+            rows: from(rows),
+            weights: to(&mut weights),
+            choices: to(&mut choices),
+            vocab: VOCAB as i32,
+            draws: draws.into(),
+        };
+        // SAFETY: buffers of the sizes that cuda/sample.cu states.
+        unsafe { sampling_kernel(on, rows.len(), &sample) }.unwrap();
+        (choices, weights)
+    }
+
+    /// Occurrences of the committed tokens, by slot.
+    fn counts(&self) -> Vec<u32> {
+        let mut counts = vec![0u32; 3 * VOCAB];
+        for (s, history) in self.histories.iter().enumerate() {
+            for (at, &token) in history.iter().enumerate() {
+                let count = &mut counts[slot(s) * VOCAB + token as usize];
+                *count = if at < PROMPT { *count | 1 << 31 } else { *count + 1 };
+            }
+        }
+        counts
+    }
+
+    fn row(&self, sequence: usize, drafted: usize) -> JudgedRow {
+        let position = (self.histories[sequence].len() + drafted) as u32;
+        JudgedRow { sequence: sequence as u32, position, drafted: drafted as u32, slot: slot(sequence) as u32 }
+    }
+
+    /// The round on the device, draft step by draft step; checked against the library. Returns how many
+    /// drafts of the first sequence were kept.
+    fn check(&self, on: &Emulator) -> u32 {
+        let mut drafts = [(); 3].map(|()| Vec::new());
+        let mut draft =
+            (vec![RowChoice { token: 0, confidence: 0.0, total: 0 }; 3 * MOST], vec![0u64; 3 * MOST * VOCAB]);
+        for (s, j) in (0..3).flat_map(|s| (0..DRAFTS[s]).map(move |j| (s, j))) {
+            let at = slot(s) * MOST + j;
+            let logits = &self.draft[at * VOCAB..][..VOCAB];
+            let (choice, weights) = self.sample(on, logits, &[self.row(s, j)], &drafts, true);
+            drafts[s].push(choice[0].token);
+            draft.0[at] = choice[0];
+            draft.1[at * VOCAB..][..VOCAB].copy_from_slice(&weights);
+        }
+        let rows: Vec<_> =
+            (0..3).flat_map(|s| (0..=DRAFTS[s]).map(move |j| (s, j))).map(|(s, j)| self.row(s, j)).collect();
+        let target = self.sample(on, &self.target, &rows, &drafts, false);
+
+        let sequence = |s: usize| VerifiedSequence {
+            slot: slot(s) as u32,
+            first_row: first_row(s) as u32,
+            committed: self.histories[s].len() as u32,
+            drafts: DRAFTS[s] as u32,
+        };
+        let sequences: Vec<_> = (0..3).map(sequence).collect();
+        let mut tokens = vec![u32::MAX; 3 * CONTEXT];
+        for s in 0..3 {
+            let all = self.histories[s].iter().chain(&drafts[s]);
+            tokens[slot(s) * CONTEXT..].iter_mut().zip(all).for_each(|(to, &token)| *to = token);
+        }
+        let mut lengths = vec![0u32; 3];
+        let before = self.counts();
+        let mut counts = before.clone();
+        let mut verdicts = vec![Verdict { accepted: u32::MAX, next: u32::MAX }; 3];
+        let accept = Accept {
+            sequences: from(&sequences),
+            params: from(&self.params),
+            target: from(&target.0),
+            target_weights: from(&target.1),
+            draft: from(&draft.0),
+            draft_weights: from(&draft.1),
+            tokens: to(&mut tokens),
+            lengths: to(&mut lengths),
+            counts: to(&mut counts),
+            verdicts: to(&mut verdicts),
+            vocab: VOCAB as i32,
+            context: CONTEXT as i32,
+            most_drafts: MOST as i32,
+            padding: 0,
+        };
+        // SAFETY: buffers of the sizes that cuda/accept.cu states.
+        unsafe { sampling_kernel(on, 3, &accept) }.unwrap();
+
+        for s in 0..3 {
+            let (drafted, accepted, next) = self.expected(s);
+            assert_eq!(drafts[s], drafted.iter().map(|d| d.token).collect::<Vec<_>>(), "drafts of {s}");
+            for (j, drafted) in drafted.iter().enumerate() {
+                let confidence = draft.0[slot(s) * MOST + j].confidence;
+                assert_close(confidence.into(), drafted.confidence.into(), 2e-5, || format!("confidence {s}, {j}"));
+            }
+            assert_eq!((verdicts[s].accepted, verdicts[s].next), (accepted, next), "verdict of {s}");
+            let (committed, emitted) = (self.histories[s].len(), accepted as usize + 1);
+            assert_eq!(lengths[slot(s)] as usize, committed + emitted);
+            assert_eq!(tokens[slot(s) * CONTEXT + committed + emitted - 1], next);
+            let mut after = before[slot(s) * VOCAB..][..VOCAB].to_vec();
+            for &token in &tokens[slot(s) * CONTEXT + committed..][..emitted] {
+                after[token as usize] += 1;
+            }
+            assert_eq!(counts[slot(s) * VOCAB..][..VOCAB], after);
+        }
+        verdicts[0].accepted
+    }
+}
+
+/// First target row of a sequence.
+fn first_row(sequence: usize) -> usize {
+    DRAFTS[..sequence].iter().map(|k| k + 1).sum()
+}
+
+fn check_rounds(verify: VerifyMode, temperature: f64) {
+    let mut seen = [0; MOST + 1];
+    for seed in 0..6 {
+        let round = Round::new(verify, temperature, seed);
+        let kept: Vec<_> = schedules().iter().map(|on| round.check(on)).collect();
+        seen[kept[0] as usize] += 1;
+    }
+    assert!(seen.iter().filter(|&&n| n > 0).count() >= 3, "accepted lengths hardly vary: {seen:?}");
+}
+
+#[test]
+fn greedy_rounds() {
+    check_rounds(VerifyMode::Rejection, 0.0);
+}
+
+#[test]
+fn rejection_rounds() {
+    check_rounds(VerifyMode::Rejection, 0.8);
+}
+
+#[test]
+fn coupled_rounds() {
+    check_rounds(VerifyMode::Coupled, 0.8);
+}
