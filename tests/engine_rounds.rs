@@ -158,11 +158,12 @@ impl Controller for Witness {
 #[test]
 fn nothing_is_drafted_beyond_the_end() {
     let mut ended = 0;
-    for first in 0..VOCAB as TokenId {
+    for (first, ignore_end) in (0..VOCAB as TokenId).flat_map(|first| [(first, false), (first, true)]) {
         let witness = Witness::default();
         let backend = HashBackend::new(VOCAB, limits(8, 1, 200), 256);
         let mut engine = Engine::new(Box::new(backend), Box::new(witness.clone()), None, vec![END]);
-        let found = engine.generate(&Request::new(vec![first], 60), &mut |_| ControlFlow::Continue(())).unwrap();
+        let request = Request { ignore_end, ..Request::new(vec![first], 60) };
+        let found = engine.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
         ended += usize::from(found.finish == Finish::EndToken(END));
         // This draft is always right, so all that was drafted is in the answer.
         let drafted: usize = found.stats.lengths.iter().enumerate().map(|(length, rounds)| length * rounds).sum();

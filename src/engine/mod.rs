@@ -45,6 +45,7 @@ pub struct Engine {
 
 /// What happens to a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one comes once per request; boxing it would burden receivers")]
 pub enum Event {
     /// A token became certain.
     Token(Emission),
