@@ -10,10 +10,15 @@ use common::adversary::Adversary;
 use common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
+use eesd::control::{Controller, Outcome, Step};
 use eesd::engine::{Completion, Engine, EngineError, Event, Finish, Request};
-use eesd::sample::{History, Sampler, SamplingParams};
+use eesd::load::{Checkpoint, Tokenizer};
+use eesd::sample::{History, Philox, Sampler, SamplingParams};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 const VOCAB: usize = 17;
 const END: TokenId = 3;
@@ -77,9 +82,13 @@ proptest! {
         let mut engine = engine(limits(pages, 5, context), agreement);
         let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
         let mut streamed: Vec<Vec<TokenId>> = vec![Vec::new(); requests.len()];
+        let mut kept = vec![0; requests.len()];
         engine.run(&mut requests.iter().cloned(), batch, &mut |id, event| {
             match event {
-                Event::Token(emission) => streamed[id].push(emission.token),
+                Event::Token(emission) => {
+                    streamed[id].push(emission.token);
+                    kept[id] += usize::from(emission.drafted);
+                }
                 Event::Done(completion) => done[id] = Some(completion),
                 Event::Failed(error) => panic!("{error}"),
             }
@@ -97,9 +106,115 @@ proptest! {
             prop_assert_eq!(stats.lengths.iter().sum::<usize>(), stats.rounds);
             // Every round emits its accepted drafts and one token more, but where the end cut it.
             prop_assert!(stats.accepted() + stats.rounds - stats.generated <= 1);
+            prop_assert_eq!(stats.accepted(), kept[i]);
+            // The first draft of a round is tested, and then those after an accepted one.
+            let drafting = stats.rounds - stats.lengths[0];
+            prop_assert_eq!(stats.drafted_at.first().copied().unwrap_or(0), drafting);
+            let tested = stats.drafted_at.iter().skip(1).zip(&stats.accepted_at);
+            prop_assert!(tested.clone().all(|(tested, accepted)| tested <= accepted), "{:?}", stats);
             prop_assert!(request.speculate || stats.drafted() == 0);
         }
     }
+}
+
+/// Asks for every draft, and notes what it is told.
+#[derive(Clone, Default)]
+struct Witness {
+    started: Arc<Mutex<Vec<usize>>>,
+    asked: Arc<AtomicUsize>,
+    told: Arc<AtomicUsize>,
+}
+
+impl Witness {
+    /// The slots that sequences took, how often it was asked, and how often told of a round.
+    fn seen(&self) -> (Vec<usize>, usize, usize) {
+        (self.started.lock().unwrap().clone(), self.asked.load(Relaxed), self.told.load(Relaxed))
+    }
+}
+
+impl Controller for Witness {
+    fn spec(&self) -> String {
+        "witness".into()
+    }
+
+    fn start(&mut self, slot: usize) {
+        self.started.lock().unwrap().push(slot);
+    }
+
+    fn proceed(&mut self, _step: &Step<'_>, _rng: &mut Philox) -> bool {
+        self.asked.fetch_add(1, Relaxed);
+        true
+    }
+
+    fn observe(&mut self, _outcome: &Outcome<'_>) {
+        self.told.fetch_add(1, Relaxed);
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
+#[test]
+fn nothing_is_drafted_beyond_the_end() {
+    let mut ended = 0;
+    for (first, ignore_end) in (0..VOCAB as TokenId).flat_map(|first| [(first, false), (first, true)]) {
+        let witness = Witness::default();
+        let backend = HashBackend::new(VOCAB, limits(8, 1, 200), 256);
+        let mut engine = Engine::new(Box::new(backend), Box::new(witness.clone()), None, vec![END]);
+        let request = Request { ignore_end, ..Request::new(vec![first], 60) };
+        let found = engine.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+        ended += usize::from(found.finish == Finish::EndToken(END));
+        // This draft is always right, so all that was drafted is in the answer.
+        let drafted: usize = found.stats.lengths.iter().enumerate().map(|(length, rounds)| length * rounds).sum();
+        assert_eq!((drafted, witness.seen().1), (found.stats.accepted(), drafted));
+        // Each round adds a token of its own, but for the one in which a draft was the end token.
+        assert!(found.stats.generated == drafted + found.stats.rounds || found.finish == Finish::EndToken(END));
+    }
+    assert!(ended > 2, "only {ended} answers ended");
+}
+
+#[test]
+fn a_controller_is_told_of_every_sequence_and_asked_about_those_that_speculate() {
+    let witness = Witness::default();
+    let backend = HashBackend::new(VOCAB, limits(8, 2, 128), 256);
+    let mut engine = Engine::new(Box::new(backend), Box::new(witness.clone()), None, vec![END]);
+    let plain = Request { speculate: false, ..Request::new(vec![1, 2], 5) };
+    engine.run(&mut vec![plain; 3].into_iter(), 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(witness.seen(), (vec![0, 0, 0], 0, 0));
+
+    engine.submit(0, Request { ignore_end: true, ..Request::new(vec![1, 2], 50) });
+    assert!(engine.step(&mut |_, _| ControlFlow::Continue(())).unwrap().is_continue());
+    let next = Witness::default();
+    engine.set_controller(Box::new(next.clone()));
+    assert_eq!(next.seen().0, [0], "a running sequence is new to a new controller");
+}
+
+/// A tokenizer whose tokens are `▁w0`, `▁w1`, ...: words with the space before them, as SentencePiece has it.
+fn words() -> Arc<Tokenizer> {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new("tests/fixtures/hf/llama").join(name), folder.path().join(name)).unwrap();
+    }
+    let vocab: serde_json::Map<_, _> = (0..VOCAB).map(|id| (format!("▁w{id}"), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "▁w0"},
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    Checkpoint::open(folder.path()).unwrap().tokenizer().unwrap().clone()
+}
+
+#[test]
+fn an_answer_goes_on_where_its_prompt_ends() {
+    let backend = HashBackend::new(VOCAB, limits(8, 1, 128), 200);
+    let mut engine = Engine::new(Box::new(backend), Box::new(Adversary), Some(words()), vec![]);
+    let request = Request::new(vec![1, 2], 20);
+    let found = engine.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+    let spelled: String = found.tokens.iter().map(|token| format!(" w{token}")).collect();
+    assert_eq!(found.text, spelled, "the first word's space belongs to the answer");
 }
 
 #[test]

@@ -6,12 +6,15 @@
 //! p-value. If sampling is exact they are uniform; the same harness, handed a broken part, must say
 //! that they are not.
 
+mod common {
+    pub mod chi_squared;
+}
 mod sampling_reference;
 
+use common::chi_squared::{p_value, uniformity};
 use eesd::TokenId;
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, Verdict, VerifyMode};
 use sampling_reference::{ToyModel, probabilities};
-use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 const VOCAB: usize = 8;
 const PROMPT: [TokenId; 2] = [1, 5];
@@ -138,32 +141,6 @@ fn index(text: &[TokenId]) -> usize {
     text.iter().fold(0, |index, &token| index * VOCAB + token as usize)
 }
 
-/// Pearson's χ² test of one block of texts; 0 where an impossible text was seen. Rare texts share a
-/// cell, so that every cell expects enough for the χ² approximation.
-fn p_value(counts: &[usize], chances: &[f64]) -> f64 {
-    let texts = counts.iter().sum::<usize>() as f64;
-    let mut rare = (0.0, 0.0);
-    let (mut statistic, mut cells) = (0.0, 0);
-    let mut add = |count: f64, expected: f64| {
-        statistic += (count - expected).powi(2) / expected;
-        cells += 1;
-    };
-    for (&count, &chance) in counts.iter().zip(chances) {
-        if chance == 0.0 && count > 0 {
-            return 0.0;
-        } else if chance * texts < 10.0 {
-            rare = (rare.0 + count as f64, rare.1 + chance * texts);
-        } else {
-            add(count as f64, chance * texts);
-        }
-    }
-    if rare.1 > 0.0 {
-        add(rare.0, rare.1);
-    }
-    let freedom = f64::from(cells - 1);
-    ChiSquared::new(freedom).expect("at least two cells").sf(statistic)
-}
-
 /// The p-values of all blocks of one setting under one controller; `trial` keeps its seeds apart from
 /// those of other trials, so that all p-values are independent.
 fn p_values(parts: Parts, params: &SamplingParams, proceed: Controller, trial: u64) -> Vec<f64> {
@@ -180,17 +157,6 @@ fn p_values(parts: Parts, params: &SamplingParams, proceed: Controller, trial: u
         p_value(&counts, &chances)
     };
     (0..BLOCKS).map(block).collect()
-}
-
-/// Kolmogorov–Smirnov: the chance that uniform numbers are at least this far from uniform.
-fn uniformity(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let n = values.len() as f64;
-    let gaps = values.iter().enumerate().map(|(i, &v)| (v - i as f64 / n).max((i + 1) as f64 / n - v));
-    let d = gaps.fold(0.0, f64::max);
-    let lambda = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * d;
-    let series = (1..100).map(f64::from).map(|j| (-1f64).powf(j - 1.0) * (-2.0 * (j * lambda).powi(2)).exp());
-    (2.0 * series.sum::<f64>()).clamp(0.0, 1.0)
 }
 
 fn assert_caught(broken: Parts, params: &SamplingParams, proceed: Controller) {

@@ -76,7 +76,7 @@ impl Engine {
     }
 
     fn output(&self, request: &Request, room: usize) -> Output {
-        let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream());
+        let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_continuing());
         let end_tokens = if request.ignore_end { Vec::new() } else { self.end_tokens.clone() };
         let at_limit = if room == request.max_tokens { Finish::Length } else { Finish::Context };
         Output::new(stream, request.stop.clone(), end_tokens, room, at_limit)

@@ -45,6 +45,7 @@ pub struct Engine {
 
 /// What happens to a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one comes once per request; boxing it would burden receivers")]
 pub enum Event {
     /// A token became certain.
     Token(Emission),
@@ -92,7 +93,7 @@ impl Engine {
         self.running.iter().for_each(|sequence| self.controller.start(sequence.slot));
     }
 
-    /// Runs one request; `on_token` sees each token as it becomes certain and may cancel.
+    /// Runs one request on an idle engine; `on_token` sees each token as it becomes certain and may cancel.
     ///
     /// # Errors
     /// If the request is malformed or a pass fails.
@@ -113,9 +114,9 @@ impl Engine {
         result.expect("a submitted request is done or failed when nothing runs any more")
     }
 
-    /// Runs many requests, up to `batch` of them at a time (never more than the backend's slots), in
-    /// order of arrival. `on_event` gets the request's index in the iterator; when it breaks,
-    /// everything still running is cancelled, each with its [`Event::Done`].
+    /// Runs many requests on an idle engine, up to `batch` of them at a time (never more than the
+    /// backend's slots), in order of arrival. `on_event` gets the request's index in the iterator; when
+    /// it breaks, everything still running is cancelled, each with its [`Event::Done`].
     ///
     /// # Errors
     /// If a pass fails; a malformed request fails alone, by [`Event::Failed`].
@@ -150,7 +151,8 @@ impl Engine {
     }
 
     /// Admits what fits, plays one round, retires what is finished. Breaks if `on_event` did:
-    /// everything is cancelled then, and the engine idle.
+    /// then everything running is cancelled, each with its [`Event::Done`], what is queued is dropped,
+    /// and the engine is idle.
     ///
     /// # Errors
     /// If a pass fails: then every request is dropped, and the engine is ready for new ones.
@@ -206,7 +208,7 @@ impl Engine {
         (sequence.id, sequence.into_completion())
     }
 
-    /// Ends everything where it is. Requests still queued end without a token.
+    /// Ends everything running where it is, and forgets what is queued.
     fn cancel(&mut self, on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>) {
         self.queue.clear();
         for mut sequence in std::mem::take(&mut self.running) {

@@ -11,7 +11,6 @@ pub(super) struct Output {
     /// Spells tokens; `None` without a tokenizer.
     stream: Option<TextStream>,
     stops: StopMatcher,
-    stop_strings: Vec<String>,
     end_tokens: Vec<TokenId>,
     /// Tokens that may still be emitted before the request's or the context's limit.
     room: usize,
@@ -33,8 +32,7 @@ impl Output {
     ) -> Self {
         Self {
             stream,
-            stops: StopMatcher::new(stop_strings.clone()),
-            stop_strings,
+            stops: StopMatcher::new(stop_strings),
             end_tokens,
             room,
             at_limit,
@@ -87,7 +85,7 @@ impl Output {
     fn release(&mut self, piece: &str) -> String {
         let release = self.stops.push(piece);
         if let Some(stop) = release.stop {
-            self.finish = Some(Finish::StopString(self.stop_strings[stop].clone()));
+            self.finish = Some(Finish::StopString(stop));
         }
         release.text
     }

@@ -100,9 +100,9 @@ pub struct Stats {
     pub prefill: Duration,
     /// From admission to the first emitted token, prefill included.
     pub first_token: Duration,
-    /// Draft steps.
+    /// Draft steps that the sequence took part in.
     pub draft: Duration,
-    /// Verification passes and acceptance.
+    /// The rest of its rounds: verification and acceptance, and in a batch the others' longer drafts.
     pub verify: Duration,
     /// From the end of prefill to the end.
     pub decode: Duration,

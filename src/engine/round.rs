@@ -55,6 +55,7 @@ impl Engine {
             return false;
         }
         let step = Step { slot: sequence.slot, batch, confidences: &sequence.confidences, limit };
+        // No two rounds begin with the same number of committed tokens, so that tells them apart.
         let (seed, round) = (sequence.sampler.seed(), sequence.committed() as u32);
         let mut rng = Philox::new(seed, sequence.position(), Purpose::Controller, round);
         self.controller.proceed(&step, &mut rng)

@@ -12,8 +12,8 @@ pub(super) struct StopMatcher {
 pub(super) struct Release {
     /// Text that is certain now.
     pub text: String,
-    /// Index of the stop string that the text ran into; nothing after `text` is to be emitted.
-    pub stop: Option<usize>,
+    /// The stop string that the text ran into; nothing after `text` is to be emitted.
+    pub stop: Option<String>,
 }
 
 impl StopMatcher {
@@ -29,7 +29,7 @@ impl StopMatcher {
         let first = |(i, stop): (usize, &String)| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, i));
         if let Some((_, start, stop)) = self.stops.iter().enumerate().filter_map(first).min() {
             self.held.truncate(start);
-            return Release { text: std::mem::take(&mut self.held), stop: Some(stop) };
+            return Release { text: std::mem::take(&mut self.held), stop: Some(self.stops[stop].clone()) };
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
@@ -94,6 +94,6 @@ mod tests {
         let mut matcher = StopMatcher::new(vec!["\n\n".into()]);
         assert_eq!(matcher.push("a\n"), Release { text: "a".into(), stop: None });
         assert_eq!(matcher.push("b"), Release { text: "\nb".into(), stop: None });
-        assert_eq!(matcher.push("c\n\nd"), Release { text: "c".into(), stop: Some(0) });
+        assert_eq!(matcher.push("c\n\nd"), Release { text: "c".into(), stop: Some("\n\n".into()) });
     }
 }
