@@ -128,7 +128,7 @@ pub struct ModelWeights<'a> {
 pub struct ExitWeights<'a> {
     /// `N`: how many model layers come before the exit; `0 < after < L`.
     pub after: usize,
-    /// The trained layer.
+    /// The trained layer; its attention has the sliding window of model layer `after` (counted from 0).
     pub layer: LayerWeights<'a>,
     /// The norm before the head.
     pub norm: Vector<'a>,

@@ -7,6 +7,7 @@ use super::layer::{Extent, Pass};
 use super::pool::{Pool, Worker};
 use super::workspace::PREFILL_ROWS;
 use crate::TokenId;
+use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
 use std::sync::OnceLock;
@@ -44,6 +45,9 @@ impl Backend for CpuBackend {
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
         let layers = self.model.geometry.layers;
+        for chunk in batch {
+            self.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
+        }
         for (spans, tokens) in pieces(batch) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
             self.pool.run(&|worker| {
@@ -175,6 +179,7 @@ impl Backend for CpuBackend {
         if tap > layers {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
+        self.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
         let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
         for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
@@ -211,14 +216,24 @@ impl Backend for CpuBackend {
 impl CpuBackend {
     /// Refuses a sequence that does not fit what was reserved.
     fn check(&self, sequence: &Sequence<'_>) -> Result<(), BackendError> {
-        let (len, drafted) = (sequence.tokens.len(), sequence.drafted());
+        let (len, committed) = (sequence.tokens.len(), sequence.committed);
         if sequence.slot >= self.slots.len() {
             return Err(BackendError::Device(format!("slot {} of {}", sequence.slot, self.slots.len())));
         }
-        if len == 0 || len > self.limits.context || drafted > self.limits.max_draft {
-            let Limits { context, max_draft, .. } = self.limits;
-            let found = format!("{len} tokens, {drafted} of them drafts");
-            return Err(BackendError::Device(format!("{found} (expected 1 to {context}, and at most {max_draft})")));
+        if committed == 0 || committed > len || len - committed > self.limits.max_draft {
+            let most = self.limits.max_draft;
+            let found = format!("{len} tokens, {committed} of them committed");
+            return Err(BackendError::Device(format!("{found} (expected at least 1, and at most {most} drafts)")));
+        }
+        self.check_room(sequence.pages, len)
+    }
+
+    /// Refuses positions that the context or the block table has no room for.
+    fn check_room(&self, pages: &[PageId], positions: usize) -> Result<(), BackendError> {
+        let (context, room) = (self.limits.context, pages.len() * PAGE_TOKENS);
+        if positions > context.min(room) {
+            let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
+            return Err(BackendError::Device(format!("{positions} positions in {limits}")));
         }
         Ok(())
     }

@@ -119,7 +119,7 @@ impl Conversation<'_> {
         }
         self.sum.add(&completion.stats);
         self.reporter.statistics(&completion.stats);
-        self.turns.push(Message::new("assistant", &completion.text));
+        self.turns.push(Message::new("assistant", completion.text.trim_start()));
         Ok(())
     }
 }
