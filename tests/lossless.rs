@@ -11,7 +11,7 @@ use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};
 use eesd::engine::{Completion, Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
-use eesd::model::ExitWeights;
+use eesd::model::{ExitWeights, Matrix};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -58,7 +58,15 @@ impl Subject {
     fn exit(&self, after: usize) -> ExitWeights<'_> {
         match self.shipped.iter().find(|block| block.after() == after) {
             Some(block) => block.weights(),
-            None => ExitWeights::from_model(&self.checkpoint.weights(), after, self.checkpoint.geometry().layers - 1),
+            None => {
+                let model = self.checkpoint.weights();
+                let exit = ExitWeights::from_model(&model, after, model.layers.len() - 1);
+                // One of them drafts from a part of the vocabulary only.
+                let rows = 300;
+                let bytes = &model.head.bytes[..rows * model.head.cols * model.head.dtype.size()];
+                let head = (after == 2).then_some(Matrix { rows, bytes, ..model.head });
+                ExitWeights { head, ..exit }
+            }
         }
     }
 

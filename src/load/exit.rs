@@ -19,7 +19,8 @@ pub struct ExitBlock {
     path: PathBuf,
     config: Config,
     after: usize,
-    own_head: bool,
+    /// Rows of its own head; `None`: it shares the model's.
+    draft_vocab: Option<usize>,
     metadata: BTreeMap<String, String>,
     tensors: Tensors,
 }
@@ -52,9 +53,11 @@ impl ExitBlock {
         let after = after
             .filter(|after| (1..layers).contains(after))
             .ok_or_else(|| wrong("exit_layer", format!("a layer in 1..={}", layers.saturating_sub(1))))?;
-        let own_head = tensors.names().any(|name| name == EXIT_HEAD);
-        weights::check(&tensors, &weights::exit_plan(config, own_head), config)?;
-        Ok(Self { path, config: config.clone(), after, own_head, metadata, tensors })
+        // A head of more rows than the vocabulary, or of none, fails the check against what is possible.
+        let rows = tensors.shape(EXIT_HEAD).map(|shape| shape.first().copied().unwrap_or(0));
+        let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
+        weights::check(&tensors, &weights::exit_plan(config, draft_vocab), config)?;
+        Ok(Self { path, config: config.clone(), after, draft_vocab, metadata, tensors })
     }
 
     /// The exit layer `N`: how many of the model's layers come before the block.
@@ -72,19 +75,24 @@ impl ExitBlock {
         &self.metadata
     }
 
+    /// Tokens it can draft: the first ones of the vocabulary, or all.
+    pub fn draft_vocab(&self) -> usize {
+        self.draft_vocab.unwrap_or(self.config.geometry.vocab_size)
+    }
+
     /// Number of its parameters; a shared head does not count.
     pub fn parameters(&self) -> u64 {
-        weights::parameters(&weights::exit_plan(&self.config, self.own_head))
+        weights::parameters(&weights::exit_plan(&self.config, self.draft_vocab))
     }
 
     /// Bytes of its tensors as stored.
     pub fn bytes(&self) -> u64 {
-        self.tensors.bytes(weights::exit_plan(&self.config, self.own_head).keys())
+        self.tensors.bytes(weights::exit_plan(&self.config, self.draft_vocab).keys())
     }
 
     /// Views of the tensors.
     pub fn weights(&self) -> ExitWeights<'_> {
-        weights::exit(&self.tensors, &self.config, self.after, self.own_head)
+        weights::exit(&self.tensors, &self.config, self.after, self.draft_vocab.is_some())
     }
 
     /// Writes an exit block for the model with this [`fingerprint`](super::Checkpoint::fingerprint).

@@ -109,6 +109,11 @@ impl Tensors {
         self.entries.keys().map(String::as_str)
     }
 
+    /// A tensor's shape, where there is one of this name.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|location| &location.entry.shape[..])
+    }
+
     /// Bytes of the named tensors together.
     pub(super) fn bytes<'n>(&self, names: impl Iterator<Item = &'n String>) -> u64 {
         names.filter_map(|name| self.entries.get(name)).map(|location| location.entry.range.len() as u64).sum()

@@ -31,13 +31,13 @@ pub(super) fn model_plan(Config { geometry, biases }: &Config) -> Plan {
     plan
 }
 
-/// The tensors of an exit block; `own_head`: with a head of its own.
-pub(super) fn exit_plan(Config { geometry, biases }: &Config, own_head: bool) -> Plan {
+/// The tensors of an exit block; `draft_vocab`: rows of its own head, where it has one.
+pub(super) fn exit_plan(Config { geometry, biases }: &Config, draft_vocab: Option<usize>) -> Plan {
     let mut plan = Plan::new();
     plan_layer(&mut plan, EXIT_LAYER, geometry, *biases);
     plan.insert(EXIT_NORM.into(), vec![geometry.hidden_size]);
-    if own_head {
-        plan.insert(EXIT_HEAD.into(), vec![geometry.vocab_size, geometry.hidden_size]);
+    if let Some(rows) = draft_vocab {
+        plan.insert(EXIT_HEAD.into(), vec![rows, geometry.hidden_size]);
     }
     plan
 }

@@ -132,7 +132,9 @@ pub struct ExitWeights<'a> {
     pub layer: LayerWeights<'a>,
     /// The norm before the head.
     pub norm: Vector<'a>,
-    /// The head `[vocab, hidden]`; `None`: the model's own head is shared.
+    /// The head `[draft vocabulary, hidden]`; `None`: the model's own head is shared. With fewer rows
+    /// than the vocabulary it drafts only the first tokens of it, which in a vocabulary in merge order
+    /// are the frequent ones: drafts cost less, and what is emitted is the model's all the same.
     pub head: Option<Matrix<'a>>,
 }
 

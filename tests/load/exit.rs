@@ -50,6 +50,28 @@ fn what_is_saved_is_what_is_opened() {
 }
 
 #[test]
+fn a_head_may_cover_the_first_tokens_only() {
+    let folder = Folder::of("llama");
+    let checkpoint = folder.open().unwrap();
+    let weights = checkpoint.weights();
+    let opened = |rows: usize| {
+        let bytes = weights.head.bytes.repeat(2)[..rows * weights.head.cols * 2].to_vec();
+        let head = Some(Matrix { rows, bytes: &bytes, ..weights.head });
+        let exit = ExitWeights { head, ..ExitWeights::from_model(&weights, 1, 3) };
+        ExitBlock::save(&folder.path("exit-1.safetensors"), &exit, &BTreeMap::new(), checkpoint.fingerprint()).unwrap();
+        checkpoint.open_exit(&folder.path("exit-1.safetensors"))
+    };
+    for rows in [1, 300, 512] {
+        let block = opened(rows).unwrap();
+        assert_eq!((block.draft_vocab(), block.weights().head.unwrap().rows), (rows, rows));
+    }
+    for rows in [0, 513] {
+        let message = opened(rows).err().unwrap().to_string();
+        assert!(message.contains(&format!("`exit.lm_head.weight` is [{rows}, 128]")), "{message}");
+    }
+}
+
+#[test]
 fn a_failed_save_leaves_the_old_file_and_nothing_else() {
     let folder = Folder::of("llama");
     std::fs::create_dir(folder.path("exit-1.safetensors")).unwrap();

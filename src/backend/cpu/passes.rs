@@ -90,7 +90,7 @@ impl Backend for CpuBackend {
             pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
             pass.logits(worker, &exit.head);
         });
-        let vocab = self.model.geometry.vocab_size;
+        let vocab = exit.vocab;
         let (work, drawn) = (&self.work, outcomes(batch.len()));
         each(&mut self.pool, batch.len(), |row| {
             let sequence = &batch[row];

@@ -69,6 +69,8 @@ pub struct Exit {
     pub after: usize,
     /// Its norm, and its own head or the model's.
     pub head: Head,
+    /// Tokens it can draft: the first ones of the vocabulary.
+    pub vocab: usize,
 }
 
 impl Weights {
@@ -92,7 +94,8 @@ impl Weights {
                 check_exit(geometry, exit)?;
                 layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
                 let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
-                Some(Exit { after: exit.after, head: Head { norm: vector(&exit.norm), matrix } })
+                let vocab = exit.head.map_or(geometry.vocab_size, |own| own.rows);
+                Some(Exit { after: exit.after, head: Head { norm: vector(&exit.norm), matrix }, vocab })
             }
             None => None,
         };
@@ -181,7 +184,7 @@ fn check_exit(geometry: &Geometry, exit: &ExitWeights<'_>) -> Result<(), Backend
         ("up_proj", layer.up, mlp, hidden),
         ("down_proj", layer.down, hidden, mlp),
     ];
-    shapes.extend(exit.head.map(|head| ("lm_head", head, geometry.vocab_size, hidden)));
+    shapes.extend(exit.head.map(|head| ("lm_head", head, head.rows.clamp(1, geometry.vocab_size), hidden)));
     for (name, matrix, rows, cols) in shapes {
         if (matrix.rows, matrix.cols) != (rows, cols) {
             return refuse(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", matrix.rows, matrix.cols));

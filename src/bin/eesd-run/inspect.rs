@@ -93,6 +93,8 @@ struct Exit {
     file: PathBuf,
     bytes: u64,
     own_head: bool,
+    /// Tokens that it can draft.
+    draft_vocab: usize,
     metadata: BTreeMap<String, String>,
     /// A draft step's bytes over a plain step's.
     draft_step_cost: f64,
@@ -162,6 +164,7 @@ impl Exit {
             file: block.path().to_owned(),
             bytes: block.bytes(),
             own_head: block.weights().head.is_some(),
+            draft_vocab: block.draft_vocab(),
             metadata: block.metadata().clone(),
             draft_step_cost: r,
             predicted: ALPHAS.into_iter().map(predict).collect(),

@@ -68,7 +68,8 @@ fn memory(fit: &Fit, longest: u64) -> String {
 }
 
 fn exit(exit: &Exit) -> Vec<String> {
-    let head = if exit.own_head { "head of its own" } else { "the model's head" };
+    let whose = if exit.own_head { "head of its own" } else { "the model's head" };
+    let head = format!("{whose}, drafts from {} tokens", exit.draft_vocab);
     let metadata: Vec<String> = exit.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let predicted: Vec<String> =
         exit.predicted.iter().map(|p| format!("{:.2}x at {} (k = {})", p.speed_up, p.alpha, p.best_k)).collect();
