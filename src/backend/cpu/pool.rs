@@ -25,6 +25,9 @@ const PATIENT: u32 = 1 << 19;
 /// The same where workers share cores: whom this thread waits for is likely to need its core.
 const CROWDED: u32 = 1 << 6;
 
+/// Workers of all pools of this process.
+static WORKERS: AtomicUsize = AtomicUsize::new(0);
+
 /// A value alone on its cache line (and on the neighbour that is fetched along with it).
 #[repr(align(128))]
 #[derive(Default)]
@@ -40,8 +43,8 @@ pub struct Pool {
 
 struct Shared {
     workers: usize,
-    /// Polls before a waiting thread lets others have its core.
-    patience: u32,
+    /// Cores that this process may run on.
+    cores: usize,
     /// Counts jobs; a new number is the signal to start.
     epoch: Alone<AtomicUsize>,
     job: UnsafeCell<Option<*const Job<'static>>>,
@@ -78,10 +81,9 @@ impl Pool {
     /// # Errors
     /// If the operating system gives no thread.
     pub fn new(workers: usize) -> std::io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let shared = Arc::new(Shared {
             workers: workers.max(1),
-            patience: if workers > cores { CROWDED } else { PATIENT },
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             epoch: Alone::default(),
             job: UnsafeCell::new(None),
             running: Alone::default(),
@@ -92,6 +94,7 @@ impl Pool {
             stop: AtomicBool::new(false),
             asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
         });
+        WORKERS.fetch_add(shared.workers, Ordering::Relaxed);
         let mut pool = Self { shared, threads: Vec::new() };
         for index in 1..workers {
             let shared = Arc::clone(&pool.shared);
@@ -139,6 +142,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        WORKERS.fetch_sub(self.shared.workers, Ordering::Relaxed);
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
@@ -153,13 +157,18 @@ impl Shared {
         Worker { index, count: self.workers, shared: self, drawn: Cell::new(0) }
     }
 
+    /// Polls before a waiting thread lets others have its core.
+    fn patience(&self) -> u32 {
+        if WORKERS.load(Ordering::Relaxed) > self.cores { CROWDED } else { PATIENT }
+    }
+
     /// Spins until `ready`; gives the core away now and then.
     fn poll_until(&self, ready: impl Fn() -> bool) {
         let mut polls = 0u32;
         while !ready() {
             std::hint::spin_loop();
             polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(self.patience) {
+            if polls.is_multiple_of(self.patience()) {
                 std::thread::yield_now();
             }
         }
@@ -194,7 +203,7 @@ impl Shared {
             }
             std::hint::spin_loop();
             polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(self.patience) {
+            if polls.is_multiple_of(self.patience()) {
                 std::thread::yield_now();
             }
             if !polls.is_multiple_of(POLLS) {
