@@ -1,9 +1,14 @@
 //! What draft steps and rounds cost, measured as they happen, per batch size.
 //!
-//! The cost of one more draft is a trimmed mean of recent draft steps. The cost of a round without its
-//! draft steps is an affine function of the rows it verifies per sequence, fitted through the trimmed
-//! means of recent rounds with each number of rows. Trimmed, because a page fault, a preemption or
-//! another program's burst makes single times many times too long.
+//! Decisions need ratios of costs alone, and the machine's speed changes: other programs come and go,
+//! processors grow hot. So the unit is the draft step. A round's verification is kept as its time over
+//! that of the draft steps around it, which other programs slowed down as much. The verifications
+//! of recent rounds with a number of rows count by their trimmed mean, because a page fault or a
+//! preemption makes single times many times too long.
+//!
+//! More rows never cost less, and each costs at least what the one before it did: the arithmetic of the
+//! first ones hides behind reading the weights. So the cost of verification is the convex chain of
+//! lines that best joins those means.
 
 use super::Outcome;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,48 +19,70 @@ pub struct Costs {
     batches: BTreeMap<usize, BatchCosts>,
 }
 
-/// What one sequence's round costs in a batch of a certain size, in seconds.
+/// What one sequence's round costs in a batch of a certain size, in draft steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RoundCosts {
-    /// A round that drafts nothing.
-    pub plain: f64,
-    /// Each draft: one draft step and one more row per sequence to verify.
-    pub draft: f64,
+pub struct RoundCosts<'a> {
+    /// Seconds of a draft step, lately.
+    step_seconds: f64,
+    verify: &'a Chain,
 }
 
-impl RoundCosts {
-    /// Seconds of a round with `drafts` drafts.
+impl RoundCosts<'_> {
+    /// A round with `drafts` drafts.
     pub fn round(&self, drafts: usize) -> f64 {
-        self.plain + self.draft * drafts as f64
+        drafts as f64 + self.verify.at((drafts + 1) as f64)
+    }
+
+    /// A round that drafts nothing.
+    pub fn plain(&self) -> f64 {
+        self.round(0)
+    }
+
+    /// One more draft after `drafts`: a draft step and one more row per sequence to verify. Never less
+    /// than the draft before it.
+    pub fn next(&self, drafts: usize) -> f64 {
+        self.round(drafts + 1) - self.round(drafts)
+    }
+
+    /// Seconds of a draft step, lately.
+    pub fn step_seconds(&self) -> f64 {
+        self.step_seconds
     }
 }
 
 #[derive(Debug, Clone, Default)]
 struct BatchCosts {
-    draft: Recent,
+    /// Seconds.
+    draft: Recent<8>,
+    /// Rounds since a draft step was measured.
+    since_draft: usize,
     /// Rounds by rows verified per sequence.
     verify: BTreeMap<usize, Rounds>,
     rounds: usize,
     plain_rounds: usize,
     since_plain: usize,
-    /// Seconds of a pass with one row per sequence, and of each row more.
-    fit: Option<(f64, f64)>,
+    fit: Option<Chain>,
 }
 
 /// Rounds that verified the same number of rows.
 #[derive(Debug, Clone, Default)]
 struct Rounds {
-    seconds: Recent,
-    /// 1 when measured last round, decaying since.
+    /// Draft steps that verification took.
+    steps: Recent<31>,
+    /// 1 when measured last, decaying since.
     freshness: f64,
 }
 
-/// What [`Rounds::freshness`] is multiplied by per round.
+/// What [`Rounds::freshness`] is multiplied by per measured round.
 const FRESHNESS_DECAY: f64 = 0.997;
+/// Rounds after which the last draft steps tell the machine's speed no more.
+const SPEED_KNOWN: usize = 4;
 /// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
 const ROW_PRIOR: f64 = 2.0;
-/// Rounds that measure costs and nothing else, at first: a slow first pass must not decide.
-const WARM_UP: usize = 5;
+/// Pulls the slope between two numbers of rows towards that of all as this many rounds would.
+const SLOPE_PRIOR: f64 = 1.0;
+/// Rounds that measure costs and nothing else, at first: a slow pass must not decide.
+const WARM_UP: usize = 6;
 /// Drafts of every other one of them.
 const WARM_UP_DRAFTS: usize = 3;
 /// Plain round `n` is due at round `8n²`: often while little is known, and then ever more rarely.
@@ -71,26 +98,20 @@ impl Costs {
         let batch = outcome.batch.max(1);
         let rows = (outcome.rows as f64 / batch as f64).round().clamp(1.0, MAX_ROWS as f64) as usize;
         let costs = self.batches.entry(batch).or_default();
-        costs.draft.extend(outcome.draft_seconds);
-        costs.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
-        // The only round with its number of rows may be far from the others and so turn the whole fit.
-        let credible = costs.verify_seconds(rows).filter(|_| costs.rounds >= WARM_UP);
-        let seconds = credible.map_or(outcome.verify_seconds, |s| outcome.verify_seconds.clamp(s / 2.0, s * 2.0));
-        let rounds = costs.verify.entry(rows).or_default();
-        rounds.freshness = 1.0;
-        rounds.seconds.extend(&[seconds]);
         costs.rounds += 1;
         costs.plain_rounds += usize::from(rows == 1);
         costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
-        costs.fit = costs.fit();
+        // The first round of all warms caches up, and each of its parts is slow in its own way.
+        if costs.rounds > 1 {
+            costs.measure(rows, outcome);
+        }
     }
 
     /// Costs in a batch of this size, or of the nearest size measured; `None` before a draft step and
     /// a verification have been measured.
-    pub fn round(&self, batch: usize) -> Option<RoundCosts> {
-        let known = |(&size, costs): (&usize, &BatchCosts)| costs.round().map(|round| (size, round));
-        let below = self.batches.range(..=batch).rev().find_map(known);
-        let above = self.batches.range(batch.saturating_add(1)..).find_map(known);
+    pub fn round(&self, batch: usize) -> Option<RoundCosts<'_>> {
+        let below = self.batches.range(..=batch).rev().find_map(BatchCosts::known);
+        let above = self.batches.range(batch.saturating_add(1)..).find_map(BatchCosts::known);
         let nearest = match (below, above) {
             (Some(b), Some(a)) => Some(if batch - b.0 <= a.0 - batch { b } else { a }),
             (b, a) => b.or(a),
@@ -105,73 +126,145 @@ impl Costs {
         let (rounds, plain, since_plain) =
             self.batches.get(&batch).map_or((0, 0, 0), |costs| (costs.rounds, costs.plain_rounds, costs.since_plain));
         if rounds < WARM_UP {
-            return Some(if rounds % 2 == 0 { WARM_UP_DRAFTS } else { 0 });
+            return Some(if rounds == 0 || rounds % 2 == 1 { WARM_UP_DRAFTS } else { 0 });
         }
         let due = rounds >= PLAIN_SPACING * plain * plain && since_plain > 0 || since_plain >= PLAIN_EVERY;
         due.then_some(0)
     }
 
     /// The costs of every batch size, for people.
-    pub fn all(&self) -> impl Iterator<Item = (usize, RoundCosts)> {
-        self.batches.iter().filter_map(|(&batch, costs)| Some((batch, costs.round()?)))
+    pub fn all(&self) -> impl Iterator<Item = (usize, RoundCosts<'_>)> {
+        self.batches.iter().filter_map(BatchCosts::known)
     }
 }
 
 impl BatchCosts {
-    fn round(&self) -> Option<RoundCosts> {
-        let step = self.draft.mean()?;
-        let (plain, per_row) = self.fit?;
-        Some(RoundCosts { plain, draft: step + per_row })
+    fn round(&self) -> Option<RoundCosts<'_>> {
+        Some(RoundCosts { step_seconds: self.draft.mean()?, verify: self.fit.as_ref()? })
     }
 
-    fn verify_seconds(&self, rows: usize) -> Option<f64> {
-        self.fit.map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
+    /// The costs of an entry of [`Costs::batches`], if they are known.
+    fn known<'a>((&batch, costs): (&usize, &'a Self)) -> Option<(usize, RoundCosts<'a>)> {
+        costs.round().map(|round| (batch, round))
     }
 
-    fn fit(&self) -> Option<(f64, f64)> {
-        let points = || {
-            let point = |(&rows, rounds): (&usize, &Rounds)| {
-                Some((rounds.freshness * rounds.seconds.len() as f64, rows as f64, rounds.seconds.mean()?))
-            };
-            self.verify.iter().filter_map(point)
+    fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
+        self.draft.extend(outcome.draft_seconds);
+        self.since_draft = if outcome.draft_seconds.is_empty() { self.since_draft + 1 } else { 0 };
+        let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
+        // The only round with its number of rows may be far from the others and so turn the whole fit.
+        let steps = outcome.verify_seconds / step;
+        if !(steps.is_finite() && steps >= 0.0) {
+            return;
+        }
+        let credible = self.fit.as_ref().filter(|_| self.rounds > WARM_UP).map(|fit| fit.at(rows as f64));
+        let steps = credible.map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
+        self.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
+        let rounds = self.verify.entry(rows).or_default();
+        rounds.freshness = 1.0;
+        rounds.steps.extend(&[steps]);
+        let point = |(&rows, rounds): (&usize, &Rounds)| {
+            let weight = rounds.freshness * rounds.steps.len() as f64;
+            Some(Point { rows: rows as f64, cost: rounds.steps.mean()?, weight })
         };
-        let (mut weight, mut rows, mut seconds) = (0.0, 0.0, 0.0);
-        for (w, r, s) in points() {
-            weight += w;
-            rows += w * r;
-            seconds += w * s;
-        }
-        if weight <= 0.0 {
-            return None;
-        }
-        let (rows, seconds) = (rows / weight, seconds / weight);
-        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
-        for (w, r, s) in points() {
-            covariance += w * (r - rows) * (s - seconds);
-            variance += w * (r - rows) * (r - rows);
-        }
-        // More rows never cost less, and a plain round never costs nothing.
-        let per_row = (covariance / variance).max(0.0);
-        let plain = (seconds - per_row * (rows - 1.0)).max(seconds * 0.05);
-        Some((plain, per_row))
+        self.fit = Chain::fit(&self.verify.iter().filter_map(point).collect::<Vec<_>>());
     }
 }
 
-/// The last [`Recent::KEPT`] times, and their mean without the lowest and highest quarter.
+/// What verifying a number of rows was measured to cost, in that many rounds.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    rows: f64,
+    cost: f64,
+    weight: f64,
+}
+
+/// A convex function of the rows: the highest of some lines.
+#[derive(Debug, Clone, PartialEq)]
+struct Chain {
+    lines: Vec<Line>,
+}
+
+/// The line through `(rows, cost)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Line {
+    rows: f64,
+    cost: f64,
+    slope: f64,
+}
+
+impl Chain {
+    fn at(&self, rows: f64) -> f64 {
+        self.lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The chain through points in ascending order of rows; `None` if there are none.
+    ///
+    /// The slopes between neighbours, each pulled towards the slope of the one straight line through
+    /// all, are made ascending by pooling adjacent violators (Ayer et al., Annals of Mathematical
+    /// Statistics 1955).
+    fn fit(points: &[Point]) -> Option<Self> {
+        let first = points.first()?;
+        let (rows, cost) = (mean(points, |p| p.rows), mean(points, |p| p.cost));
+        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
+        for p in points {
+            covariance += p.weight * (p.rows - rows) * (p.cost - cost);
+            variance += p.weight * (p.rows - rows) * (p.rows - rows);
+        }
+        let straight = (covariance / variance).max(0.0);
+
+        // Slopes, what each weighs, and how many neighbours it joins.
+        let mut slopes: Vec<(f64, f64, usize)> = Vec::with_capacity(points.len());
+        for (a, b) in std::iter::zip(points, &points[1..]) {
+            let width = b.rows - a.rows;
+            let weight = width * width / (1.0 / a.weight + 1.0 / b.weight);
+            let slope = (weight * (b.cost - a.cost) / width + SLOPE_PRIOR * straight) / (weight + SLOPE_PRIOR);
+            let mut pooled = (slope, weight + SLOPE_PRIOR, 1);
+            while let Some((slope, weight, joins)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
+                let both = weight + pooled.1;
+                pooled = ((slope * weight + pooled.0 * pooled.1) / both, both, joins + pooled.2);
+            }
+            slopes.push(pooled);
+        }
+
+        // From height 0 at first, then moved up to where the points are on average.
+        let mut chain = Self { lines: Vec::with_capacity(slopes.len() + 1) };
+        let (mut from, mut height) = (0, 0.0);
+        for (slope, _, joins) in slopes {
+            let slope = slope.max(0.0);
+            chain.lines.push(Line { rows: points[from].rows, cost: height, slope });
+            height += slope * (points[from + joins].rows - points[from].rows);
+            from += joins;
+        }
+        if chain.lines.is_empty() {
+            chain.lines.push(Line { rows: first.rows, cost: 0.0, slope: 0.0 });
+        }
+        let lift = cost - mean(points, |p| chain.at(p.rows));
+        chain.lines.iter_mut().for_each(|line| line.cost += lift);
+        // A plain round never costs nothing.
+        chain.lines.push(Line { rows: 1.0, cost: cost * 0.05, slope: 0.0 });
+        Some(chain)
+    }
+}
+
+fn mean(points: &[Point], value: impl Fn(&Point) -> f64) -> f64 {
+    let weight: f64 = points.iter().map(|p| p.weight).sum();
+    points.iter().map(|p| p.weight * value(p)).sum::<f64>() / weight
+}
+
+/// The last `KEPT` times, and their mean without the lowest and highest quarter.
 #[derive(Debug, Clone, Default)]
-struct Recent {
+struct Recent<const KEPT: usize> {
     seconds: VecDeque<f64>,
     sorted: Vec<f64>,
 }
 
-impl Recent {
-    const KEPT: usize = 31;
-
+impl<const KEPT: usize> Recent<KEPT> {
     fn extend(&mut self, seconds: &[f64]) {
         for &seconds in seconds.iter().filter(|s| s.is_finite() && **s >= 0.0) {
             // Zero or absurd times would make ratios of costs meaningless.
             let seconds = seconds.clamp(1e-9, 1e6);
-            if self.seconds.len() == Self::KEPT {
+            if self.seconds.len() == KEPT {
                 let oldest = self.seconds.pop_front().unwrap_or_default();
                 self.sorted.remove(self.sorted.partition_point(|&s| s < oldest));
             }
