@@ -244,6 +244,25 @@ fn goodput_ts_bears_noisy_times() {
     }
 }
 
+/// A straight line through costs of rows that rise ever faster made the next draft look cheap, and
+/// times of before a slow-down made drafting look dear: up to 28 % were lost.
+#[test]
+fn goodput_ts_knows_convex_costs_and_is_not_misled_by_a_machine_that_changes_speed() {
+    for chance in [0.5, 0.6, 0.8, 0.9, 0.95] {
+        for slow_every in [0, 40] {
+            let costs = Costs { rows: Rows::MemoryBound, slow_every, ..exact(0.22) };
+            let gain = gain(|seed| Kind::Iid(chance).stream(seed), costs);
+            assert!(gain > -0.012, "i.i.d. {chance}, slow after {slow_every} rounds: {gain}");
+            for (rounds, most) in [(100, 0.05), (300, 0.025)] {
+                let stream = Kind::Iid(chance).stream(100);
+                let short = replay_short(&parse("goodput-ts"), rounds, &stream, costs, 100).speedup();
+                let loss = 1.0 - short / best_fixed(&stream, costs).1.speedup();
+                assert!(loss < most, "i.i.d. {chance}, {rounds} rounds, slow after {slow_every} rounds: {loss}");
+            }
+        }
+    }
+}
+
 /// JSON has no NaN and no infinity: serde_json writes null for them.
 fn has_null(value: &Value) -> bool {
     match value {
