@@ -79,8 +79,8 @@ const FRESHNESS_DECAY: f64 = 0.997;
 const SPEED_KNOWN: usize = 8;
 /// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
 const ROW_PRIOR: f64 = 2.0;
-/// Pulls the slope between two numbers of rows towards that of all as this many rounds would.
-const SLOPE_PRIOR: f64 = 1.0;
+/// Rounds on the one straight line through all rounds that count for each number of rows.
+const LINE_PRIOR: f64 = 1.0;
 /// Rounds that measure costs and nothing else, at first: a slow pass must not decide.
 const WARM_UP: usize = 5;
 /// Drafts of every other one of them.
@@ -200,9 +200,8 @@ impl Chain {
 
     /// The chain through points in ascending order of rows; `None` if there are none.
     ///
-    /// The slopes between neighbours, each pulled towards the slope of the one straight line through
-    /// all, are made ascending by pooling adjacent violators (Ayer et al., Annals of Mathematical
-    /// Statistics 1955).
+    /// The slopes between neighbours are made ascending by pooling adjacent violators (Ayer et al., Annals
+    /// of Mathematical Statistics 1955).
     fn fit(points: &[Point]) -> Option<Self> {
         let first = points.first()?;
         let (rows, cost) = (mean(points, |p| p.rows), mean(points, |p| p.cost));
@@ -213,13 +212,19 @@ impl Chain {
         }
         let straight = (covariance / variance).max(0.0);
 
+        // Few rounds with a number of rows are believed only so far.
+        let believed = |p: &Point| {
+            let line = cost + straight * (p.rows - rows);
+            let weight = p.weight + LINE_PRIOR;
+            Point { rows: p.rows, cost: (p.weight * p.cost + LINE_PRIOR * line) / weight, weight }
+        };
+
         // Slopes, what each weighs, and how many neighbours it joins.
         let mut slopes: Vec<(f64, f64, usize)> = Vec::with_capacity(points.len());
         for (a, b) in std::iter::zip(points, &points[1..]) {
+            let (a, b) = (believed(a), believed(b));
             let width = b.rows - a.rows;
-            let weight = width * width / (1.0 / a.weight + 1.0 / b.weight);
-            let slope = (weight * (b.cost - a.cost) / width + SLOPE_PRIOR * straight) / (weight + SLOPE_PRIOR);
-            let mut pooled = (slope, weight + SLOPE_PRIOR, 1);
+            let mut pooled = ((b.cost - a.cost) / width, width * width / (1.0 / a.weight + 1.0 / b.weight), 1);
             while let Some((slope, weight, joins)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
                 let both = weight + pooled.1;
                 pooled = ((slope * weight + pooled.0 * pooled.1) / both, both, joins + pooled.2);
