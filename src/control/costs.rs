@@ -23,7 +23,7 @@ pub struct Costs {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundCosts<'a> {
     /// Seconds of a draft step, lately.
-    step_seconds: f64,
+    pub step_seconds: f64,
     verify: &'a Chain,
 }
 
@@ -42,11 +42,6 @@ impl RoundCosts<'_> {
     /// than the draft before it.
     pub fn next(&self, drafts: usize) -> f64 {
         self.round(drafts + 1) - self.round(drafts)
-    }
-
-    /// Seconds of a draft step, lately.
-    pub fn step_seconds(&self) -> f64 {
-        self.step_seconds
     }
 }
 
@@ -154,7 +149,7 @@ impl BatchCosts {
         let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
         // The only round with its number of rows may be far from the others and so turn the whole fit.
         let steps = outcome.verify_seconds / step;
-        if !(steps.is_finite() && steps >= 0.0) {
+        if !steps.is_finite() || steps < 0.0 {
             return;
         }
         let credible = self.fit.as_ref().filter(|_| self.rounds > WARM_UP).map(|fit| fit.at(rows as f64));
@@ -185,7 +180,7 @@ struct Chain {
     lines: Vec<Line>,
 }
 
-/// The line through `(rows, cost)`.
+/// The line through `(rows, cost)`; costs in draft steps, as everywhere here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Line {
     rows: f64,
@@ -203,7 +198,7 @@ impl Chain {
     /// The slopes between neighbours are made ascending by pooling adjacent violators (Ayer et al., Annals
     /// of Mathematical Statistics 1955).
     fn fit(points: &[Point]) -> Option<Self> {
-        let first = points.first()?;
+        let first = points.first()?.rows;
         let (rows, cost) = (mean(points, |p| p.rows), mean(points, |p| p.cost));
         let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
         for p in points {
@@ -212,7 +207,7 @@ impl Chain {
         }
         let straight = (covariance / variance).max(0.0);
 
-        // Few rounds with a number of rows are believed only so far.
+        // A number of rows that few rounds had is believed only so far.
         let believed = |p: &Point| {
             let line = cost + straight * (p.rows - rows);
             let weight = p.weight + LINE_PRIOR;
@@ -242,7 +237,7 @@ impl Chain {
             from += joins;
         }
         if chain.lines.is_empty() {
-            chain.lines.push(Line { rows: first.rows, cost: 0.0, slope: 0.0 });
+            chain.lines.push(Line { rows: first, cost: 0.0, slope: 0.0 });
         }
         let lift = cost - mean(points, |p| chain.at(p.rows));
         chain.lines.iter_mut().for_each(|line| line.cost += lift);
@@ -313,7 +308,6 @@ mod tests {
         let found = costs.round(1).unwrap();
         std::array::from_fn(|drafts| found.round(drafts) / found.plain())
     }
-
     fn close(found: [f64; 7], expected: impl Fn(usize) -> f64) -> bool {
         found.iter().enumerate().all(|(drafts, &cost)| (cost - expected(drafts)).abs() < 0.03 * expected(drafts))
     }

@@ -243,7 +243,7 @@ impl Controller for GoodputTs {
             (slot.to_string(), json!({ "level": level(&s.level), "undrafted": s.undrafted }))
         };
         let costs = |(batch, c): (usize, RoundCosts<'_>)| {
-            let step = c.step_seconds();
+            let step = c.step_seconds;
             (batch.to_string(), json!({ "plain_seconds": c.plain() * step, "draft_seconds": c.next(0) * step }))
         };
         json!({
