@@ -12,8 +12,9 @@ mod table;
 
 use clap::Parser;
 use eesd::control::ControllerSpec;
-use simulator::Costs;
+use simulator::{Costs, Rows};
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Compares controllers on simulated streams.
@@ -31,9 +32,18 @@ struct Args {
     /// Cost of each verified row beyond the first, in plain rounds.
     #[arg(long, default_value_t = 0.0)]
     row: f64,
+    /// Rows cost what they do on a CPU that reading the weights keeps busy: the first next to nothing.
+    #[arg(long, conflicts_with = "row")]
+    memory_bound: bool,
     /// Jitter of measured times; above 0, one time in a hundred is also ten times too long.
     #[arg(long, default_value_t = 0.0)]
     jitter: f64,
+    /// Rounds after which the machine falls to half its speed, and after as many more is back; 0: never.
+    #[arg(long, default_value_t = 0)]
+    slow_every: usize,
+    /// Rounds of a run; each starts from nothing. One run a stream if left out.
+    #[arg(long)]
+    run: Option<NonZeroUsize>,
     /// Only streams whose name contains this.
     #[arg(long, default_value = "")]
     stream: String,
@@ -54,13 +64,14 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let costs: Vec<Costs> =
-        args.ratios.iter().map(|&draft| Costs { draft, row: args.row, jitter: args.jitter }).collect();
+    let rows = if args.memory_bound { Rows::MemoryBound } else { Rows::Even(args.row) };
+    let (jitter, slow_every) = (args.jitter, args.slow_every);
+    let costs: Vec<Costs> = args.ratios.iter().map(|&draft| Costs { draft, rows, jitter, slow_every }).collect();
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
     let mut sources = table::made_up();
     sources.extend(table::traces()?);
     sources.retain(|(name, _)| name.contains(&args.stream));
-    let tables = table::play(&sources, &args.controllers, &costs, &seeds);
+    let tables = table::play(&sources, &args.controllers, &costs, args.run, &seeds);
     for table in &tables {
         println!("{}", table.markdown(&args.controllers));
     }

@@ -8,7 +8,7 @@ use eesd::sample::{Philox, Purpose};
 use proptest::prelude::*;
 use serde_json::Value;
 use simulator::streams::{Kind, recorded, shuffled};
-use simulator::{Costs, MAX_DRAFT, Position, Stream, best_fixed, replay, replay_with};
+use simulator::{Costs, MAX_DRAFT, Position, Rows, Stream, best_fixed, replay, replay_short, replay_with};
 use std::path::Path;
 
 /// One of each, options included.
@@ -28,8 +28,9 @@ fn parse(text: &str) -> ControllerSpec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// Times that do not vary, and rows that cost nothing.
 fn exact(draft: f64) -> Costs {
-    Costs { draft, row: 0.0, jitter: 0.0 }
+    Costs { draft, rows: Rows::Even(0.0), jitter: 0.0, slow_every: 0 }
 }
 
 #[test]
@@ -237,8 +238,27 @@ fn goodput_ts_beats_every_fixed_length_on_the_bundled_model() {
 fn goodput_ts_bears_noisy_times() {
     for kind in [Kind::Iid(0.3), Kind::Iid(0.8), Kind::Iid(0.95), Kind::Informative] {
         for (draft, row) in [(0.05, 0.02), (0.2, 0.1)] {
-            let gain = gain(|seed| kind.stream(seed), Costs { draft, row, jitter: 0.2 });
+            let gain = gain(|seed| kind.stream(seed), Costs { rows: Rows::Even(row), jitter: 0.2, ..exact(draft) });
             assert!(gain > -0.02, "{}, r = {draft}: {gain}", kind.name());
+        }
+    }
+}
+
+/// A straight line through costs of rows that rise ever faster made the next draft look cheap, and
+/// times of before a slow-down made drafting look dear: up to 28 % were lost.
+#[test]
+fn goodput_ts_knows_convex_costs_and_is_not_misled_by_a_machine_that_changes_speed() {
+    for chance in [0.5, 0.6, 0.8, 0.9, 0.95] {
+        for slow_every in [0, 40] {
+            let costs = Costs { rows: Rows::MemoryBound, slow_every, ..exact(0.22) };
+            let gain = gain(|seed| Kind::Iid(chance).stream(seed), costs);
+            assert!(gain > -0.012, "i.i.d. {chance}, slow after {slow_every} rounds: {gain}");
+            for (rounds, most) in [(100, 0.05), (300, 0.025)] {
+                let stream = Kind::Iid(chance).stream(100);
+                let short = replay_short(&parse("goodput-ts"), rounds, &stream, costs, 100).speedup();
+                let loss = 1.0 - short / best_fixed(&stream, costs).1.speedup();
+                assert!(loss < most, "i.i.d. {chance}, {rounds} rounds, slow after {slow_every} rounds: {loss}");
+            }
         }
     }
 }

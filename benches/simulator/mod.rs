@@ -35,15 +35,49 @@ pub struct Stream {
 pub struct Costs {
     /// `r`: one draft step.
     pub draft: f64,
-    /// Each verified row beyond the first.
-    pub row: f64,
+    /// Verification by its rows.
+    pub rows: Rows,
     /// Measured times vary by this factor either way, and one in a hundred is ten times too long.
     pub jitter: f64,
+    /// Rounds after which the machine falls to half its speed, and after as many more is back; 0: never.
+    /// The controller sees the times double. They are counted in plain rounds of the same moment, which
+    /// double too, so that speeds can be compared.
+    pub slow_every: usize,
+}
+
+/// What verification costs by its rows, in units of one row's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rows {
+    /// Each row beyond the first costs the same.
+    Even(f64),
+    /// As measured on two CPU cores with a model of 330 million parameters: reading the weights hides the
+    /// arithmetic of the first rows and not that of later ones.
+    MemoryBound,
+}
+
+/// One to nine rows of [`Rows::MemoryBound`]; six and eight are interpolated.
+const MEMORY_BOUND: [f64; 9] = [1.0, 1.01, 1.06, 1.19, 1.43, 1.79, 2.15, 2.25, 2.35];
+/// Each row after them: the mean of the rows bound by arithmetic.
+const ARITHMETIC_BOUND_ROW: f64 = 0.23;
+
+impl Rows {
+    /// The cost of `rows >= 1` rows.
+    fn cost(self, rows: usize) -> f64 {
+        match self {
+            Rows::Even(row) => 1.0 + row * (rows - 1) as f64,
+            Rows::MemoryBound => {
+                let measured = rows.min(MEMORY_BOUND.len());
+                MEMORY_BOUND[measured - 1] + ARITHMETIC_BOUND_ROW * (rows - measured) as f64
+            }
+        }
+    }
 }
 
 impl Costs {
-    /// A time as the controller gets to see it.
-    fn measured(&self, seconds: f64, rng: &mut Philox) -> f64 {
+    /// A time of a certain round as the controller gets to see it.
+    fn measured(&self, round: usize, seconds: f64, rng: &mut Philox) -> f64 {
+        let slow = round.checked_div(self.slow_every).is_some_and(|stretch| stretch % 2 == 1);
+        let seconds = if slow { 2.0 * seconds } else { seconds };
         if self.jitter == 0.0 {
             return seconds;
         }
@@ -77,6 +111,48 @@ pub fn replay(spec: &ControllerSpec, stream: &Stream, costs: Costs, seed: u64) -
     replay_with(spec.build().as_mut(), stream, costs, seed)
 }
 
+/// Plays `stream` to its end with the controller `spec`, which forgets all it learned every `rounds`
+/// rounds: what many short runs come to.
+pub fn replay_short(spec: &ControllerSpec, rounds: usize, stream: &Stream, costs: Costs, seed: u64) -> Replay {
+    let mut controller = Forgetful { spec, controller: spec.build(), rounds, left: rounds };
+    replay_with(&mut controller, stream, costs, seed)
+}
+
+/// A controller that is made anew after a number of rounds.
+struct Forgetful<'a> {
+    spec: &'a ControllerSpec,
+    controller: Box<dyn Controller>,
+    rounds: usize,
+    left: usize,
+}
+
+impl Controller for Forgetful<'_> {
+    fn spec(&self) -> String {
+        self.controller.spec()
+    }
+
+    fn start(&mut self, slot: usize) {
+        self.controller.start(slot);
+    }
+
+    fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
+        self.controller.proceed(step, rng)
+    }
+
+    fn observe(&mut self, outcome: &Outcome<'_>) {
+        self.controller.observe(outcome);
+        self.left -= 1;
+        if self.left == 0 {
+            self.controller = self.spec.build();
+            self.left = self.rounds;
+        }
+    }
+
+    fn state(&self) -> serde_json::Value {
+        self.controller.state()
+    }
+}
+
 /// Plays `stream` to its end with `controller`.
 pub fn replay_with(controller: &mut dyn Controller, stream: &Stream, costs: Costs, seed: u64) -> Replay {
     let mut total = Replay::default();
@@ -99,11 +175,11 @@ pub fn replay_with(controller: &mut dyn Controller, stream: &Stream, costs: Cost
                     break;
                 }
                 confidences.push(text[at + confidences.len()].confidence);
-                draft_seconds.push(costs.measured(costs.draft, &mut noise));
+                draft_seconds.push(costs.measured(total.rounds, costs.draft, &mut noise));
             }
             let drafts = confidences.len();
             let accepted = text[at..at + drafts].iter().take_while(|p| p.accepted).count();
-            let verify = 1.0 + costs.row * drafts as f64;
+            let verify = costs.rows.cost(drafts + 1);
             controller.observe(&Outcome {
                 slot: 0,
                 batch: 1,
@@ -111,7 +187,7 @@ pub fn replay_with(controller: &mut dyn Controller, stream: &Stream, costs: Cost
                 confidences: &confidences,
                 accepted,
                 draft_seconds: &draft_seconds,
-                verify_seconds: costs.measured(verify, &mut noise),
+                verify_seconds: costs.measured(total.rounds, verify, &mut noise),
             });
             at += accepted + 1;
             total.tokens += accepted + 1;

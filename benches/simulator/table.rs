@@ -1,8 +1,9 @@
 //! Replays every controller on every stream and lays the results out.
 
 use crate::simulator::streams::{self, Kind};
-use crate::simulator::{Costs, Stream, best_fixed, replay};
+use crate::simulator::{Costs, Rows, Stream, best_fixed, replay, replay_short};
 use eesd::control::ControllerSpec;
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -51,8 +52,15 @@ pub fn traces() -> std::io::Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// Plays every controller on every stream, under each cost and seed, on all cores.
-pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs], seeds: &[u64]) -> Vec<Table> {
+/// Plays every controller on every stream, under each cost and seed, on all cores; in runs of `run` rounds
+/// of which each starts from nothing, if any are asked for.
+pub fn play(
+    sources: &[Source],
+    controllers: &[ControllerSpec],
+    costs: &[Costs],
+    run: Option<NonZeroUsize>,
+    seeds: &[u64],
+) -> Vec<Table> {
     let jobs: Vec<(usize, u64)> =
         (0..sources.len()).flat_map(|source| seeds.iter().map(move |&seed| (source, seed))).collect();
     let results: Mutex<Vec<(usize, Vec<Cell>)>> = Mutex::new(Vec::new());
@@ -65,7 +73,7 @@ pub fn play(sources: &[Source], controllers: &[ControllerSpec], costs: &[Costs],
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(source, seed)) = jobs.get(job) else { break };
                     let stream = sources[source].1(seed);
-                    let cells = costs.iter().map(|&c| Cell::play(&stream, controllers, c, seed)).collect();
+                    let cells = costs.iter().map(|&c| Cell::play(&stream, controllers, c, run, seed)).collect();
                     results.lock().expect("a replay panicked").push((job, cells));
                 }
             });
@@ -95,10 +103,20 @@ struct Cell {
 }
 
 impl Cell {
-    fn play(stream: &Stream, controllers: &[ControllerSpec], costs: Costs, seed: u64) -> Self {
+    fn play(
+        stream: &Stream,
+        controllers: &[ControllerSpec],
+        costs: Costs,
+        run: Option<NonZeroUsize>,
+        seed: u64,
+    ) -> Self {
         let (best_length, best) = best_fixed(stream, costs);
         let best_speedup = best.speedup();
-        let gain = |spec| replay(spec, stream, costs, seed).speedup() / best_speedup - 1.0;
+        let replay = |spec| match run {
+            Some(rounds) => replay_short(spec, rounds.get(), stream, costs, seed),
+            None => replay(spec, stream, costs, seed),
+        };
+        let gain = |spec| replay(spec).speedup() / best_speedup - 1.0;
         Self { best_length, best_speedup, gains: controllers.iter().map(gain).collect() }
     }
 }
@@ -115,8 +133,10 @@ impl Table {
     /// The table in Markdown.
     pub fn markdown(&self, controllers: &[ControllerSpec]) -> String {
         let mut text = format!("| r = {}", self.costs.draft);
-        if self.costs.row > 0.0 {
-            text += &format!(", +{} % a row", 100.0 * self.costs.row);
+        match self.costs.rows {
+            Rows::Even(0.0) => {}
+            Rows::Even(row) => text += &format!(", +{} % a row", 100.0 * row),
+            Rows::MemoryBound => text += ", memory-bound rows",
         }
         text += " | best fixed";
         controllers.iter().for_each(|spec| text += &format!(" | {spec}"));

@@ -1,9 +1,14 @@
 //! What draft steps and rounds cost, measured as they happen, per batch size.
 //!
-//! The cost of one more draft is a trimmed mean of recent draft steps. The cost of a round without its
-//! draft steps is an affine function of the rows it verifies per sequence, fitted through the trimmed
-//! means of recent rounds with each number of rows. Trimmed, because a page fault, a preemption or
-//! another program's burst makes single times many times too long.
+//! Decisions need ratios of costs alone, and the machine's speed changes: other programs come and go,
+//! processors grow hot. So the unit is the draft step. A round's verification is kept as its time over
+//! that of the draft steps around it, which other programs slowed down as much. The verifications
+//! of recent rounds with a number of rows count by their trimmed mean, because a page fault or a
+//! preemption makes single times many times too long.
+//!
+//! More rows never cost less, and each costs at least what the one before it did: the arithmetic of the
+//! first ones hides behind reading the weights. So the cost of verification is the convex chain of
+//! lines that best joins those means.
 
 use super::Outcome;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,47 +19,64 @@ pub struct Costs {
     batches: BTreeMap<usize, BatchCosts>,
 }
 
-/// What one sequence's round costs in a batch of a certain size, in seconds.
+/// What one sequence's round costs in a batch of a certain size, in draft steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RoundCosts {
-    /// A round that drafts nothing.
-    pub plain: f64,
-    /// Each draft: one draft step and one more row per sequence to verify.
-    pub draft: f64,
+pub struct RoundCosts<'a> {
+    /// Seconds of a draft step, lately.
+    pub step_seconds: f64,
+    verify: &'a Chain,
 }
 
-impl RoundCosts {
-    /// Seconds of a round with `drafts` drafts.
+impl RoundCosts<'_> {
+    /// A round with `drafts` drafts.
     pub fn round(&self, drafts: usize) -> f64 {
-        self.plain + self.draft * drafts as f64
+        drafts as f64 + self.verify.at((drafts + 1) as f64)
+    }
+
+    /// A round that drafts nothing.
+    pub fn plain(&self) -> f64 {
+        self.round(0)
+    }
+
+    /// One more draft after `drafts`: a draft step and one more row per sequence to verify. Never less
+    /// than the draft before it.
+    pub fn next(&self, drafts: usize) -> f64 {
+        self.round(drafts + 1) - self.round(drafts)
     }
 }
 
 #[derive(Debug, Clone, Default)]
 struct BatchCosts {
-    draft: Recent,
+    /// Seconds.
+    draft: Recent<8>,
+    /// Rounds since a draft step was measured.
+    since_draft: usize,
     /// Rounds by rows verified per sequence.
     verify: BTreeMap<usize, Rounds>,
     rounds: usize,
     plain_rounds: usize,
     since_plain: usize,
-    /// Seconds of a pass with one row per sequence, and of each row more.
-    fit: Option<(f64, f64)>,
+    fit: Option<Chain>,
 }
 
 /// Rounds that verified the same number of rows.
 #[derive(Debug, Clone, Default)]
 struct Rounds {
-    seconds: Recent,
-    /// 1 when measured last round, decaying since.
+    /// Draft steps that verification took.
+    steps: Recent<63>,
+    /// 1 when measured last, decaying since.
     freshness: f64,
 }
 
-/// What [`Rounds::freshness`] is multiplied by per round.
+/// What [`Rounds::freshness`] is multiplied by per measured round.
 const FRESHNESS_DECAY: f64 = 0.997;
+/// Rounds after which the last draft steps tell the machine's speed no more.
+const SPEED_KNOWN: usize = 8;
 /// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
 const ROW_PRIOR: f64 = 2.0;
-/// Rounds that measure costs and nothing else, at first: a slow first pass must not decide.
+/// Rounds on the one straight line through all rounds that count for each number of rows.
+const LINE_PRIOR: f64 = 1.0;
+/// Rounds that measure costs and nothing else, at first: a slow pass must not decide.
 const WARM_UP: usize = 5;
 /// Drafts of every other one of them.
 const WARM_UP_DRAFTS: usize = 3;
@@ -71,26 +93,20 @@ impl Costs {
         let batch = outcome.batch.max(1);
         let rows = (outcome.rows as f64 / batch as f64).round().clamp(1.0, MAX_ROWS as f64) as usize;
         let costs = self.batches.entry(batch).or_default();
-        costs.draft.extend(outcome.draft_seconds);
-        costs.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
-        // The only round with its number of rows may be far from the others and so turn the whole fit.
-        let credible = costs.verify_seconds(rows).filter(|_| costs.rounds >= WARM_UP);
-        let seconds = credible.map_or(outcome.verify_seconds, |s| outcome.verify_seconds.clamp(s / 2.0, s * 2.0));
-        let rounds = costs.verify.entry(rows).or_default();
-        rounds.freshness = 1.0;
-        rounds.seconds.extend(&[seconds]);
         costs.rounds += 1;
         costs.plain_rounds += usize::from(rows == 1);
         costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
-        costs.fit = costs.fit();
+        // The first round of all warms caches up, and each of its parts is slow in its own way.
+        if costs.rounds > 1 {
+            costs.measure(rows, outcome);
+        }
     }
 
     /// Costs in a batch of this size, or of the nearest size measured; `None` before a draft step and
     /// a verification have been measured.
-    pub fn round(&self, batch: usize) -> Option<RoundCosts> {
-        let known = |(&size, costs): (&usize, &BatchCosts)| costs.round().map(|round| (size, round));
-        let below = self.batches.range(..=batch).rev().find_map(known);
-        let above = self.batches.range(batch.saturating_add(1)..).find_map(known);
+    pub fn round(&self, batch: usize) -> Option<RoundCosts<'_>> {
+        let below = self.batches.range(..=batch).rev().find_map(BatchCosts::known);
+        let above = self.batches.range(batch.saturating_add(1)..).find_map(BatchCosts::known);
         let nearest = match (below, above) {
             (Some(b), Some(a)) => Some(if batch - b.0 <= a.0 - batch { b } else { a }),
             (b, a) => b.or(a),
@@ -105,73 +121,150 @@ impl Costs {
         let (rounds, plain, since_plain) =
             self.batches.get(&batch).map_or((0, 0, 0), |costs| (costs.rounds, costs.plain_rounds, costs.since_plain));
         if rounds < WARM_UP {
-            return Some(if rounds % 2 == 0 { WARM_UP_DRAFTS } else { 0 });
+            return Some(if rounds == 0 || rounds % 2 == 1 { WARM_UP_DRAFTS } else { 0 });
         }
         let due = rounds >= PLAIN_SPACING * plain * plain && since_plain > 0 || since_plain >= PLAIN_EVERY;
         due.then_some(0)
     }
 
     /// The costs of every batch size, for people.
-    pub fn all(&self) -> impl Iterator<Item = (usize, RoundCosts)> {
-        self.batches.iter().filter_map(|(&batch, costs)| Some((batch, costs.round()?)))
+    pub fn all(&self) -> impl Iterator<Item = (usize, RoundCosts<'_>)> {
+        self.batches.iter().filter_map(BatchCosts::known)
     }
 }
 
 impl BatchCosts {
-    fn round(&self) -> Option<RoundCosts> {
-        let step = self.draft.mean()?;
-        let (plain, per_row) = self.fit?;
-        Some(RoundCosts { plain, draft: step + per_row })
+    fn round(&self) -> Option<RoundCosts<'_>> {
+        Some(RoundCosts { step_seconds: self.draft.mean()?, verify: self.fit.as_ref()? })
     }
 
-    fn verify_seconds(&self, rows: usize) -> Option<f64> {
-        self.fit.map(|(plain, per_row)| plain + per_row * (rows as f64 - 1.0))
+    /// The costs of an entry of [`Costs::batches`], if they are known.
+    fn known<'a>((&batch, costs): (&usize, &'a Self)) -> Option<(usize, RoundCosts<'a>)> {
+        costs.round().map(|round| (batch, round))
     }
 
-    fn fit(&self) -> Option<(f64, f64)> {
-        let points = || {
-            let point = |(&rows, rounds): (&usize, &Rounds)| {
-                Some((rounds.freshness * rounds.seconds.len() as f64, rows as f64, rounds.seconds.mean()?))
-            };
-            self.verify.iter().filter_map(point)
+    fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
+        self.draft.extend(outcome.draft_seconds);
+        self.since_draft = if outcome.draft_seconds.is_empty() { self.since_draft + 1 } else { 0 };
+        let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
+        // The only round with its number of rows may be far from the others and so turn the whole fit.
+        let steps = outcome.verify_seconds / step;
+        if !steps.is_finite() || steps < 0.0 {
+            return;
+        }
+        let credible = self.fit.as_ref().filter(|_| self.rounds > WARM_UP).map(|fit| fit.at(rows as f64));
+        let steps = credible.map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
+        self.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
+        let rounds = self.verify.entry(rows).or_default();
+        rounds.freshness = 1.0;
+        rounds.steps.extend(&[steps]);
+        let point = |(&rows, rounds): (&usize, &Rounds)| {
+            let weight = rounds.freshness * rounds.steps.len() as f64;
+            Some(Point { rows: rows as f64, cost: rounds.steps.mean()?, weight })
         };
-        let (mut weight, mut rows, mut seconds) = (0.0, 0.0, 0.0);
-        for (w, r, s) in points() {
-            weight += w;
-            rows += w * r;
-            seconds += w * s;
-        }
-        if weight <= 0.0 {
-            return None;
-        }
-        let (rows, seconds) = (rows / weight, seconds / weight);
-        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
-        for (w, r, s) in points() {
-            covariance += w * (r - rows) * (s - seconds);
-            variance += w * (r - rows) * (r - rows);
-        }
-        // More rows never cost less, and a plain round never costs nothing.
-        let per_row = (covariance / variance).max(0.0);
-        let plain = (seconds - per_row * (rows - 1.0)).max(seconds * 0.05);
-        Some((plain, per_row))
+        self.fit = Chain::fit(&self.verify.iter().filter_map(point).collect::<Vec<_>>());
     }
 }
 
-/// The last [`Recent::KEPT`] times, and their mean without the lowest and highest quarter.
+/// What verifying a number of rows was measured to cost, in that many rounds.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    rows: f64,
+    cost: f64,
+    weight: f64,
+}
+
+/// A convex function of the rows: the highest of some lines.
+#[derive(Debug, Clone, PartialEq)]
+struct Chain {
+    lines: Vec<Line>,
+}
+
+/// The line through `(rows, cost)`; costs in draft steps, as everywhere here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Line {
+    rows: f64,
+    cost: f64,
+    slope: f64,
+}
+
+impl Chain {
+    fn at(&self, rows: f64) -> f64 {
+        self.lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The chain through points in ascending order of rows; `None` if there are none.
+    ///
+    /// The slopes between neighbours are made ascending by pooling adjacent violators (Ayer et al., Annals
+    /// of Mathematical Statistics 1955).
+    fn fit(points: &[Point]) -> Option<Self> {
+        let first = points.first()?.rows;
+        let (rows, cost) = (mean(points, |p| p.rows), mean(points, |p| p.cost));
+        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
+        for p in points {
+            covariance += p.weight * (p.rows - rows) * (p.cost - cost);
+            variance += p.weight * (p.rows - rows) * (p.rows - rows);
+        }
+        let straight = (covariance / variance).max(0.0);
+
+        // A number of rows that few rounds had is believed only so far.
+        let believed = |p: &Point| {
+            let line = cost + straight * (p.rows - rows);
+            let weight = p.weight + LINE_PRIOR;
+            Point { rows: p.rows, cost: (p.weight * p.cost + LINE_PRIOR * line) / weight, weight }
+        };
+
+        // Slopes, what each weighs, and how many neighbours it joins.
+        let mut slopes: Vec<(f64, f64, usize)> = Vec::with_capacity(points.len());
+        for (a, b) in std::iter::zip(points, &points[1..]) {
+            let (a, b) = (believed(a), believed(b));
+            let width = b.rows - a.rows;
+            let mut pooled = ((b.cost - a.cost) / width, width * width / (1.0 / a.weight + 1.0 / b.weight), 1);
+            while let Some((slope, weight, joins)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
+                let both = weight + pooled.1;
+                pooled = ((slope * weight + pooled.0 * pooled.1) / both, both, joins + pooled.2);
+            }
+            slopes.push(pooled);
+        }
+
+        // From height 0 at first, then moved up to where the points are on average.
+        let mut chain = Self { lines: Vec::with_capacity(slopes.len() + 1) };
+        let (mut from, mut height) = (0, 0.0);
+        for (slope, _, joins) in slopes {
+            let slope = slope.max(0.0);
+            chain.lines.push(Line { rows: points[from].rows, cost: height, slope });
+            height += slope * (points[from + joins].rows - points[from].rows);
+            from += joins;
+        }
+        if chain.lines.is_empty() {
+            chain.lines.push(Line { rows: first, cost: 0.0, slope: 0.0 });
+        }
+        let lift = cost - mean(points, |p| chain.at(p.rows));
+        chain.lines.iter_mut().for_each(|line| line.cost += lift);
+        // A plain round never costs nothing.
+        chain.lines.push(Line { rows: 1.0, cost: cost * 0.05, slope: 0.0 });
+        Some(chain)
+    }
+}
+
+fn mean(points: &[Point], value: impl Fn(&Point) -> f64) -> f64 {
+    let weight: f64 = points.iter().map(|p| p.weight).sum();
+    points.iter().map(|p| p.weight * value(p)).sum::<f64>() / weight
+}
+
+/// The last `KEPT` times, and their mean without the lowest and highest quarter.
 #[derive(Debug, Clone, Default)]
-struct Recent {
+struct Recent<const KEPT: usize> {
     seconds: VecDeque<f64>,
     sorted: Vec<f64>,
 }
 
-impl Recent {
-    const KEPT: usize = 31;
-
+impl<const KEPT: usize> Recent<KEPT> {
     fn extend(&mut self, seconds: &[f64]) {
         for &seconds in seconds.iter().filter(|s| s.is_finite() && **s >= 0.0) {
             // Zero or absurd times would make ratios of costs meaningless.
             let seconds = seconds.clamp(1e-9, 1e6);
-            if self.seconds.len() == Self::KEPT {
+            if self.seconds.len() == KEPT {
                 let oldest = self.seconds.pop_front().unwrap_or_default();
                 self.sorted.remove(self.sorted.partition_point(|&s| s < oldest));
             }
@@ -210,6 +303,15 @@ mod tests {
         }
     }
 
+    /// What fits tell about rounds with up to six drafts, in plain rounds.
+    fn found(costs: &Costs) -> [f64; 7] {
+        let found = costs.round(1).unwrap();
+        std::array::from_fn(|drafts| found.round(drafts) / found.plain())
+    }
+    fn close(found: [f64; 7], expected: impl Fn(usize) -> f64) -> bool {
+        found.iter().enumerate().all(|(drafts, &cost)| (cost - expected(drafts)).abs() < 0.03 * expected(drafts))
+    }
+
     #[test]
     fn costs_are_found_through_outliers() {
         let mut costs = Costs::default();
@@ -217,19 +319,55 @@ mod tests {
             let drafts = i % 5;
             // The very first round, and then every 37th, is far too long.
             let slow = if i % 37 == 0 { 10.0 } else { 1.0 };
-            round(1, drafts, 0.2 * slow, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
+            round(1, drafts, 0.2, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
         }
-        let found = costs.round(1).unwrap();
-        assert!((found.plain - 1.0).abs() < 0.03, "{found:?}");
-        assert!((found.draft - 0.3).abs() < 0.01, "{found:?}");
+        assert!(close(found(&costs), |drafts| 1.0 + 0.3 * drafts as f64), "{:?}", found(&costs));
+    }
+
+    /// Rows that cost nothing and then much: what a further one costs is not what they cost on average.
+    #[test]
+    fn convex_costs_are_found_on_a_machine_that_changes_speed() {
+        let cost = |drafts: usize| 1.0 + 0.2 * drafts as f64 + 0.4 * drafts.saturating_sub(2) as f64;
+        let mut costs = Costs::default();
+        for i in 0..800 {
+            let slow = if i / 100 % 2 == 1 { 3.0 } else { 1.0 };
+            // Mostly short drafts, and hardly a plain round while the machine is fast.
+            let drafts = if i % 100 == 60 { 0 } else { [1, 2, 1, 2, 3, 4][i % 6] };
+            round(1, drafts, 0.2 * slow, (cost(drafts) - 0.2 * drafts as f64) * slow)(&mut costs);
+        }
+        assert!(close(found(&costs), cost), "{:?}", found(&costs));
+    }
+
+    #[test]
+    fn slopes_ascend_and_extend_beyond_what_was_measured() {
+        let point = |(rows, cost, weight)| Point { rows, cost, weight };
+        let points = [(1.0, 5.0, 30.0), (2.0, 6.5, 1.0), (3.0, 6.0, 30.0), (5.0, 9.0, 30.0)].map(point);
+        let chain = Chain::fit(&points).unwrap();
+        let next = |rows: f64| chain.at(rows + 1.0) - chain.at(rows);
+        assert!((1..20).all(|rows| next(f64::from(rows)) <= next(f64::from(rows + 1)) + 1e-12), "{chain:?}");
+        assert!((next(1.0) - 0.5).abs() < 0.2 && (next(10.0) - 1.5).abs() < 0.1, "{chain:?}");
+        assert_eq!(Chain::fit(&[]), None);
+        assert_eq!(Chain::fit(&points[..1]).unwrap().at(9.0), 5.0, "one point tells nothing of more rows");
+    }
+
+    #[test]
+    fn a_plain_round_is_not_measured_against_draft_steps_of_long_ago() {
+        let mut costs = Costs::default();
+        (0..20).for_each(|i| round(1, i % 3, 0.2, 1.0)(&mut costs));
+        let before = found(&costs);
+        (0..=SPEED_KNOWN).for_each(|_| round(1, 0, 0.0, 1.0)(&mut costs));
+        (0..100).for_each(|_| round(1, 0, 0.0, 5.0)(&mut costs));
+        assert!(close(found(&costs), |drafts| before[drafts]), "{before:?} {:?}", found(&costs));
     }
 
     #[test]
     fn an_unmeasured_batch_size_costs_what_the_nearest_does() {
         let mut costs = Costs::default();
         assert_eq!(costs.round(3), None);
-        round(1, 1, 1.0, 1.0)(&mut costs);
-        round(8, 1, 4.0, 8.0)(&mut costs);
+        for _ in 0..2 {
+            round(1, 1, 1.0, 1.0)(&mut costs);
+            round(8, 1, 4.0, 8.0)(&mut costs);
+        }
         assert_eq!(costs.round(3), costs.round(1));
         assert_eq!(costs.round(6), costs.round(8));
         assert_eq!(costs.round(usize::MAX), costs.round(8));
@@ -244,7 +382,7 @@ mod tests {
         assert_eq!(costs.round(1), None);
         round(1, 2, 0.0, 0.0)(&mut costs);
         let found = costs.round(1).unwrap();
-        assert!(found.plain > 0.0 && found.draft > 0.0, "{found:?}");
+        assert!(found.plain() > 0.0 && found.next(0) > 0.0, "{found:?}");
     }
 
     #[test]

@@ -85,8 +85,8 @@ struct Round {
 enum Plan {
     /// This many drafts, to learn or because the ledger is in debt.
     Exactly(usize),
-    /// Draft while it pays: `price` is `R·c_draft`, tokens that a draft step's time is worth.
-    WhileItPays { price: f64 },
+    /// Draft while it pays, at R tokens per draft step's time.
+    WhileItPays { rate: f64 },
 }
 
 impl GoodputTs {
@@ -110,27 +110,27 @@ impl Shared {
         if self.ledger < 0.0 {
             return Plan::Exactly(0);
         }
-        let probe_every = (costs.draft / costs.plain / PROBE_SHARE).clamp(PROBE_EVERY.0, PROBE_EVERY.1);
+        let probe_every = (costs.next(0) / costs.plain() / PROBE_SHARE).clamp(PROBE_EVERY.0, PROBE_EVERY.1);
         if f64::from(slot.undrafted) >= probe_every {
             return Plan::Exactly(1);
         }
-        Plan::WhileItPays { price: self.best_rate(slot, step.limit, costs) * costs.draft }
+        Plan::WhileItPays { rate: self.best_rate(slot, step.limit, costs) }
     }
 
-    /// R: the most tokens per second that a round of any length is expected to give.
-    fn best_rate(&self, slot: &Slot, limit: usize, costs: RoundCosts) -> f64 {
+    /// R: the most tokens per draft step's time that a round of any length is expected to give.
+    fn best_rate(&self, slot: &Slot, limit: usize, costs: RoundCosts<'_>) -> f64 {
         let chances = self.chances(&slot.level);
         let mut bins = *self.calibration.next(slot.before);
         let mut tokens = 1.0;
-        let mut best = tokens / costs.plain;
+        let mut best = tokens / costs.plain();
         for drafts in 1..=limit {
             // From here on `bins` holds the chances to fall in each bin and to be accepted.
             bins.iter_mut().zip(chances).for_each(|(bin, chance)| *bin *= chance);
             let survival: f64 = bins.iter().sum();
             tokens += survival;
             best = best.max(tokens / costs.round(drafts));
-            // No later draft is likelier, so once one does not pay none does.
-            if survival < best * costs.draft {
+            // No later draft is likelier or cheaper, so once one does not pay none does.
+            if survival < best * costs.next(drafts - 1) {
                 break;
             }
             bins = self.calibration.follow(&bins);
@@ -198,7 +198,10 @@ impl Controller for GoodputTs {
         }
         let proceed = match round.plan {
             Plan::Exactly(drafts) => round.drafts < drafts,
-            Plan::WhileItPays { price } => self.shared.pays(&round, price, rng),
+            Plan::WhileItPays { rate } => {
+                let price = self.shared.costs.round(step.batch).map_or(0.0, |costs| rate * costs.next(round.drafts));
+                self.shared.pays(&round, price, rng)
+            }
         };
         slot.round = Some(round);
         proceed
@@ -224,7 +227,7 @@ impl Controller for GoodputTs {
             self.trusted.clone_from(&slot.level);
         }
         if let Some(costs) = shared.costs.round(outcome.batch) {
-            let gain = (accepted + 1) as f64 - costs.round(drafts) / costs.plain;
+            let gain = (accepted + 1) as f64 - costs.round(drafts) / costs.plain();
             shared.ledger = (shared.ledger + gain + ALLOWANCE).clamp(LEDGER_FLOOR, LEDGER_CAP);
         }
     }
@@ -239,8 +242,9 @@ impl Controller for GoodputTs {
         let slot = |(slot, s): (&usize, &Slot)| {
             (slot.to_string(), json!({ "level": level(&s.level), "undrafted": s.undrafted }))
         };
-        let costs = |(batch, c): (usize, RoundCosts)| {
-            (batch.to_string(), json!({ "plain_seconds": c.plain, "draft_seconds": c.draft }))
+        let costs = |(batch, c): (usize, RoundCosts<'_>)| {
+            let step = c.step_seconds;
+            (batch.to_string(), json!({ "plain_seconds": c.plain() * step, "draft_seconds": c.next(0) * step }))
         };
         json!({
             "ledger": self.shared.ledger,
