@@ -1,10 +1,10 @@
 //! Runs the passes on the processor.
 //!
 //! From the bottom up:
-//! - [`lanes`] is the one vector type, [`math`] and [`norm`] what is written with it;
-//! - [`pool`] keeps threads awake during a pass, [`memory`] is what they share;
-//! - [`pack`] lays weights out, [`gemm`] multiplies by them; [`rope`], [`cache`] and [`attention`];
-//! - [`weights`] and [`workspace`] hold a model, [`layer`] runs one layer, [`passes`] whole passes.
+//! - `lanes` is the one vector type, `math` and `norm` what is written with it;
+//! - `pool` keeps threads awake during a pass, `memory` is what they share;
+//! - `pack` lays weights out, `gemm` multiplies by them; `rope`, `cache` and `attention`;
+//! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes.
 //!
 //! Every output element is summed in one fixed order, whatever the instruction set, the number of
 //! rows, of threads, or the way a prompt was cut.

@@ -6,6 +6,7 @@ use crate::output::Output;
 use crate::report;
 use eesd::backend::cpu::Simd;
 use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 use eesd::load::Checkpoint;
 use serde::Serialize;
 use std::fs;
@@ -45,7 +46,7 @@ impl Finding {
 
 /// Looks and reports.
 pub fn run(args: DoctorArgs) -> Outcome {
-    let findings = [system(), processor(), simd(), memory(), speed(), cuda(), build(), bundled()];
+    let findings = [system(), processor(), simd(), memory(), speed(), cuda(), kernels(), build(), bundled()];
     let mut output = Output::stdout();
     if args.json {
         return output.json(&findings);
@@ -137,6 +138,15 @@ fn cuda() -> Finding {
         (None, None) => return Finding::new("CUDA driver", "none found").advise("the processor is used"),
     };
     finding.advise("this build has no CUDA engine yet: the processor is used")
+}
+
+fn kernels() -> Finding {
+    match BUILT_WITH {
+        Some((compiler, gpus)) => {
+            Finding::new("CUDA kernels", format!("{} files for {gpus}, by {compiler}", FATBINS.len()))
+        }
+        None => Finding::new("CUDA kernels", "none: nvcc was not found when this program was built"),
+    }
 }
 
 fn build() -> Finding {

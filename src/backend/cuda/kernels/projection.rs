@@ -26,7 +26,7 @@ impl Form {
 arguments! {
     /// `y = W x`.
     Projection {
-        /// Packed ([`pack`](super::pack)).
+        /// Packed ([`pack`](crate::backend::cuda::pack)).
         weights: Address,
         /// `[tokens, stride]`, zero past the last input.
         x: Address,
@@ -100,7 +100,7 @@ arguments! {
 arguments! {
     /// `cuda/gate_up.cu`.
     GateUp {
-        /// Interleaved ([`interleave`](super::pack::interleave)).
+        /// Interleaved ([`interleave`](crate::backend::cuda::pack::interleave)).
         projection: Projection,
         /// Of the MLP's input.
         norm: Norm,
