@@ -21,7 +21,7 @@ pub struct MachineArgs {
     /// Longest sequence in tokens; 0: the model's own [default: the model's, at most 8192]
     #[arg(short, long, value_name = "N", value_parser = values::context, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub ctx_size: Option<usize>,
-    /// auto, cpu, or cuda[:N]
+    /// auto, cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
     /// Worker threads [default: all cores]
