@@ -9,7 +9,6 @@
 
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
-mod fatbins;
 pub mod kernels;
 pub mod pack;
 
