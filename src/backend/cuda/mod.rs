@@ -7,8 +7,10 @@
 //!
 //! Without nvcc [`FATBINS`] is empty and [`BUILT_WITH`] says so.
 
+pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
+mod fatbins;
 pub mod kernels;
 pub mod pack;
 
