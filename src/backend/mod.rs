@@ -9,6 +9,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod rope;
 
 use crate::TokenId;
 use crate::kv::PageId;
@@ -51,7 +52,8 @@ pub trait Backend: Send {
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError>;
 
     /// The target's raw logits `[k + 1, vocab]` of the slot's last [`verify`](Self::verify), copied
-    /// from the device. For proofs of losslessness, not for speed.
+    /// from the device. For proofs of losslessness, not for speed. To be asked for before the next
+    /// pass, which may reuse their memory.
     ///
     /// # Errors
     /// If the device fails.

@@ -1,5 +1,7 @@
 //! Borrowed, already checked views of a model's tensors, little-endian, as stored in the file.
 
+use super::Geometry;
+
 /// Number format of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -147,5 +149,40 @@ impl<'a> ExitWeights<'a> {
     pub fn from_model(weights: &ModelWeights<'a>, after: usize, copied: usize) -> Self {
         assert!(after > 0 && after < weights.layers.len(), "exit layer {after} of {}", weights.layers.len());
         Self { after, layer: weights.layers[copied], norm: weights.norm, head: None }
+    }
+
+    /// Checks the block's shapes against the model's.
+    ///
+    /// # Errors
+    /// The first thing that does not fit: what it is, what was found, what was expected.
+    pub fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        if self.after == 0 || self.after >= geometry.layers {
+            return Err(format!("exit layer {} (expected 1 to {})", self.after, geometry.layers - 1));
+        }
+        let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
+        let layer = &self.layer;
+        let mut shapes = vec![
+            ("q_proj", layer.q, geometry.q_size(), hidden),
+            ("k_proj", layer.k, geometry.kv_size(), hidden),
+            ("v_proj", layer.v, geometry.kv_size(), hidden),
+            ("o_proj", layer.o, hidden, geometry.q_size()),
+            ("gate_proj", layer.gate, mlp, hidden),
+            ("up_proj", layer.up, mlp, hidden),
+            ("down_proj", layer.down, hidden, mlp),
+        ];
+        shapes.extend(self.head.map(|head| ("lm_head", head, head.rows.clamp(1, geometry.vocab_size), hidden)));
+        for (name, matrix, rows, cols) in shapes {
+            if (matrix.rows, matrix.cols) != (rows, cols) {
+                return Err(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", matrix.rows, matrix.cols));
+            }
+        }
+        let norms =
+            [("input_layernorm", layer.input_norm), ("post_attention_layernorm", layer.post_norm), ("norm", self.norm)];
+        for (name, norm) in norms {
+            if norm.len != hidden {
+                return Err(format!("{name} is [{}] (expected [{hidden}])", norm.len));
+            }
+        }
+        Ok(())
     }
 }

@@ -90,6 +90,11 @@ impl SamplingParams {
         Ok(())
     }
 
+    /// Penalties depend on what was said before.
+    pub fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
     /// The rule that these parameters ask for: greedy at temperature 0, whatever `verify` says.
     pub fn rule(&self) -> Rule {
         let coupled = self.verify.map_or(self.seed.is_some(), |mode| mode == VerifyMode::Coupled);

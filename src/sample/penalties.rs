@@ -26,8 +26,7 @@ struct Occurrences {
 impl<'a> Penalties<'a> {
     /// The penalties of the token that follows `history`, in a vocabulary of `vocab`.
     pub fn new(params: &'a SamplingParams, history: History<'_>, vocab: usize) -> Self {
-        let on = params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        let history = on.then(|| {
+        let history = params.has_penalties().then(|| {
             let mut past = Occurrences { distinct: Vec::new(), seen: vec![false; vocab], output: vec![0; vocab] };
             for (position, &token) in history.tokens.iter().enumerate() {
                 past.add(token, position >= history.prompt);

@@ -126,13 +126,19 @@ impl Sampler {
             let row = &logits[accepted * vocab..][..vocab];
             let draft = drafted.get(accepted);
             let token = self.emit(start + accepted, &penalties.apply(row), draft);
-            reported.extend(self.params.logprobs.map(|n| logprobs(row, token, n)));
+            reported.extend(self.logprobs(row, token));
             if draft.is_none_or(|draft| draft.token != token) {
                 return Verdict { accepted, next: token, logprobs: reported };
             }
             penalties.advance(token);
             accepted += 1;
         }
+    }
+
+    /// What is reported of a `token` that follows from the target's raw `logits` `[vocab]`; `None`: nothing
+    /// was asked for.
+    pub fn logprobs(&self, logits: &[f32], token: TokenId) -> Option<TokenLogprobs> {
+        self.params.logprobs.map(|n| logprobs(logits, token, n))
     }
 
     /// The token that the target emits at `position`: `draft`'s own where it is accepted.

@@ -12,7 +12,7 @@ use super::math::silu;
 use super::norm::RmsNorm;
 use super::pack::Panels;
 use super::pool::Worker;
-use super::rope::RopeTable;
+use crate::backend::rope::RopeTable;
 use super::weights::{Head, Layer, Weights};
 use super::workspace::{OWN_ROWS, RowBuffer, Workspace};
 use crate::TokenId;

@@ -3,7 +3,7 @@
 //! From the bottom up:
 //! - `lanes` is the one vector type, `math` and `norm` what is written with it;
 //! - `pool` keeps threads awake during a pass, `memory` is what they share;
-//! - `pack` lays weights out, `gemm` multiplies by them; `rope`, `cache` and `attention`;
+//! - `pack` lays weights out, `gemm` multiplies by them; `cache` and `attention`;
 //! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes.
 //!
 //! Every output element is summed in one fixed order, whatever the instruction set, the number of
@@ -21,10 +21,10 @@ mod pack;
 mod passes;
 mod pool;
 pub mod probe;
-mod rope;
 mod weights;
 mod workspace;
 
+use super::rope::RopeTable;
 use super::{Backend, BackendError, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
@@ -32,7 +32,6 @@ use cache::Cache;
 use layer::Model;
 use passes::Slot;
 use pool::Pool;
-use rope::RopeTable;
 use weights::Weights;
 use workspace::Workspace;
 

@@ -91,7 +91,7 @@ impl Weights {
             model.layers.iter().map(|layer| Layer::plan(geometry, layer, &mut packer)).collect();
         let exit = match exit {
             Some(exit) => {
-                check_exit(geometry, exit)?;
+                exit.check(geometry).map_err(BackendError::Exit)?;
                 layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
                 let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
                 let vocab = exit.head.map_or(geometry.vocab_size, |own| own.rows);
@@ -165,37 +165,4 @@ fn padded_to_panels(numbers: &[f32]) -> Vec<f32> {
 
 fn bias_or_zeros(bias: Option<Vector<'_>>, len: usize) -> Vec<f32> {
     bias.map_or_else(|| vec![0.0; len], |bias| bias.to_f32())
-}
-
-/// The exit block's shapes against the model's.
-fn check_exit(geometry: &Geometry, exit: &ExitWeights<'_>) -> Result<(), BackendError> {
-    let refuse = |what: String| Err(BackendError::Exit(what));
-    if exit.after == 0 || exit.after >= geometry.layers {
-        return refuse(format!("exit layer {} (expected 1 to {})", exit.after, geometry.layers - 1));
-    }
-    let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
-    let layer = &exit.layer;
-    let mut shapes = vec![
-        ("q_proj", layer.q, geometry.q_size(), hidden),
-        ("k_proj", layer.k, geometry.kv_size(), hidden),
-        ("v_proj", layer.v, geometry.kv_size(), hidden),
-        ("o_proj", layer.o, hidden, geometry.q_size()),
-        ("gate_proj", layer.gate, mlp, hidden),
-        ("up_proj", layer.up, mlp, hidden),
-        ("down_proj", layer.down, hidden, mlp),
-    ];
-    shapes.extend(exit.head.map(|head| ("lm_head", head, head.rows.clamp(1, geometry.vocab_size), hidden)));
-    for (name, matrix, rows, cols) in shapes {
-        if (matrix.rows, matrix.cols) != (rows, cols) {
-            return refuse(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", matrix.rows, matrix.cols));
-        }
-    }
-    for (name, norm) in
-        [("input_layernorm", layer.input_norm), ("post_attention_layernorm", layer.post_norm), ("norm", exit.norm)]
-    {
-        if norm.len != hidden {
-            return refuse(format!("{name} is [{}] (expected [{hidden}])", norm.len));
-        }
-    }
-    Ok(())
 }

@@ -35,6 +35,11 @@ impl RopeTable {
         table
     }
 
+    /// Cosine and sine of each pair at each position, `[positions, head_dim / 2, 2]`.
+    pub fn pairs(&self) -> Vec<f32> {
+        self.cos.iter().zip(&self.sin).flat_map(|(&cos, &sin)| [cos, sin]).collect()
+    }
+
     /// Rotates one head: pair `i` is elements `i` and `i + head_dim / 2`, as in Hugging Face's models.
     pub fn rotate(&self, head: &mut [f32], position: usize) {
         let at = position * self.half..(position + 1) * self.half;
