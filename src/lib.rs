@@ -24,6 +24,7 @@ pub mod engine;
 pub mod kv;
 pub mod load;
 pub mod model;
+pub mod profile;
 pub mod sample;
 
 /// Index of a token in the model's vocabulary.

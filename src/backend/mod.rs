@@ -12,7 +12,7 @@ pub mod cuda;
 mod rope;
 
 use crate::TokenId;
-use crate::kv::PageId;
+use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 use crate::sample::{Sampler, Verdict};
 
@@ -80,6 +80,31 @@ pub struct Limits {
     pub context: usize,
 }
 
+impl Limits {
+    /// Refuses a sequence that does not fit what was reserved.
+    fn check(&self, sequence: &Sequence<'_>) -> Result<(), BackendError> {
+        let (len, committed, most) = (sequence.tokens.len(), sequence.committed, self.max_draft);
+        if sequence.slot >= self.slots {
+            return Err(BackendError::Device(format!("slot {} of {}", sequence.slot, self.slots)));
+        }
+        if committed == 0 || committed > len || len - committed > most {
+            let found = format!("{len} tokens, {committed} of them committed");
+            return Err(BackendError::Device(format!("{found} (expected at least 1, and at most {most} drafts)")));
+        }
+        self.check_room(sequence.pages, len)
+    }
+
+    /// Refuses positions that the context or the block table has no room for.
+    fn check_room(&self, pages: &[PageId], positions: usize) -> Result<(), BackendError> {
+        let (context, room) = (self.context, pages.len() * PAGE_TOKENS);
+        if positions > context.min(room) {
+            let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
+            return Err(BackendError::Device(format!("{positions} positions in {limits}")));
+        }
+        Ok(())
+    }
+}
+
 /// A run of a sequence's tokens to be put in the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk<'a> {
@@ -145,6 +170,9 @@ pub enum BackendError {
         /// How much was asked for.
         bytes: usize,
     },
+    /// A GPU has too little memory for what was asked for.
+    #[error("{0}")]
+    DeviceMemory(cuda::Budget),
     /// The exit block's shapes are not the model's, or its layer is not inside it.
     #[error("exit block: {0}")]
     Exit(String),

@@ -7,7 +7,6 @@ use super::layer::{Extent, Pass};
 use super::pool::{Pool, Worker};
 use super::workspace::PREFILL_ROWS;
 use crate::TokenId;
-use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
 use std::sync::OnceLock;
@@ -46,7 +45,7 @@ impl Backend for CpuBackend {
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
         let layers = self.model.geometry.layers;
         for chunk in batch {
-            self.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
+            self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
         }
         for (spans, tokens) in pieces(batch) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
@@ -71,7 +70,7 @@ impl Backend for CpuBackend {
             return Ok(Vec::new());
         }
         for sequence in batch {
-            self.check(sequence)?;
+            self.limits.check(sequence)?;
             if sequence.drafted() >= self.limits.max_draft {
                 return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
             }
@@ -115,7 +114,7 @@ impl Backend for CpuBackend {
             return Ok(Vec::new());
         }
         for sequence in batch {
-            self.check(sequence)?;
+            self.limits.check(sequence)?;
             let slot = &mut self.slots[sequence.slot];
             slot.drafted.truncate(sequence.drafted());
             if slot.drafted.len() < sequence.drafted() {
@@ -179,7 +178,7 @@ impl Backend for CpuBackend {
         if tap > layers {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
-        self.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
+        self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
         let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
         for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
@@ -210,32 +209,6 @@ impl Backend for CpuBackend {
             }
         }
         Ok(result)
-    }
-}
-
-impl CpuBackend {
-    /// Refuses a sequence that does not fit what was reserved.
-    fn check(&self, sequence: &Sequence<'_>) -> Result<(), BackendError> {
-        let (len, committed) = (sequence.tokens.len(), sequence.committed);
-        if sequence.slot >= self.slots.len() {
-            return Err(BackendError::Device(format!("slot {} of {}", sequence.slot, self.slots.len())));
-        }
-        if committed == 0 || committed > len || len - committed > self.limits.max_draft {
-            let most = self.limits.max_draft;
-            let found = format!("{len} tokens, {committed} of them committed");
-            return Err(BackendError::Device(format!("{found} (expected at least 1, and at most {most} drafts)")));
-        }
-        self.check_room(sequence.pages, len)
-    }
-
-    /// Refuses positions that the context or the block table has no room for.
-    fn check_room(&self, pages: &[PageId], positions: usize) -> Result<(), BackendError> {
-        let (context, room) = (self.limits.context, pages.len() * PAGE_TOKENS);
-        if positions > context.min(room) {
-            let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
-            return Err(BackendError::Device(format!("{positions} positions in {limits}")));
-        }
-        Ok(())
     }
 }
 

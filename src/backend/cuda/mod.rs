@@ -1,17 +1,178 @@
 //! Runs the passes on an NVIDIA GPU: hand-written kernels (`cuda/*.cu`), compiled when the program is
 //! built, where nvcc was found.
 //!
-//! - [`pack`] brings weights into the order in which the kernels read them.
-//! - [`kernels`] has each kernel's arguments and launch shape, for any [`Launcher`](kernels::Launcher).
-//! - `emulator` (feature `emulated-kernels`) launches the same kernels on the processor.
+//! From the bottom up:
+//! - [`kernels`] has each kernel's arguments and launch shape; [`pack`] says how weights lie.
+//! - [`driver`] is what the runtime asks of a device; `gpu` answers through the CUDA driver, and
+//!   `emulator` (feature `emulated-kernels`) runs the same kernels on the processor.
+//! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
+//! - `inbox` is what a pass is told, `pass` its launches, `graphs` their recordings.
+//! - `host` and `slots` are the host's side; `backend` puts it together.
 //!
-//! Without nvcc [`FATBINS`] is empty and [`BUILT_WITH`] says so.
+//! A pass is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
+//! [`BUILT_WITH`] says so.
 
+mod arena;
+mod backend;
+mod budget;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
 mod fatbins;
+mod graphs;
+mod host;
+mod inbox;
 pub mod kernels;
 pub mod pack;
+mod pass;
+mod slots;
+mod upload;
+mod weights;
+mod workspace;
 
+pub use budget::Budget;
 pub use fatbins::{BUILT_WITH, FATBINS};
+
+use super::rope::RopeTable;
+use super::{Backend, BackendError, Limits};
+use crate::kv::PAGE_TOKENS;
+use crate::model::{ExitWeights, Geometry, ModelWeights};
+use arena::Arena;
+use driver::{Driver, Memory};
+use graphs::Graphs;
+use host::Host;
+use pass::Model;
+use slots::Slot;
+use std::sync::Arc;
+use weights::{Cargo, Weights};
+use workspace::{Cache, Rows, Workspace};
+
+/// How much to reserve on a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CudaOptions {
+    /// Sequences in one pass.
+    pub slots: usize,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Most drafts in one round.
+    pub max_draft: usize,
+    /// Pages of the KV cache; `None`: enough for `slots` sequences of `context` tokens, or fewer where the
+    /// memory ends before.
+    pub pages: Option<usize>,
+    /// The part of the device's memory that may be used, above 0 and at most 1.
+    pub memory_fraction: f64,
+    /// Most rows of a prefill pass.
+    pub prefill_rows: usize,
+    /// Record passes as graphs. Without, each kernel is launched by itself, and profilers see layers.
+    pub graphs: bool,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            context: 8192,
+            max_draft: 16,
+            pages: None,
+            memory_fraction: 0.9,
+            prefill_rows: 1024,
+            graphs: true,
+        }
+    }
+}
+
+/// Widths of heads that the attention kernels are compiled for.
+pub const HEAD_DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
+
+/// A device as a [`Backend`].
+pub struct CudaBackend<D: Driver> {
+    // Graphs go before the memory that they use.
+    graphs: Graphs<D>,
+    host: Host<D>,
+    model: Model,
+    slots: Vec<Slot>,
+    limits: Limits,
+    rows: Rows,
+    _memory: [Memory<D>; 3],
+    driver: Arc<D>,
+}
+
+impl<D: Driver> CudaBackend<D> {
+    /// Reserves all memory, and brings the weights to the device in the order its kernels read.
+    ///
+    /// # Errors
+    /// If there is too little memory, the kernels do not compute with these weights, the exit block does
+    /// not fit the model, or the device fails.
+    #[expect(clippy::new_ret_no_self, reason = "the engine knows no device")]
+    pub fn new(
+        driver: Arc<D>,
+        geometry: &Geometry,
+        weights: &ModelWeights<'_>,
+        exit: Option<&ExitWeights<'_>>,
+        options: &CudaOptions,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        let (backend, cargo) = Self::reserve(driver, geometry, weights, exit, options)?;
+        // SAFETY: planned for this memory, which is new and so zero.
+        unsafe { upload::upload(&backend.driver, &cargo) }?;
+        Ok(Box::new(backend))
+    }
+
+    /// A backend whose weights have still to be brought to it.
+    fn reserve<'a>(
+        driver: Arc<D>,
+        geometry: &Geometry,
+        weights: &ModelWeights<'a>,
+        exit: Option<&ExitWeights<'a>>,
+        options: &CudaOptions,
+    ) -> Result<(Self, Vec<Cargo<'a>>), BackendError> {
+        let format = weights::format_of(weights, exit)?;
+        if !HEAD_DIMS.contains(&geometry.head_dim) {
+            let why = format!("cuda: head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim);
+            return Err(BackendError::Device(why));
+        }
+        exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
+        let CudaOptions { slots, context, max_draft, memory_fraction, prefill_rows, .. } = *options;
+        let wanted = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
+        let mut limits = Limits { pages: wanted, slots, max_draft, context };
+        let rows = Rows::new(&limits, prefill_rows);
+        let rotary = RopeTable::new(&geometry.rope, geometry.head_dim, context).pairs();
+        let plan = |base| Weights::plan(base, geometry, weights, exit, rotary.clone());
+        let (weight_bytes, work_bytes) =
+            (plan(Arena::NOWHERE).2, Workspace::plan(Arena::NOWHERE, geometry, &limits, &rows).1);
+        let page_bytes = Cache::page_bytes(geometry);
+        let budget = Budget {
+            memory: driver.memory()?,
+            fraction: memory_fraction,
+            weights: weight_bytes as u64,
+            workspace: work_bytes as u64,
+            page: page_bytes as u64,
+            pages_of_context: context.div_ceil(PAGE_TOKENS) as u64,
+        };
+        limits.pages = budget.pages(wanted)?;
+        let memory = [
+            Memory::zeroed(&driver, weight_bytes, "weights")?,
+            Memory::zeroed(&driver, work_bytes, "workspace")?,
+            Memory::zeroed(&driver, limits.pages * page_bytes, "KV cache")?,
+        ];
+        let (weights, cargo, _) = plan(memory[0].at());
+        let model = Model {
+            geometry: geometry.clone(),
+            format,
+            weights,
+            cache: Cache::new(memory[2].at(), geometry, limits.pages),
+            work: Workspace::plan(memory[1].at(), geometry, &limits, &rows).0,
+            max_draft,
+        };
+        let backend = Self {
+            graphs: Graphs::new(options.graphs),
+            host: Host::new(&driver, &limits)?,
+            model,
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            limits,
+            rows,
+            _memory: memory,
+            driver,
+        };
+        Ok((backend, cargo))
+    }
+}

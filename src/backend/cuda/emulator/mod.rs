@@ -1,6 +1,10 @@
 //! Runs the GPU's kernels on the processor, one fiber per CUDA thread, under any order of threads
 //! (`cuda/emu`). For tests: it is some ten thousand times slower than a GPU.
 
+mod device;
+
+pub use device::{Counts, EmulatedDevice, Graph};
+
 use super::kernels::{Launcher, Shape};
 use crate::backend::BackendError;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -1,0 +1,237 @@
+//! The emulator as a whole device: with memory of a given size, a queue, and graphs. Like on a GPU, what is
+//! recorded is not run before it is replayed, and then with the memory as it is by that time.
+
+use super::Emulator;
+use crate::backend::BackendError;
+use crate::backend::cuda::driver::{Driver, MemoryInfo};
+use crate::backend::cuda::kernels::{Address, Launcher, Shape};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const ALIGNMENT: usize = 256;
+
+/// A device that runs kernels on the processor.
+pub struct EmulatedDevice {
+    emulator: Emulator,
+    bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Blocks of memory by address, device's and page-locked ones.
+    blocks: BTreeMap<u64, Block>,
+    recording: Option<Vec<Task>>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    bytes: usize,
+    on_device: bool,
+}
+
+/// What was done so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Kernels run.
+    pub kernels: u64,
+    /// Graphs recorded.
+    pub recordings: u64,
+    /// Graphs replayed.
+    pub replays: u64,
+    /// Times that somebody waited for the device.
+    pub waits: u64,
+}
+
+/// One thing that a graph does.
+#[derive(Clone)]
+enum Task {
+    Launch { kernel: String, shape: Shape, arguments: Vec<u8> },
+    Copy { to: u64, from: u64, bytes: usize },
+    Zero { at: u64, bytes: usize },
+}
+
+/// A recorded pass.
+pub struct Graph(Vec<Task>);
+
+impl EmulatedDevice {
+    /// A device with `bytes` bytes of memory.
+    pub fn new(emulator: Emulator, bytes: u64) -> Self {
+        Self { emulator, bytes, state: Mutex::default() }
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Bytes allocated and not given back, on the device and page-locked.
+    pub fn allocated(&self) -> (usize, usize) {
+        let state = self.state();
+        let of = |on_device| state.blocks.values().filter(|b| b.on_device == on_device).map(|b| b.bytes).sum();
+        (of(true), of(false))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allocate_block(&self, bytes: usize, on_device: bool) -> Option<u64> {
+        let mut state = self.state();
+        assert!(state.recording.is_none(), "memory is allocated while a graph is recorded");
+        let taken: usize = state.blocks.values().filter(|block| block.on_device).map(|block| block.bytes).sum();
+        if on_device && (taken + bytes) as u64 > self.bytes {
+            return None;
+        }
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).ok().filter(|layout| layout.size() > 0)?;
+        // SAFETY: of positive size.
+        let at = unsafe { alloc_zeroed(layout) } as u64;
+        (at != 0).then(|| {
+            state.blocks.insert(at, Block { bytes, on_device });
+            at
+        })
+    }
+
+    fn free_block(&self, at: u64) {
+        let block = self.state().blocks.remove(&at).expect("memory that was allocated here and not given back yet");
+        let layout = Layout::from_size_align(block.bytes, ALIGNMENT).expect("as when it was allocated");
+        // SAFETY: allocated by `allocate_block` with this layout.
+        unsafe { dealloc(at as *mut u8, layout) };
+    }
+
+    /// Does a task, or records it.
+    ///
+    /// # Safety
+    /// As the driver's functions.
+    unsafe fn queue(&self, task: Task) -> Result<(), BackendError> {
+        if let Some(recording) = &mut self.state().recording {
+            recording.push(task);
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.run(&task) }
+    }
+
+    unsafe fn run(&self, task: &Task) -> Result<(), BackendError> {
+        match task {
+            Task::Launch { kernel, shape, arguments } => {
+                self.state().counts.kernels += 1;
+                // SAFETY: the caller's promise.
+                unsafe { self.emulator.launch(kernel, *shape, arguments) }
+            }
+            &Task::Copy { to, from, bytes } => {
+                self.check(to, bytes)?;
+                self.check(from, bytes)?;
+                // SAFETY: both lie in blocks allocated here; one of them is the host's, the other the device's.
+                unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+                Ok(())
+            }
+            &Task::Zero { at, bytes } => {
+                self.check(at, bytes)?;
+                // SAFETY: it lies in a block allocated here.
+                unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses a range that is not inside one block.
+    fn check(&self, at: u64, bytes: usize) -> Result<(), BackendError> {
+        let state = self.state();
+        let inside = state.blocks.range(..=at).next_back().is_some_and(|(&start, block)| {
+            at + bytes as u64 <= start + block.bytes as u64
+        });
+        let why = || BackendError::Device(format!("{bytes} bytes at {at:#x} are in no block of memory"));
+        if inside { Ok(()) } else { Err(why()) }
+    }
+}
+
+impl Launcher for EmulatedDevice {
+    unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &[u8]) -> Result<(), BackendError> {
+        let task = Task::Launch { kernel: kernel.to_string(), shape, arguments: arguments.to_vec() };
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(task) }
+    }
+}
+
+impl Driver for EmulatedDevice {
+    type Graph = Graph;
+    type Event = ();
+
+    fn describe(&self) -> String {
+        "emulated on the processor".into()
+    }
+
+    fn memory(&self) -> Result<MemoryInfo, BackendError> {
+        Ok(MemoryInfo { free: self.bytes - self.allocated().0 as u64, total: self.bytes })
+    }
+
+    fn allocate(&self, bytes: usize, what: &'static str) -> Result<Address, BackendError> {
+        self.allocate_block(bytes, true).map(Address).ok_or(BackendError::OutOfMemory { what, bytes })
+    }
+
+    unsafe fn free(&self, at: Address) {
+        self.free_block(at.0);
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<*mut u8, BackendError> {
+        let what = "page-locked memory";
+        self.allocate_block(bytes, false).map(|at| at as *mut u8).ok_or(BackendError::OutOfMemory { what, bytes })
+    }
+
+    unsafe fn free_host(&self, at: *mut u8, _: usize) {
+        self.free_block(at as u64);
+    }
+
+    unsafe fn copy_to_device(&self, to: Address, from: *const u8, bytes: usize) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(Task::Copy { to: to.0, from: from as u64, bytes }) }
+    }
+
+    unsafe fn copy_to_host(&self, to: *mut u8, from: Address, bytes: usize) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(Task::Copy { to: to as u64, from: from.0, bytes }) }
+    }
+
+    unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(Task::Zero { at: at.0, bytes }) }
+    }
+
+    fn record(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn wait_for(&self, (): &()) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), BackendError> {
+        let mut state = self.state();
+        state.counts.waits += 1;
+        match state.recording {
+            Some(_) => Err(BackendError::Device("somebody waits while a graph is recorded".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_capture(&self) -> Result<(), BackendError> {
+        self.state().recording = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Graph, BackendError> {
+        let mut state = self.state();
+        state.counts.recordings += 1;
+        let nothing = || BackendError::Device("no graph is being recorded".into());
+        state.recording.take().map(Graph).ok_or_else(nothing)
+    }
+
+    unsafe fn replay(&self, graph: &Graph) -> Result<(), BackendError> {
+        self.state().counts.replays += 1;
+        // SAFETY: the caller's promise.
+        graph.0.iter().try_for_each(|task| unsafe { self.run(task) })
+    }
+}

@@ -1,0 +1,151 @@
+//! Buffers that passes work in, and the cache: what lies where.
+
+use super::arena::Arena;
+use super::kernels::{Address, Attention, HeadPartial, RowChoice, Verdict};
+use super::pack::TILE_ROWS;
+use super::weights::operand_stride;
+use crate::backend::Limits;
+use crate::kv::PAGE_TOKENS;
+use crate::model::Geometry;
+
+/// Bytes of a weight, an activation that a projection reads, or a number in the cache.
+const ELEMENT: usize = 2;
+/// Columns of the residual stream per partial sum of squares (`cuda/common/norm.cuh`).
+pub const SQUARES_WIDTH: usize = 32;
+/// Logits that can be read back at a time.
+const LEAST_LOGIT_ROWS: usize = 64;
+
+/// Rows of the largest pass of each kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Of any pass.
+    pub any: usize,
+    /// With logits.
+    pub logits: usize,
+    /// Verified.
+    pub verified: usize,
+    /// Drafts and the token before them, per slot.
+    pub round: usize,
+}
+
+impl Rows {
+    /// What `limits` ask for, with `prefill` rows in a prefill pass.
+    pub fn new(limits: &Limits, prefill: usize) -> Self {
+        let round = limits.max_draft + 1;
+        let verified = padded_rows(limits.slots * round);
+        let logits = verified.max(LEAST_LOGIT_ROWS);
+        Self { any: prefill.max(logits), logits, verified, round }
+    }
+}
+
+/// Rows that a pass of `rows` rows is launched with: few of them as they are, more in steps, so that there
+/// are not too many different graphs. Rows too many belong to no sequence, and nothing reads them.
+pub fn padded_rows(rows: usize) -> usize {
+    if rows <= 16 { rows } else { rows.next_multiple_of(16) }
+}
+
+/// Addresses of everything but weights and inputs. Shapes are in the kernels' head comments.
+pub struct Workspace {
+    /// `[rows, hidden]` f32.
+    pub residual: Address,
+    /// `[rows, operand_stride(hidden)]`.
+    pub operand: Address,
+    /// `[rows, hidden / 32]` f32.
+    pub squares: Address,
+    /// `[rows, q_size + 2 kv_size]` f32.
+    pub qkv: Address,
+    /// `[rows, operand_stride(q_size)]`.
+    pub attended: Address,
+    /// `[rows, operand_stride(intermediate)]`.
+    pub gated: Address,
+    /// Of split attention.
+    pub partial: Address,
+    /// Of split attention.
+    pub arrived: Address,
+    /// `h_N` of each slot's round, `[slots · round, hidden]` f32.
+    pub kept: Address,
+    /// `[logit rows, vocab]` f32, of the last pass that made some.
+    pub logits: Address,
+    /// Of those.
+    pub partials: Address,
+    /// `[verified rows, vocab]` f32: with penalties and biases.
+    pub adjusted: Address,
+    /// Of those.
+    pub adjusted_partials: Address,
+    /// `[verified rows, vocab]` u64.
+    pub target_weights: Address,
+    /// `[verified rows]`.
+    pub target_choices: Address,
+    /// `[slots · max_draft, vocab]` u64.
+    pub draft_weights: Address,
+    /// `[slots · max_draft]`.
+    pub draft_choices: Address,
+    /// `[slots, vocab]` u32.
+    pub counts: Address,
+    /// `[context]` u32: tokens to be counted.
+    pub counted: Address,
+    /// `[slots]`.
+    pub verdicts: Address,
+}
+
+impl Workspace {
+    /// Lays the buffers out from `base` on; returns them and the bytes they take.
+    pub fn plan(base: Address, geometry: &Geometry, limits: &Limits, rows: &Rows) -> (Self, usize) {
+        let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = *geometry;
+        let (heads, kv_heads, head_dim) = (geometry.heads, geometry.kv_heads, geometry.head_dim);
+        let mut arena = Arena::new(base);
+        let tiles = Attention::row_tiles(rows.round.max(Self::SPLIT_ROWS), heads, kv_heads);
+        let chunks = limits.context.div_ceil(Attention::CHUNK_TOKENS as usize).next_power_of_two();
+        let head_tiles = vocab.div_ceil(TILE_ROWS);
+        let drafts = limits.slots * limits.max_draft;
+        let workspace = Self {
+            residual: arena.array::<f32>(rows.any * hidden),
+            operand: arena.take(rows.any * operand_stride(hidden) * ELEMENT),
+            squares: arena.array::<f32>(rows.any * hidden.div_ceil(SQUARES_WIDTH)),
+            qkv: arena.array::<f32>(rows.any * (geometry.q_size() + 2 * geometry.kv_size())),
+            attended: arena.take(rows.any * operand_stride(geometry.q_size()) * ELEMENT),
+            gated: arena.take(rows.any * operand_stride(mlp) * ELEMENT),
+            partial: arena.take(Attention::partial_bytes(limits.slots, kv_heads, tiles, chunks, head_dim)),
+            arrived: arena.array::<u32>(limits.slots * kv_heads * tiles),
+            kept: arena.array::<f32>(limits.slots * rows.round * hidden),
+            logits: arena.array::<f32>(rows.logits * vocab),
+            partials: arena.array::<HeadPartial>(rows.logits * head_tiles),
+            adjusted: arena.array::<f32>(rows.verified * vocab),
+            adjusted_partials: arena.array::<HeadPartial>(rows.verified * head_tiles),
+            target_weights: arena.array::<u64>(rows.verified * vocab),
+            target_choices: arena.array::<RowChoice>(rows.verified),
+            draft_weights: arena.array::<u64>(drafts * vocab),
+            draft_choices: arena.array::<RowChoice>(drafts),
+            counts: arena.array::<u32>(limits.slots * vocab),
+            counted: arena.array::<u32>(limits.context),
+            verdicts: arena.array::<Verdict>(limits.slots),
+        };
+        (workspace, arena.taken())
+    }
+
+    /// Most rows of a sequence that split attention takes in a prefill pass.
+    pub const SPLIT_ROWS: usize = 16;
+}
+
+/// The paged cache: K and V of each model layer, and of the exit layer after them.
+pub struct Cache {
+    base: Address,
+    half_bytes: usize,
+}
+
+impl Cache {
+    /// Of `pages` pages, from `base` on.
+    pub fn new(base: Address, geometry: &Geometry, pages: usize) -> Self {
+        Self { base, half_bytes: pages * PAGE_TOKENS * geometry.kv_size() * ELEMENT }
+    }
+
+    /// Bytes of one page in all layers, the exit layer included.
+    pub fn page_bytes(geometry: &Geometry) -> usize {
+        (geometry.layers + 1) * 2 * PAGE_TOKENS * geometry.kv_size() * ELEMENT
+    }
+
+    /// K and V of a layer.
+    pub fn layer(&self, index: usize) -> [Address; 2] {
+        [0, 1].map(|half| Address(self.base.0 + ((2 * index + half) * self.half_bytes) as u64))
+    }
+}

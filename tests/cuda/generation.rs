@@ -1,0 +1,97 @@
+//! Requests through the engine: the ids of the processor's engine, whatever drafts, and whatever the batch.
+
+use crate::support::{Subject, engine, options, run, tokens};
+use eesd::TokenId;
+use eesd::backend::cuda::CudaOptions;
+use eesd::engine::Request;
+use eesd::load::bundled_prompts;
+use eesd::sample::{SamplingParams, VerifyMode};
+
+/// The issue's own: a few dozen tokens of the bundled model, speculatively, as the processor writes them.
+#[test]
+fn bundled_model_writes_what_the_processor_writes() {
+    let subject = Subject::bundled();
+    let tokenizer = subject.checkpoint.tokenizer().unwrap();
+    let prompts: Vec<Vec<TokenId>> =
+        bundled_prompts().iter().take(3).map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
+    let requests: Vec<Request> = prompts.into_iter().map(|prompt| Request::new(prompt, 24)).collect();
+    let expected = run(&mut engine(subject.cpu(Some(2), 1), "off"), &requests, 1);
+    let mut cuda = engine(subject.cuda(Some(2), &options(3)), "fixed:3");
+    let found = run(&mut cuda, &requests, 3);
+    assert_eq!(tokens(&found), tokens(&expected));
+    assert!(found.iter().all(|done| done.stats.accepted() > 3), "hardly a draft was kept");
+}
+
+/// Ids of each request by itself, in the given number of tokens.
+fn alone(subject: &Subject, controller: &str, requests: &[Request]) -> Vec<Vec<TokenId>> {
+    let mut engine = engine(subject.cuda(Some(2), &options(1)), controller);
+    tokens(&run(&mut engine, requests, 1)).into_iter().map(<[TokenId]>::to_vec).collect()
+}
+
+fn requests(subject: &Subject, sampling: &SamplingParams, count: u64) -> Vec<Request> {
+    let request = |i: u64| {
+        let sampling = SamplingParams { seed: Some(i), ..sampling.clone() };
+        Request { sampling, ..Request::new(subject.text(i, 3 + 9 * i as usize), 30) }
+    };
+    (0..count).map(request).collect()
+}
+
+#[test]
+fn speculation_changes_no_token() {
+    let sampled = SamplingParams { temperature: 0.9, verify: Some(VerifyMode::Coupled), ..SamplingParams::default() };
+    let penalised = SamplingParams {
+        repetition_penalty: 1.3,
+        frequency_penalty: 0.2,
+        top_k: 40,
+        logit_bias: vec![(3, -4.0), (5, 1.0)],
+        ..sampled.clone()
+    };
+    let greedy_penalised = SamplingParams { temperature: 0.0, presence_penalty: 0.5, ..penalised.clone() };
+    for subject in [Subject::fixture("qwen2"), Subject::fixture("llama")] {
+        for sampling in [&SamplingParams::default(), &sampled, &penalised, &greedy_penalised] {
+            let requests = requests(&subject, sampling, 3);
+            let plain = alone(&subject, "off", &requests);
+            for controller in ["fixed:2", "goodput-ts", "beta-ts"] {
+                assert_eq!(alone(&subject, controller, &requests), plain, "{}, {controller}", subject.name());
+            }
+        }
+    }
+}
+
+/// Five sequences in three slots come and go; with 5 rows each their verification takes 15, with 9 it takes 27.
+#[test]
+fn batches_change_no_token() {
+    let subject = Subject::fixture("qwen3");
+    let rejecting = SamplingParams {
+        temperature: 1.1,
+        top_p: 0.95,
+        frequency_penalty: 0.3,
+        verify: Some(VerifyMode::Rejection),
+        ..SamplingParams::default()
+    };
+    for sampling in [SamplingParams::default(), rejecting] {
+        for controller in ["fixed:4", "fixed:8"] {
+            let requests = requests(&subject, &sampling, 5);
+            let expected = alone(&subject, controller, &requests);
+            let mut together = engine(subject.cuda(Some(2), &options(3)), controller);
+            assert_eq!(tokens(&run(&mut together, &requests, 3)), expected, "{controller}");
+        }
+    }
+}
+
+#[test]
+fn graphs_change_no_token() {
+    let subject = Subject::fixture("llama");
+    let requests = requests(&subject, &SamplingParams::default(), 2);
+    let eager = CudaOptions { graphs: false, ..options(1) };
+    let found = run(&mut engine(subject.cuda(Some(1), &eager), "fixed:3"), &requests, 1);
+    assert_eq!(tokens(&found), alone(&subject, "fixed:3", &requests));
+}
+
+#[test]
+fn without_an_exit_block_decoding_is_plain() {
+    let subject = Subject::fixture("llama");
+    let requests = requests(&subject, &SamplingParams::default(), 2);
+    let found = run(&mut engine(subject.cuda(None, &options(2)), "off"), &requests, 2);
+    assert_eq!(tokens(&found), alone(&subject, "off", &requests));
+}

@@ -1,0 +1,11 @@
+//! The CUDA backend from end to end: whole models, rounds and requests, on the emulated device, or on a GPU
+//! where `EESD_TEST_DEVICE=cuda:N` says so.
+//!
+//! `cargo test --release --features emulated-kernels --test cuda`
+#![cfg(feature = "emulated-kernels")]
+
+mod generation;
+mod memory;
+mod passes;
+mod sampling;
+mod support;

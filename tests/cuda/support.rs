@@ -1,0 +1,152 @@
+//! Devices, models and requests of these tests.
+
+use eesd::TokenId;
+use eesd::backend::Backend;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
+
+use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::control::ControllerSpec;
+use eesd::engine::{Completion, Engine, Event, Request};
+use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
+use eesd::load::{Checkpoint, ExitBlock};
+use eesd::model::{ExitWeights, Geometry, Matrix, ModelWeights};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Memory of the emulated device: nothing here needs more.
+const DEVICE_BYTES: u64 = 4 << 30;
+
+/// The number of the GPU to test, where there is one to be tested.
+pub fn gpu() -> Option<usize> {
+    let device = std::env::var("EESD_TEST_DEVICE").ok()?;
+    let number = device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    Some(number.unwrap_or_else(|| panic!("EESD_TEST_DEVICE={device}: expected cuda:N")))
+}
+
+/// A model with an exit block: a shipped one, or an untrained copy of its last layer.
+pub struct Subject {
+    pub checkpoint: Checkpoint,
+    pub exits: Vec<ExitBlock>,
+}
+
+impl Subject {
+    pub fn bundled() -> Self {
+        let checkpoint = Checkpoint::bundled().unwrap();
+        Self { exits: checkpoint.exit_blocks().unwrap(), checkpoint }
+    }
+
+    pub fn fixture(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name);
+        Self { checkpoint: Checkpoint::open(&folder).unwrap(), exits: Vec::new() }
+    }
+
+    /// Every fixture: Llama, Mistral, Qwen2 and Qwen3, heads of 32 and 64, tied and untied, biases, QK norms.
+    pub fn fixtures() -> Vec<Self> {
+        ["llama", "llama3_rope_sharded", "mistral", "qwen2", "qwen3"].map(Self::fixture).into()
+    }
+
+    pub fn name(&self) -> &str {
+        self.checkpoint.name()
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        self.checkpoint.geometry()
+    }
+
+    pub fn exit(&self, after: usize) -> ExitWeights<'_> {
+        match self.exits.iter().find(|block| block.after() == after) {
+            Some(block) => block.weights(),
+            None => {
+                let model = self.checkpoint.weights();
+                let exit = ExitWeights::from_model(&model, after, model.layers.len() - 1);
+                // One of them drafts from a part of the vocabulary only.
+                let rows = 300;
+                let bytes = &model.head.bytes[..rows * model.head.cols * model.head.dtype.size()];
+                ExitWeights { head: (after == 2).then_some(Matrix { rows, bytes, ..model.head }), ..exit }
+            }
+        }
+    }
+
+    /// Some token ids, the same for a seed.
+    pub fn text(&self, seed: u64, len: usize) -> Vec<TokenId> {
+        let vocab = self.geometry().vocab_size as u64;
+        (0..len as u64).map(|i| ((seed * 7919 + i * i * 31 + i * 17) % vocab) as TokenId).collect()
+    }
+
+    pub fn cuda(&self, exit: Option<usize>, options: &CudaOptions) -> Box<dyn Backend> {
+        let exit = exit.map(|after| self.exit(after));
+        on_device(self.geometry(), &self.checkpoint.weights(), exit.as_ref(), options)
+    }
+
+    pub fn cpu(&self, exit: Option<usize>, slots: usize) -> Box<dyn Backend> {
+        let exit = exit.map(|after| self.exit(after));
+        let options = CpuOptions { threads: None, simd: None, slots, context: CONTEXT, max_draft: 16, pages: None };
+        CpuBackend::new(self.geometry(), &self.checkpoint.weights(), exit.as_ref(), &options).unwrap()
+    }
+}
+
+/// Positions of a sequence in these tests: several chunks of attention.
+pub const CONTEXT: usize = 512;
+
+/// Few slots and short prefill passes, so that prompts are cut.
+pub fn options(slots: usize) -> CudaOptions {
+    CudaOptions { slots, context: CONTEXT, prefill_rows: 24, ..CudaOptions::default() }
+}
+
+/// A model on the GPU to be tested, or on the emulated one.
+pub fn on_device(
+    geometry: &Geometry,
+    weights: &ModelWeights<'_>,
+    exit: Option<&ExitWeights<'_>>,
+    options: &CudaOptions,
+) -> Box<dyn Backend> {
+    match gpu() {
+        Some(_) => panic!(),
+        None => CudaBackend::new(emulated(3, DEVICE_BYTES), geometry, weights, exit, options),
+    }
+    .unwrap()
+}
+
+/// An emulated device whose threads run in an order of their own.
+pub fn emulated(seed: u64, bytes: u64) -> Arc<EmulatedDevice> {
+    Arc::new(EmulatedDevice::new(Emulator::new(seed), bytes))
+}
+
+/// A block table with room for `positions`, of pages from `first` on.
+pub fn table(first: usize, positions: usize) -> BlockTable {
+    let pages = positions.div_ceil(PAGE_TOKENS);
+    let mut pool = PagePool::new(first + pages);
+    pool.take(first).unwrap();
+    let mut table = BlockTable::default();
+    table.reserve(positions, &mut pool).unwrap();
+    table
+}
+
+pub fn engine(backend: Box<dyn Backend>, controller: &str) -> Engine {
+    Engine::new(backend, controller.parse::<ControllerSpec>().unwrap().build(), None, Vec::new())
+}
+
+pub fn run(engine: &mut Engine, requests: &[Request], batch: usize) -> Vec<Completion> {
+    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
+    engine
+        .run(&mut requests.iter().cloned(), batch, &mut |id, event| {
+            match event {
+                Event::Done(completion) => done[id] = Some(completion),
+                Event::Failed(error) => panic!("request {id}: {error}"),
+                Event::Token(_) => {}
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    done.into_iter().map(Option::unwrap).collect()
+}
+
+pub fn tokens(completions: &[Completion]) -> Vec<&[TokenId]> {
+    completions.iter().map(|completion| &completion.tokens[..]).collect()
+}
+
+pub fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
