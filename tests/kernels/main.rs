@@ -19,7 +19,10 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
 fn every_kernel_is_registered() {
-    let mut expected: Vec<String> = ["accept_drafts", "adjust_logits", "sample_rows"].map(String::from).into();
+    let mut expected: Vec<String> =
+        ["accept_drafts", "adjust_logits", "count_tokens", "sample_rows"]
+            .map(String::from)
+            .into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));

@@ -20,8 +20,8 @@ pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
 pub use rows::{Embedding, GatherRows, per_token};
 pub use sampling::{
-    Accept, Adjust, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict, VerifiedSequence,
-    sampling_kernel,
+    Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
+    VerifiedSequence, sampling_kernel,
 };
 
 use crate::backend::BackendError;
