@@ -20,7 +20,7 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 #[test]
 fn every_kernel_is_registered() {
     let mut expected: Vec<String> =
-        ["accept_drafts", "adjust_logits", "count_tokens", "sample_rows"]
+        ["accept_drafts", "adjust_logits", "count_tokens", "keep_rows", "sample_rows"]
             .map(String::from)
             .into();
     for format in ["bf16", "f16"] {

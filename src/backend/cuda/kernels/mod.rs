@@ -18,7 +18,7 @@ mod sampling;
 
 pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
-pub use rows::{Embedding, GatherRows, per_token};
+pub use rows::{Embedding, GatherRows, KeepRows, keep_rows, per_token};
 pub use sampling::{
     Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
     VerifiedSequence, sampling_kernel,
