@@ -15,6 +15,7 @@ mod attention;
 mod projection;
 mod rows;
 mod sampling;
+mod weights;
 
 pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
@@ -23,6 +24,7 @@ pub use sampling::{
     Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
     VerifiedSequence, sampling_kernel,
 };
+pub use weights::{PackWeights, RandomWeights, pack_weights, random_weights};
 
 use crate::backend::BackendError;
 
