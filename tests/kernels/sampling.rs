@@ -329,7 +329,7 @@ fn without_penalties_counts_change_nothing() {
 fn tokens_are_counted() {
     let mut noise = Noise::new(7);
     let tokens: Vec<u32> = (0..1500).map(|_| noise.word() as u32 % 400).collect();
-    let before: Vec<u32> = (0..VOCAB as u32).map(|token| token % 3 | (token % 5 / 4) << 31).collect();
+    let before: Vec<u32> = (0..VOCAB as u32).map(|token| (token % 3) | ((token % 5 / 4) << 31)).collect();
     for (start, prompt) in [(vec![0u32; VOCAB], 700), (before.clone(), 0), (before, 1500)] {
         for on in schedules() {
             let mut counts = start.clone();
