@@ -1,14 +1,13 @@
-// Verification's verdict, per sequence: how many drafts are kept, what follows them; and its commit.
+// Verification's verdict, per sequence: how many drafts are kept, and what follows them.
 //
 // GREEDY, COUPLED  a draft is kept while it is the token that sample.cu chose for the target's row.
 // REJECTION        draft d is kept iff u q(d) <= p(d); the first one that is not is replaced by a draw from
 //                  max(p - q, 0); after k kept drafts a draw from p follows (Leviathan et al. 2023, Chen
 //                  et al. 2023). Without any residual p and q differ by rounding only: then p is drawn from.
 //
-// in     a sequence's target rows first_row .. first_row + drafts; tokens [slots, context] with its drafts
-//        at committed .. ; draft weights and choices of its round at slot * most_drafts ..
-// out    verdicts [sequences]; the token that follows in `tokens`; lengths [slots]; counts (adjust.cu) of
-//        all tokens emitted
+// in     a sequence's target rows first_row .. first_row + drafts; its drafts, as choices and weights, at
+//        slot * most_drafts ..
+// out    verdicts [sequences]; counts (adjust.cu) of the tokens emitted: the drafts kept, then `next`
 // grid   (sequences), 512 threads
 // order  sums are of integers
 // bytes  a few words; for a replacement the rows of p and q twice, for what follows k drafts p twice
@@ -16,7 +15,7 @@
 #include "common/sampling.cuh"
 
 struct VerifiedSequence {
-  uint32_t slot;       // row of tokens, lengths, counts
+  uint32_t slot;       // row of drafts and counts
   uint32_t first_row;  // of the target's logits
   uint32_t committed;  // tokens before the drafts
   uint32_t drafts;
@@ -34,12 +33,9 @@ struct AcceptArgs {
   const uint64_t* target_weights;  // [rows, vocab]
   const RowChoice* draft;          // [slots, most_drafts]
   const uint64_t* draft_weights;   // [slots, most_drafts, vocab]
-  uint32_t* tokens;                // [slots, context]
-  uint32_t* lengths;               // [slots]
   uint32_t* counts;                // [slots, vocab], or null where no request has penalties
   Verdict* verdicts;
   int vocab;
-  int context;
   int most_drafts;
 };
 
@@ -55,19 +51,18 @@ struct Residual {
 
 __device__ __forceinline__ Verdict judge(const AcceptArgs& args, const VerifiedSequence& about,
                                          const SamplingParams& params) {
-  const uint32_t* drafts = args.tokens + size_t(about.slot) * args.context + about.committed;
+  const RowChoice* drafts = args.draft + size_t(about.slot) * args.most_drafts;
   const RowChoice* target = args.target + about.first_row;
   uint32_t accepted = 0;
   if (params.rule != REJECTION) {
-    while (accepted < about.drafts && drafts[accepted] == target[accepted].token) accepted++;
+    while (accepted < about.drafts && drafts[accepted].token == target[accepted].token) accepted++;
     return {accepted, target[accepted].token};
   }
   for (; accepted < about.drafts; accepted++) {
     const uint64_t* p = args.target_weights + size_t(about.first_row + accepted) * args.vocab;
-    const size_t draft_row = size_t(about.slot) * args.most_drafts + accepted;
-    const uint64_t* q = args.draft_weights + draft_row * args.vocab;
-    const uint32_t token = drafts[accepted], position = about.committed + accepted;
-    const double p_total = double(target[accepted].total), q_total = double(args.draft[draft_row].total);
+    const uint64_t* q = args.draft_weights + (size_t(about.slot) * args.most_drafts + accepted) * args.vocab;
+    const uint32_t token = drafts[accepted].token, position = about.committed + accepted;
+    const double p_total = double(target[accepted].total), q_total = double(drafts[accepted].total);
     const double u = unit(Philox(params.seed, position, ACCEPT, 0).block(0).x);
     if (p[token] && u * (double(q[token]) / q_total) <= double(p[token]) / p_total) continue;
     const Residual residual{p, q, p_total, q_total};
@@ -87,14 +82,14 @@ __device__ __forceinline__ void accept(const AcceptArgs& args) {
   await_previous_kernel();
   const VerifiedSequence about = args.sequences[blockIdx.x];
   const Verdict verdict = judge(args, about, args.params[blockIdx.x]);
-  __syncthreads();  // nobody reads the drafts any more
   if (threadIdx.x == 0) {
-    uint32_t* emitted = args.tokens + size_t(about.slot) * args.context + about.committed;
-    emitted[verdict.accepted] = verdict.next;
-    args.lengths[about.slot] = about.committed + verdict.accepted + 1;
     args.verdicts[blockIdx.x] = verdict;
-    if (args.counts)
-      for (uint32_t i = 0; i <= verdict.accepted; i++) args.counts[size_t(about.slot) * args.vocab + emitted[i]]++;
+    if (args.counts) {
+      const RowChoice* drafts = args.draft + size_t(about.slot) * args.most_drafts;
+      uint32_t* counts = args.counts + size_t(about.slot) * args.vocab;
+      for (uint32_t i = 0; i < verdict.accepted; i++) counts[drafts[i].token]++;
+      counts[verdict.next]++;
+    }
   }
   allow_next_kernel();
 }

@@ -1,15 +1,14 @@
 // Penalties and logit bias, for rows whose request asks for them.
 //
-// in     logits [rows, vocab] f32; counts [slots, vocab]: how often a token occurs in the output, and
-//        bit 31 where it occurs in the prompt; recent [rows, 16]: this round's drafts before the row,
-//        which the counts do not have yet; bias: the pairs bias_begin[s] .. bias_begin[s + 1] of sequence s
+// in     logits [rows, vocab] f32; counts [slots, counts_stride]: how often a token occurs in the output, and
+//        bit 31 where it occurs in the prompt; recent [rows, most_drafts]: this round's drafts before the
+//        row, which the counts do not have yet; bias: the pairs bias_begin[s] .. bias_begin[s + 1] of
+//        sequence s. Without penalties (1, 0 and 0) no count changes a bit of a logit: counts may be anything
 // out    adjusted [rows, vocab] f32, and its partials (common/head_partial.cuh)
 // grid   (vocab / 256, rows), 256 threads: a warp takes 32 tokens
 // bytes  8 read, 4.4 written per logit
 #include "common/memory.cuh"
 #include "common/sampling.cuh"
-
-constexpr int MOST_DRAFTS = 16;
 
 struct TokenBias {
   uint32_t token;
@@ -27,14 +26,16 @@ struct AdjustArgs {
   float* adjusted;
   HeadPartial* partials;
   int vocab;
+  int counts_stride;  // tokens of a row of counts: the model's, where a draft head has fewer
+  int most_drafts;    // elements of a row of recent
 };
 
 __device__ __forceinline__ float adjusted_logit(const AdjustArgs& args, int row, uint32_t token) {
   const SamplingRow& about = args.rows[row];
   const SamplingParams& params = args.params[about.sequence];
   float logit = args.logits[size_t(row) * args.vocab + token];
-  uint32_t count = args.counts[size_t(about.slot) * args.vocab + token];
-  for (uint32_t i = 0; i < about.drafted; i++) count += args.recent[row * MOST_DRAFTS + i] == token;
+  uint32_t count = args.counts[size_t(about.slot) * args.counts_stride + token];
+  for (uint32_t i = 0; i < about.drafted; i++) count += args.recent[size_t(row) * args.most_drafts + i] == token;
   if (count) {
     const double output = count & 0x7fffffffu, by = params.repetition_penalty, wide = logit;
     const double repeated = wide > 0 ? wide / by : wide * by;

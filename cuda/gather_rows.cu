@@ -1,7 +1,8 @@
 // Stored hidden states h_N as input of the next pass: verification takes up the rows that drafting
 // left, under the norm of the layer that follows.
 //
-// in     stored [rows, hidden] f32; index [tokens], the stored row of each token
+// in     stored [rows, hidden] f32; index [tokens], the stored row of each token. It may be the residual itself,
+//        with index[i] = i: that puts the rows under another norm
 // out    residual [tokens, hidden] f32; operand [tokens, stride] = residual * norm; squares (norm.cuh)
 // grid   (tokens), 256 threads: a warp takes 32 columns at a time
 // bytes  4 read, 6 written per element

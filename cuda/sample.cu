@@ -2,8 +2,9 @@
 // the request's rule. Each filter sees what the one before it kept.
 //
 // in     logits [rows, vocab] f32 after penalties, partials of them; raw_partials before penalties
-// out    weights [rows, vocab] u64 (common/sampling.cuh), 0 where filtered out (untouched by GREEDY);
-//        choices [rows]. draws = 0: target rows, whose token REJECTION leaves to accept.cu
+// out    for a row's destination d: weights [d] u64 (common/sampling.cuh), `stride` apart, 0 where filtered
+//        out (untouched by GREEDY, and past vocab: a draft head may know fewer tokens than the model);
+//        choices [d]. draws = 0: target rows, whose token REJECTION leaves to accept.cu
 // grid   (rows), 512 threads
 // order  sums are of integers, in any order; ties go to the lowest id
 // bytes  partials twice; unless greedy, the row of logits and of weights 2 to 4 times, and up to 8 times
@@ -21,6 +22,7 @@ struct SampleArgs {
   RowChoice* choices;
   int vocab;
   int draws;
+  int stride;  // elements between rows of weights, at least vocab
 };
 
 // The smallest rank of a row, from its partials.
@@ -101,9 +103,9 @@ __device__ __forceinline__ uint64_t distribute(const float* logits, uint64_t* we
 __device__ __forceinline__ void sample(const SampleArgs& args) {
   const int row = blockIdx.x, vocab = args.vocab, tiles = (vocab + WARP - 1) / WARP;
   const float* logits = args.logits + size_t(row) * vocab;
-  uint64_t* weights = args.weights + size_t(row) * vocab;
   await_previous_kernel();
   const SamplingRow about = args.rows[row];
+  uint64_t* weights = args.weights + size_t(about.destination) * args.stride;
   const SamplingParams params = args.params[about.sequence];
 
   const HeadPartial* raw = args.raw_partials + size_t(row) * tiles;
@@ -133,7 +135,7 @@ __device__ __forceinline__ void sample(const SampleArgs& args) {
       choice.token = pick(fine_uniform(random), choice.total, vocab, [=](int token) { return weights[token]; });
     }
   }
-  if (threadIdx.x == 0) args.choices[row] = choice;
+  if (threadIdx.x == 0) args.choices[about.destination] = choice;
   allow_next_kernel();
 }
 

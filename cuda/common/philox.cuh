@@ -3,7 +3,7 @@
 #pragma once
 #include "device.cuh"
 
-enum Purpose : uint32_t { DRAFT = 0, ACCEPT = 1, RESIDUAL = 2, BONUS = 3, GUMBEL = 4 };
+enum Purpose : uint32_t { DRAFT = 0, ACCEPT = 1, RESIDUAL = 2, BONUS = 3, GUMBEL = 4, WEIGHTS = 6 };
 
 struct Philox {
   uint32_t key[2], index, position, purpose;

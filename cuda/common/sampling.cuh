@@ -26,10 +26,11 @@ struct SamplingParams {
 
 // What one row of logits is for.
 struct SamplingRow {
-  uint32_t sequence;  // whose parameters
-  uint32_t position;  // of the token to be decided
-  uint32_t drafted;   // drafts of this round before it
-  uint32_t slot;      // row of occurrence counts
+  uint32_t sequence;     // whose parameters
+  uint32_t position;     // of the token to be decided
+  uint32_t drafted;      // drafts of this round before it
+  uint32_t slot;         // row of occurrence counts
+  uint32_t destination;  // row of weights and choices that the outcome goes to
 };
 
 // What is decided about one row.

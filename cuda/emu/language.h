@@ -172,4 +172,5 @@ EMU_ATOMIC(atomicAdd, T(old + value))
 EMU_ATOMIC(atomicMax, old > value ? old : value)
 EMU_ATOMIC(atomicMin, old < value ? old : value)
 EMU_ATOMIC(atomicExch, value)
+EMU_ATOMIC(atomicOr, T(old | value))
 #undef EMU_ATOMIC

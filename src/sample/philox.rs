@@ -19,6 +19,8 @@ pub enum Purpose {
     Gumbel = 4,
     /// What the controller's posterior draws.
     Controller = 5,
+    /// The weights of a synthetic model (`cuda/random_weights.cu`).
+    Weights = 6,
 }
 
 /// The stream of random words for one (seed, position, purpose, index).

@@ -12,6 +12,7 @@ mod rows;
 mod sampling;
 mod support;
 mod verdicts;
+mod weights;
 mod workshop;
 
 use eesd::backend::cuda::emulator::Emulator;
@@ -19,7 +20,10 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
 fn every_kernel_is_registered() {
-    let mut expected: Vec<String> = ["accept_drafts", "adjust_logits", "sample_rows"].map(String::from).into();
+    let mut expected: Vec<String> =
+        ["accept_drafts", "adjust_logits", "count_tokens", "keep_rows", "pack_weights", "sample_rows"]
+            .map(String::from)
+            .into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
@@ -28,7 +32,7 @@ fn every_kernel_is_registered() {
             expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
         }
         expected.extend([format!("wrapper_mma_{format}")]);
-        expected.extend(["embedding", "gather_rows"].map(|name| format!("{name}_{format}")));
+        expected.extend(["embedding", "gather_rows", "random_weights"].map(|name| format!("{name}_{format}")));
     }
     expected.extend(["copy", "lanes", "last_block", "numbers"].map(|name| format!("wrapper_{name}")));
     expected.sort();

@@ -25,6 +25,11 @@ const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
 
+const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
+const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
+const PACK: Family = ("weights::packed_as_the_host_packs", &["pack_weights.cu"]);
+const RANDOM: Family = ("weights::random_weights_are_the_reference", &["random_weights.cu"]);
+
 const fn mutant(file: &'static str, from: &'static str, to: &'static str, check: Check, family: Family) -> Mutant {
     Mutant { file, from, to, check, family }
 }
@@ -34,7 +39,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 22] = [
+const MUTANTS: [Mutant; 27] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -90,9 +95,20 @@ const MUTANTS: [Mutant; 22] = [
         ATTENTION,
     ),
     mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
+    mutant("sample.cu", "size_t(about.destination) * args.stride", "size_t(row) * args.stride", Check::Orders, SAMPLE),
+    mutant("count_tokens.cu", "i < args.prompt", "i <= args.prompt", Check::Orders, COUNT),
+    mutant(
+        "pack_weights.cu",
+        "load_part(args, row + 8, column)",
+        "load_part(args, row + 1, column)",
+        Check::Orders,
+        PACK,
+    ),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
     // Memory that is not the kernel's.
+    mutant("keep_rows.cu", "column < args.hidden;", "column <= args.hidden;", Check::Addresses, KEEP),
+    mutant("random_weights.cu", "unit < args.elements / 8", "unit <= args.elements / 8", Check::Addresses, RANDOM),
     mutant("residual.cu", "if (output < hidden) {", "if (output < hidden + 8) {", Check::Addresses, PROJECTION),
     mutant(SKINNY, "t * 8 + lane % 4 * 2 + i % 2]", "t * 8 + lane % 4 * 2 + i % 2 + 1]", Check::Addresses, PROJECTION),
 ];

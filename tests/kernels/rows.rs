@@ -1,7 +1,8 @@
-//! `embedding` and `gather_rows`: exact copies, the operand rounded once, squares within f32 rounding.
+//! `embedding`, `gather_rows` and `keep_rows`: exact copies, the operand rounded once, squares within f32
+//! rounding.
 
 use crate::support::{FORMATS, Noise, assert_close, emulator, from, narrow, schedules, to, widen};
-use eesd::backend::cuda::kernels::{Embedding, GatherRows, per_token};
+use eesd::backend::cuda::kernels::{Embedding, GatherRows, KeepRows, keep_rows, per_token};
 use eesd::backend::cuda::pack::{chunks, pack};
 
 const HIDDEN: usize = 200;
@@ -102,5 +103,66 @@ fn gather_rows() {
         }
         let alone = run(&[from_row]);
         assert_eq!(alone.squares, all.squares[token * SLOTS..][..SLOTS]);
+    }
+}
+
+/// A residual stream goes under another norm without a copy: what is gathered from is written in place.
+#[test]
+fn gather_rows_in_place() {
+    const TOKENS: usize = 3;
+    let mut noise = Noise::new(3);
+    let residual = noise.floats(TOKENS * HIDDEN, 3.0);
+    let norm = noise.floats(HIDDEN, 2.0);
+    for (format, schedule) in FORMATS.into_iter().flat_map(|format| schedules().into_iter().map(move |s| (format, s))) {
+        let mut out = Outputs::new(TOKENS);
+        out.residual.copy_from_slice(&residual);
+        let arguments = GatherRows {
+            stored: to(&mut out.residual),
+            index: from(&[0u32, 1, 2]),
+            hidden: HIDDEN as i32,
+            padding: 0,
+            residual: to(&mut out.residual),
+            norm: from(&norm),
+            operand: to(&mut out.operand),
+            stride: STRIDE as i32,
+            padding_2: 0,
+            squares: to(&mut out.squares),
+        };
+        // SAFETY: buffers of the sizes that cuda/gather_rows.cu states.
+        unsafe { per_token(&schedule, "gather_rows", format, TOKENS, &arguments) }.unwrap();
+        assert_eq!(out.residual, residual);
+        for (token, row) in residual.chunks(HIDDEN).enumerate() {
+            for (column, &x) in row.iter().enumerate() {
+                assert_eq!(out.operand[token * STRIDE + column], narrow(format, f64::from(x * norm[column])));
+            }
+            let squares: f64 = out.squares[token * SLOTS..][..SLOTS].iter().map(|&s| f64::from(s)).sum();
+            let expected: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            assert_close(squares, expected, 1e-6 * expected, || format!("squares of {token}"));
+        }
+    }
+}
+
+#[test]
+fn rows_are_kept() {
+    for hidden in [1, 13, 200, 300] {
+        let residual = Noise::new(4).floats(3 * hidden, 3.0);
+        let index = [4u32, 0, 2];
+        for schedule in schedules() {
+            let mut stored = vec![f32::MAX; 5 * hidden];
+            let arguments = KeepRows {
+                residual: from(&residual),
+                index: from(&index),
+                stored: to(&mut stored),
+                hidden: hidden as i32,
+                padding: 0,
+            };
+            // SAFETY: buffers of the sizes that cuda/keep_rows.cu states.
+            unsafe { keep_rows(&schedule, index.len(), &arguments) }.unwrap();
+            for (row, found) in stored.chunks(hidden).enumerate() {
+                let kept = index.iter().position(|&i| i as usize == row);
+                let expected = kept.map(|token| residual[token * hidden..][..hidden].to_vec());
+                assert_eq!(found, expected.unwrap_or(vec![f32::MAX; hidden]), "row {row} of {hidden}");
+            }
+        }
     }
 }

@@ -1,14 +1,17 @@
-//! `adjust` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
+//! `count_tokens`, `adjust` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
 
 use crate::support::{Noise, assert_close, emulator, from, schedules, to};
 use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{
-    Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
+    Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
 };
 use eesd::sample::{Philox, Purpose};
 
 pub const VOCAB: usize = 1000;
+/// Tokens of a row of counts and of weights in these tests: more than the head that is sampled from has.
+const STRIDE: usize = VOCAB + 24;
 const ONE: f64 = (1u64 << 45) as f64;
+const MOST_DRAFTS: usize = 3;
 const GREEDY: u32 = 0;
 const REJECTION: u32 = 1;
 const COUPLED: u32 = 2;
@@ -25,6 +28,11 @@ fn params(rule: u32) -> Params {
         top_k: 0,
         rule,
     }
+}
+
+/// A row of slot 0, whose outcome goes to row 0.
+fn judged(sequence: u32, position: u32, drafted: u32) -> JudgedRow {
+    JudgedRow { sequence, position, drafted, slot: 0, destination: 0 }
 }
 
 pub fn partials_of(logits: &[f32]) -> Vec<HeadPartial> {
@@ -55,6 +63,7 @@ pub fn logits(rows: usize, seed: u64) -> Vec<f32> {
     logits
 }
 
+/// Samples; outcomes go to the rows in reverse order, and come back in the order of `rows`.
 fn run(
     on: &Emulator,
     logits: &[f32],
@@ -63,22 +72,32 @@ fn run(
     draws: bool,
 ) -> (Vec<RowChoice>, Vec<u64>) {
     let partials = partials_of(logits);
-    let mut weights = vec![u64::MAX; logits.len()];
+    let mut rows = rows.to_vec();
+    let last = rows.len() as u32 - 1;
+    rows.iter_mut().zip(0..).for_each(|(row, i)| row.destination = last - i);
+    let mut weights = vec![u64::MAX; rows.len() * STRIDE];
     let mut choices = vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows.len()];
     let arguments = Sample {
         logits: from(logits),
         partials: from(&partials),
         raw_partials: from(&partials),
         params: from(params),
-        rows: from(rows),
+        rows: from(&rows),
         weights: to(&mut weights),
         choices: to(&mut choices),
         vocab: VOCAB as i32,
         draws: draws.into(),
+        stride: STRIDE as i32,
+        padding: 0,
     };
     // SAFETY: buffers of the sizes that cuda/sample.cu states.
     unsafe { sampling_kernel(on, rows.len(), &arguments) }.unwrap();
-    (choices, weights)
+    choices.reverse();
+    let row = |weights: &[u64]| {
+        assert!(weights[VOCAB..].iter().all(|&w| w == u64::MAX), "written past the vocabulary");
+        weights[..VOCAB].to_vec()
+    };
+    (choices, weights.chunks(STRIDE).rev().flat_map(row).collect())
 }
 
 /// Tokens in order of preference, with their unnormalised probabilities, as filters leave them.
@@ -124,8 +143,7 @@ fn filters() -> Vec<Params> {
 #[test]
 fn filters_keep_what_sorting_keeps() {
     let params = filters();
-    let rows: Vec<_> =
-        (0..params.len() as u32).map(|i| JudgedRow { sequence: i, position: 100 + i, drafted: i, slot: 0 }).collect();
+    let rows: Vec<_> = (0..params.len() as u32).map(|i| judged(i, 100 + i, i)).collect();
     let logits = logits(rows.len(), 1);
     for on in schedules() {
         let (choices, weights) = run(&on, &logits, &params, &rows, true);
@@ -161,7 +179,7 @@ fn greedy_takes_the_lowest_of_the_largest() {
     logits[VOCAB + 411] = 50.0;
     logits[2 * VOCAB..].fill(f32::NEG_INFINITY);
     logits[2 * VOCAB + 3] = f32::NAN;
-    let rows = [0, 1, 2].map(|position| JudgedRow { sequence: 0, position, drafted: 0, slot: 0 });
+    let rows = [0, 1, 2].map(|position| judged(0, position, 0));
     for rule in [GREEDY, REJECTION, COUPLED] {
         let (choices, weights) = run(&emulator(2), &logits, &[Params { top_k: 1, ..params(rule) }], &rows, false);
         assert_eq!(choices[1].token, 411);
@@ -175,7 +193,7 @@ fn greedy_takes_the_lowest_of_the_largest() {
 #[test]
 fn coupled_is_the_argmax_of_score_plus_noise() {
     let params = [Params { rule: COUPLED, ..filters()[0] }, Params { rule: COUPLED, ..filters()[6] }];
-    let rows: Vec<_> = (0..24).map(|i| JudgedRow { sequence: i % 2, position: 50 + i, drafted: 0, slot: 0 }).collect();
+    let rows: Vec<_> = (0..24).map(|i| judged(i % 2, 50 + i, 0)).collect();
     let logits = logits(rows.len(), 3);
     let (choices, _) = run(&emulator(3), &logits, &params, &rows, true);
     let mut most_probable = 0;
@@ -200,51 +218,61 @@ fn unit(word: u32) -> f64 {
     (f64::from(word) + 0.5) / 4_294_967_296.0
 }
 
+fn adjust(
+    on: &Emulator,
+    raw: &[f32],
+    params: &[Params],
+    rows: &[JudgedRow],
+    counts: &[u32],
+    recent: &[u32],
+    (bias_begin, bias): (&[i32], &[TokenBias]),
+) -> (Vec<f32>, Vec<HeadPartial>) {
+    let mut adjusted = vec![f32::NAN; raw.len()];
+    let tiles = rows.len() * VOCAB.div_ceil(32);
+    let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; tiles];
+    let arguments = Adjust {
+        logits: from(raw),
+        params: from(params),
+        rows: from(rows),
+        counts: from(counts),
+        recent: from(recent),
+        bias_begin: from(bias_begin),
+        bias: from(bias),
+        adjusted: to(&mut adjusted),
+        partials: to(&mut partials),
+        vocab: VOCAB as i32,
+        counts_stride: STRIDE as i32,
+        most_drafts: MOST_DRAFTS as i32,
+        padding: 0,
+    };
+    // SAFETY: buffers of the sizes that cuda/adjust.cu states.
+    unsafe { sampling_kernel(on, rows.len(), &arguments) }.unwrap();
+    (adjusted, partials)
+}
+
 #[test]
 fn penalties_and_bias() {
     let params = [
         Params { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.25, ..params(REJECTION) },
         params(GREEDY),
     ];
-    let rows = [(0, 2, 1), (0, 0, 1), (1, 0, 0)].map(|(sequence, drafted, slot)| JudgedRow {
-        sequence,
-        position: 9,
-        drafted,
-        slot,
-    });
+    let rows = [(0, 2, 1), (0, 0, 1), (1, 0, 0)]
+        .map(|(sequence, drafted, slot)| JudgedRow { slot, ..judged(sequence, 9, drafted) });
     let raw = logits(rows.len(), 4);
-    let mut counts = vec![0u32; 2 * VOCAB];
-    counts[VOCAB + 20] = 3;
-    counts[VOCAB + 21] = 1 << 31;
-    counts[VOCAB + 22] = 1 << 31 | 2;
-    let mut recent = vec![0u32; 3 * 16];
+    let mut counts = vec![0u32; 2 * STRIDE];
+    counts[STRIDE + 20] = 3;
+    counts[STRIDE + 21] = 1 << 31;
+    counts[STRIDE + 22] = 1 << 31 | 2;
+    let mut recent = vec![22u32; 3 * MOST_DRAFTS];
     recent[..2].copy_from_slice(&[22, 999]);
     let bias = [TokenBias { token: 22, bias: 0.5 }, TokenBias { token: 30, bias: f32::NEG_INFINITY }];
-    let begin = [0i32, 2, 2];
-    let tiles = VOCAB.div_ceil(32);
     for on in schedules() {
-        let mut adjusted = vec![f32::NAN; raw.len()];
-        let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; rows.len() * tiles];
-        let arguments = Adjust {
-            logits: from(&raw),
-            params: from(&params),
-            rows: from(&rows),
-            counts: from(&counts),
-            recent: from(&recent),
-            bias_begin: from(&begin),
-            bias: from(&bias),
-            adjusted: to(&mut adjusted),
-            partials: to(&mut partials),
-            vocab: VOCAB as i32,
-            padding: 0,
-        };
-        // SAFETY: buffers of the sizes that cuda/adjust.cu states.
-        unsafe { sampling_kernel(&on, rows.len(), &arguments) }.unwrap();
+        let (adjusted, partials) = adjust(&on, &raw, &params, &rows, &counts, &recent, (&[0, 2, 2], &bias));
         for (row, about) in rows.iter().enumerate() {
             for token in 0..VOCAB {
                 let logit = raw[row * VOCAB + token];
-                let drafted = &recent[row * 16..][..about.drafted as usize];
-                let count = counts[about.slot as usize * VOCAB + token];
+                let drafted = &recent[row * MOST_DRAFTS..][..about.drafted as usize];
+                let count = counts[about.slot as usize * STRIDE + token];
                 let output = (count & !(1 << 31)) as usize + drafted.iter().filter(|&&t| t as usize == token).count();
                 let mut expected = logit;
                 if output > 0 || count > 0 {
@@ -269,6 +297,54 @@ fn penalties_and_bias() {
         for (found, expected) in partials.iter().zip(partials_of(&adjusted)) {
             assert_eq!((found.max, found.token), (expected.max, expected.token));
             assert_close(found.sum.into(), expected.sum.into(), 1e-5 * f64::from(expected.sum), || "sum".into());
+        }
+    }
+}
+
+/// Who asks for no penalties keeps no counts: whatever is in that row, logits stay what they are.
+#[test]
+fn without_penalties_counts_change_nothing() {
+    let rows = [judged(0, 9, 3), judged(0, 10, 0)];
+    let mut raw = logits(rows.len(), 5);
+    let special = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, 0.0, -0.0, 1e-45, -1e-45, f32::MAX, f32::MIN];
+    let mut noise = Noise::new(6);
+    let mut counts: Vec<u32> = (0..STRIDE).map(|_| noise.word() as u32).collect();
+    for (at, &logit) in (0..VOCAB).step_by(7).zip(special.iter().cycle()) {
+        raw[at] = logit;
+        counts[at] = [u32::MAX, 1 << 31, i32::MAX as u32, 1, 0][at / 70 % 5];
+    }
+    let recent = [7, 7, 14, 0, 0, 0];
+    for on in schedules() {
+        let (adjusted, partials) = adjust(&on, &raw, &[params(COUPLED)], &rows, &counts, &recent, (&[0, 0], &[]));
+        for (at, (found, expected)) in adjusted.iter().zip(&raw).enumerate() {
+            assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "logit {at}");
+        }
+        for (found, expected) in partials.iter().zip(partials_of(&raw)) {
+            assert_eq!((found.max, found.token), (expected.max, expected.token));
+        }
+    }
+}
+
+#[test]
+fn tokens_are_counted() {
+    let mut noise = Noise::new(7);
+    let tokens: Vec<u32> = (0..1500).map(|_| noise.word() as u32 % 400).collect();
+    let before: Vec<u32> = (0..VOCAB as u32).map(|token| (token % 3) | ((token % 5 / 4) << 31)).collect();
+    for (start, prompt) in [(vec![0u32; VOCAB], 700), (before.clone(), 0), (before, 1500)] {
+        for on in schedules() {
+            let mut counts = start.clone();
+            let arguments = CountTokens {
+                tokens: from(&tokens),
+                counts: to(&mut counts),
+                count: tokens.len() as i32,
+                prompt: prompt as i32,
+            };
+            // SAFETY: buffers of the sizes that cuda/count_tokens.cu states.
+            unsafe { sampling_kernel(&on, 1, &arguments) }.unwrap();
+            let mut expected = start.clone();
+            tokens[..prompt].iter().for_each(|&token| expected[token as usize] |= 1 << 31);
+            tokens[prompt..].iter().for_each(|&token| expected[token as usize] += 1);
+            assert_eq!(counts, expected);
         }
     }
 }

@@ -11,7 +11,6 @@ use eesd::backend::cuda::kernels::{
 };
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 
-const CONTEXT: usize = 64;
 const MOST: usize = 4;
 const PROMPT: usize = 6;
 const DRAFTS: [usize; 3] = [4, 2, 0];
@@ -84,7 +83,7 @@ impl Round {
         (drafted, verdict.accepted as u32, verdict.next)
     }
 
-    /// `adjust`, then `sample`, over rows of logits.
+    /// `adjust`, then `sample`, over rows of logits; outcomes go to the rows' destinations.
     fn sample(
         &self,
         on: &Emulator,
@@ -92,10 +91,11 @@ impl Round {
         rows: &[JudgedRow],
         drafts: &[Vec<TokenId>; 3],
         draws: bool,
-    ) -> (Vec<RowChoice>, Vec<u64>) {
+        (choices, weights): (&mut [RowChoice], &mut [u64]),
+    ) {
         let counts = self.counts();
-        let mut recent = vec![0u32; rows.len() * 16];
-        for (row, about) in recent.chunks_mut(16).zip(rows) {
+        let mut recent = vec![0u32; rows.len() * MOST];
+        for (row, about) in recent.chunks_mut(MOST).zip(rows) {
             let before = drafts[about.sequence as usize].iter().take(about.drafted as usize);
             row.iter_mut().zip(before).for_each(|(to, &token)| *to = token);
         }
@@ -113,10 +113,10 @@ impl Round {
             adjusted: to(&mut adjusted),
             partials: to(&mut partials),
             vocab: VOCAB as i32,
+            counts_stride: VOCAB as i32,
+            most_drafts: MOST as i32,
             padding: 0,
         };
-        let mut weights = vec![u64::MAX; logits.len()];
-        let mut choices = vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows.len()];
         // SAFETY: buffers of the sizes that cuda/adjust.cu states.
         unsafe { sampling_kernel(on, rows.len(), &adjust) }.unwrap();
         let sample = Sample {
@@ -125,14 +125,15 @@ impl Round {
             raw_partials: from(&raw_partials),
             params: from(&self.params),
             rows: from(rows),
-            weights: to(&mut weights),
-            choices: to(&mut choices),
+            weights: to(weights),
+            choices: to(choices),
             vocab: VOCAB as i32,
             draws: draws.into(),
+            stride: VOCAB as i32,
+            padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/sample.cu states.
         unsafe { sampling_kernel(on, rows.len(), &sample) }.unwrap();
-        (choices, weights)
     }
 
     /// Occurrences of the committed tokens, by slot.
@@ -147,28 +148,32 @@ impl Round {
         counts
     }
 
-    fn row(&self, sequence: usize, drafted: usize) -> JudgedRow {
+    fn row(&self, sequence: usize, drafted: usize, destination: usize) -> JudgedRow {
         let position = (self.histories[sequence].len() + drafted) as u32;
-        JudgedRow { sequence: sequence as u32, position, drafted: drafted as u32, slot: slot(sequence) as u32 }
+        let (sequence, slot, destination) = (sequence as u32, slot(sequence) as u32, destination as u32);
+        JudgedRow { sequence, position, drafted: drafted as u32, slot, destination }
     }
 
     /// The round on the device, draft step by draft step; checked against the library. Returns how many
     /// drafts of the first sequence were kept.
     fn check(&self, on: &Emulator) -> u32 {
         let mut drafts = [(); 3].map(|()| Vec::new());
-        let mut draft =
-            (vec![RowChoice { token: 0, confidence: 0.0, total: 0 }; 3 * MOST], vec![0u64; 3 * MOST * VOCAB]);
-        for (s, j) in (0..3).flat_map(|s| (0..DRAFTS[s]).map(move |j| (s, j))) {
-            let at = slot(s) * MOST + j;
-            let logits = &self.draft[at * VOCAB..][..VOCAB];
-            let (choice, weights) = self.sample(on, logits, &[self.row(s, j)], &drafts, true);
-            drafts[s].push(choice[0].token);
-            draft.0[at] = choice[0];
-            draft.1[at * VOCAB..][..VOCAB].copy_from_slice(&weights);
+        let outcomes = |rows: usize| {
+            (vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows], vec![u64::MAX; rows * VOCAB])
+        };
+        let mut draft = outcomes(3 * MOST);
+        for j in 0..MOST {
+            let drafting: Vec<_> = (0..3).filter(|&s| j < DRAFTS[s]).collect();
+            let at = |&s: &usize| slot(s) * MOST + j;
+            let rows: Vec<_> = drafting.iter().map(|s| self.row(*s, j, at(s))).collect();
+            let logits: Vec<_> = drafting.iter().flat_map(|s| &self.draft[at(s) * VOCAB..][..VOCAB]).copied().collect();
+            self.sample(on, &logits, &rows, &drafts, true, (&mut draft.0, &mut draft.1));
+            drafting.iter().for_each(|s| drafts[*s].push(draft.0[at(s)].token));
         }
-        let rows: Vec<_> =
-            (0..3).flat_map(|s| (0..=DRAFTS[s]).map(move |j| (s, j))).map(|(s, j)| self.row(s, j)).collect();
-        let target = self.sample(on, &self.target, &rows, &drafts, false);
+        let judged = (0..3).flat_map(|s| (0..=DRAFTS[s]).map(move |j| (s, j)));
+        let rows: Vec<_> = judged.enumerate().map(|(row, (s, j))| self.row(s, j, row)).collect();
+        let mut target = outcomes(rows.len());
+        self.sample(on, &self.target, &rows, &drafts, false, (&mut target.0, &mut target.1));
 
         let sequence = |s: usize| VerifiedSequence {
             slot: slot(s) as u32,
@@ -177,12 +182,6 @@ impl Round {
             drafts: DRAFTS[s] as u32,
         };
         let sequences: Vec<_> = (0..3).map(sequence).collect();
-        let mut tokens = vec![u32::MAX; 3 * CONTEXT];
-        for s in 0..3 {
-            let all = self.histories[s].iter().chain(&drafts[s]);
-            tokens[slot(s) * CONTEXT..].iter_mut().zip(all).for_each(|(to, &token)| *to = token);
-        }
-        let mut lengths = vec![0u32; 3];
         let before = self.counts();
         let mut counts = before.clone();
         let mut verdicts = vec![Verdict { accepted: u32::MAX, next: u32::MAX }; 3];
@@ -193,14 +192,10 @@ impl Round {
             target_weights: from(&target.1),
             draft: from(&draft.0),
             draft_weights: from(&draft.1),
-            tokens: to(&mut tokens),
-            lengths: to(&mut lengths),
             counts: to(&mut counts),
             verdicts: to(&mut verdicts),
             vocab: VOCAB as i32,
-            context: CONTEXT as i32,
             most_drafts: MOST as i32,
-            padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/accept.cu states.
         unsafe { sampling_kernel(on, 3, &accept) }.unwrap();
@@ -213,11 +208,8 @@ impl Round {
                 assert_close(confidence.into(), drafted.confidence.into(), 2e-5, || format!("confidence {s}, {j}"));
             }
             assert_eq!((verdicts[s].accepted, verdicts[s].next), (accepted, next), "verdict of {s}");
-            let (committed, emitted) = (self.histories[s].len(), accepted as usize + 1);
-            assert_eq!(lengths[slot(s)] as usize, committed + emitted);
-            assert_eq!(tokens[slot(s) * CONTEXT + committed + emitted - 1], next);
             let mut after = before[slot(s) * VOCAB..][..VOCAB].to_vec();
-            for &token in &tokens[slot(s) * CONTEXT + committed..][..emitted] {
+            for &token in drafts[s][..accepted as usize].iter().chain([&next]) {
                 after[token as usize] += 1;
             }
             assert_eq!(counts[slot(s) * VOCAB..][..VOCAB], after);

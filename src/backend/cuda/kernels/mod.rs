@@ -15,14 +15,16 @@ mod attention;
 mod projection;
 mod rows;
 mod sampling;
+mod weights;
 
 pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
-pub use rows::{Embedding, GatherRows, per_token};
+pub use rows::{Embedding, GatherRows, KeepRows, keep_rows, per_token};
 pub use sampling::{
-    Accept, Adjust, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict, VerifiedSequence,
-    sampling_kernel,
+    Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
+    VerifiedSequence, sampling_kernel,
 };
+pub use weights::{PackWeights, RandomWeights, pack_weights, random_weights};
 
 use crate::backend::BackendError;
 

@@ -1,4 +1,4 @@
-//! What starts a residual stream: `embedding`, `gather_rows`.
+//! What starts a residual stream: `embedding`, `gather_rows`; and what stores its rows: `keep_rows`.
 
 use super::{Address, Format, Launcher, Shape, launch};
 use crate::backend::BackendError;
@@ -32,7 +32,7 @@ arguments! {
 arguments! {
     /// `cuda/gather_rows.cu`.
     GatherRows {
-        /// `[rows, hidden]` f32.
+        /// `[rows, hidden]` f32; may be `residual`, where each row stays in its place.
         stored: Address,
         /// `[tokens]` u32.
         index: Address,
@@ -55,6 +55,24 @@ arguments! {
     }
 }
 
+arguments! {
+    /// `cuda/keep_rows.cu`.
+    KeepRows {
+        /// `[tokens, hidden]` f32.
+        residual: Address,
+        /// `[tokens]` u32, unequal.
+        index: Address,
+        /// `[rows, hidden]` f32.
+        stored: Address,
+        /// Width of the residual stream.
+        hidden: i32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+
 /// One block per token: `embedding` and `gather_rows`.
 ///
 /// # Safety
@@ -69,7 +87,20 @@ pub unsafe fn per_token<A: bytemuck::Pod>(
     tokens: usize,
     arguments: &A,
 ) -> Result<(), BackendError> {
-    let shape = Shape { grid: [tokens as u32, 1, 1], threads: 256, shared_bytes: 0 };
+    let shape = Shape { grid: [tokens as u32, 1, 1], threads: THREADS, shared_bytes: 0 };
     // SAFETY: the caller's promise.
     unsafe { launch(on, &format!("{name}_{}", format.suffix()), shape, arguments) }
+}
+
+/// Stores `tokens` rows of a residual stream: `keep_rows`.
+///
+/// # Safety
+/// As [`Launcher::launch`].
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn keep_rows(on: &impl Launcher, tokens: usize, arguments: &KeepRows) -> Result<(), BackendError> {
+    let shape = Shape { grid: [tokens as u32, 1, 1], threads: THREADS, shared_bytes: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { launch(on, "keep_rows", shape, arguments) }
 }

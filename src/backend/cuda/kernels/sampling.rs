@@ -1,4 +1,4 @@
-//! Sampling and acceptance: `adjust`, `sample`, `accept`.
+//! Sampling and acceptance: `count_tokens`, `adjust`, `sample`, `accept`.
 
 use super::{Address, Launcher, Shape, launch};
 use crate::backend::BackendError;
@@ -62,6 +62,8 @@ arguments! {
         drafted: u32,
         /// Row of occurrence counts.
         slot: u32,
+        /// Row of `weights` and `choices` that the outcome goes to.
+        destination: u32,
     }
 }
 
@@ -96,9 +98,9 @@ arguments! {
         params: Address,
         /// `[rows]` of [`JudgedRow`].
         rows: Address,
-        /// `[slots, vocab]` u32.
+        /// `[slots, counts_stride]` u32.
         counts: Address,
-        /// `[rows, 16]` u32.
+        /// `[rows, most_drafts]` u32.
         recent: Address,
         /// `[sequences + 1]` i32.
         bias_begin: Address,
@@ -110,6 +112,10 @@ arguments! {
         partials: Address,
         /// Tokens.
         vocab: i32,
+        /// Tokens of a row of `counts`: the model's vocabulary.
+        counts_stride: i32,
+        /// Elements of a row of `recent`.
+        most_drafts: i32,
         /// Zero.
         padding: u32,
     }
@@ -128,21 +134,39 @@ arguments! {
         params: Address,
         /// `[rows]` of [`JudgedRow`].
         rows: Address,
-        /// `[rows, vocab]` u64.
+        /// `[destinations, stride]` u64.
         weights: Address,
-        /// `[rows]` of [`RowChoice`].
+        /// `[destinations]` of [`RowChoice`].
         choices: Address,
         /// Tokens.
         vocab: i32,
         /// 1: draft rows; 0: target rows.
         draws: i32,
+        /// Elements between rows of `weights`, at least `vocab`.
+        stride: i32,
+        /// Zero.
+        padding: u32,
+    }
+}
+
+arguments! {
+    /// `cuda/count_tokens.cu`.
+    CountTokens {
+        /// `[count]` u32.
+        tokens: Address,
+        /// A row of occurrence counts, `[vocab]` u32.
+        counts: Address,
+        /// Tokens to count.
+        count: i32,
+        /// How many of them, from the first one on, are of the prompt.
+        prompt: i32,
     }
 }
 
 arguments! {
     /// A sequence whose drafts are to be judged.
     VerifiedSequence {
-        /// Row of tokens, lengths and counts.
+        /// Row of drafts and counts.
         slot: u32,
         /// First of its target rows.
         first_row: u32,
@@ -178,22 +202,14 @@ arguments! {
         draft: Address,
         /// `[slots, most_drafts, vocab]` u64.
         draft_weights: Address,
-        /// `[slots, context]` u32.
-        tokens: Address,
-        /// `[slots]` u32.
-        lengths: Address,
         /// `[slots, vocab]` u32, or null.
         counts: Address,
         /// `[sequences]` of [`Verdict`].
         verdicts: Address,
         /// Tokens of the vocabulary.
         vocab: i32,
-        /// Tokens of a slot.
-        context: i32,
         /// Most drafts of a round.
         most_drafts: i32,
-        /// Zero.
-        padding: u32,
     }
 }
 
@@ -201,7 +217,7 @@ arguments! {
 pub trait SamplingKernel: bytemuck::Pod {
     /// The kernel's name.
     const KERNEL: &'static str;
-    /// Its shape for `count` rows (sequences, for [`Accept`]).
+    /// Its shape for `count` rows (sequences, for [`Accept`]; one, for [`CountTokens`]).
     fn shape(&self, count: usize) -> Shape;
 }
 
@@ -218,6 +234,14 @@ impl SamplingKernel for Sample {
     const KERNEL: &'static str = "sample_rows";
     fn shape(&self, count: usize) -> Shape {
         Shape { grid: [count as u32, 1, 1], threads: THREADS, shared_bytes: 0 }
+    }
+}
+
+impl SamplingKernel for CountTokens {
+    const KERNEL: &'static str = "count_tokens";
+    fn shape(&self, count: usize) -> Shape {
+        debug_assert_eq!(count, 1, "a launch counts into one row");
+        Shape { grid: [1; 3], threads: THREADS, shared_bytes: 0 }
     }
 }
 
