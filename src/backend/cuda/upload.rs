@@ -6,6 +6,7 @@ use super::kernels::{Address, PackWeights, pack_weights};
 use super::pack::BLOCK_ROWS;
 use super::weights::Cargo;
 use crate::backend::BackendError;
+use crate::model::Matrix;
 use std::sync::Arc;
 
 /// Bytes of one buffer: large enough for a copy to run at full speed, and all the memory this needs.
@@ -23,12 +24,26 @@ const PIECE_BYTES: usize = 1 << 20;
 /// # Errors
 /// If memory for the buffers cannot be had, or the device fails.
 pub unsafe fn upload<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>]) -> Result<(), BackendError> {
-    let widest = |item: &Cargo<'_>| match item {
-        Cargo::Rows { matrix, .. } => BLOCK_ROWS * row_bytes(matrix),
-        _ => 0,
+    // SAFETY: the caller's promise.
+    unsafe { upload_through(driver, cargo, BUFFER_BYTES) }
+}
+
+/// As [`upload`], through buffers of at most `most` bytes (but of a block of rows at least).
+///
+/// # Safety
+/// As [`upload`].
+unsafe fn upload_through<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>], most: usize) -> Result<(), BackendError> {
+    // Bytes of an item, and of the smallest piece that it can be cut into.
+    let sizes = |item: &Cargo<'_>| match item {
+        Cargo::Rows { matrix, .. } => (matrix.bytes.len(), BLOCK_ROWS * row_bytes(matrix)),
+        Cargo::Bytes { bytes, .. } => (bytes.len(), 1),
+        Cargo::Floats { floats, .. } => (size_of_val(&floats[..]), 1),
     };
-    let bytes = cargo.iter().map(widest).max().unwrap_or(0).max(BUFFER_BYTES);
-    let mut uploader = Uploader { driver, turn: 0, lanes: [Lane::new(driver, bytes)?, Lane::new(driver, bytes)?], bytes };
+    let largest = cargo.iter().map(|item| sizes(item).0).max().unwrap_or(0);
+    let piece = cargo.iter().map(|item| sizes(item).1).max().unwrap_or(1);
+    let bytes = largest.min(most).max(piece);
+    let lanes = [Lane::new(driver, bytes)?, Lane::new(driver, bytes)?];
+    let mut uploader = Uploader { driver, turn: 0, lanes, bytes };
     for item in cargo {
         // SAFETY: the caller's promise.
         unsafe {
@@ -44,7 +59,7 @@ pub unsafe fn upload<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>]) -> Result<
     driver.wait()
 }
 
-fn row_bytes(matrix: &crate::model::Matrix<'_>) -> usize {
+fn row_bytes(matrix: &Matrix<'_>) -> usize {
     matrix.cols * matrix.dtype.size()
 }
 
@@ -73,7 +88,7 @@ impl<D: Driver> Uploader<'_, D> {
     /// Rows of a matrix, as many whole blocks at a time as a buffer holds.
     unsafe fn rows(
         &mut self,
-        matrix: &crate::model::Matrix<'_>,
+        matrix: &Matrix<'_>,
         target: Address,
         first_block: usize,
         block_step: usize,
@@ -142,4 +157,45 @@ fn fill(to: &mut [u8], from: &[u8]) {
             to.copy_from_slice(from);
         }
     });
+}
+
+#[cfg(all(test, feature = "emulated-kernels"))]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::emulator::{EmulatedDevice, Emulator};
+    use crate::backend::cuda::pack::packed_bytes;
+    use crate::model::Dtype;
+
+    /// Whatever the buffers hold, the same arrives.
+    #[test]
+    fn pieces_make_a_whole() {
+        let (rows, columns) = (100, 72);
+        let bytes: Vec<u8> = (0..rows * columns * 2).map(|i| (i * 31 % 251) as u8).collect();
+        let floats: Vec<f32> = (0..999).map(|i| i as f32).collect();
+        let matrix = Matrix { dtype: Dtype::BF16, rows, cols: columns, bytes: &bytes };
+        let through = |most: usize| {
+            let device = Arc::new(EmulatedDevice::new(Emulator::new(2), 1 << 24));
+            let packed = packed_bytes(2 * rows.next_multiple_of(16), columns);
+            let memory = Memory::zeroed(&device, packed + 1 << 16, "test").unwrap();
+            let (raw, numbers) = (memory.byte(packed), memory.byte(packed + 32768));
+            let cargo = [
+                Cargo::Rows { matrix, target: memory.at(), first_block: 0, block_step: 2 },
+                Cargo::Rows { matrix, target: memory.at(), first_block: 1, block_step: 2 },
+                Cargo::Bytes { bytes: &bytes, target: raw },
+                Cargo::Floats { floats: floats.clone(), target: numbers },
+            ];
+            // SAFETY: targets with room, all zeros.
+            unsafe { upload_through(&device, &cargo, most) }.unwrap();
+            // SAFETY: the emulated device's memory is the process's own, and nothing is queued.
+            let all = unsafe { std::slice::from_raw_parts(memory.at().0 as *const u8, memory.bytes()) }.to_vec();
+            assert_eq!(all[packed..][..bytes.len()], bytes);
+            assert_eq!(&all[packed + 32768..][..999 * 4], bytemuck::cast_slice::<f32, u8>(&floats));
+            all
+        };
+        let whole = through(1 << 20);
+        assert!(whole[..4096].iter().any(|&byte| byte != 0));
+        for most in [1, 3000, 5000, 7777] {
+            assert!(through(most) == whole, "through {most} bytes");
+        }
+    }
 }
