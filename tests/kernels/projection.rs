@@ -106,7 +106,9 @@ const SUM_TOLERANCE: f64 = 2e-6;
 
 #[test]
 fn qkv() {
-    for (format, inputs, outputs, with_bias) in [(FORMATS[0], 1288, 100, true), (FORMATS[1], 200, 160, false)] {
+    for (format, inputs, outputs, with_bias) in
+        [(FORMATS[0], 1288, 100, true), (FORMATS[1], 200, 160, false), (FORMATS[0], 8, 72, true)]
+    {
         let case = Case::new(format, inputs, 137, 1);
         let rows = case.weights(outputs, 2);
         let packed = pack(&views(&rows), inputs);
@@ -170,7 +172,12 @@ fn keys_and_values_without_queries() {
 
 #[test]
 fn residual() {
-    for (format, inputs, hidden, with_bias) in [(FORMATS[0], 600, 104, false), (FORMATS[1], 1024, 64, true)] {
+    for (format, inputs, hidden, with_bias) in [
+        (FORMATS[0], 600, 104, false),
+        (FORMATS[1], 1024, 64, true),
+        (FORMATS[1], 72, 8, true),
+        (FORMATS[0], 8, 72, false),
+    ] {
         let case = Case::new(format, inputs, 130, 4);
         let rows = case.weights(hidden, 5);
         let packed = pack(&views(&rows), inputs);
@@ -237,7 +244,9 @@ fn residual() {
 
 #[test]
 fn gate_up() {
-    for (format, inputs, intermediate, with_bias) in [(FORMATS[0], 520, 72, true), (FORMATS[1], 136, 48, false)] {
+    for (format, inputs, intermediate, with_bias) in
+        [(FORMATS[0], 520, 72, true), (FORMATS[1], 136, 48, false), (FORMATS[1], 72, 8, true)]
+    {
         let case = Case::new(format, inputs, 129, 7);
         let (gate, up) = (case.weights(intermediate, 8), case.weights(intermediate, 9));
         let (gate_rows, up_rows): (Vec<_>, Vec<_>) =
