@@ -3,6 +3,7 @@
 //!
 //! - [`pack`] brings weights into the order in which the kernels read them.
 //! - [`kernels`] has each kernel's arguments and launch shape, for any [`Launcher`](kernels::Launcher).
+//! - [`driver`] is what the passes ask of a device; [`gpu`] is the real one.
 //! - `emulator` (feature `emulated-kernels`) launches the same kernels on the processor.
 //!
 //! Without nvcc [`FATBINS`] is empty and [`BUILT_WITH`] says so.
@@ -11,6 +12,7 @@ pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
 mod fatbins;
+pub mod gpu;
 pub mod kernels;
 pub mod pack;
 
