@@ -1,14 +1,17 @@
 //! Compiles `cuda/*.cu`: with nvcc, where there is one, to a fatbin each; with the feature
-//! `emulated-kernels`, by the host C++ compiler, to be run on the processor by tests.
+//! `emulated-kernels`, by the host C++ compiler, to be run on the processor by tests. Compiles
+//! `cuda/ranges.c`, the ranges shown by a profiler, where NVIDIA's header for them is.
 //!
 //! Nothing of it is needed to build: with no nvcc the program has no GPU kernels, and says so.
-//! (Crates that build Rust for GPUs do not compile `.cu` files, so nvcc is driven from here.)
+//! (`cuda_builder` compiles Rust crates for GPUs, not `.cu` files, so nvcc is driven from here.)
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `KERNELS` | `require`: no nvcc is an error; `skip`: nvcc is never run |
 //! | `KERNEL_ARCHS` | default `80,86,89,90a,100,120`; the last one is kept as PTX too, for later GPUs |
 //! | `NVCC` | path of nvcc; else `$CUDA_HOME/bin`, `.cuda` of the checkout, `PATH`, `/usr/local/cuda` |
+//!
+//! NVTX's header is looked for in `$CUDA_HOME/include/nvtx3` and beside the nvcc found.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -42,7 +45,11 @@ fn main() {
     let headers: Vec<u8> = files_in("cuda/common", "cuh").iter().flat_map(|file| read(file)).collect();
 
     let mode = env::var("KERNELS").unwrap_or_default();
-    let nvcc = if mode == "skip" { None } else { find_nvcc() };
+    let found = find_nvcc();
+    if let Some(nvcc) = found.as_ref().filter(|nvcc| nvcc.is_file()) {
+        println!("cargo:rerun-if-changed={}", nvcc.display()); // a file that is missing would do so every time
+    }
+    let nvcc = if mode == "skip" { None } else { found.clone() };
     let archs = env::var("KERNEL_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let built = nvcc.map(|nvcc| compile_fatbins(&nvcc, &archs, &sources, &headers, &out));
     let built = match built {
@@ -60,6 +67,7 @@ fn main() {
         None => None,
     };
     write_table(&out, built, &archs, &sources);
+    compile_ranges(found);
     #[cfg(feature = "emulated-kernels")]
     emulated::compile(&sources);
 }
@@ -84,11 +92,14 @@ fn find_nvcc() -> Option<PathBuf> {
         return Some(nvcc.into());
     }
     let homes = env::var_os("CUDA_HOME").map(PathBuf::from).into_iter().chain(local_toolchain());
-    homes
-        .map(|home| home.join("bin/nvcc"))
-        .find_map(existing)
-        .or_else(|| env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join("nvcc")).find_map(existing))
-        .or_else(|| existing("/usr/local/cuda/bin/nvcc".into()))
+    if let Some(nvcc) = homes.map(|home| home.join("bin/nvcc")).find_map(existing) {
+        return Some(nvcc);
+    }
+    // Only where it is looked at: shells and editors differ in it, and each change would build again.
+    println!("cargo:rerun-if-env-changed=PATH");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut found = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    found.find_map(existing).or_else(|| existing("/usr/local/cuda/bin/nvcc".into()))
 }
 
 /// What `.ci/cuda-toolchain` installs: `.cuda/lib/python3.*/site-packages/nvidia/cu13`.
@@ -180,6 +191,30 @@ fn write_table(out: &Path, built: Option<(String, Vec<PathBuf>)>, archs: &str, s
         return;
     }
     fs::write(&file, table).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+}
+
+/// `src/profile.rs` has ranges where this sets the cfg `nvtx`, and does nothing elsewhere: a missing header
+/// or C compiler must not keep anyone from building.
+fn compile_ranges(nvcc: Option<PathBuf>) {
+    println!("cargo:rustc-check-cfg=cfg(nvtx)");
+    // <home>/bin/nvcc; a link is as good as what it points to.
+    let home = |nvcc: PathBuf| Some(nvcc.parent()?.parent()?.to_path_buf());
+    let nvcc = nvcc.into_iter().flat_map(|nvcc| [Some(nvcc.clone()), nvcc.canonicalize().ok()]).flatten();
+    let homes = env::var_os("CUDA_HOME").map(PathBuf::from).into_iter().chain(nvcc.filter_map(home));
+    let mut folders = homes.map(|home| home.join("include"));
+    let Some(folder) = folders.find(|folder| folder.join("nvtx3/nvToolsExt.h").is_file()) else { return };
+    let compiled =
+        cc::Build::new().file("cuda/ranges.c").include(&folder).warnings(true).try_compile("profiler_ranges");
+    match compiled {
+        Ok(()) => {
+            println!("cargo:rustc-cfg=nvtx");
+            println!("cargo:rustc-env=NVTX_INCLUDE={}", folder.display());
+            if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+                println!("cargo:rustc-link-lib=dl"); // loads what records the ranges, if anything does
+            }
+        }
+        Err(why) => println!("cargo:warning=built without ranges for profilers: {why}"),
+    }
 }
 
 /// The same kernels for the processor, beside the emulator of `cuda/emu`.

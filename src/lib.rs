@@ -17,6 +17,8 @@
 //! - [`control`] decides how far to draft: from `off` to the Thompson-sampling `goodput-ts`.
 //! - [`backend`] runs the passes (prefill, draft step, verify) on a device; it knows no controller.
 //! - [`engine`] is the round, readable aloud: draft, verify, accept, emit; it knows no device.
+//!
+//! [`profile`] names these parts on a profiler's timeline.
 
 pub mod backend;
 pub mod control;

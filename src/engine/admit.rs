@@ -5,6 +5,7 @@ use super::running::Running;
 use super::{Engine, EngineError, Event, Finish, Request};
 use crate::backend::{BackendError, Chunk};
 use crate::kv::{BlockTable, PAGE_TOKENS};
+use crate::profile;
 use crate::sample::Sampler;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -91,6 +92,7 @@ impl Engine {
             .filter(|chunk| !chunk.tokens.is_empty())
             .collect();
         if !chunks.is_empty() {
+            let _range = profile::range("prefill");
             self.backend.prefill(&chunks)?;
         }
         let took = start.elapsed();

@@ -4,6 +4,7 @@ use super::running::Running;
 use super::{Engine, Event};
 use crate::backend::{BackendError, Sequence};
 use crate::control::{Outcome, Step};
+use crate::profile;
 use crate::sample::{Philox, Purpose, Verdict};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ impl Engine {
         &mut self,
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, BackendError> {
+        let _range = profile::range("round");
         let start = Instant::now();
         let drafting = self.draft()?;
         let verdicts = self.verify()?;
@@ -35,6 +37,7 @@ impl Engine {
             if active.is_empty() {
                 return Ok(start.elapsed());
             }
+            let _range = profile::range("draft step");
             let step = Instant::now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             let drafts = self.backend.draft(&batch)?;
@@ -63,12 +66,14 @@ impl Engine {
 
     /// Checks all drafts in one pass.
     fn verify(&mut self) -> Result<Vec<Verdict>, BackendError> {
+        let _range = profile::range("verify");
         let batch: Vec<Sequence<'_>> = self.running.iter().map(Running::as_sequence).collect();
         self.backend.verify(&batch)
     }
 
     /// Tells the controller how the drafts fared, and commits what was accepted.
     fn accept(&mut self, verdicts: &[Verdict], verifying: Duration) {
+        let _range = profile::range("accept");
         let batch = self.running.len();
         let rows = self.running.iter().map(|s| s.drafted() + 1).sum();
         for (sequence, verdict) in self.running.iter_mut().zip(verdicts) {

@@ -87,8 +87,7 @@ fn weights_that_kernels_do_not_compute_with_are_refused() {
     assert!(error.err().unwrap().to_string().contains("head_dim 48 (expected one of [32, "));
     let mut exit = subject.exit(1);
     exit.after = 9;
-    let error =
-        CudaBackend::new(device, subject.geometry(), &subject.checkpoint.weights(), Some(&exit), &options(1));
+    let error = CudaBackend::new(device, subject.geometry(), &subject.checkpoint.weights(), Some(&exit), &options(1));
     assert!(matches!(error, Err(BackendError::Exit(_))));
 }
 
@@ -99,8 +98,7 @@ fn passes_that_cannot_be_are_refused() {
     let sampler = Sampler::new(SamplingParams::default(), subject.geometry().vocab_size).unwrap();
     let pages = table(0, 64);
     let (pages, tokens) = (pages.pages(), subject.text(1, 64));
-    let sequence =
-        Sequence { slot: 0, pages, tokens: &tokens[..5], committed: 5, prompt: 3, sampler: &sampler };
+    let sequence = Sequence { slot: 0, pages, tokens: &tokens[..5], committed: 5, prompt: 3, sampler: &sampler };
     let refused = |result: Result<(), BackendError>, why: &str| {
         let error = result.err().unwrap_or_else(|| panic!("not refused: {why}")).to_string();
         assert!(error.contains(why), "{error}");

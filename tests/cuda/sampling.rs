@@ -72,12 +72,21 @@ fn play(backend: &mut dyn Backend, texts: &mut [Text], rounds: usize) -> usize {
 fn verdicts_are_the_librarys() {
     let subject = Subject::fixture("llama3_rope_sharded");
     let plain = SamplingParams::default();
-    let coupled =
-        SamplingParams { temperature: 0.7, seed: Some(5), verify: Some(VerifyMode::Coupled), ..SamplingParams::default() };
+    let coupled = SamplingParams {
+        temperature: 0.7,
+        seed: Some(5),
+        verify: Some(VerifyMode::Coupled),
+        ..SamplingParams::default()
+    };
     let of_slot = |slot: usize| match slot {
         0 => SamplingParams { repetition_penalty: 1.4, frequency_penalty: 0.3, logprobs: Some(3), ..plain.clone() },
         1 => SamplingParams { logprobs: Some(0), ..plain.clone() },
-        2 => SamplingParams { presence_penalty: 0.8, top_k: 50, logit_bias: vec![(1, 3.0), (2, -9.0)], ..coupled.clone() },
+        2 => SamplingParams {
+            presence_penalty: 0.8,
+            top_k: 50,
+            logit_bias: vec![(1, 3.0), (2, -9.0)],
+            ..coupled.clone()
+        },
         _ => SamplingParams { top_p: 0.9, min_p: 0.01, ..coupled.clone() },
     };
     let mut texts: Vec<Text> = (0..4).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect();

@@ -4,7 +4,7 @@ use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
-
+use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::control::ControllerSpec;
 use eesd::engine::{Completion, Engine, Event, Request};
@@ -103,7 +103,7 @@ pub fn on_device(
     options: &CudaOptions,
 ) -> Box<dyn Backend> {
     match gpu() {
-        Some(_) => panic!(),
+        Some(number) => CudaBackend::new(Arc::new(Gpu::open(number).unwrap()), geometry, weights, exit, options),
         None => CudaBackend::new(emulated(3, DEVICE_BYTES), geometry, weights, exit, options),
     }
     .unwrap()

@@ -12,10 +12,10 @@ use super::math::silu;
 use super::norm::RmsNorm;
 use super::pack::Panels;
 use super::pool::Worker;
-use crate::backend::rope::RopeTable;
 use super::weights::{Head, Layer, Weights};
 use super::workspace::{OWN_ROWS, RowBuffer, Workspace};
 use crate::TokenId;
+use crate::backend::rope::RopeTable;
 use crate::model::Geometry;
 use std::ops::Range;
 

@@ -1,13 +1,14 @@
 //! The device as a [`Backend`]: what each pass is told, and what comes back of it.
 
+use super::CudaBackend;
 use super::driver::Driver;
 use super::inbox::{Inbox, Kind, Layout, Shape};
 use super::kernels::{
-    Address, Attention, CountTokens, JudgedRow, Params, RowChoice, TokenBias, Verdict, VerifiedSequence, sampling_kernel,
+    Address, Attention, CountTokens, JudgedRow, Params, RowChoice, TokenBias, Verdict, VerifiedSequence,
+    sampling_kernel,
 };
 use super::pass::Pass;
 use super::workspace::padded_rows;
-use super::CudaBackend;
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
 use crate::kv::PageId;
@@ -99,7 +100,8 @@ impl<D: Driver> Backend for CudaBackend<D> {
             (first..=first + sequence.drafted()).map(|row| row as u32).collect::<Vec<_>>()
         };
         let gather: Vec<u32> = batch.iter().flat_map(kept).collect();
-        let verified: Vec<_> = batch.iter().zip(&first_rows).map(|(sequence, &first)| verified(sequence, first)).collect();
+        let verified: Vec<_> =
+            batch.iter().zip(&first_rows).map(|(sequence, &first)| verified(sequence, first)).collect();
         let inbox = self.tell(&shape, batch, |layout, inbox| {
             layout.gather.put(inbox, gather);
             layout.judged.put(inbox, judged);
@@ -206,7 +208,9 @@ impl<D: Driver> CudaBackend<D> {
             let all = *begin.last().unwrap_or(&0);
             layout.bias_begin.put(room, ends(begin).chain([all as i32]));
             layout.biases.put(room, batch.iter().flat_map(biases).map(bias));
-            layout.recent.put(room, batch.iter().flat_map(|sequence| self::recent(sequence, shape, self.limits.max_draft)));
+            layout
+                .recent
+                .put(room, batch.iter().flat_map(|sequence| self::recent(sequence, shape, self.limits.max_draft)));
         }
         more(layout, room);
         Ok(inbox)
@@ -216,13 +220,7 @@ impl<D: Driver> CudaBackend<D> {
     ///
     /// # Safety
     /// The inbox holds a pass of this shape within the limits.
-    unsafe fn round(
-        &mut self,
-        shape: Shape,
-        inbox: &Inbox,
-        from: Address,
-        bytes: usize,
-    ) -> Result<(), BackendError> {
+    unsafe fn round(&mut self, shape: Shape, inbox: &Inbox, from: Address, bytes: usize) -> Result<(), BackendError> {
         let Self { driver, model, host, graphs, .. } = self;
         let pass = Pass { on: &**driver, model, inbox, shape };
         let all = || {
@@ -258,12 +256,8 @@ impl<D: Driver> CudaBackend<D> {
             let tokens = &sequence.tokens[recount.from..sequence.committed];
             let bytes: &[u8] = bytemuck::cast_slice(tokens);
             self.host.outbox.contents_mut()[..bytes.len()].copy_from_slice(bytes);
-            let arguments = CountTokens {
-                tokens: work.counted,
-                counts,
-                count: tokens.len() as i32,
-                prompt: recount.prompt as i32,
-            };
+            let arguments =
+                CountTokens { tokens: work.counted, counts, count: tokens.len() as i32, prompt: recount.prompt as i32 };
             // SAFETY: a row of the counts; room for a context of tokens on both sides, free until waited for.
             unsafe {
                 if recount.from_zero {

@@ -106,10 +106,12 @@ mod tests {
         let small = Budget { memory: MemoryInfo { free: 15 * GB, total: 16 * GB }, ..budget() };
         assert_eq!(
             small.pages(640).map_err(|e| e.to_string()),
-            Err("not enough GPU memory: weights 13.00 GB, workspace 1.00 GB and the cache of one sequence 3.20 GB are \
+            Err(
+                "not enough GPU memory: weights 13.00 GB, workspace 1.00 GB and the cache of one sequence 3.20 GB are \
                  17.20 GB together, but 14.40 GB may be used (0.9 of 16.00 GB, of which 15.00 GB are free): lower \
                  --ctx-size, --batch-size or --draft-max, or raise --gpu-memory-fraction"
-                .to_string())
+                    .to_string()
+            )
         );
         assert!(small.pages(4).is_ok());
         assert!(Budget { weights: 15 * GB, ..small }.pages(0).is_err());

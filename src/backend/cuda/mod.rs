@@ -3,7 +3,7 @@
 //!
 //! From the bottom up:
 //! - [`kernels`] has each kernel's arguments and launch shape; [`pack`] says how weights lie.
-//! - [`driver`] is what the runtime asks of a device; `gpu` answers through the CUDA driver, and
+//! - [`driver`] is what the runtime asks of a device; [`gpu`] answers through the CUDA driver, and
 //!   `emulator` (feature `emulated-kernels`) runs the same kernels on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its launches, `graphs` their recordings.
@@ -19,6 +19,7 @@ pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
 mod fatbins;
+pub mod gpu;
 mod graphs;
 mod host;
 mod inbox;

@@ -400,11 +400,8 @@ impl<D: Driver> Pass<'_, D> {
         }
         let (logits, partials) =
             if adjusts { (work.adjusted, work.adjusted_partials) } else { (work.logits, work.partials) };
-        let (weights, choices) = if draws {
-            (work.draft_weights, work.draft_choices)
-        } else {
-            (work.target_weights, work.target_choices)
-        };
+        let (weights, choices) =
+            if draws { (work.draft_weights, work.draft_choices) } else { (work.target_weights, work.target_choices) };
         let arguments = Sample {
             logits,
             partials,

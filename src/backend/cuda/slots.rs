@@ -82,10 +82,7 @@ mod tests {
         slot.count(&round, &Verdict { accepted: 1, next: 5, logprobs: vec![] });
         assert_eq!(recount(&mut slot, &[1, 2, 7, 5], 4), None);
         // Tokens that came without it are counted by themselves.
-        assert_eq!(
-            recount(&mut slot, &[1, 2, 7, 5, 6], 5),
-            Some(Recount { from_zero: false, from: 4, prompt: 0 })
-        );
+        assert_eq!(recount(&mut slot, &[1, 2, 7, 5, 6], 5), Some(Recount { from_zero: false, from: 4, prompt: 0 }));
         // A verdict that was not committed, another text: from the beginning.
         slot.count(&round, &Verdict { accepted: 0, next: 5, logprobs: vec![] });
         assert_eq!(recount(&mut slot, &[1, 2, 7, 5, 6], 5), all);

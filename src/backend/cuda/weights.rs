@@ -102,12 +102,7 @@ pub struct Weights {
 /// Something to be brought to the device.
 pub enum Cargo<'a> {
     /// Rows to be packed on the way: 16-row block `b` becomes block `first_block + b · block_step`.
-    Rows {
-        matrix: Matrix<'a>,
-        target: Address,
-        first_block: usize,
-        block_step: usize,
-    },
+    Rows { matrix: Matrix<'a>, target: Address, first_block: usize, block_step: usize },
     /// Bytes as they are.
     Bytes { bytes: &'a [u8], target: Address },
     /// Numbers widened or computed on the host.
@@ -190,7 +185,9 @@ impl<'a> Plan<'a> {
         let mut first_block = 0;
         for &matrix in matrices {
             self.cargo.push(Cargo::Rows { matrix, target, first_block, block_step: 1 });
-            debug_assert!(matrix.rows % BLOCK_ROWS == 0 || first_block + matrix.rows.div_ceil(16) == outputs.div_ceil(16));
+            debug_assert!(
+                matrix.rows % BLOCK_ROWS == 0 || first_block + matrix.rows.div_ceil(16) == outputs.div_ceil(16)
+            );
             first_block += matrix.rows.div_ceil(BLOCK_ROWS);
         }
         Packed { at: target, outputs, inputs }

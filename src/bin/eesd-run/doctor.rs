@@ -6,25 +6,16 @@ use crate::output::Output;
 use crate::report;
 use eesd::backend::cpu::Simd;
 use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cuda::gpu::{self, GpuInfo, Kernels, LEAST_CAPABILITY};
 use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 use eesd::load::Checkpoint;
 use serde::Serialize;
 use std::fs;
-use std::path::Path;
 
 /// Buffer of the bandwidth measurement: larger than any cache.
 const BUFFER_BYTES: u64 = 512 << 20;
 /// Steps of the arithmetic measurement: some hundredths of a second.
 const MULTIPLY_STEPS: usize = 5_000_000;
-/// Where Linux systems keep the driver's library.
-const DRIVER_LIBRARIES: [&str; 5] = [
-    "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
-    "/usr/lib/aarch64-linux-gnu/libcuda.so.1",
-    "/usr/lib64/libcuda.so.1",
-    "/usr/lib/libcuda.so.1",
-    "/usr/lib/wsl/lib/libcuda.so.1",
-];
-
 /// One thing looked at.
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -46,7 +37,9 @@ impl Finding {
 
 /// Looks and reports.
 pub fn run(args: DoctorArgs) -> Outcome {
-    let findings = [system(), processor(), simd(), memory(), speed(), cuda(), kernels(), build(), bundled()];
+    let mut findings = vec![system(), processor(), simd(), memory(), speed()];
+    findings.extend(cuda());
+    findings.extend([kernels(), build(), bundled()]);
     let mut output = Output::stdout();
     if args.json {
         return output.json(&findings);
@@ -128,24 +121,62 @@ fn speed() -> Finding {
     ))
 }
 
-fn cuda() -> Finding {
-    let version = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
-    let driver = version.lines().next().map(str::trim).filter(|line| !line.is_empty());
-    let library = DRIVER_LIBRARIES.iter().find(|path| Path::new(path).exists());
-    let finding = match (driver, library) {
-        (Some(driver), _) => Finding::new("CUDA driver", driver),
-        (None, Some(library)) => Finding::new("CUDA driver", *library),
-        (None, None) => return Finding::new("CUDA driver", "none found").advise("the processor is used"),
+/// The driver, then each GPU.
+fn cuda() -> Vec<Finding> {
+    // The kernel module's own version, as people know it: 580.65.06.
+    let module = fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default();
+    let module = module.trim();
+    let gpus = match gpu::list() {
+        Ok(gpus) => gpus,
+        Err(why) if module.is_empty() => return vec![Finding::new("CUDA driver", why).advise("the processor is used")],
+        Err(why) => {
+            let advice = "the kernel module is loaded, so the driver's libraries are missing or do not match it";
+            return vec![Finding::new("CUDA driver", format!("{module}, but {why}")).advise(advice)];
+        }
     };
-    finding.advise("this build has no CUDA engine yet: the processor is used")
+    let driver = gpus.first().map_or("no GPU".into(), |gpu| format!("CUDA {}.{}", gpu.driver.0, gpu.driver.1));
+    let found = if module.is_empty() { driver } else { format!("{driver}, {module}") };
+    let mut findings =
+        vec![Finding::new("CUDA driver", found).advise("this build has no CUDA engine yet: the processor is used")];
+    findings.extend(gpus.iter().map(gpu));
+    findings
+}
+
+fn gpu(gpu: &GpuInfo) -> Finding {
+    let (major, minor) = gpu.capability;
+    let arch = format!("{major}{minor}");
+    let found = format!("cuda:{}, {}, sm_{arch}, {}", gpu.ordinal, gpu.name, report::bytes(gpu.memory));
+    if gpu.capability < LEAST_CAPABILITY {
+        let (least, least_minor) = LEAST_CAPABILITY;
+        return Finding::new("GPU", found).advise(format!("too old: {least}.{least_minor} or later is needed"));
+    }
+    let by_driver =
+        format!("the driver compiles the kernels when it is first used; KERNEL_ARCHS={arch} does at build time");
+    match (gpu.kernels(), BUILT_WITH) {
+        (Kernels::Compiled, _) => Finding::new("GPU", found + ", covered by this build's kernels"),
+        (Kernels::CompiledByDriver, _) => Finding::new("GPU", found + ", covered by PTX").advise(by_driver),
+        (Kernels::None, None) => Finding::new("GPU", found),
+        (Kernels::None, Some(_)) => Finding::new("GPU", found + ", not covered by this build's kernels")
+            .advise(format!("build with KERNEL_ARCHS={arch}")),
+    }
 }
 
 fn kernels() -> Finding {
-    match BUILT_WITH {
-        Some((compiler, gpus)) => {
-            Finding::new("CUDA kernels", format!("{} files for {gpus}, by {compiler}", FATBINS.len()))
-        }
-        None => Finding::new("CUDA kernels", "none: nvcc was not found when this program was built"),
+    let Some((compiler, archs)) = BUILT_WITH else {
+        let finding = Finding::new("CUDA kernels", "none: this program was built without nvcc");
+        // Without a GPU there is nothing to be done about it.
+        return match gpu::list() {
+            Ok(_) => finding.advise("build where nvcc is found (NVCC, CUDA_HOME, PATH, or .ci/cuda-toolchain)"),
+            Err(_) => finding,
+        };
+    };
+    let finding = Finding::new("CUDA kernels", format!("{} files for {archs}, by {compiler}", FATBINS.len()));
+    let driver = gpu::list().ok().and_then(|gpus| Some(gpus.first()?.driver));
+    match (gpu::compiler_release(), driver) {
+        (Some((made_by, _)), Some((driver, _))) if made_by > driver => finding.advise(format!(
+            "made by CUDA {made_by} for a driver of CUDA {driver}: update the driver, or build with an older nvcc"
+        )),
+        _ => finding,
     }
 }
 

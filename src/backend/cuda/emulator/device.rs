@@ -140,9 +140,11 @@ impl EmulatedDevice {
     /// Refuses a range that is not inside one block.
     fn check(&self, at: u64, bytes: usize) -> Result<(), BackendError> {
         let state = self.state();
-        let inside = state.blocks.range(..=at).next_back().is_some_and(|(&start, block)| {
-            at + bytes as u64 <= start + block.bytes as u64
-        });
+        let inside = state
+            .blocks
+            .range(..=at)
+            .next_back()
+            .is_some_and(|(&start, block)| at + bytes as u64 <= start + block.bytes as u64);
         let why = || BackendError::Device(format!("{bytes} bytes at {at:#x} are in no block of memory"));
         if inside { Ok(()) } else { Err(why()) }
     }
