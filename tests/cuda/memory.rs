@@ -20,9 +20,9 @@ fn a_round_is_one_graph_and_one_wait_a_pass() {
     let device = emulated(0, 1 << 30);
     let mut engine = engine(on(&device, &options(1)).unwrap(), "fixed:2");
     let prompt = Subject::fixture("llama").text(0, 20);
-    let first = run(&mut engine, &[Request::new(prompt.clone(), 30)], 1);
+    let first = run(&mut engine, &[Request::new(prompt.clone(), 16)], 1);
     let before = device.counts();
-    let second = run(&mut engine, &[Request::new(prompt, 30)], 1);
+    let second = run(&mut engine, &[Request::new(prompt, 16)], 1);
     let after = device.counts();
     assert_eq!(first[0].tokens, second[0].tokens);
     let rounds = second[0].stats.rounds as u64;

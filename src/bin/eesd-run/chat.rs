@@ -4,6 +4,7 @@ use crate::args::ChatArgs;
 use crate::failure::{Failure, Outcome};
 use crate::generate;
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
@@ -24,8 +25,8 @@ pub fn run(args: ChatArgs) -> Outcome {
     let template = model.chat_template("chat")?;
     let tokenizer = model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
-    let options = model.machine(&args.machine, 1, args.draft.draft_max, reporter)?;
-    let backend = model.backend(exit.as_ref(), &options, reporter)?;
+    let machine = Machine::new(&args.machine, &model, 1, args.draft.draft_max, reporter);
+    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let engine = model.engine(backend, &controller);
     let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
     if sampling.logprobs.is_some() {
@@ -41,7 +42,7 @@ pub fn run(args: ChatArgs) -> Outcome {
         template,
         tokenizer,
         request,
-        context: options.context,
+        context: machine.context(),
         max_tokens: args.max_tokens,
         opening: system,
         turns: Vec::new(),

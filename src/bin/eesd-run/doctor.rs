@@ -137,7 +137,7 @@ fn cuda() -> Vec<Finding> {
     let driver = gpus.first().map_or("no GPU".into(), |gpu| format!("CUDA {}.{}", gpu.driver.0, gpu.driver.1));
     let found = if module.is_empty() { driver } else { format!("{driver}, {module}") };
     let mut findings =
-        vec![Finding::new("CUDA driver", found).advise("this build has no CUDA engine yet: the processor is used")];
+        vec![Finding::new("CUDA driver", found).advise("--device cuda uses a GPU; without it the processor is used")];
     findings.extend(gpus.iter().map(gpu));
     findings
 }

@@ -4,6 +4,7 @@ use crate::args::{ColorChoice, GenerateArgs};
 use crate::batch::{self, Item, Job};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
@@ -31,8 +32,8 @@ pub fn run(args: GenerateArgs) -> Outcome {
     let model = Model::open(&args.model, reporter)?;
     let tokenizer = model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
-    let options = model.machine(&args.machine, args.batch_size, args.draft.draft_max, reporter)?;
-    let backend = model.backend(exit.as_ref(), &options, reporter)?;
+    let machine = Machine::new(&args.machine, &model, args.batch_size, args.draft.draft_max, reporter);
+    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
     let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
     interrupt::listen();
@@ -75,7 +76,8 @@ pub fn run(args: GenerateArgs) -> Outcome {
             output.text("\n")?;
         }
         if completion.finish == Finish::Context {
-            reporter.note(&format!("the context of {} tokens is full: --ctx-size N makes it longer", options.context));
+            reporter
+                .note(&format!("the context of {} tokens is full: --ctx-size N makes it longer", machine.context()));
         }
         reporter.statistics(&completion.stats);
         if interrupt::pressed() {

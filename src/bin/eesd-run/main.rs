@@ -16,6 +16,7 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
+mod machine;
 mod output;
 mod report;
 mod settings;

@@ -1,15 +1,14 @@
-//! From flags to decisions: which model, exit block, controller, context and sampling.
+//! From flags to decisions: which model, exit block, controller and sampling.
 //!
 //! A flag goes before what the model folder says, and that before the built-in default. Nothing
 //! the user asked for is dropped in silence: it works, or it is an error, or a note says why it
 //! changes nothing.
 
-use crate::args::{Device, DraftArgs, ExitChoice, MachineArgs, ModelArgs, SamplingArgs};
+use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use eesd::TokenId;
 use eesd::backend::Backend;
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
 use eesd::load::{ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer};
@@ -17,9 +16,6 @@ use eesd::sample::{SamplingParams, VerifyMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Longest sequence where neither flag nor model asks for less: the cache of a long-context model
-/// would otherwise fill the memory before the first token.
-const DEFAULT_CONTEXT: usize = 8192;
 /// The bundled model's exit layer that gains most.
 const BUNDLED_EXIT: usize = 2;
 /// Prompts that the bundled model comes with, in builds without that model too: the default of
@@ -150,54 +146,6 @@ impl Model {
                 Ok((None, ControllerSpec::Off))
             }
         }
-    }
-
-    /// What the processor backend is to reserve, for `slots` sequences side by side.
-    ///
-    /// # Errors
-    /// If the device is not one that this build drives.
-    pub fn machine(
-        &self,
-        args: &MachineArgs,
-        slots: usize,
-        max_draft: usize,
-        reporter: Reporter,
-    ) -> Outcome<CpuOptions> {
-        if let Device::Cuda(number) = args.device {
-            return Err(Failure::failed(format!(
-                "--device cuda:{number}: this build has no CUDA engine yet: use --device cpu or auto"
-            )));
-        }
-        let trained = self.checkpoint.geometry().max_positions;
-        let context = match args.ctx_size {
-            None => trained.min(DEFAULT_CONTEXT),
-            Some(0) => trained,
-            Some(context) => context,
-        };
-        if context > trained {
-            reporter.note(&format!("--ctx-size {context}: the model was trained for {trained} positions"));
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        if let Some(threads) = args.threads.filter(|&threads| threads > cores) {
-            reporter.note(&format!("--threads {threads}: slower than {cores}, which is what this process may use"));
-        }
-        let max_draft = max_draft.min(context);
-        Ok(CpuOptions { threads: args.threads, simd: None, slots, context, max_draft, pages: None })
-    }
-
-    /// The passes on the processor.
-    ///
-    /// # Errors
-    /// If memory cannot be had.
-    pub fn backend(
-        &self,
-        exit: Option<&ExitBlock>,
-        options: &CpuOptions,
-        reporter: Reporter,
-    ) -> Outcome<Box<dyn Backend>> {
-        let exit = exit.map(ExitBlock::weights);
-        let (geometry, weights) = (self.checkpoint.geometry(), self.checkpoint.weights());
-        Ok(reporter.wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), options))?)
     }
 
     /// An engine over `backend`.

@@ -27,6 +27,12 @@ pub struct MachineArgs {
     /// Worker threads [default: all cores]
     #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub threads: Option<usize>,
+    /// Use at most this part of a GPU's memory [default: 0.9]
+    #[arg(long, value_name = "F", value_parser = values::positive_fraction, allow_negative_numbers = true, help_heading = "Model and machine")]
+    pub gpu_memory_fraction: Option<f64>,
+    /// Launch a GPU's kernels one by one, so that profilers see layers
+    #[arg(long, help_heading = "Model and machine")]
+    pub no_graphs: bool,
 }
 
 /// Who drafts, and how far.

@@ -17,6 +17,7 @@ mod table;
 use crate::args::BenchArgs;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
@@ -55,8 +56,8 @@ pub fn run(args: BenchArgs) -> Outcome {
     }
     let exit = model.exit_block(args.exit.as_ref())?;
     let controllers = controllers(&args.controllers.0, exit.is_some(), &model)?;
-    let options = model.machine(&args.machine, args.batch_size, args.draft_max, reporter)?;
-    let backend = model.backend(exit.as_ref(), &options, reporter)?;
+    let machine = Machine::new(&args.machine, &model, args.batch_size, args.draft_max, reporter);
+    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &ControllerSpec::Off);
     interrupt::listen();
 
@@ -64,7 +65,7 @@ pub fn run(args: BenchArgs) -> Outcome {
     let requests: Vec<Request> = settings::encode(&tokenizer, &prompts)?.into_iter().map(request).collect();
     let chunks: Vec<&[Request]> = requests.chunks(args.batch_size).collect();
     let mut contenders: Vec<Contender> = controllers.iter().map(Contender::new).collect();
-    let prefill = Prefill::new(&requests, args.pp.min(options.context.saturating_sub(1)));
+    let prefill = Prefill::new(&requests, args.pp.min(machine.context().saturating_sub(1)));
 
     let bar = reporter.bar(chunks.len() * contenders.len(), "warm-up");
     let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &bar)?;

@@ -14,6 +14,7 @@ mod logits;
 use crate::args::VerifyArgs;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
@@ -61,16 +62,16 @@ pub fn run(args: VerifyArgs) -> Outcome {
     let controllers =
         args.controllers.as_ref().map_or_else(|| default_controllers(args.draft_max), |list| list.0.clone());
     let prompts = settings::encode(&tokenizer, &texts)?;
-    let options = model.machine(&args.machine, BATCH, args.draft_max, reporter)?;
-    if let Some(number) = prompts.iter().position(|prompt| prompt.len() + distribution::TESTED > options.context) {
+    let machine = Machine::new(&args.machine, &model, BATCH, args.draft_max, reporter);
+    if let Some(number) = prompts.iter().position(|prompt| prompt.len() + distribution::TESTED > machine.context()) {
         return Err(Failure::failed(format!(
             "prompt {number} has {} tokens, but the context holds {}: the checks need room for {} more",
             prompts[number].len(),
-            options.context,
+            machine.context(),
             distribution::TESTED
         )));
     }
-    let mut backend = model.backend(Some(&exit), &options, reporter)?;
+    let mut backend = machine.backend(&model, Some(&exit), reporter)?;
     interrupt::listen();
 
     let bar = reporter.bar(2 + 3 * controllers.len(), "verifying");

@@ -1,0 +1,94 @@
+//! Where passes run, and how much is reserved there.
+
+use crate::args::{Device, MachineArgs};
+use crate::failure::Outcome;
+use crate::report::Reporter;
+use crate::settings::Model;
+use eesd::backend::Backend;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cuda::gpu::Gpu;
+use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::load::ExitBlock;
+use std::sync::Arc;
+
+/// Longest sequence where neither flag nor model asks for less: the cache of a long-context model
+/// would otherwise fill the memory before the first token.
+const DEFAULT_CONTEXT: usize = 8192;
+
+/// What is to be reserved on which device.
+pub enum Machine {
+    /// On the processor.
+    Cpu(CpuOptions),
+    /// On the GPU of this number.
+    Cuda(usize, CudaOptions),
+}
+
+impl Machine {
+    /// Decides for `slots` sequences side by side.
+    pub fn new(args: &MachineArgs, model: &Model, slots: usize, max_draft: usize, reporter: Reporter) -> Self {
+        let trained = model.checkpoint.geometry().max_positions;
+        let context = match args.ctx_size {
+            None => trained.min(DEFAULT_CONTEXT),
+            Some(0) => trained,
+            Some(context) => context,
+        };
+        if context > trained {
+            reporter.note(&format!("--ctx-size {context}: the model was trained for {trained} positions"));
+        }
+        let max_draft = max_draft.min(context);
+        match args.device {
+            Device::Cuda(number) => {
+                if args.threads.is_some() {
+                    reporter.note("--threads changes nothing on a GPU");
+                }
+                let defaults = CudaOptions::default();
+                let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
+                let options =
+                    CudaOptions { slots, context, max_draft, memory_fraction, graphs: !args.no_graphs, ..defaults };
+                Machine::Cuda(number, options)
+            }
+            // Until the CUDA engine has been run on a GPU, it has to be asked for.
+            Device::Cpu | Device::Auto => {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                if let Some(threads) = args.threads.filter(|&threads| threads > cores) {
+                    let most = format!("slower than {cores}, which is what this process may use");
+                    reporter.note(&format!("--threads {threads}: {most}"));
+                }
+                let of_gpus =
+                    [("--gpu-memory-fraction", args.gpu_memory_fraction.is_some()), ("--no-graphs", args.no_graphs)];
+                for (flag, _) in of_gpus.iter().filter(|(_, given)| *given) {
+                    reporter.note(&format!("{flag} changes nothing on the processor"));
+                }
+                Machine::Cpu(CpuOptions { threads: args.threads, simd: None, slots, context, max_draft, pages: None })
+            }
+        }
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        match self {
+            Machine::Cpu(options) => options.context,
+            Machine::Cuda(_, options) => options.context,
+        }
+    }
+
+    /// The passes of a model there.
+    ///
+    /// # Errors
+    /// If there is no such device, or memory cannot be had.
+    pub fn backend(&self, model: &Model, exit: Option<&ExitBlock>, reporter: Reporter) -> Outcome<Box<dyn Backend>> {
+        let exit = exit.map(ExitBlock::weights);
+        let (geometry, weights) = (model.checkpoint.geometry(), model.checkpoint.weights());
+        match self {
+            Machine::Cpu(options) => Ok(reporter
+                .wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), options))?),
+            Machine::Cuda(number, options) => {
+                let gpu = Arc::new(reporter.wait("opening the GPU", || Gpu::open(*number))?);
+                reporter.note("the CUDA engine has not been run on a GPU yet: `eesd-run verify` checks it on yours");
+                Ok(reporter.wait("loading the weights", || {
+                    CudaBackend::new(gpu, geometry, &weights, exit.as_ref(), options)
+                })?)
+            }
+        }
+    }
+}
