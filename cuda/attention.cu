@@ -1,4 +1,4 @@
-// Split attention for 1 to 16 rows per sequence (drafting, verification): QK norm, rotation and append
+// Split attention for few rows per sequence (drafting, verification): QK norm, rotation and append
 // to the paged cache, then grouped-query attention with sliding window.
 //
 // in     qkv [tokens, (heads + 2 kv_heads) head_dim] f32; cache, block tables (common/paged_kv.cuh)

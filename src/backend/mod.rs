@@ -101,6 +101,9 @@ impl Limits {
             let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
             return Err(BackendError::Device(format!("{positions} positions in {limits}")));
         }
+        if let Some(page) = pages.iter().find(|page| page.0 as usize >= self.pages) {
+            return Err(BackendError::Device(format!("page {} of {}", page.0, self.pages)));
+        }
         Ok(())
     }
 }

@@ -178,9 +178,21 @@ impl<'a> ExitWeights<'a> {
         }
         let norms =
             [("input_layernorm", layer.input_norm), ("post_attention_layernorm", layer.post_norm), ("norm", self.norm)];
-        for (name, norm) in norms {
-            if norm.len != hidden {
-                return Err(format!("{name} is [{}] (expected [{hidden}])", norm.len));
+        let optional = [
+            ("q_norm", layer.q_norm, geometry.head_dim),
+            ("k_norm", layer.k_norm, geometry.head_dim),
+            ("q_proj.bias", layer.q_bias, geometry.q_size()),
+            ("k_proj.bias", layer.k_bias, geometry.kv_size()),
+            ("v_proj.bias", layer.v_bias, geometry.kv_size()),
+            ("o_proj.bias", layer.o_bias, hidden),
+            ("gate_proj.bias", layer.gate_bias, mlp),
+            ("up_proj.bias", layer.up_bias, mlp),
+            ("down_proj.bias", layer.down_bias, hidden),
+        ];
+        let norms = norms.map(|(name, norm)| (name, Some(norm), hidden));
+        for (name, vector, len) in norms.into_iter().chain(optional) {
+            if let Some(found) = vector.map(|vector| vector.len).filter(|&found| found != len) {
+                return Err(format!("{name} is [{found}] (expected [{len}])"));
             }
         }
         Ok(())

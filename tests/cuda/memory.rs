@@ -62,9 +62,10 @@ fn memory_is_shared_out_before_it_is_taken() {
     assert!(matches!(error, BackendError::DeviceMemory(_)), "{error}");
     assert!(error.to_string().starts_with("not enough GPU memory: weights "), "{error}");
     assert_eq!(tiny.allocated(), (0, 0));
-    // What the budget does not know of is told too.
-    let half = CudaOptions { memory_fraction: 1e-3, ..options(1) };
-    assert!(matches!(on(&whole, &half), Err(BackendError::DeviceMemory(_))));
+    let little = CudaOptions { memory_fraction: 1e-3, ..options(1) };
+    assert!(matches!(on(&whole, &little), Err(BackendError::DeviceMemory(_))));
+    let none = CudaOptions { memory_fraction: 0.0, ..options(1) };
+    assert!(on(&whole, &none).err().unwrap().to_string().contains("memory_fraction 0 (expected"));
 }
 
 #[test]
@@ -108,7 +109,13 @@ fn passes_that_cannot_be_are_refused() {
     refused(verify(Sequence { committed: 0, ..sequence }), "expected at least 1");
     refused(verify(Sequence { committed: 4, ..sequence }), "1 drafts (expected those that were drafted there)");
     refused(verify(Sequence { pages: &[], ..sequence }), "0 pages, for 0 positions");
+    refused(verify(Sequence { pages: table(8, 64).pages(), ..sequence }), "page 8 of 8");
+    refused(verify(Sequence { tokens: &[1, 512, 3, 4, 5], ..sequence }), "token 512 (expected less than 512)");
     assert_eq!(verify(sequence), Ok(()));
+    refused(backend.verify(&[sequence, sequence]).map(|_| ()), "slot 0 twice in one pass");
+    assert!(backend.target_logits(0).is_ok());
+    backend.draft(&[sequence]).unwrap();
+    refused(backend.target_logits(0).map(|_| ()), "not in the last pass, a verification");
     refused(backend.target_logits(1).map(|_| ()), "slot 1 of 1");
     let chunk = Chunk { pages, start: 1, tokens: &tokens };
     refused(backend.prefill(&[chunk]), "65 positions");

@@ -1,9 +1,12 @@
 //! Single passes: close to the processor's, and the same bits whichever way a position is reached.
 
-use crate::support::{Subject, bits, options, table};
+use crate::support::{Subject, bits, on_device, options, table};
 use eesd::TokenId;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::model::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
+use half::{bf16, f16};
 
 /// Root of the mean square.
 fn size(numbers: impl Iterator<Item = f32>) -> f64 {
@@ -43,6 +46,45 @@ fn fixtures_are_close_to_the_processor() {
 #[test]
 fn bundled_model_is_close_to_the_processor() {
     check_against_processor(&Subject::bundled());
+}
+
+fn leaked(bytes: &[u8]) -> &'static [u8] {
+    let half = |b: &[u8]| f16::from_f32(bf16::from_le_bytes([b[0], b[1]]).to_f32()).to_le_bytes();
+    bytes.chunks_exact(2).flat_map(half).collect::<Vec<u8>>().leak()
+}
+
+/// The same model in f16: small numbers of trained weights are rounded, on both devices alike.
+fn in_f16<'a>(model: &ModelWeights<'a>) -> ModelWeights<'a> {
+    let matrix = |m: Matrix<'a>| Matrix { dtype: Dtype::F16, bytes: leaked(m.bytes), ..m };
+    let layer = |l: &LayerWeights<'a>| LayerWeights {
+        q: matrix(l.q),
+        k: matrix(l.k),
+        v: matrix(l.v),
+        o: matrix(l.o),
+        gate: matrix(l.gate),
+        up: matrix(l.up),
+        down: matrix(l.down),
+        ..*l
+    };
+    let head = matrix(model.head);
+    let layers = model.layers.iter().map(layer).collect();
+    ModelWeights { embed: matrix(model.embed), layers, norm: model.norm, head }
+}
+
+#[test]
+fn f16_is_closer_still() {
+    let subject = Subject::fixture("qwen2");
+    let weights = in_f16(&subject.checkpoint.weights());
+    let exit = ExitWeights::from_model(&weights, 2, 3);
+    let (ids, pages) = (subject.text(2, 30), table(0, 64));
+    let chunk = Chunk { pages: pages.pages(), start: 0, tokens: &ids };
+    let found = on_device(subject.geometry(), &weights, Some(&exit), &options(1)).evaluate(&chunk, 2).unwrap();
+    let cpu = CpuOptions { threads: None, simd: None, slots: 1, context: 64, max_draft: 4, pages: None };
+    let mut cpu = CpuBackend::new(subject.geometry(), &weights, Some(&exit), &cpu).unwrap();
+    let expected = cpu.evaluate(&chunk, 2).unwrap();
+    let (error, size) = (difference(&found.logits, &expected.logits), size(expected.logits.iter().copied()));
+    // Activations are rounded to 11 bits, not to 8.
+    assert!(error < 0.002 * size, "error {error} of {size}");
 }
 
 /// The logits of positions `prompt - 1 ..`, from a verified round, from plain steps, and from reading it all.

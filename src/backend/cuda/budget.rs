@@ -4,7 +4,7 @@ use super::driver::MemoryInfo;
 use crate::backend::BackendError;
 use std::fmt;
 
-/// Left to the driver and to graphs.
+/// Left to the driver: for graphs, for kernels that it loads late, for buffers of loading and of inputs.
 const SPARED: u64 = 256 << 20;
 
 /// What the memory is wanted for, in bytes.

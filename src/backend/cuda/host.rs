@@ -7,7 +7,7 @@ use super::kernels::{Address, RowChoice};
 use crate::backend::{BackendError, Limits};
 use std::sync::Arc;
 
-/// Least bytes of the inbox: with few sequences and no biases it never grows.
+/// Least bytes of the inbox: enough for a few sequences without biases.
 const INBOX_BYTES: usize = 64 << 10;
 /// Least bytes of the outbox: rows of logits are read back in such pieces.
 const OUTBOX_BYTES: usize = 1 << 20;

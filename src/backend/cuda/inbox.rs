@@ -113,15 +113,15 @@ impl Layout {
     pub fn new(shape: &Shape, max_draft: usize) -> Self {
         let Shape { batch, fresh, rows, .. } = *shape;
         let mut bytes = 0;
-        let begin = take(&mut bytes, batch + 1);
+        let later = if shape.kind == Kind::Verify { batch } else { 0 };
         let judged_rows = if shape.judges() { rows } else { 0 };
         let adjusted_rows = if shape.biases.is_some() { rows } else { 0 };
         Self {
             ids: take(&mut bytes, fresh),
             fresh_begin: take(&mut bytes, batch + 1),
             fresh_start: take(&mut bytes, batch),
-            begin,
-            start: take(&mut bytes, batch),
+            begin: take(&mut bytes, if later > 0 { later + 1 } else { 0 }),
+            start: take(&mut bytes, later),
             table: take(&mut bytes, batch * shape.max_pages()),
             keep: take(&mut bytes, if shape.judges() { fresh } else { 0 }),
             gather: take(&mut bytes, if shape.kind == Kind::Draft { 0 } else { rows }),

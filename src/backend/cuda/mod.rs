@@ -6,10 +6,10 @@
 //! - [`driver`] is what the runtime asks of a device; [`gpu`] answers through the CUDA driver, and
 //!   `emulator` (feature `emulated-kernels`) runs the same kernels on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
-//! - `inbox` is what a pass is told, `pass` its launches, `graphs` their recordings.
-//! - `host` and `slots` are the host's side; `backend` puts it together.
+//! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
+//! - `host` and `slots` are the host's side; `rounds` drafts and verifies, `reading` takes texts in.
 //!
-//! A pass is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
+//! A pass of a round is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
 //! [`BUILT_WITH`] says so.
 
 mod arena;
@@ -24,8 +24,11 @@ mod graphs;
 mod host;
 mod inbox;
 pub mod kernels;
+mod launches;
 pub mod pack;
 mod pass;
+mod reading;
+mod rounds;
 mod slots;
 mod upload;
 mod weights;
@@ -82,6 +85,21 @@ impl Default for CudaOptions {
     }
 }
 
+impl CudaOptions {
+    fn check(&self) -> Result<(), BackendError> {
+        let Self { slots, context, prefill_rows, memory_fraction, .. } = *self;
+        let counts = [("slots", slots), ("context", context), ("prefill_rows", prefill_rows)];
+        if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(BackendError::Device(format!("cuda: {name} 0 (expected at least 1)")));
+        }
+        if !(memory_fraction > 0.0 && memory_fraction <= 1.0) {
+            let found = format!("cuda: memory_fraction {memory_fraction}");
+            return Err(BackendError::Device(format!("{found} (expected a number above 0, at most 1)")));
+        }
+        Ok(())
+    }
+}
+
 /// Widths of heads that the attention kernels are compiled for.
 pub const HEAD_DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
 
@@ -99,7 +117,7 @@ pub struct CudaBackend<D: Driver> {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    /// Reserves all memory, and brings the weights to the device in the order its kernels read.
+    /// Shares out the memory, and brings the weights to the device in the order its kernels read.
     ///
     /// # Errors
     /// If there is too little memory, the kernels do not compute with these weights, the exit block does
@@ -126,6 +144,7 @@ impl<D: Driver> CudaBackend<D> {
         exit: Option<&ExitWeights<'a>>,
         options: &CudaOptions,
     ) -> Result<(Self, Vec<Cargo<'a>>), BackendError> {
+        options.check()?;
         let format = weights::format_of(weights, exit)?;
         if !HEAD_DIMS.contains(&geometry.head_dim) {
             let why = format!("cuda: head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim);

@@ -52,7 +52,7 @@ pub fn pack_block(target: &mut [u8], rows: &[Option<&[u8]>], columns: usize) {
     }
 }
 
-/// Packs a matrix given by its rows.
+/// Packs a matrix given by its rows, as `cuda/pack_weights.cu` does on the device: the reference of its tests.
 pub fn pack(rows: &[Option<&[u8]>], columns: usize) -> Vec<u8> {
     let mut packed = vec![0; packed_bytes(rows.len(), columns)];
     for (block, target) in packed.chunks_exact_mut(block_bytes(columns)).enumerate() {

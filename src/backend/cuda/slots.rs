@@ -39,11 +39,9 @@ impl Slot {
             return None;
         }
         self.counted = Some((tokens.to_vec(), sequence.prompt));
-        Some(match known {
-            // What is counted already is never less than the prompt.
-            Some(from) => Recount { from_zero: false, from, prompt: 0 },
-            None => Recount { from_zero: true, from: 0, prompt: sequence.prompt.min(tokens.len()) },
-        })
+        let from = known.unwrap_or(0);
+        let prompt = sequence.prompt.saturating_sub(from).min(tokens.len() - from);
+        Some(Recount { from_zero: known.is_none(), from, prompt })
     }
 
     /// Verification has counted what it emitted.

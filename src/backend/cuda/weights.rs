@@ -17,13 +17,6 @@ pub struct Packed {
     pub inputs: usize,
 }
 
-impl Packed {
-    /// Bytes that one pass over it reads.
-    pub fn bytes(&self) -> usize {
-        packed_bytes(self.outputs, self.inputs)
-    }
-}
-
 /// A decoder layer. Norms and biases are f32; a bias that is absent is null.
 pub struct Layer {
     /// `[hidden]`.

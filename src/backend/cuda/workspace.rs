@@ -44,6 +44,13 @@ pub fn padded_rows(rows: usize) -> usize {
     if rows <= 16 { rows } else { rows.next_multiple_of(16) }
 }
 
+/// Chunks of 256 positions that attention is launched for when the longest sequence has `len` tokens: few
+/// different numbers, so that there are few different graphs. A chunk too many does nothing.
+pub fn chunks_of(len: usize, context: usize) -> usize {
+    let chunks = |len: usize| len.div_ceil(Attention::CHUNK_TOKENS as usize);
+    chunks(len).next_power_of_two().min(chunks(context))
+}
+
 /// Addresses of everything but weights and inputs. Shapes are in the kernels' head comments.
 pub struct Workspace {
     /// `[rows, hidden]` f32.
@@ -95,7 +102,7 @@ impl Workspace {
         let (heads, kv_heads, head_dim) = (geometry.heads, geometry.kv_heads, geometry.head_dim);
         let mut arena = Arena::new(base);
         let tiles = Attention::row_tiles(rows.round.max(Self::SPLIT_ROWS), heads, kv_heads);
-        let chunks = limits.context.div_ceil(Attention::CHUNK_TOKENS as usize).next_power_of_two();
+        let chunks = chunks_of(limits.context, limits.context);
         let head_tiles = vocab.div_ceil(TILE_ROWS);
         let drafts = limits.slots * limits.max_draft;
         let workspace = Self {

@@ -1,0 +1,284 @@
+//! The single launches of a pass: what each kernel is given.
+
+use super::driver::Driver;
+use super::inbox::Kind;
+use super::kernels::{
+    Accept, Address, Adjust, Attention, AttentionForm, Embedding, Form, GateUp, GatherRows, KeepRows, LmHead, Norm,
+    Projection, Qkv, Residual, Sample, attend, keep_rows, per_token, project, sampling_kernel,
+};
+use super::pack::chunks;
+use super::pass::{Done, Model, Pass, Span};
+use super::weights::{Head, Layer, Packed, operand_stride};
+use super::workspace::{SQUARES_WIDTH, Workspace};
+use crate::profile;
+use std::f64::consts::LOG2_E;
+
+impl<D: Driver> Pass<'_, D> {
+    /// The embeddings of the fresh rows.
+    pub(super) unsafe fn embed(&self, span: Span) -> Done {
+        let Model { geometry, weights, work, .. } = self.model;
+        let arguments = Embedding {
+            ids: self.inbox.of(&self.inbox.layout.ids),
+            table: weights.embedding,
+            packed: weights.embedding_packed.into(),
+            hidden: geometry.hidden_size as i32,
+            residual: work.residual,
+            norm: weights.layers[0].input_norm,
+            operand: work.operand,
+            stride: operand_stride(geometry.hidden_size) as i32,
+            padding: 0,
+            squares: work.squares,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { per_token(self.on, "embedding", self.model.format, span.rows, &arguments) }
+    }
+
+    /// One layer, whose cache is layer `cached` and whose window is that of model layer `like`.
+    pub(super) unsafe fn layer(
+        &self,
+        span: Span,
+        layer: &Layer,
+        cached: usize,
+        like: usize,
+        next_norm: Address,
+    ) -> Done {
+        let _range = profile::numbered("layer", cached);
+        let Model { geometry, work, format, .. } = self.model;
+        // SAFETY: as promised to the pass.
+        unsafe {
+            self.project_qkv(span, layer.qkv, layer.qkv_bias, 0)?;
+            self.attend(span, layer, cached, like)?;
+            self.add(span, layer.o, work.attended, layer.o_bias, layer.post_norm)?;
+            let gate_up = GateUp {
+                projection: self.projection(layer.gate_up, work.operand, span),
+                norm: self.norm(),
+                bias: layer.gate_up_bias,
+                out: work.gated,
+                stride: operand_stride(geometry.intermediate_size) as i32,
+                intermediate: geometry.intermediate_size as i32,
+            };
+            project(self.on, "gate_up", *format, form(span), &gate_up)?;
+            self.add(span, layer.down, work.gated, layer.down_bias, next_norm)
+        }
+    }
+
+    /// A layer's keys and values alone.
+    pub(super) unsafe fn keys_and_values(&self, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
+        let (matrix, bias) = layer.key_value(&self.model.geometry);
+        let append = AttentionForm::Append { rows: span.most_rows };
+        // SAFETY: as promised to the pass.
+        unsafe {
+            self.project_qkv(span, matrix, bias, self.model.geometry.q_size())?;
+            self.attention(append, span, layer, cached, like)
+        }
+    }
+
+    /// Rows of the stacked projections, to column `column` on of the buffer.
+    unsafe fn project_qkv(&self, span: Span, matrix: Packed, bias: Address, column: usize) -> Done {
+        let Model { geometry, work, format, .. } = self.model;
+        let arguments = Qkv {
+            projection: self.projection(matrix, work.operand, span),
+            norm: self.norm(),
+            bias,
+            out: Address(work.qkv.0 + 4 * column as u64),
+            stride: (geometry.q_size() + 2 * geometry.kv_size()) as i32,
+            padding: 0,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { project(self.on, "qkv", *format, form(span), &arguments) }
+    }
+
+    unsafe fn attend(&self, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
+        let rounds = matches!(self.shape.kind, Kind::Draft | Kind::Verify);
+        // SAFETY: as promised to the pass.
+        unsafe {
+            if rounds || span.most_rows <= Workspace::SPLIT_ROWS {
+                return self.attention(AttentionForm::Split { chunks: self.shape.chunks }, span, layer, cached, like);
+            }
+            self.attention(AttentionForm::Append { rows: span.most_rows }, span, layer, cached, like)?;
+            self.attention(AttentionForm::Prefill, span, layer, cached, like)
+        }
+    }
+
+    unsafe fn attention(&self, form: AttentionForm, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
+        let Model { geometry, weights, work, cache, format, .. } = self.model;
+        let [k_cache, v_cache] = cache.layer(cached);
+        let arguments = Attention {
+            batch: span.batch,
+            qkv: work.qkv,
+            k_cache,
+            v_cache,
+            rotary: weights.rotary,
+            q_norm: layer.q_norm,
+            k_norm: layer.k_norm,
+            epsilon: geometry.rms_norm_eps,
+            scale: (LOG2_E / (geometry.head_dim as f64).sqrt()) as f32,
+            heads: geometry.heads as i32,
+            kv_heads: geometry.kv_heads as i32,
+            window: geometry.windows[like].unwrap_or(0) as i32,
+            row_tiles: Attention::row_tiles(span.most_rows, geometry.heads, geometry.kv_heads) as i32,
+            out: work.attended,
+            stride: operand_stride(geometry.q_size()) as i32,
+            padding: 0,
+            partial: work.partial,
+            arrived: work.arrived,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { attend(self.on, *format, form, self.shape.batch, geometry.head_dim, &arguments) }
+    }
+
+    /// Adds a projection of `x` to the residual stream and prepares it for `next_norm`.
+    unsafe fn add(&self, span: Span, matrix: Packed, x: Address, bias: Address, next_norm: Address) -> Done {
+        let work = &self.model.work;
+        let arguments = Residual {
+            projection: self.projection(matrix, x, span),
+            bias,
+            residual: work.residual,
+            next_norm,
+            operand: work.operand,
+            stride: operand_stride(self.model.geometry.hidden_size) as i32,
+            padding: 0,
+            squares: work.squares,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { project(self.on, "residual", self.model.format, form(span), &arguments) }
+    }
+
+    /// Keeps the fresh rows' `h_N` for the pass that verifies them.
+    pub(super) unsafe fn keep(&self) -> Done {
+        let arguments = KeepRows {
+            residual: self.model.work.residual,
+            index: self.inbox.of(&self.inbox.layout.keep),
+            stored: self.model.work.kept,
+            hidden: self.model.geometry.hidden_size as i32,
+            padding: 0,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { keep_rows(self.on, self.shape.fresh, &arguments) }
+    }
+
+    /// Takes rows up again, under the norm of the layer that follows.
+    pub(super) unsafe fn gather(&self, stored: Address, norm: Address) -> Done {
+        let work = &self.model.work;
+        let arguments = GatherRows {
+            stored,
+            index: self.inbox.of(&self.inbox.layout.gather),
+            hidden: self.model.geometry.hidden_size as i32,
+            padding: 0,
+            residual: work.residual,
+            norm,
+            operand: work.operand,
+            stride: operand_stride(self.model.geometry.hidden_size) as i32,
+            padding_2: 0,
+            squares: work.squares,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { per_token(self.on, "gather_rows", self.model.format, self.shape.rows, &arguments) }
+    }
+
+    /// Logits of all rows of a span.
+    pub(super) unsafe fn head(&self, span: Span, head: &Head) -> Done {
+        let work = &self.model.work;
+        let arguments = LmHead {
+            projection: self.projection(head.matrix, work.operand, span),
+            norm: self.norm(),
+            logits: work.logits,
+            partials: work.partials,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { project(self.on, "lm_head", self.model.format, form(span), &arguments) }
+    }
+
+    /// A token from each row of `vocab` logits: drafts, or the target's choices.
+    pub(super) unsafe fn sample(&self, vocab: usize, draws: bool) -> Done {
+        let Model { geometry, work, max_draft, .. } = self.model;
+        let (inbox, layout) = (self.inbox, &self.inbox.layout);
+        let (params, rows) = (inbox.of(&layout.params), inbox.of(&layout.judged));
+        let adjusts = self.shape.biases.is_some();
+        if adjusts {
+            let arguments = Adjust {
+                logits: work.logits,
+                params,
+                rows,
+                counts: work.counts,
+                recent: inbox.of(&layout.recent),
+                bias_begin: inbox.of(&layout.bias_begin),
+                bias: inbox.of(&layout.biases),
+                adjusted: work.adjusted,
+                partials: work.adjusted_partials,
+                vocab: vocab as i32,
+                counts_stride: geometry.vocab_size as i32,
+                most_drafts: *max_draft as i32,
+                padding: 0,
+            };
+            // SAFETY: as promised to the pass.
+            unsafe { sampling_kernel(self.on, self.shape.rows, &arguments) }?;
+        }
+        let (logits, partials) =
+            if adjusts { (work.adjusted, work.adjusted_partials) } else { (work.logits, work.partials) };
+        let (weights, choices) =
+            if draws { (work.draft_weights, work.draft_choices) } else { (work.target_weights, work.target_choices) };
+        let arguments = Sample {
+            logits,
+            partials,
+            raw_partials: work.partials,
+            params,
+            rows,
+            weights,
+            choices,
+            vocab: vocab as i32,
+            draws: draws.into(),
+            stride: geometry.vocab_size as i32,
+            padding: 0,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { sampling_kernel(self.on, self.shape.rows, &arguments) }
+    }
+
+    /// Verdicts on all sequences.
+    pub(super) unsafe fn accept(&self) -> Done {
+        let Model { geometry, work, max_draft, .. } = self.model;
+        let arguments = Accept {
+            sequences: self.inbox.of(&self.inbox.layout.verified),
+            params: self.inbox.of(&self.inbox.layout.params),
+            target: work.target_choices,
+            target_weights: work.target_weights,
+            draft: work.draft_choices,
+            draft_weights: work.draft_weights,
+            counts: if self.shape.biases.is_some() { work.counts } else { Address(0) },
+            verdicts: work.verdicts,
+            vocab: geometry.vocab_size as i32,
+            most_drafts: *max_draft as i32,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { sampling_kernel(self.on, self.shape.batch, &arguments) }
+    }
+
+    fn projection(&self, matrix: Packed, x: Address, span: Span) -> Projection {
+        Projection {
+            weights: matrix.at,
+            x,
+            outputs: matrix.outputs as i32,
+            chunks: chunks(matrix.inputs) as i32,
+            stride: operand_stride(matrix.inputs) as i32,
+            tokens: span.rows as i32,
+        }
+    }
+
+    /// The norm of the residual stream.
+    fn norm(&self) -> Norm {
+        let geometry = &self.model.geometry;
+        Norm {
+            squares: self.model.work.squares,
+            slots: geometry.hidden_size.div_ceil(SQUARES_WIDTH) as i32,
+            width: geometry.hidden_size as i32,
+            epsilon: geometry.rms_norm_eps,
+            padding: 0,
+        }
+    }
+}
+
+/// The faster implementation of projections for so many rows; both give the same bits.
+fn form(span: Span) -> Form {
+    Form::for_tokens(span.rows as i32)
+}

@@ -1,0 +1,90 @@
+//! Texts into the cache: prefill, and the teacher's reading.
+
+use super::CudaBackend;
+use super::driver::Driver;
+use super::inbox::{Inbox, Kind, Shape};
+use super::pass::Pass;
+use super::rounds::{first_rows, row_of_table};
+use super::workspace::chunks_of;
+use crate::backend::{BackendError, Chunk, Evaluation};
+use crate::model::Geometry;
+
+impl<D: Driver> CudaBackend<D> {
+    /// Fills the cache.
+    pub(super) fn fill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
+        for piece in self.pieces(batch, self.rows.any) {
+            let (shape, inbox) = self.tell_text(&piece)?;
+            let pass = Pass { on: &*self.driver, model: &self.model, inbox: &inbox, shape };
+            // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits.
+            let filled = unsafe { pass.prefill() };
+            // Even after a failure: what is queued reads the inbox.
+            self.driver.wait().and(filled)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the cache and returns logits, and hidden states after `tap` layers.
+    pub(super) fn read(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
+        let Geometry { vocab_size, hidden_size, .. } = self.model.geometry;
+        let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
+        for piece in self.pieces(std::slice::from_ref(chunk), self.rows.logits) {
+            let (shape, inbox) = self.tell_text(&piece)?;
+            let pass = Pass { on: &*self.driver, model: &self.model, inbox: &inbox, shape };
+            // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits.
+            let until = unsafe { pass.read_until(tap) };
+            self.driver.wait().and(until)?;
+            result.hidden.extend(self.floats(self.model.work.residual, 0, shape.rows * hidden_size)?);
+            // SAFETY: as above; the residual stream is where it was left.
+            let from = unsafe { pass.read_from(tap) };
+            self.driver.wait().and(from)?;
+            result.logits.extend(self.floats(self.model.work.logits, 0, shape.rows * vocab_size)?);
+        }
+        Ok(result)
+    }
+
+    /// Cuts chunks into passes of at most `rows` rows.
+    fn pieces<'a>(&self, batch: &[Chunk<'a>], rows: usize) -> Vec<Vec<Chunk<'a>>> {
+        let mut pieces: Vec<Vec<Chunk<'a>>> = Vec::new();
+        let mut room = 0;
+        for chunk in batch {
+            let (mut start, mut tokens) = (chunk.start, chunk.tokens);
+            while !tokens.is_empty() {
+                if room == 0 || pieces.last().is_none_or(|piece| piece.len() == self.limits.slots) {
+                    pieces.push(Vec::new());
+                    room = rows;
+                }
+                let (now, later) = tokens.split_at(tokens.len().min(room));
+                pieces.last_mut().expect("just made").push(Chunk { pages: chunk.pages, start, tokens: now });
+                (start, tokens, room) = (start + now.len(), later, room - now.len());
+            }
+        }
+        pieces
+    }
+
+    /// Tells the device of a piece of text.
+    fn tell_text(&mut self, piece: &[Chunk<'_>]) -> Result<(Shape, Inbox), BackendError> {
+        let rows = piece.iter().map(|chunk| chunk.tokens.len()).sum();
+        let longest = piece.iter().map(|chunk| chunk.start + chunk.tokens.len()).max().unwrap_or(1);
+        let shape = Shape {
+            kind: Kind::Read,
+            batch: piece.len(),
+            fresh: rows,
+            rows,
+            most_rows: piece.iter().map(|chunk| chunk.tokens.len()).max().unwrap_or(1),
+            chunks: chunks_of(longest, self.limits.context),
+            biases: None,
+        };
+        let inbox = self.host.inbox(&self.driver, &shape, self.limits.max_draft, &mut self.graphs)?;
+        let (layout, room) = (&inbox.layout, self.host.inbox.contents_mut());
+        layout.ids.put(room, piece.iter().flat_map(|chunk| chunk.tokens.iter().copied()));
+        let begin = first_rows(piece.iter().map(|chunk| chunk.tokens.len()));
+        layout.fresh_begin.put(room, begin.into_iter().map(|row| row as i32));
+        layout.fresh_start.put(room, piece.iter().map(|chunk| chunk.start as i32));
+        layout.table.put(room, piece.iter().flat_map(|chunk| row_of_table(chunk.pages, &shape)));
+        layout.gather.put(room, 0..rows as u32);
+        // SAFETY: both sides have room; the inbox is left alone until the pass is waited for.
+        unsafe { self.driver.copy_to_device(inbox.at, self.host.inbox.at(), layout.bytes) }?;
+        self.forget_logits();
+        Ok((shape, inbox))
+    }
+}

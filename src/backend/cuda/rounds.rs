@@ -1,0 +1,263 @@
+//! Rounds: what drafting and verification are told, and what comes back of them.
+
+use super::CudaBackend;
+use super::driver::Driver;
+use super::inbox::{Inbox, Kind, Layout, Shape};
+use super::kernels::{
+    Address, CountTokens, JudgedRow, Params, RowChoice, TokenBias, Verdict, VerifiedSequence, sampling_kernel,
+};
+use super::pass::Pass;
+use super::workspace::{chunks_of, padded_rows};
+use crate::TokenId;
+use crate::backend::{BackendError, Draft, Sequence};
+use crate::kv::PageId;
+use crate::sample;
+use std::iter;
+
+impl<D: Driver> CudaBackend<D> {
+    /// One draft for each sequence.
+    pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        let max_draft = self.limits.max_draft;
+        self.count(batch)?;
+        let shape = self.shape(Kind::Draft, batch, batch.len());
+        let row_of_draft = |sequence: &Sequence<'_>| sequence.slot * max_draft + sequence.drafted();
+        let judged: Vec<_> = batch
+            .iter()
+            .enumerate()
+            .map(|(index, sequence)| judged(index, sequence, sequence.drafted(), row_of_draft(sequence)))
+            .collect();
+        let inbox = self.tell(&shape, batch, |layout, inbox| layout.judged.put(inbox, judged))?;
+        let bytes = self.limits.slots * max_draft * size_of::<RowChoice>();
+        // SAFETY: the inbox holds a pass of this shape within the limits.
+        unsafe { self.round(shape, &inbox, self.model.work.draft_choices, bytes) }?;
+        let choices: &[RowChoice] = bytemuck::cast_slice(&self.host.outbox.contents()[..bytes]);
+        let drafts: Vec<_> = batch.iter().map(|sequence| choices[row_of_draft(sequence)]).collect();
+        for (sequence, choice) in batch.iter().zip(&drafts) {
+            self.slots[sequence.slot].drafted.push(choice.token);
+        }
+        Ok(drafts.iter().map(|choice| Draft { token: choice.token, confidence: choice.confidence }).collect())
+    }
+
+    /// The rest of a round for all sequences.
+    pub(super) fn verify_all(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<sample::Verdict>, BackendError> {
+        self.count(batch)?;
+        let rows = batch.iter().map(|sequence| sequence.drafted() + 1).sum();
+        let shape = self.shape(Kind::Verify, batch, padded_rows(rows));
+        let first_rows: Vec<usize> = first_rows(batch.iter().map(|sequence| sequence.drafted() + 1));
+        let of_round = |(index, sequence): (usize, &Sequence<'_>)| {
+            let first = first_rows[index];
+            (0..=sequence.drafted()).map(|j| judged(index, sequence, j, first + j)).collect::<Vec<_>>()
+        };
+        let mut judged: Vec<JudgedRow> = batch.iter().enumerate().flat_map(of_round).collect();
+        // Rows of no sequence are sampled from too, greedily, to where nobody looks.
+        let idle = |row| JudgedRow { sequence: batch.len() as u32, position: 0, drafted: 0, slot: 0, destination: row };
+        judged.extend((rows as u32..shape.rows as u32).map(idle));
+        let kept = |sequence: &Sequence<'_>| {
+            let first = sequence.slot * self.rows.round;
+            (first..=first + sequence.drafted()).map(|row| row as u32).collect::<Vec<_>>()
+        };
+        let gather: Vec<u32> = batch.iter().flat_map(kept).collect();
+        let verified: Vec<_> =
+            batch.iter().zip(&first_rows).map(|(sequence, &first)| verified(sequence, first)).collect();
+        let inbox = self.tell(&shape, batch, |layout, inbox| {
+            layout.gather.put(inbox, gather);
+            layout.judged.put(inbox, judged);
+            layout.verified.put(inbox, verified);
+        })?;
+        let bytes = batch.len() * size_of::<Verdict>();
+        // SAFETY: the inbox holds a pass of this shape within the limits.
+        unsafe { self.round(shape, &inbox, self.model.work.verdicts, bytes) }?;
+        let verdicts: Vec<Verdict> = bytemuck::cast_slice(&self.host.outbox.contents()[..bytes]).to_vec();
+        let mut found = Vec::with_capacity(batch.len());
+        for ((sequence, verdict), &first) in batch.iter().zip(verdicts).zip(&first_rows) {
+            self.slots[sequence.slot].logits = Some((first, sequence.drafted() + 1));
+            found.push(self.verdict(sequence, verdict, first)?);
+        }
+        Ok(found)
+    }
+
+    /// The shape of a pass of rounds with `rows` rows after the exit layer.
+    fn shape(&self, kind: Kind, batch: &[Sequence<'_>], rows: usize) -> Shape {
+        let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1);
+        let most_drafts = batch.iter().map(Sequence::drafted).max().unwrap_or(0);
+        let adjusts = |sequence: &Sequence<'_>| {
+            let params = sequence.sampler.params();
+            params.has_penalties() || !params.logit_bias.is_empty()
+        };
+        let biases: usize = batch.iter().map(|sequence| sequence.sampler.params().logit_bias.len()).sum();
+        Shape {
+            kind,
+            batch: batch.len(),
+            fresh: batch.len(),
+            rows,
+            // Few different numbers here too; query tiles too many have no rows.
+            most_rows: if kind == Kind::Draft { 1 } else { (most_drafts + 1).next_power_of_two().min(self.rows.round) },
+            chunks: chunks_of(longest, self.limits.context),
+            biases: batch.iter().any(adjusts).then(|| biases.next_power_of_two()),
+        }
+    }
+
+    /// Writes what rounds' passes have in common into the inbox, and the rest by `more`.
+    fn tell(
+        &mut self,
+        shape: &Shape,
+        batch: &[Sequence<'_>],
+        more: impl FnOnce(&Layout, &mut [u8]),
+    ) -> Result<Inbox, BackendError> {
+        let inbox = self.host.inbox(&self.driver, shape, self.limits.max_draft, &mut self.graphs)?;
+        let (layout, room) = (&inbox.layout, self.host.inbox.contents_mut());
+        let ends = |rows: Vec<usize>| rows.into_iter().map(|row| row as i32);
+        layout.ids.put(room, batch.iter().map(|sequence| sequence.tokens[sequence.tokens.len() - 1]));
+        layout.fresh_begin.put(room, 0..=batch.len() as i32);
+        layout.fresh_start.put(room, batch.iter().map(|sequence| sequence.tokens.len() as i32 - 1));
+        if shape.kind == Kind::Verify {
+            layout.begin.put(room, ends(first_rows(batch.iter().map(|sequence| sequence.drafted() + 1))));
+            layout.start.put(room, batch.iter().map(|sequence| sequence.committed as i32 - 1));
+        }
+        layout.table.put(room, batch.iter().flat_map(|sequence| row_of_table(sequence.pages, shape)));
+        let kept = |sequence: &Sequence<'_>| (sequence.slot * self.rows.round + sequence.drafted()) as u32;
+        layout.keep.put(room, batch.iter().map(kept));
+        layout.params.put(room, batch.iter().map(|sequence| Params::new(sequence.sampler)).chain([idle_params()]));
+        if shape.biases.is_some() {
+            let biases = |sequence: &Sequence<'_>| sequence.sampler.params().logit_bias.clone();
+            let bias = |(token, bias)| TokenBias { token, bias };
+            let begin = first_rows(batch.iter().map(|sequence| biases(sequence).len()));
+            let all = *begin.last().unwrap_or(&0);
+            layout.bias_begin.put(room, ends(begin).chain([all as i32]));
+            layout.biases.put(room, batch.iter().flat_map(biases).map(bias));
+            layout
+                .recent
+                .put(room, batch.iter().flat_map(|sequence| self::recent(sequence, shape, self.limits.max_draft)));
+        }
+        more(layout, room);
+        Ok(inbox)
+    }
+
+    /// Runs a pass of a round and waits for what it writes at `from`, which is in the outbox then.
+    ///
+    /// # Safety
+    /// The inbox holds a pass of this shape within the limits.
+    unsafe fn round(&mut self, shape: Shape, inbox: &Inbox, from: Address, bytes: usize) -> Result<(), BackendError> {
+        self.forget_logits();
+        let Self { driver, model, host, graphs, .. } = self;
+        let pass = Pass { on: &**driver, model, inbox, shape };
+        let all = || {
+            // SAFETY: all sides have room, the outbox for the largest of answers; inbox and outbox are left alone
+            // until the pass is waited for; the rest is the caller's promise.
+            unsafe {
+                driver.copy_to_device(inbox.at, host.inbox.at(), inbox.layout.bytes)?;
+                match shape.kind {
+                    Kind::Draft => pass.draft()?,
+                    _ => pass.verify()?,
+                }
+                driver.copy_to_host(host.outbox.at(), from, bytes)
+            }
+        };
+        // SAFETY: the same addresses serve every pass of a shape.
+        let queued = unsafe { graphs.run(driver, shape, &all) };
+        // Even after a failure: what is queued reads the inbox.
+        driver.wait().and(queued)
+    }
+
+    /// Brings the device's counts of tokens in line with sequences that have penalties.
+    fn count(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
+        for sequence in batch {
+            let slot = &mut self.slots[sequence.slot];
+            if !sequence.sampler.params().has_penalties() {
+                // A batch in which others have them counts here too, and nobody looks at it.
+                slot.forget_counts();
+                continue;
+            }
+            let Some(recount) = slot.recount(sequence) else { continue };
+            let work = &self.model.work;
+            let row_bytes = self.model.geometry.vocab_size * size_of::<u32>();
+            let counts = Address(work.counts.0 + (sequence.slot * row_bytes) as u64);
+            let tokens = &sequence.tokens[recount.from..sequence.committed];
+            let bytes: &[u8] = bytemuck::cast_slice(tokens);
+            self.host.outbox.contents_mut()[..bytes.len()].copy_from_slice(bytes);
+            let arguments =
+                CountTokens { tokens: work.counted, counts, count: tokens.len() as i32, prompt: recount.prompt as i32 };
+            // SAFETY: a row of the counts; room for a context of tokens on both sides, free until waited for.
+            let queued = unsafe {
+                let zeroed = if recount.from_zero { self.driver.zero(counts, row_bytes) } else { Ok(()) };
+                zeroed
+                    .and_then(|()| self.driver.copy_to_device(work.counted, self.host.outbox.at(), bytes.len()))
+                    .and_then(|()| sampling_kernel(&*self.driver, 1, &arguments))
+            };
+            self.driver.wait().and(queued)?;
+        }
+        Ok(())
+    }
+
+    /// What verification decided, with the log-probabilities asked for.
+    fn verdict(
+        &mut self,
+        sequence: &Sequence<'_>,
+        verdict: Verdict,
+        first: usize,
+    ) -> Result<sample::Verdict, BackendError> {
+        let vocab = self.model.geometry.vocab_size;
+        let accepted = verdict.accepted as usize;
+        if accepted > sequence.drafted() || verdict.next as usize >= vocab {
+            return Err(BackendError::Device(format!("a verdict of {verdict:?} on {} drafts", sequence.drafted())));
+        }
+        let mut logprobs = Vec::new();
+        if sequence.sampler.params().logprobs.is_some() {
+            let emitted = sequence.tokens[sequence.committed..][..accepted].iter().copied().chain([verdict.next]);
+            for (row, token) in emitted.enumerate() {
+                let logits = self.floats(self.model.work.logits, (first + row) * vocab, vocab)?;
+                logprobs.extend(sequence.sampler.logprobs(&logits, token));
+            }
+        }
+        let verdict = sample::Verdict { accepted, next: verdict.next, logprobs };
+        self.slots[sequence.slot].count(sequence, &verdict);
+        Ok(verdict)
+    }
+}
+
+/// Parameters of rows that belong to no sequence: greedy, so that nothing but their choice is written.
+fn idle_params() -> Params {
+    Params { top_p: 1.0, repetition_penalty: 1.0, ..bytemuck::Zeroable::zeroed() }
+}
+
+/// The first row of each sequence, and the end of all.
+pub(super) fn first_rows(rows: impl Iterator<Item = usize>) -> Vec<usize> {
+    let ends = rows.scan(0, |end, rows| {
+        *end += rows;
+        Some(*end)
+    });
+    iter::once(0).chain(ends).collect()
+}
+
+/// One sequence's row of the block table.
+pub(super) fn row_of_table<'a>(pages: &'a [PageId], shape: &Shape) -> impl Iterator<Item = u32> + use<'a> {
+    pages.iter().map(|page| page.0).chain(iter::repeat(0)).take(shape.max_pages())
+}
+
+/// The row that decides the token after `drafted` drafts of sequence `index`.
+fn judged(index: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
+    JudgedRow {
+        sequence: index as u32,
+        position: (sequence.committed + drafted) as u32,
+        drafted: drafted as u32,
+        slot: sequence.slot as u32,
+        destination: destination as u32,
+    }
+}
+
+fn verified(sequence: &Sequence<'_>, first_row: usize) -> VerifiedSequence {
+    VerifiedSequence {
+        slot: sequence.slot as u32,
+        first_row: first_row as u32,
+        committed: sequence.committed as u32,
+        drafts: sequence.drafted() as u32,
+    }
+}
+
+/// The drafts that a sequence's rows follow, a run of `max_draft` for each row.
+fn recent(sequence: &Sequence<'_>, shape: &Shape, max_draft: usize) -> Vec<TokenId> {
+    let rows = if shape.kind == Kind::Draft { 1 } else { sequence.drafted() + 1 };
+    let mut drafts = sequence.tokens[sequence.committed..].to_vec();
+    drafts.resize(max_draft, 0);
+    drafts.repeat(rows)
+}
