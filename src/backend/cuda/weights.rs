@@ -175,13 +175,11 @@ impl<'a> Plan<'a> {
     fn matrix(&mut self, matrices: &[Matrix<'a>]) -> Packed {
         let (outputs, inputs) = (matrices.iter().map(|matrix| matrix.rows).sum(), matrices[0].cols);
         let target = self.projection(outputs, inputs);
-        let mut first_block = 0;
+        let mut rows = 0;
         for &matrix in matrices {
-            self.cargo.push(Cargo::Rows { matrix, target, first_block, block_step: 1 });
-            debug_assert!(
-                matrix.rows % BLOCK_ROWS == 0 || first_block + matrix.rows.div_ceil(16) == outputs.div_ceil(16)
-            );
-            first_block += matrix.rows.div_ceil(BLOCK_ROWS);
+            debug_assert!(rows % BLOCK_ROWS == 0, "a matrix begins with a block");
+            self.cargo.push(Cargo::Rows { matrix, target, first_block: rows / BLOCK_ROWS, block_step: 1 });
+            rows += matrix.rows;
         }
         Packed { at: target, outputs, inputs }
     }
