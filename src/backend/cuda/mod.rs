@@ -7,6 +7,7 @@
 //!   `emulator` (feature `emulated-kernels`) runs the same kernels on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its launches, `graphs` their recordings.
+//! - `synthetic` makes weights on the device, for benchmarks.
 //! - `host` and `slots` are the host's side; `backend` puts it together.
 //!
 //! A pass is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
@@ -27,6 +28,7 @@ pub mod kernels;
 pub mod pack;
 mod pass;
 mod slots;
+mod synthetic;
 mod upload;
 mod weights;
 mod workspace;

@@ -176,7 +176,7 @@ mod tests {
         let through = |most: usize| {
             let device = Arc::new(EmulatedDevice::new(Emulator::new(2), 1 << 24));
             let packed = packed_bytes(2 * rows.next_multiple_of(16), columns);
-            let memory = Memory::zeroed(&device, packed + 1 << 16, "test").unwrap();
+            let memory = Memory::zeroed(&device, packed + (1 << 16), "test").unwrap();
             let (raw, numbers) = (memory.byte(packed), memory.byte(packed + 32768));
             let cargo = [
                 Cargo::Rows { matrix, target: memory.at(), first_block: 0, block_step: 2 },
