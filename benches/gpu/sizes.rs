@@ -38,6 +38,7 @@ impl Size {
     }
 
     /// Small enough for the emulator.
+    #[cfg(feature = "emulated-kernels")]
     pub fn tiny() -> Self {
         Self {
             name: "tiny",
