@@ -16,6 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# KERNEL_ARCHS=90, say, makes programs for one kind of GPU smaller.
 readonly MOST_BYTES=$((60 << 20))
 
 usage() {
@@ -40,20 +41,22 @@ for line in sys.stdin:
         bench:*) name=$name-bench ;;
         *) continue ;;
         esac
-        # The program that users have is made first; that of the tests has emulated kernels in it.
+        # The program is made first; that beside the tests has emulated kernels in it.
         [ -e "$folder/$name" ] || strip -o "$folder/$name" "$path"
     done
 }
 
 pack() {
     local folder=$1 name bytes
-    local programs=(eesd-run lib-test emulator-test kernels-test cuda-test gpu-bench)
+    local programs=(eesd-run lib-test emulator-test cuda-test gpu-bench)
     local build=(--release --message-format=json) tested=(--no-run --features emulated-kernels)
     mkdir -p "$folder"
     for name in "${programs[@]}"; do rm -f "$folder/$name"; done
     export KERNELS=require
-    cargo build "${build[@]}" --bin eesd-run | keep "$folder"
-    cargo test "${build[@]}" "${tested[@]}" --lib --test emulator --test kernels --test cuda | keep "$folder"
+    # Without the model in it, 15 MB: `run` has models beside it.
+    cargo build "${build[@]}" --no-default-features --bin eesd-run | keep "$folder"
+    # Not tests/kernels, which has nothing to run on a GPU yet; `run` takes it where it is there.
+    cargo test "${build[@]}" "${tested[@]}" --lib --test emulator --test cuda | keep "$folder"
     # Benches know no --release: they always are.
     cargo bench --message-format=json "${tested[@]}" --bench gpu | keep "$folder"
     for name in "${programs[@]}"; do
@@ -111,6 +114,7 @@ run() {
         fi
     fi
     export EESD_TEST_DEVICE=$device
+    local model=(-m models/pycode-4m --device "$device") prompts=(--input models/pycode-4m/prompts.jsonl)
     printf '| step | verdict | seconds |\n|---|---|--:|\n' | tee "$OUT/summary.md"
 
     step gpu 20 nvidia-smi --format=csv --query-gpu=name,driver_version,memory.total,memory.used,clocks.max.sm,clocks.max.mem,power.limit
@@ -118,16 +122,16 @@ run() {
     # What opens a GPU; the rest of the library's tests have no use for one. The output is shown, because tests say
     # in it that they found none.
     step lib 40 "$folder/lib-test" gpu:: --nocapture --test-threads 1
-    step generate 30 "$folder/eesd-run" generate --device "$device" -p 'def main():' -n 64
+    step generate 30 "$folder/eesd-run" generate "${model[@]}" -p 'def main():' -n 64
     # Those named for the GPU; the emulator runs the others.
     step kernels 60 "$folder/kernels-test" gpu
     step cuda 120 "$folder/cuda-test" --test-threads 2
-    step verify 40 "$folder/eesd-run" verify --device "$device"
+    step verify 40 "$folder/eesd-run" verify "${model[@]}" "${prompts[@]}"
     # What is measured matters more than the last check of a tool that slows kernels a hundredfold.
     step bench-gpu 240 "$folder/gpu-bench" --device "${DEVICE:-0}"
-    step bench-model 45 "$folder/eesd-run" bench --device "$device"
+    step bench-model 45 "$folder/eesd-run" bench "${model[@]}" "${prompts[@]}"
     # Three controllers, greedily and sampled, on all 32 prompts: 115,200 tokens where no text ends early.
-    step ids 100 "$folder/eesd-run" verify --device "$device" --quiet --prompts 32 -n 600 --samples 200 \
+    step ids 100 "$folder/eesd-run" verify "${model[@]}" "${prompts[@]}" --quiet --prompts 32 -n 600 --samples 200 \
         --controllers fixed:4,beta-ts,goodput-ts
     for tool in memcheck racecheck initcheck synccheck; do
         step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
