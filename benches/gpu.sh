@@ -114,7 +114,7 @@ run() {
         fi
     fi
     export EESD_TEST_DEVICE=$device
-    local model=(-m models/pycode-4m --device "$device") prompts=(--input models/pycode-4m/prompts.jsonl)
+    local model=(-m models/pycode-4m --exit 2 --device "$device") prompts=(--input models/pycode-4m/prompts.jsonl)
     printf '| step | verdict | seconds |\n|---|---|--:|\n' | tee "$OUT/summary.md"
 
     step gpu 20 nvidia-smi --format=csv --query-gpu=name,driver_version,memory.total,memory.used,clocks.max.sm,clocks.max.mem,power.limit
