@@ -18,26 +18,26 @@ mod construction;
 mod contender;
 #[path = "synthetic/costs.rs"]
 mod costs;
+#[path = "synthetic/measure.rs"]
+mod measure;
 mod synthetic;
 #[path = "synthetic/table.rs"]
 mod table;
 
 use clap::Parser;
 use construction::Construction;
-use contender::{Contender, Ladder};
 use eesd::TokenId;
-use eesd::backend::cpu::CpuOptions;
+use eesd::backend::Backend;
 use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
-use eesd::engine::{Engine, Request};
+use eesd::model::{Dtype, ExitWeights};
 use eesd::sample::SamplingParams;
+use measure::{MAX_DRAFT, Measurement, measure};
 use std::error::Error;
 use std::num::NonZeroUsize;
+use synthetic::RandomModel;
 
-/// Most drafts of a round.
-const MAX_DRAFT: usize = 8;
-/// Draft lengths of the rounds that measure costs.
-const LADDER: [usize; 7] = [0, 1, 2, 3, 4, 6, MAX_DRAFT];
 /// Tokens of a prompt.
 const PROMPT: usize = 16;
 /// Bytes that the sum over memory reads: many times any cache.
@@ -96,86 +96,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prompt = |i: usize| (0..PROMPT).map(|j| ((i * PROMPT + j + 1) * 7919 % 32_000) as TokenId).collect();
     let sampling = SamplingParams { temperature: args.temperature, seed: Some(0), ..SamplingParams::default() };
     let prompts = (0..prompts).map(prompt).collect();
-    let mut construction = Construction::new(usize::from(args.exit_layer), options, prompts, tokens, sampling);
+    let exit_layer = usize::from(args.exit_layer);
+    let build = move |scale: f32| {
+        let model = RandomModel::new(Dtype::BF16, |layer| if layer < exit_layer { 1.0 } else { scale });
+        let weights = model.weights();
+        let exit = ExitWeights::from_model(&weights, exit_layer, exit_layer);
+        let backend: Box<dyn Backend> = CpuBackend::new(&model.geometry, &weights, Some(&exit), &options)?;
+        Ok(backend)
+    };
+    let mut construction = Construction::new(exit_layer, Box::new(build), prompts, tokens, sampling);
+    let mut probe = Probe::new(std::thread::available_parallelism().map_or(1, |cores| cores.get()), PROBE_BYTES)?;
+    let measurement = Measurement {
+        model: "330 M parameters".to_owned(),
+        controllers: args.controllers,
+        repetitions: args.repetitions.get(),
+        yardstick: "a sum over memory",
+    };
     for &wanted in &args.acceptance {
         let (scale, acceptance) = construction.find(wanted)?;
-        let measured = measure(&args, &construction, scale, acceptance)?;
+        let measured = measure(&measurement, &construction, scale, acceptance, &mut || Ok(probe.read()))?;
         println!("{}", table::markdown(&measured));
     }
     Ok(())
-}
-
-/// What was measured with one construction.
-pub struct Measured {
-    /// The device, in the backend's words.
-    pub device: String,
-    /// N.
-    pub exit_layer: usize,
-    /// ε.
-    pub scale: f32,
-    /// Share of positions where the draft is the model's own token.
-    pub acceptance: f64,
-    /// Greedy or sampled.
-    pub temperature: f64,
-    /// Answers, and different tokens in them.
-    pub texts: (usize, usize),
-    /// Rates of the sum over memory, bytes per second.
-    pub reads: Vec<f64>,
-    /// Bytes of the matrices that a plain step reads.
-    pub step_bytes: usize,
-    /// `off` first, the ladder last.
-    pub contenders: Vec<Contender>,
-}
-
-fn measure(args: &Args, construction: &Construction, scale: f32, acceptance: f64) -> Result<Measured, Box<dyn Error>> {
-    let backend = construction.build(scale)?;
-    let mut probe = Probe::new(std::thread::available_parallelism().map_or(1, |cores| cores.get()), PROBE_BYTES)?;
-    let mut engine = Engine::new(backend, ControllerSpec::Off.build(), None, Vec::new());
-    let requests: Vec<Request> = construction
-        .prompts
-        .iter()
-        .map(|prompt| Request {
-            sampling: construction.sampling.clone(),
-            ..Request::new(prompt.clone(), construction.tokens)
-        })
-        .collect();
-
-    let mut contenders = vec![Contender::new(ControllerSpec::Off.build())];
-    contenders.extend(args.controllers.iter().map(|spec| Contender::new(spec.build())));
-    contenders.push(Contender::new(Box::new(Ladder { lengths: &LADDER, round: 0 })));
-    let mut answers: Vec<Vec<TokenId>> = Vec::new();
-    for request in &requests {
-        answers.push(contenders[0].play(&mut engine, request, None)?);
-    }
-    let mut turns = |contenders: &mut [Contender], prompts: usize| -> Result<(), Box<dyn Error>> {
-        contenders.iter_mut().for_each(|contender| contender.repetitions.push((0, 0.0)));
-        for (request, answer) in std::iter::zip(&requests, &answers).take(prompts) {
-            for contender in contenders.iter_mut() {
-                contender.play(&mut engine, request, Some(answer))?;
-            }
-        }
-        Ok(())
-    };
-    turns(&mut contenders, 1)?;
-    contenders.iter_mut().for_each(Contender::reset);
-    let mut reads = Vec::new();
-    for _ in 0..args.repetitions.get() {
-        reads.push(probe.read());
-        turns(&mut contenders, requests.len())?;
-    }
-    let mut different: Vec<TokenId> = answers.concat();
-    let all = different.len();
-    different.sort_unstable();
-    different.dedup();
-    Ok(Measured {
-        device: engine.backend().describe(),
-        exit_layer: construction.exit_layer,
-        scale,
-        acceptance,
-        temperature: args.temperature,
-        texts: (all, different.len()),
-        reads,
-        step_bytes: construction::step_bytes(engine.backend().geometry()),
-        contenders,
-    })
 }

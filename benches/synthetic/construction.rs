@@ -4,12 +4,10 @@
 //! write only ε times as much as the others, so the block, which does what the first of them does,
 //! misses little of what they do together: nothing at ε = 0, ever more as ε grows.
 
-use crate::synthetic::RandomModel;
 use eesd::TokenId;
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::{BlockTable, PagePool};
-use eesd::model::{Dtype, ExitWeights, Geometry};
+use eesd::model::{Dtype, Geometry};
 use eesd::sample::{Sampler, SamplingParams};
 use std::error::Error;
 
@@ -20,12 +18,15 @@ const TRIES: usize = 6;
 /// The first one.
 const FIRST_SCALE: f32 = 0.04;
 
+/// Makes the model whose layers from N on are scaled so, with its exit block.
+pub type Build = dyn Fn(f32) -> Result<Box<dyn Backend>, Box<dyn Error>>;
+
 /// What is common to all constructions.
 pub struct Construction {
     /// N.
     pub exit_layer: usize,
-    /// Threads, context and slots; one slot per text.
-    pub options: CpuOptions,
+    /// Makes a model; it has a slot per text.
+    build: Box<Build>,
     /// Prompts of the texts that acceptance is measured on.
     pub prompts: Vec<Vec<TokenId>>,
     /// Tokens of each text.
@@ -40,13 +41,13 @@ impl Construction {
     /// Texts of `tokens` tokens after `prompts`; nothing is measured yet.
     pub fn new(
         exit_layer: usize,
-        options: CpuOptions,
+        build: Box<Build>,
         prompts: Vec<Vec<TokenId>>,
         tokens: usize,
         sampling: SamplingParams,
     ) -> Self {
         // At scale 0 draft and model are the same function.
-        Self { exit_layer, options, prompts, tokens, sampling, measured: vec![(0.0, 1.0)] }
+        Self { exit_layer, build, prompts, tokens, sampling, measured: vec![(0.0, 1.0)] }
     }
 
     /// The scale ε whose measured acceptance is nearest to `wanted`, and that acceptance.
@@ -86,11 +87,7 @@ impl Construction {
     /// # Errors
     /// If the memory cannot be had.
     pub fn build(&self, scale: f32) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-        let exit_layer = self.exit_layer;
-        let model = RandomModel::new(Dtype::BF16, |layer| if layer < exit_layer { 1.0 } else { scale });
-        let weights = model.weights();
-        let exit = ExitWeights::from_model(&weights, exit_layer, exit_layer);
-        Ok(CpuBackend::new(&model.geometry, &weights, Some(&exit), &self.options)?)
+        (self.build)(scale)
     }
 
     /// The share of positions, along the model's own texts, whose drafted token is the model's.

@@ -2,7 +2,7 @@
 
 use crate::contender::Contender;
 use crate::costs::{Costs, median};
-use crate::{LADDER, MAX_DRAFT, Measured};
+use crate::measure::{LADDER, MAX_DRAFT, Measured};
 
 /// The table, under what one must know to read it.
 pub fn markdown(measured: &Measured) -> String {
@@ -17,7 +17,7 @@ pub fn markdown(measured: &Measured) -> String {
 }
 
 fn introduction(measured: &Measured, costs: &Costs) -> String {
-    let Measured { device, exit_layer, scale, acceptance, texts: (tokens, different), .. } = measured;
+    let Measured { model, yardstick, device, exit_layer, scale, acceptance, texts: (tokens, different), .. } = measured;
     let decoding = match measured.temperature {
         0.0 => "Greedy".to_owned(),
         temperature => format!("Coupled sampling at temperature {temperature}"),
@@ -28,10 +28,10 @@ fn introduction(measured: &Measured, costs: &Costs) -> String {
     let best = costs.best_drafts(*acceptance, MAX_DRAFT);
     format!(
         "### Synthetic weights, acceptance {acceptance:.2} by construction\n\n\
-         Random model of 330 M parameters, exit layer {exit_layer}, ε = {scale:.4}; {device}. This measures the \
+         Random model of {model}, exit layer {exit_layer}, ε = {scale:.4}; {device}. This measures the \
          engine and says nothing of a method's acceptance.\n\
          {decoding}: {tokens} tokens a turn, {different} of them different; every answer equal to `off`'s.\n\n\
-         - A plain step takes {:.1} ms: {:.2} GB/s, {:.0} % of a sum over memory ({:.2} GB/s).\n\
+         - A plain step takes {:.1} ms: {:.2} GB/s, {:.0} % of {yardstick} ({:.2} GB/s).\n\
          - In plain steps, a draft step takes {:.3}, a verification by its rows {ladder}.\n\
          - Best fixed length at these costs and i.i.d. acceptance: {best}, {:.2}x.\n\n",
         plain * 1e3,

@@ -129,6 +129,7 @@ static Result queue(void* to, const void* from, size_t bytes) {
   return 0;
 }
 Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Handle stream) { return queue((void*)to, from, bytes); }
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle stream) { return queue((void*)to, (void*)from, bytes); }
 Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Handle stream) { return queue(to, (void*)from, bytes); }
 Result cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Handle stream) { return queue((void*)to, NULL, bytes); }
 

@@ -8,6 +8,7 @@
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
 //! - `host` and `slots` are the host's side; `rounds` drafts and verifies, `reading` takes texts in.
+//! - `synthetic` makes weights on the device, for benchmarks.
 //!
 //! A pass of a round is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
 //! [`BUILT_WITH`] says so.
@@ -30,6 +31,7 @@ mod pass;
 mod reading;
 mod rounds;
 mod slots;
+mod synthetic;
 mod upload;
 mod weights;
 mod workspace;

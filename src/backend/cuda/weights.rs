@@ -17,6 +17,13 @@ pub struct Packed {
     pub inputs: usize,
 }
 
+impl Packed {
+    /// Bytes that it takes, padding included.
+    pub fn bytes(&self) -> usize {
+        packed_bytes(self.outputs, self.inputs)
+    }
+}
+
 /// A decoder layer. Norms and biases are f32; a bias that is absent is null.
 pub struct Layer {
     /// `[hidden]`.

@@ -86,6 +86,7 @@ calls! {
     cuMemFreeHost(*mut c_void);
     cuMemcpyHtoDAsync_v2(sys::CUdeviceptr, *const c_void, usize, sys::CUstream);
     cuMemcpyDtoHAsync_v2(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);
+    cuMemcpyDtoDAsync_v2(sys::CUdeviceptr, sys::CUdeviceptr, usize, sys::CUstream);
     cuMemsetD8Async(sys::CUdeviceptr, c_uchar, usize, sys::CUstream);
 }
 

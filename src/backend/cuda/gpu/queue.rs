@@ -121,6 +121,15 @@ impl Queue {
     }
 
     /// # Safety
+    /// Both sides have `bytes` bytes and do not overlap.
+    pub unsafe fn copy_on_device(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), BackendError> {
+        let stream = self.stream();
+        // SAFETY: the caller's promise.
+        let code = unsafe { (self.device.calls.cuMemcpyDtoDAsync_v2)(to, from, bytes, stream) };
+        self.device.checked(code, || format!("copying {bytes} bytes on the GPU"))
+    }
+
+    /// # Safety
     /// There are `bytes` bytes at `at`.
     pub unsafe fn zero(&mut self, at: u64, bytes: usize) -> Result<(), BackendError> {
         let stream = self.stream();

@@ -1,0 +1,281 @@
+//! Each kernel of a layer by itself, against the memory: what it reads, how long it takes.
+//!
+//! Launches are recorded as one graph, as in a pass, so that neither the host nor the gaps between launches
+//! made one by one are measured. Each goes to the next of several copies of the weights (or of the cache),
+//! which together are many times the GPU's cache.
+
+use crate::costs::median;
+use crate::device::Measurable;
+use crate::sizes::Size;
+use bytemuck::Zeroable;
+use eesd::backend::BackendError;
+use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
+use eesd::backend::cuda::kernels::{
+    Address, Attention, AttentionForm, Form, Format, GateUp, HeadPartial, LmHead, Norm, PagedBatch, Projection, Qkv,
+    RandomWeights, Residual, attend, project, random_weights,
+};
+use eesd::backend::cuda::pack::{CHUNK, block_bytes, chunks, packed_bytes};
+use eesd::kv::PAGE_TOKENS;
+use std::error::Error;
+use std::f64::consts::LOG2_E;
+use std::sync::Arc;
+
+/// Rows that every buffer has room for, whatever a pass has.
+const ROOM: usize = 64;
+/// Bytes of a weight, or of a number in the cache.
+const ELEMENT: usize = 2;
+/// Every buffer begins and ends on such a boundary.
+const ALIGNMENT: usize = 256;
+const FORMAT: Format = Format::Bf16;
+
+/// Measures the kernels at one model's shapes and prints them; `copy_rate` is in bytes per second.
+///
+/// # Errors
+/// If there is too little memory, or the device fails.
+pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> Result<(), Box<dyn Error>> {
+    println!(
+        "### Kernels, {}\n\n\
+         Bytes: weights, or keys and values, read once; medians of {} graphs of {} launches or more, each to other \
+         weights than the one before.\n\n\
+         | kernel | rows | MB | µs | GB/s | of a copy |\n|---|--:|--:|--:|--:|--:|",
+        size.name, size.repetitions, size.launches
+    );
+    let geometry = &size.geometry;
+    let (hidden, mlp, vocab) = (geometry.hidden_size, geometry.intermediate_size, geometry.vocab_size);
+    let (q, qkv) = (geometry.q_size(), geometry.q_size() + 2 * geometry.kv_size());
+    let bench = Bench { driver, size, copy_rate };
+    bench.projection("qkv", qkv, hidden, &|on, projection, buffers| {
+        let (stride, padding) = (qkv as i32, 0);
+        let arguments =
+            Qkv { projection, norm: buffers.norm(hidden), bias: Address(0), out: buffers.out.at(), stride, padding };
+        // SAFETY: all buffers have room for the rows of `projection`.
+        unsafe { project(on, "qkv", FORMAT, Form::Skinny, &arguments) }
+    })?;
+    for (name, inputs) in [("residual (o)", q), ("residual (down)", mlp)] {
+        bench.projection(name, hidden, inputs, &|on, projection, buffers| {
+            let arguments = Residual {
+                projection,
+                bias: Address(0),
+                residual: buffers.residual.at(),
+                next_norm: buffers.next_norm.at(),
+                operand: buffers.out.at(),
+                stride: stride(hidden) as i32,
+                padding: 0,
+                squares: buffers.squares.at(),
+            };
+            // SAFETY: as above.
+            unsafe { project(on, "residual", FORMAT, Form::Skinny, &arguments) }
+        })?;
+    }
+    bench.projection("gate_up", 2 * mlp.next_multiple_of(16), hidden, &|on, projection, buffers| {
+        let arguments = GateUp {
+            projection,
+            norm: buffers.norm(hidden),
+            bias: Address(0),
+            out: buffers.out.at(),
+            stride: stride(mlp) as i32,
+            intermediate: mlp as i32,
+        };
+        // SAFETY: as above.
+        unsafe { project(on, "gate_up", FORMAT, Form::Skinny, &arguments) }
+    })?;
+    bench.projection("lm_head", vocab, hidden, &|on, projection, buffers| {
+        let (logits, partials) = (buffers.out.at(), buffers.partials.at());
+        let arguments = LmHead { projection, norm: buffers.norm(hidden), logits, partials };
+        // SAFETY: as above.
+        unsafe { project(on, "lm_head", FORMAT, Form::Skinny, &arguments) }
+    })?;
+    for &context in size.contexts {
+        bench.attention(context)?;
+    }
+    println!();
+    Ok(())
+}
+
+/// Elements between rows of a projection's input: whole chunks.
+fn stride(inputs: usize) -> usize {
+    chunks(inputs) * CHUNK
+}
+
+/// What projections read and write besides weights. All is finite: residual stream and sums of squares begin
+/// at zero, inputs are random.
+struct Buffers<D: Driver> {
+    x: Memory<D>,
+    squares: Memory<D>,
+    residual: Memory<D>,
+    next_norm: Memory<D>,
+    out: Memory<D>,
+    partials: Memory<D>,
+}
+
+impl<D: Driver> Buffers<D> {
+    fn new(driver: &Arc<D>, outputs: usize, inputs: usize) -> Result<Self, BackendError> {
+        let zeroed = |bytes: usize| Memory::zeroed(driver, bytes.next_multiple_of(ALIGNMENT), "activations");
+        let buffers = Self {
+            x: zeroed(ROOM * stride(inputs) * ELEMENT)?,
+            // One of 32 numbers of the stream, which is the input of some kernels and the output of others.
+            squares: zeroed(ROOM * outputs.max(inputs).div_ceil(32) * 4)?,
+            residual: zeroed(ROOM * outputs * 4)?,
+            next_norm: zeroed(outputs * 4)?,
+            out: zeroed(ROOM * stride(outputs) * 4)?,
+            partials: zeroed(ROOM * outputs.div_ceil(32) * size_of::<HeadPartial>())?,
+        };
+        fill(driver, &buffers.x, 1.0)?;
+        Ok(buffers)
+    }
+
+    fn norm(&self, width: usize) -> Norm {
+        let slots = width.div_ceil(32) as i32;
+        Norm { squares: self.squares.at(), slots, width: width as i32, epsilon: 1e-5, padding: 0 }
+    }
+}
+
+/// Fills memory with random numbers.
+fn fill<D: Driver>(driver: &Arc<D>, memory: &Memory<D>, scale: f32) -> Result<(), BackendError> {
+    let elements = (memory.bytes() / 16 * 8) as u64;
+    let arguments = RandomWeights { target: memory.at(), seed: 1, elements, scale, padding: 0 };
+    // SAFETY: the memory has as many elements.
+    unsafe { random_weights(&**driver, FORMAT, &arguments) }
+}
+
+/// Launches a projection with these weights and rows.
+type Launch<'a, D> = &'a dyn Fn(&D, Projection, &Buffers<D>) -> Result<(), BackendError>;
+
+struct Bench<'a, D: Measurable> {
+    driver: &'a Arc<D>,
+    size: &'a Size,
+    copy_rate: f64,
+}
+
+impl<D: Measurable> Bench<'_, D> {
+    fn projection(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        launch: Launch<'_, D>,
+    ) -> Result<(), Box<dyn Error>> {
+        // As a backend lays weights out: with a block more.
+        let room = (packed_bytes(outputs, inputs) + block_bytes(inputs)).next_multiple_of(ALIGNMENT);
+        let copies = self.copies(room);
+        let weights = Memory::zeroed(self.driver, copies * room, "weights")?;
+        fill(self.driver, &weights, (inputs as f32).sqrt().recip())?;
+        let buffers = Buffers::new(self.driver, outputs, inputs)?;
+        for &rows in self.size.rows {
+            let seconds = self.time(copies, &|copy| {
+                let projection = Projection {
+                    weights: weights.byte(copy * room),
+                    x: buffers.x.at(),
+                    outputs: outputs as i32,
+                    chunks: chunks(inputs) as i32,
+                    stride: stride(inputs) as i32,
+                    tokens: rows as i32,
+                };
+                launch(self.driver, projection, &buffers)
+            })?;
+            self.print(name, rows, outputs * inputs * ELEMENT, seconds);
+        }
+        Ok(())
+    }
+
+    fn attention(&self, context: usize) -> Result<(), Box<dyn Error>> {
+        let geometry = &self.size.geometry;
+        let (heads, kv_heads, head_dim) = (geometry.heads, geometry.kv_heads, geometry.head_dim);
+        let pages = context.div_ceil(PAGE_TOKENS);
+        let half = (pages * PAGE_TOKENS * geometry.kv_size() * ELEMENT).next_multiple_of(ALIGNMENT);
+        let copies = self.copies(2 * half);
+        let cache = Memory::zeroed(self.driver, copies * 2 * half, "cache")?;
+        fill(self.driver, &cache, 1.0)?;
+        let zeroed = |bytes: usize| Memory::zeroed(self.driver, bytes.next_multiple_of(ALIGNMENT), "attention");
+        let chunks = context.div_ceil(Attention::CHUNK_TOKENS as usize).next_power_of_two();
+        let most_tiles = Attention::row_tiles(ROOM, heads, kv_heads);
+        let qkv = zeroed(ROOM * (geometry.q_size() + 2 * geometry.kv_size()) * 4)?;
+        let rotary = zeroed(context * head_dim * 4)?;
+        let out = zeroed(ROOM * stride(geometry.q_size()) * ELEMENT)?;
+        let partial = zeroed(Attention::partial_bytes(1, kv_heads, most_tiles, chunks, head_dim))?;
+        let arrived = zeroed(kv_heads * most_tiles * 4)?;
+        // Every page of a power of two of chunks; those past the context are never read.
+        let max_pages = chunks * Attention::CHUNK_TOKENS as usize / PAGE_TOKENS;
+        let told = [16, 16, 4 * max_pages];
+        let inbox = zeroed(told.iter().sum())?;
+        let mut host = HostMemory::zeroed(self.driver, told.iter().sum())?;
+        for &rows in self.size.rows {
+            let words: &mut [u32] = bytemuck::cast_slice_mut(host.contents_mut());
+            words[..5].copy_from_slice(&[0, rows as u32, 0, 0, (context - rows) as u32]);
+            for (page, entry) in words[8..].iter_mut().enumerate() {
+                *entry = if page < pages { page as u32 } else { 0 };
+            }
+            // SAFETY: both sides have room, and the host's is left alone until the copy is done.
+            unsafe { self.driver.copy_to_device(inbox.at(), host.at(), host.contents().len()) }?;
+            self.driver.wait()?;
+            let row_tiles = Attention::row_tiles(rows, heads, kv_heads) as i32;
+            let batch = PagedBatch {
+                row_begin: inbox.at(),
+                start: inbox.byte(told[0]),
+                block_table: inbox.byte(told[0] + told[1]),
+                max_pages: max_pages as i32,
+                padding: 0,
+            };
+            let seconds = self.time(copies, &|copy| {
+                let arguments = Attention {
+                    batch,
+                    qkv: qkv.at(),
+                    k_cache: cache.byte(copy * 2 * half),
+                    v_cache: cache.byte(copy * 2 * half + half),
+                    rotary: rotary.at(),
+                    scale: (LOG2_E / (head_dim as f64).sqrt()) as f32,
+                    heads: heads as i32,
+                    kv_heads: kv_heads as i32,
+                    row_tiles,
+                    out: out.at(),
+                    stride: stride(geometry.q_size()) as i32,
+                    partial: partial.at(),
+                    arrived: arrived.at(),
+                    ..Attention::zeroed()
+                };
+                // SAFETY: all buffers have room for the rows, positions and chunks.
+                unsafe { attend(&**self.driver, FORMAT, AttentionForm::Split { chunks }, 1, head_dim, &arguments) }
+            })?;
+            self.print(&format!("attention, {context}"), rows, 2 * context * geometry.kv_size() * ELEMENT, seconds);
+        }
+        Ok(())
+    }
+
+    /// How many times something of `bytes` bytes is held.
+    fn copies(&self, bytes: usize) -> usize {
+        self.size.spread_bytes.div_ceil(bytes).max(2)
+    }
+
+    /// Seconds of a launch, which is told which copy to read.
+    fn time(&self, copies: usize, launch: &dyn Fn(usize) -> Result<(), BackendError>) -> Result<f64, BackendError> {
+        let launches = self.size.launches.next_multiple_of(copies);
+        // The kernel is loaded when it is first needed.
+        launch(0)?;
+        self.driver.wait()?;
+        self.driver.begin_capture()?;
+        let launched = (0..launches).try_for_each(|index| launch(index % copies));
+        let graph = self.driver.end_capture();
+        launched?;
+        let graph = graph?;
+        // SAFETY: all that the launches use outlives the graph's last replay, which is waited for.
+        let mut replay = || unsafe { self.driver.replay(&graph) };
+        replay()?;
+        let mut seconds = Vec::new();
+        for _ in 0..self.size.repetitions {
+            seconds.push(self.driver.seconds(&mut replay)? / launches as f64);
+        }
+        self.driver.wait()?;
+        Ok(median(&seconds))
+    }
+
+    fn print(&self, name: &str, rows: usize, bytes: usize, seconds: f64) {
+        let rate = bytes as f64 / seconds;
+        println!(
+            "| {name} | {rows} | {:.1} | {:.1} | {:.0} | {:.0} % |",
+            bytes as f64 * 1e-6,
+            seconds * 1e6,
+            rate * 1e-9,
+            rate / self.copy_rate * 100.0
+        );
+    }
+}

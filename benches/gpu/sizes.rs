@@ -1,0 +1,92 @@
+//! The models that are measured: real geometries, and a tiny one for the emulator.
+
+use eesd::model::{Geometry, Rope, RopeScaling};
+
+/// A model's geometry and what is measured with it.
+#[derive(Debug, Clone)]
+pub struct Size {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape.
+    pub geometry: Geometry,
+    /// N of the exit block.
+    pub exit_after: usize,
+    /// Positions in the cache, ascending.
+    pub contexts: &'static [usize],
+    /// Rows of a pass, ascending.
+    pub rows: &'static [usize],
+    /// Memory that a kernel's weights are spread over, so that they never come from a cache.
+    pub spread_bytes: usize,
+    /// Launches in one measurement.
+    pub launches: usize,
+    /// Measurements of which the median counts.
+    pub repetitions: usize,
+}
+
+/// Room for the rows of a round at the end of each context.
+pub const ROUND: usize = 16;
+
+impl Size {
+    /// Llama 2's 7B, with room for long contexts.
+    pub fn seven() -> Self {
+        real("7b", llama(32_000, 4096, 11_008, 32, (32, 32, 128)), 4)
+    }
+
+    /// Llama 2's 13B.
+    pub fn thirteen() -> Self {
+        real("13b", llama(32_000, 5120, 13_824, 40, (40, 40, 128)), 5)
+    }
+
+    /// Small enough for the emulator.
+    #[cfg(feature = "emulated-kernels")]
+    pub fn tiny() -> Self {
+        Self {
+            name: "tiny",
+            geometry: llama(320, 128, 192, 3, (4, 2, 32)),
+            exit_after: 1,
+            contexts: &[32, 64],
+            rows: &[1, 2, 4],
+            spread_bytes: 1 << 16,
+            launches: 2,
+            repetitions: 1,
+        }
+    }
+}
+
+fn real(name: &'static str, geometry: Geometry, exit_after: usize) -> Size {
+    Size {
+        name,
+        geometry,
+        exit_after,
+        contexts: &[128, 2048, 16_384],
+        rows: &[1, 2, 4, 8, 16],
+        spread_bytes: 512 << 20,
+        launches: 128,
+        repetitions: 7,
+    }
+}
+
+fn llama(
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    layers: usize,
+    (heads, kv_heads, head_dim): (usize, usize, usize),
+) -> Geometry {
+    Geometry {
+        family: "llama".to_owned(),
+        vocab_size,
+        hidden_size,
+        intermediate_size,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        rms_norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
+        windows: vec![None; layers],
+        max_positions: 32_768,
+        qk_norm: false,
+        tied_head: false,
+    }
+}

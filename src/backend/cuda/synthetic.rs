@@ -1,0 +1,230 @@
+//! Models of any geometry with random weights, made on the device: nothing to load, and nothing of it is
+//! ever on the host. For measuring the engine; what such a model writes means nothing.
+//!
+//! All norms are one, and every projection keeps the variance of its input, so that residual stream and
+//! logits have the sizes of a trained model's. Weights are made in the order in which kernels read them, padding
+//! included: what meets padded columns is zero, and padded rows are not read.
+
+use super::driver::Driver;
+use super::kernels::{Address, Format, RandomWeights, random_weights};
+use super::upload;
+use super::weights::{Cargo, Layer, Packed};
+use super::{CudaBackend, CudaOptions};
+use crate::backend::{Backend, BackendError};
+use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
+use std::sync::Arc;
+
+/// Standard deviation of the logits: the likeliest of 32,000 tokens then has a probability anywhere
+/// between 0.1 and 0.9.
+const LOGITS: f32 = 6.0;
+/// Bytes of a weight.
+const ELEMENT: usize = 2;
+/// Elements that `random_weights` makes at a time.
+const UNIT: u64 = 8;
+
+impl<D: Driver> CudaBackend<D> {
+    /// A bf16 model with random weights, the same ones every time.
+    ///
+    /// The layers from `exit_after` on write `tail_scale` times as much to the residual stream as they would,
+    /// and the exit block is a copy of the first of them, with the model's own norm and head. At 0 it drafts
+    /// what the model writes; the greater the scale, the more it misses.
+    ///
+    /// # Errors
+    /// If there is too little memory, the kernels do not compute with this geometry, `exit_after` is not in
+    /// `1..layers`, or the device fails.
+    pub fn synthetic(
+        driver: Arc<D>,
+        geometry: &Geometry,
+        exit_after: usize,
+        tail_scale: f32,
+        options: &CudaOptions,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        let ones: Vec<u8> = 1f32.to_le_bytes().repeat(geometry.hidden_size.max(geometry.head_dim));
+        let weights = shapes(geometry, &ones);
+        let layer = shape_of_layer(geometry, &ones);
+        let exit = ExitWeights { after: exit_after, layer, norm: weights.norm, head: None };
+        let (backend, mut cargo) = Self::reserve(driver, geometry, &weights, Some(&exit), options)?;
+        // Of the matrices there are shapes alone.
+        cargo.retain(|item| matches!(item, Cargo::Floats { .. }));
+        // SAFETY: planned for this memory, which is new and so zero.
+        unsafe { upload::upload(&backend.driver, &cargo) }?;
+        // SAFETY: nothing else is queued that uses the weights.
+        unsafe { backend.make_weights(exit_after, tail_scale) }?;
+        backend.driver.wait()?;
+        Ok(Box::new(backend))
+    }
+
+    /// Fills every matrix.
+    ///
+    /// # Safety
+    /// Nothing that runs at the same time uses the weights.
+    unsafe fn make_weights(&self, exit_after: usize, tail_scale: f32) -> Result<(), BackendError> {
+        let (geometry, weights) = (&self.model.geometry, &self.model.weights);
+        let scale_of = |index: usize| if index < exit_after { 1.0 } else { tail_scale };
+        // SAFETY: the addresses are those of the matrices, as long as the plan made them.
+        unsafe {
+            if !weights.embedding_packed {
+                let elements = (geometry.vocab_size * geometry.hidden_size) as u64;
+                self.make(weights.embedding, elements.next_multiple_of(UNIT), EMBEDDING, 1.0)?;
+            }
+            self.make_matrix(weights.head.matrix, HEAD, LOGITS)?;
+            for (index, layer) in weights.layers.iter().enumerate() {
+                self.make_layer(layer, index, scale_of(index))?;
+            }
+            match &weights.exit {
+                // The same seeds and scales make the same weights.
+                Some(exit) => self.make_layer(&exit.layer, exit.after, scale_of(exit.after)),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// One layer, as the `like`-th of the model.
+    unsafe fn make_layer(&self, layer: &Layer, like: usize, output_scale: f32) -> Result<(), BackendError> {
+        let seed = FIRST_LAYER + 4 * like as u64;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.make_matrix(layer.qkv, seed, 1.0)?;
+            self.make_matrix(layer.o, seed + 1, output_scale)?;
+            self.make_matrix(layer.gate_up, seed + 2, 1.0)?;
+            self.make_matrix(layer.down, seed + 3, output_scale)
+        }
+    }
+
+    /// A projection that changes the deviation of its input by `gain`.
+    unsafe fn make_matrix(&self, matrix: Packed, seed: u64, gain: f32) -> Result<(), BackendError> {
+        let scale = gain / (matrix.inputs as f32).sqrt();
+        // SAFETY: the caller's promise.
+        unsafe { self.make(matrix.at, (matrix.bytes() / ELEMENT) as u64, seed, scale) }
+    }
+
+    unsafe fn make(&self, target: Address, elements: u64, seed: u64, scale: f32) -> Result<(), BackendError> {
+        let arguments = RandomWeights { target, seed, elements, scale, padding: 0 };
+        // SAFETY: the caller's promise.
+        unsafe { random_weights(&*self.driver, Format::Bf16, &arguments) }
+    }
+}
+
+/// Seeds: one for each matrix, the four of a layer in a row.
+const EMBEDDING: u64 = 1;
+const HEAD: u64 = 2;
+const FIRST_LAYER: u64 = 16;
+
+/// A model whose matrices have shapes and no contents, and whose norms are one.
+fn shapes<'a>(geometry: &Geometry, ones: &'a [u8]) -> ModelWeights<'a> {
+    let vocabulary = matrix(geometry.vocab_size, geometry.hidden_size);
+    ModelWeights {
+        embed: vocabulary,
+        layers: vec![shape_of_layer(geometry, ones); geometry.layers],
+        norm: norm(ones, geometry.hidden_size),
+        head: vocabulary,
+    }
+}
+
+fn shape_of_layer<'a>(geometry: &Geometry, ones: &'a [u8]) -> LayerWeights<'a> {
+    let Geometry { hidden_size: hidden, intermediate_size: mlp, head_dim, qk_norm, .. } = *geometry;
+    let (q, kv) = (geometry.q_size(), geometry.kv_size());
+    LayerWeights {
+        input_norm: norm(ones, hidden),
+        q: matrix(q, hidden),
+        k: matrix(kv, hidden),
+        v: matrix(kv, hidden),
+        o: matrix(hidden, q),
+        q_bias: None,
+        k_bias: None,
+        v_bias: None,
+        o_bias: None,
+        q_norm: qk_norm.then(|| norm(ones, head_dim)),
+        k_norm: qk_norm.then(|| norm(ones, head_dim)),
+        post_norm: norm(ones, hidden),
+        gate: matrix(mlp, hidden),
+        up: matrix(mlp, hidden),
+        down: matrix(hidden, mlp),
+        gate_bias: None,
+        up_bias: None,
+        down_bias: None,
+    }
+}
+
+fn matrix(rows: usize, cols: usize) -> Matrix<'static> {
+    Matrix { dtype: Dtype::BF16, rows, cols, bytes: &[] }
+}
+
+fn norm(ones: &[u8], len: usize) -> Vector<'_> {
+    Vector { dtype: Dtype::F32, len, bytes: &ones[..len * Dtype::F32.size()] }
+}
+
+#[cfg(all(test, feature = "emulated-kernels"))]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::emulator::{EmulatedDevice, Emulator};
+    use crate::control::ControllerSpec;
+    use crate::engine::{Completion, Engine, Request};
+    use crate::model::{Rope, RopeScaling};
+    use std::ops::ControlFlow;
+
+    /// Odd sizes: rows and columns of padding in every matrix, heads that share keys.
+    fn tiny() -> Geometry {
+        Geometry {
+            family: "llama".to_owned(),
+            vocab_size: 300,
+            hidden_size: 96,
+            intermediate_size: 112,
+            layers: 4,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
+            windows: vec![None; 4],
+            max_positions: 128,
+            qk_norm: false,
+            tied_head: false,
+        }
+    }
+
+    fn backend(geometry: &Geometry, tail_scale: f32) -> Box<dyn Backend> {
+        let device = Arc::new(EmulatedDevice::new(Emulator::new(3), 1 << 28));
+        let options = CudaOptions { context: 64, prefill_rows: 24, ..CudaOptions::default() };
+        CudaBackend::synthetic(device, geometry, 2, tail_scale, &options).unwrap()
+    }
+
+    fn answer(geometry: &Geometry, tail_scale: f32, controller: &str) -> Completion {
+        let controller = controller.parse::<ControllerSpec>().unwrap().build();
+        let mut engine = Engine::new(backend(geometry, tail_scale), controller, None, Vec::new());
+        engine.generate(&Request::new(vec![5, 7, 299], 30), &mut |_| ControlFlow::Continue(())).unwrap()
+    }
+
+    #[test]
+    fn without_a_tail_every_draft_is_kept() {
+        for geometry in [tiny(), Geometry { qk_norm: true, tied_head: true, ..tiny() }] {
+            let plain = answer(&geometry, 0.0, "off");
+            let drafted = answer(&geometry, 0.0, "fixed:3");
+            assert_eq!(drafted.tokens, plain.tokens);
+            // 30 tokens: seven rounds of four, and one of two, whose drafts past the end are not counted on.
+            assert!(drafted.stats.accepted() >= 21, "{} accepted", drafted.stats.accepted());
+            assert!(drafted.stats.rounds <= 8, "{} rounds", drafted.stats.rounds);
+        }
+    }
+
+    #[test]
+    fn a_tail_makes_drafts_miss_and_changes_no_token_by_it() {
+        let plain = answer(&tiny(), 1.0, "off");
+        let drafted = answer(&tiny(), 1.0, "fixed:3");
+        assert_eq!(drafted.tokens, plain.tokens);
+        assert!(drafted.stats.rounds > 8, "no draft was refused");
+        let mut different = plain.tokens.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert!(different.len() > 5, "{:?}", plain.tokens);
+    }
+
+    #[test]
+    fn an_exit_outside_the_model_is_refused() {
+        for after in [0, 4] {
+            let device = Arc::new(EmulatedDevice::new(Emulator::new(0), 1 << 28));
+            let made = CudaBackend::synthetic(device, &tiny(), after, 0.1, &CudaOptions::default());
+            assert!(matches!(made.err(), Some(BackendError::Exit(_))), "after {after}");
+        }
+    }
+}
