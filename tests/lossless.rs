@@ -3,13 +3,15 @@
 
 mod common {
     pub mod adversary;
+    pub mod requests;
 }
 
 use common::adversary::Adversary;
+use common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};
-use eesd::engine::{Completion, Engine, Event, Request};
+use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
 use eesd::model::{ExitWeights, Matrix};
 use eesd::sample::{SamplingParams, VerifyMode};
@@ -85,25 +87,6 @@ fn build(controller: &str) -> Box<dyn Controller> {
         "adversary" => Box::new(Adversary),
         spec => spec.parse::<ControllerSpec>().unwrap().build(),
     }
-}
-
-fn run(engine: &mut Engine, requests: &[Request], batch: usize) -> Vec<Completion> {
-    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
-    engine
-        .run(&mut requests.iter().cloned(), batch, &mut |id, event| {
-            match event {
-                Event::Done(completion) => done[id] = Some(completion),
-                Event::Failed(error) => panic!("request {id}: {error}"),
-                Event::Token(_) => {}
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    done.into_iter().map(Option::unwrap).collect()
-}
-
-fn tokens(completions: &[Completion]) -> Vec<&[TokenId]> {
-    completions.iter().map(|completion| &completion.tokens[..]).collect()
 }
 
 #[test]

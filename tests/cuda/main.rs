@@ -7,5 +7,7 @@
 mod generation;
 mod memory;
 mod passes;
+#[path = "../common/requests.rs"]
+mod requests;
 mod sampling;
 mod support;

@@ -1,5 +1,7 @@
 //! Devices, models and requests of these tests.
 
+pub use crate::requests::{run, tokens};
+
 use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
@@ -7,11 +9,10 @@ use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::control::ControllerSpec;
-use eesd::engine::{Completion, Engine, Event, Request};
+use eesd::engine::Engine;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::load::{Checkpoint, ExitBlock};
 use eesd::model::{ExitWeights, Geometry, Matrix, ModelWeights};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -126,25 +127,6 @@ pub fn table(first: usize, positions: usize) -> BlockTable {
 
 pub fn engine(backend: Box<dyn Backend>, controller: &str) -> Engine {
     Engine::new(backend, controller.parse::<ControllerSpec>().unwrap().build(), None, Vec::new())
-}
-
-pub fn run(engine: &mut Engine, requests: &[Request], batch: usize) -> Vec<Completion> {
-    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
-    engine
-        .run(&mut requests.iter().cloned(), batch, &mut |id, event| {
-            match event {
-                Event::Done(completion) => done[id] = Some(completion),
-                Event::Failed(error) => panic!("request {id}: {error}"),
-                Event::Token(_) => {}
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    done.into_iter().map(Option::unwrap).collect()
-}
-
-pub fn tokens(completions: &[Completion]) -> Vec<&[TokenId]> {
-    completions.iter().map(|completion| &completion.tokens[..]).collect()
 }
 
 pub fn bits(numbers: &[f32]) -> Vec<u32> {
