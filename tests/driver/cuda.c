@@ -56,9 +56,11 @@ Result cuDevicePrimaryCtxRetain(Handle* context, int device) {
 Result cuDevicePrimaryCtxRelease_v2(int device) { return LOG("release context"), device < 40; }
 Result cuCtxSetCurrent(Handle context) { return current = context, 0; }
 
-/* Kernels: each module has those whose names begin like the file that it was made of, the n-th by name. */
-static const char* FILES[] = {"accept",   "adjust",            "append", "attention", "embedding", "gate_up", "gather_rows",
-                              "lm_head",  "prefill_attention", "qkv",    "residual",  "sample",    "wrapper"};
+/* Kernels: each module has those whose names begin like the file that it was made of, the n-th by name: all
+   of cuda/, in order. */
+static const char* FILES[] = {"accept",       "adjust",            "append", "attention",      "count_tokens", "embedding",
+                              "gate_up",      "gather_rows",       "keep_rows", "lm_head",     "pack_weights",
+                              "prefill_attention", "qkv",          "random_weights", "residual", "sample",    "wrapper"};
 static int modules;
 Result cuModuleLoadData(Handle* module, const void* image) {
   NEEDS_CONTEXT;
