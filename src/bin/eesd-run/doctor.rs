@@ -16,6 +16,7 @@ use std::fs;
 const BUFFER_BYTES: u64 = 512 << 20;
 /// Steps of the arithmetic measurement: some hundredths of a second.
 const MULTIPLY_STEPS: usize = 5_000_000;
+
 /// One thing looked at.
 #[derive(Debug, Serialize)]
 struct Finding {
