@@ -3,17 +3,19 @@
 
 mod common {
     pub mod adversary;
+    pub mod exits;
     pub mod requests;
 }
 
 use common::adversary::Adversary;
+use common::exits::exit_after;
 use common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
-use eesd::model::{ExitWeights, Matrix};
+use eesd::model::ExitWeights;
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -58,18 +60,7 @@ impl Subject {
     }
 
     fn exit(&self, after: usize) -> ExitWeights<'_> {
-        match self.shipped.iter().find(|block| block.after() == after) {
-            Some(block) => block.weights(),
-            None => {
-                let model = self.checkpoint.weights();
-                let exit = ExitWeights::from_model(&model, after, model.layers.len() - 1);
-                // One of them drafts from a part of the vocabulary only.
-                let rows = 300;
-                let bytes = &model.head.bytes[..rows * model.head.cols * model.head.dtype.size()];
-                let head = (after == 2).then_some(Matrix { rows, bytes, ..model.head });
-                ExitWeights { head, ..exit }
-            }
-        }
+        exit_after(&self.checkpoint, &self.shipped, after)
     }
 
     /// An engine whose end tokens never come, so that every request has its full length.

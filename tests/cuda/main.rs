@@ -4,6 +4,8 @@
 //! `cargo test --release --features emulated-kernels --test cuda`
 #![cfg(feature = "emulated-kernels")]
 
+#[path = "../common/exits.rs"]
+mod exits;
 mod generation;
 mod memory;
 mod passes;

@@ -2,6 +2,7 @@
 
 pub use crate::requests::{run, tokens};
 
+use crate::exits::exit_after;
 use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
@@ -12,7 +13,7 @@ use eesd::control::ControllerSpec;
 use eesd::engine::Engine;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::load::{Checkpoint, ExitBlock};
-use eesd::model::{ExitWeights, Geometry, Matrix, ModelWeights};
+use eesd::model::{ExitWeights, Geometry, ModelWeights};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,17 +58,7 @@ impl Subject {
     }
 
     pub fn exit(&self, after: usize) -> ExitWeights<'_> {
-        match self.exits.iter().find(|block| block.after() == after) {
-            Some(block) => block.weights(),
-            None => {
-                let model = self.checkpoint.weights();
-                let exit = ExitWeights::from_model(&model, after, model.layers.len() - 1);
-                // One of them drafts from a part of the vocabulary only.
-                let rows = 300;
-                let bytes = &model.head.bytes[..rows * model.head.cols * model.head.dtype.size()];
-                ExitWeights { head: (after == 2).then_some(Matrix { rows, bytes, ..model.head }), ..exit }
-            }
-        }
+        exit_after(&self.checkpoint, &self.exits, after)
     }
 
     /// Some token ids, the same for a seed.
