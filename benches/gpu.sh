@@ -48,15 +48,14 @@ for line in sys.stdin:
 
 pack() {
     local folder=$1 name bytes
-    local programs=(eesd-run lib-test emulator-test cuda-test gpu-bench)
+    local programs=(eesd-run lib-test emulator-test kernels-test cuda-test gpu-bench)
     local build=(--release --message-format=json) tested=(--no-run --features emulated-kernels)
     mkdir -p "$folder"
     for name in "${programs[@]}"; do rm -f "$folder/$name"; done
     export KERNELS=require
     # Without the model in it, 15 MB: `run` has models beside it.
     cargo build "${build[@]}" --no-default-features --bin eesd-run | keep "$folder"
-    # Not tests/kernels, which has nothing to run on a GPU yet; `run` takes it where it is there.
-    cargo test "${build[@]}" "${tested[@]}" --lib --test emulator --test cuda | keep "$folder"
+    cargo test "${build[@]}" "${tested[@]}" --lib --test emulator --test kernels --test cuda | keep "$folder"
     # Benches know no --release: they always are.
     cargo bench --message-format=json "${tested[@]}" --bench gpu | keep "$folder"
     for name in "${programs[@]}"; do
@@ -123,8 +122,9 @@ run() {
     # in it that they found none.
     step lib 40 "$folder/lib-test" gpu:: --nocapture --test-threads 1
     step generate 30 "$folder/eesd-run" generate "${model[@]}" -p 'def main():' -n 64
-    # Those named for the GPU; the emulator runs the others.
-    step kernels 60 "$folder/kernels-test" gpu
+    # Each wrapper, then each kernel, as the emulator runs them elsewhere.
+    step wrappers 30 "$folder/emulator-test"
+    step kernels 60 "$folder/kernels-test" --skip mutations::
     step cuda 120 "$folder/cuda-test" --test-threads 2
     step verify 40 "$folder/eesd-run" verify "${model[@]}" "${prompts[@]}"
     # What is measured matters more than the last check of a tool that slows kernels a hundredfold.

@@ -4,25 +4,34 @@
 //! `cargo test --release --features emulated-kernels --test emulator`
 #![cfg(feature = "emulated-kernels")]
 
+mod common {
+    pub mod device;
+    pub mod tested_gpu;
+}
+
+use common::device::{Device, address};
 use eesd::backend::cuda::emulator::Emulator;
-use eesd::backend::cuda::kernels::{Address, Shape};
+use eesd::backend::cuda::kernels::{Address, Launcher, Shape};
 use eesd::sample::{Philox, Purpose};
 use half::{bf16, f16};
 
+/// On the GPU that is tested, or on the emulator under an order of threads of its own.
 fn launch(kernel: &str, blocks: u32, threads: u32, seed: u64, arguments: &[u64]) -> Result<(), String> {
+    let mut emulated = Emulator::new(seed);
+    emulated.coresident = seed % 2 == 1;
+    let device = Device::gpu(seed).unwrap_or(Device::Emulated(emulated));
     let shape = Shape { grid: [blocks, 1, 1], threads, shared_bytes: 0 };
-    let mut emulator = Emulator::new(seed);
-    emulator.coresident = seed % 2 == 1;
     // SAFETY: each test gives buffers of the sizes that cuda/wrappers.cu states.
-    unsafe { emulator.launch_with_stats(kernel, shape, bytemuck::cast_slice(arguments)) }.map(|_| ())
+    unsafe { device.launch(kernel, shape, bytemuck::cast_slice(arguments)) }
+        .map_err(|error| format!("seed {}: {error}", device.seed()))
 }
 
 fn to<T>(buffer: &mut [T]) -> u64 {
-    buffer.as_mut_ptr() as u64
+    address(buffer)
 }
 
 fn from<T>(buffer: &[T]) -> u64 {
-    buffer.as_ptr() as u64
+    address(buffer)
 }
 
 #[test]
@@ -67,8 +76,8 @@ fn numbers_are_rounded_as_the_half_crate_rounds() {
         assert_eq!(out[1], pair(half(*x), half(-x)), "{x:e}");
         assert_eq!(out[2], brain(*x).to_f32().to_bits(), "{x:e}");
     }
-    let mut out = [0u32; 3];
-    launch("wrapper_numbers", 1, 32, 2, &[from(&[f32::NAN]), to(&mut out), 1]).unwrap();
+    let (nan, mut out) = ([f32::NAN].to_vec(), [0u32; 3].to_vec());
+    launch("wrapper_numbers", 1, 32, 2, &[from(&nan), to(&mut out), 1]).unwrap();
     assert!(bf16::from_bits(out[0] as u16).is_nan() && f16::from_bits(out[1] as u16).is_nan());
 }
 
@@ -110,7 +119,7 @@ fn copies_land_by_their_wait() {
 #[test]
 fn the_last_block_sees_the_others() {
     for seed in 0..8 {
-        let (mut values, mut arrived, mut out) = ([0u32; 9], [0u32], [0u32]);
+        let (mut values, mut arrived, mut out) = ([0u32; 9].to_vec(), [0u32].to_vec(), [0u32].to_vec());
         for round in 1..=2 {
             launch("wrapper_last_block", 9, 64, seed, &[to(&mut values), to(&mut arrived), to(&mut out)]).unwrap();
             assert_eq!((arrived[0], out[0]), (0, round * (0..9).map(|b| b * 3 + 1).sum::<u32>()));
@@ -120,12 +129,16 @@ fn the_last_block_sees_the_others() {
 
 #[test]
 fn launches_that_cannot_work_are_errors() {
-    let error = |kernel, threads, arguments: &[u64]| launch(kernel, 1, threads, 0, arguments).unwrap_err();
+    let error = |kernel, threads, arguments: &[u64]| {
+        let shape = Shape { grid: [1; 3], threads, shared_bytes: 0 };
+        // SAFETY: nothing is launched, or buffers have the sizes that cuda/wrappers.cu states.
+        unsafe { Emulator::new(0).launch(kernel, shape, bytemuck::cast_slice(arguments)) }.unwrap_err().to_string()
+    };
     assert!(error("no_such_kernel", 32, &[]).contains("no kernel named"));
     assert!(error("wrapper_lanes", 32, &[0; 3]).contains("takes 16 bytes of arguments, got 24"));
     assert!(error("wrapper_lanes", 2048, &[0; 2]).contains("bad launch"));
     // Half a warp cannot multiply matrices.
-    let (a, b, mut d) = ([0u16; 256], [0u16; 128], [0f32; 128]);
+    let (a, b, mut d) = ([0u16; 256].to_vec(), [0u16; 128].to_vec(), [0f32; 128].to_vec());
     assert!(error("wrapper_mma_bf16", 16, &[from(&a), from(&b), to(&mut d)]).contains("fewer than 32 threads"));
     assert_eq!(Address::default(), Address(0));
 }

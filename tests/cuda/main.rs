@@ -13,3 +13,5 @@ mod passes;
 mod requests;
 mod sampling;
 mod support;
+#[path = "../common/tested_gpu.rs"]
+mod tested_gpu;

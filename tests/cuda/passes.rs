@@ -35,6 +35,14 @@ fn check_against_processor(subject: &Subject) {
             // Activations are rounded to 8 bits a few times a layer: 0.5 to 0.7 % on the fixtures.
             assert!(error < 0.015 * size, "{}: {what} after {tap}: error {error} of {size}", subject.name());
         }
+        let error = difference(&found.logits, &expected.logits);
+        let vocab = subject.geometry().vocab_size;
+        for (position, (cpu, gpu)) in expected.logits.chunks(vocab).zip(found.logits.chunks(vocab)).enumerate() {
+            let best = |row: &[f32]| (0..vocab).reduce(|a, b| if row[b] > row[a] { b } else { a }).unwrap();
+            // Where another token comes first, the CPU must have held the two for nearly equal.
+            let gap = f64::from(cpu[best(cpu)] - cpu[best(gpu)]);
+            assert!(gap < 6.0 * error, "{}: position {position}, a gap of {gap} with error {error}", subject.name());
+        }
     }
 }
 

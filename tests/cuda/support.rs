@@ -3,6 +3,7 @@
 pub use crate::requests::{run, tokens};
 
 use crate::exits::exit_after;
+use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
@@ -19,13 +20,6 @@ use std::sync::Arc;
 
 /// Memory of the emulated device: nothing here needs more.
 const DEVICE_BYTES: u64 = 4 << 30;
-
-/// The number of the GPU to test, where there is one to be tested.
-pub fn gpu() -> Option<usize> {
-    let device = std::env::var("EESD_TEST_DEVICE").ok()?;
-    let number = device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-    Some(number.unwrap_or_else(|| panic!("EESD_TEST_DEVICE={device}: expected cuda:N")))
-}
 
 /// A model with an exit block: a shipped one, or an untrained copy of its last layer.
 pub struct Subject {
@@ -94,7 +88,7 @@ pub fn on_device(
     exit: Option<&ExitWeights<'_>>,
     options: &CudaOptions,
 ) -> Box<dyn Backend> {
-    match gpu() {
+    match tested_gpu() {
         Some(number) => CudaBackend::new(Arc::new(Gpu::open(number).unwrap()), geometry, weights, exit, options),
         None => CudaBackend::new(emulated(3, DEVICE_BYTES), geometry, weights, exit, options),
     }

@@ -199,5 +199,9 @@ Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
 }
 Result cuMemAlloc_v2(Address* at, size_t bytes) { return allocate((void**)at, bytes); }
 Result cuMemFree_v2(Address at) { return give_back((void*)at); }
+Result cuMemHostRegister_v2(void* at, size_t bytes, unsigned flags) { return !at || !bytes || flags != 3 ? INVALID_VALUE : 0; }
+Result cuMemHostGetDevicePointer_v2(uint64_t* on_device, void* at, unsigned flags) {
+  return *on_device = (uint64_t)at, flags ? INVALID_VALUE : 0;
+}
 Result cuMemHostAlloc(void** at, size_t bytes, unsigned flags) { return flags ? INVALID_VALUE : allocate(at, bytes); }
 Result cuMemFreeHost(void* at) { return give_back(at); }

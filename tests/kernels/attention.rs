@@ -1,10 +1,10 @@
 //! `attention`, `prefill_attention`, `append`: against float64 softmax attention, and against each
 //! other bit for bit: rows one at a time, all at once, as a prefill, cut anywhere.
 
+use crate::device::Device;
 use crate::support::{
-    FORMATS, NULL, Noise, assert_close, bits, emulator, from, narrow, schedules, to, unit_roundoff, wide, widen,
+    FORMATS, NULL, Noise, assert_close, bits, device, from, narrow, schedules, to, unit_roundoff, wide, widen,
 };
-use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{Attention, AttentionForm, Format, PagedBatch, attend};
 
 const PAGE: usize = 64;
@@ -88,7 +88,7 @@ impl Case {
     }
 
     /// Runs rows `from..to` (of each sequence's new ones) on the cache `k`, `v`; their outputs go to `out`.
-    fn run(&self, on: &Emulator, split: bool, cache: &mut (Vec<u16>, Vec<u16>), part: (usize, usize), out: &mut [u16]) {
+    fn run(&self, on: &Device, split: bool, cache: &mut (Vec<u16>, Vec<u16>), part: (usize, usize), out: &mut [u16]) {
         let Layer { format, heads, kv_heads, head_dim, window, qk_norm } = self.layer;
         let stride = heads * head_dim;
         let parts: Vec<_> = self
@@ -157,7 +157,7 @@ impl Case {
     }
 
     /// Cache and outputs after all rows, cut at `cuts`.
-    fn results(&self, on: &Emulator, split: bool, cuts: &[usize]) -> (Vec<u16>, (Vec<u16>, Vec<u16>)) {
+    fn results(&self, on: &Device, split: bool, cuts: &[usize]) -> (Vec<u16>, (Vec<u16>, Vec<u16>)) {
         let most = self.sequences.iter().map(|s| s.1).max().unwrap();
         let mut out = vec![0; self.first_row(self.sequences.len()) * self.layer.heads * self.layer.head_dim];
         let mut cache = (self.k.clone(), self.v.clone());
@@ -233,12 +233,12 @@ impl Case {
 
     /// All ways of cutting and launching agree, under all orders of threads.
     fn check_bits(&self) {
-        let reference = self.results(&emulator(0), true, &(1..16).collect::<Vec<_>>());
+        let reference = self.results(&device(0), true, &(1..16).collect::<Vec<_>>());
         self.check_values(&reference.0);
         for on in schedules() {
             for (split, cuts) in [(true, &[][..]), (true, &[5]), (false, &[]), (false, &[3, 11])] {
                 let (out, cache) = self.results(&on, split, cuts);
-                assert_eq!(wide(&out), wide(&reference.0), "split {split}, cuts {cuts:?}, seed {}", on.seed);
+                assert_eq!(wide(&out), wide(&reference.0), "split {split}, cuts {cuts:?}, seed {}", on.seed());
                 assert!(cache == reference.1, "cache: split {split}, cuts {cuts:?}");
             }
         }
@@ -255,9 +255,9 @@ fn every_head_dim_and_format() {
         for format in FORMATS {
             let layer = Layer { qk_norm: i % 2 == 0, ..layer(format, 4, 2, head_dim) };
             let case = Case::new(layer, &[(70, 3), (0, 1)], i as u64);
-            let (out, cache) = case.results(&emulator(2), true, &[]);
+            let (out, cache) = case.results(&device(2), true, &[]);
             case.check_values(&out);
-            let prefill = case.results(&emulator(3), false, &[]);
+            let prefill = case.results(&device(3), false, &[]);
             assert_eq!(wide(&out), wide(&prefill.0), "head_dim {head_dim}");
             assert!(cache == prefill.1);
         }
@@ -286,7 +286,7 @@ fn many_heads_share_one() {
 fn appended_keys_are_rotated() {
     let layer = Layer { qk_norm: true, ..layer(FORMATS[1], 2, 1, 80) };
     let case = Case::new(layer, &[(60, 9)], 23);
-    let (_, (k, v)) = case.results(&emulator(1), true, &[]);
+    let (_, (k, v)) = case.results(&device(1), true, &[]);
     for row in 0..9 {
         let at = case.at(0, 60 + row, 0);
         let expected = case.rotated(row, 2, 60 + row, &case.norms[1]);

@@ -5,12 +5,15 @@
 #![cfg(feature = "emulated-kernels")]
 
 mod attention;
-mod forward;
+#[path = "../common/device.rs"]
+mod device;
 mod mutations;
 mod projection;
 mod rows;
 mod sampling;
 mod support;
+#[path = "../common/tested_gpu.rs"]
+mod tested_gpu;
 mod verdicts;
 mod weights;
 mod workshop;

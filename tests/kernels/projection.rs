@@ -1,11 +1,11 @@
 //! `qkv`, `residual`, `gate_up`, `lm_head`: sums within f32 rounding of float64 ones, and bits that do
 //! not depend on how many tokens share a launch, in what form, in what order of threads.
 
+use crate::device::Device;
 use crate::support::{
-    FORMATS, NULL, Noise, assert_close, bits, emulator, from, narrow, schedules, to, unit_roundoff, wide, widen,
+    FORMATS, NULL, Noise, assert_close, bits, device, from, narrow, schedules, to, unit_roundoff, wide, widen,
 };
 use eesd::backend::BackendError;
-use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{
     Form, Format, GateUp, HeadPartial, Launcher, LmHead, Norm, Projection, Qkv, Residual, Shape, project,
 };
@@ -75,13 +75,13 @@ fn views(rows: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
     rows.iter().map(|row| Some(row.as_slice())).collect()
 }
 
-/// `run(emulator, form, first, tokens)` gives the bits of each token's results. They must be those of
+/// `run(device, form, first, tokens)` gives the bits of each token's results. They must be those of
 /// the token alone.
-fn assert_batch_invariant(tokens: usize, run: impl Fn(&Emulator, Form, usize, usize) -> Vec<Vec<u32>>) {
-    let alone: Vec<_> = (0..tokens).map(|token| run(&emulator(0), Form::Skinny, token, 1).remove(0)).collect();
+fn assert_batch_invariant(tokens: usize, run: impl Fn(&Device, Form, usize, usize) -> Vec<Vec<u32>>) {
+    let alone: Vec<_> = (0..tokens).map(|token| run(&device(0), Form::Skinny, token, 1).remove(0)).collect();
     for schedule in schedules() {
         for count in 1..=16 {
-            let first = (count * 3 + schedule.seed as usize) % (tokens - count);
+            let first = (count * 3 + schedule.seed() as usize) % (tokens - count);
             assert_eq!(run(&schedule, Form::Skinny, first, count), alone[first..first + count], "{count} tokens");
         }
         for (first, count) in [(2, 1), (0, tokens)] {
@@ -91,7 +91,7 @@ fn assert_batch_invariant(tokens: usize, run: impl Fn(&Emulator, Form, usize, us
 }
 
 /// Launches a third of the blocks: each takes several tiles.
-struct FewerBlocks(Emulator);
+struct FewerBlocks(Device);
 
 impl Launcher for FewerBlocks {
     unsafe fn launch(&self, kernel: &str, mut shape: Shape, arguments: &[u8]) -> Result<(), BackendError> {
@@ -113,7 +113,7 @@ fn qkv() {
         let rows = case.weights(outputs, 2);
         let packed = pack(&views(&rows), inputs);
         let bias = Noise::new(3).floats(outputs, 1.0);
-        let run = |on: &Emulator, form, first, tokens| {
+        let run = |on: &Device, form, first, tokens| {
             let mut out = vec![f32::NAN; tokens * outputs];
             let arguments = Qkv {
                 projection: case.projection(&packed, outputs, first, tokens),
@@ -127,7 +127,7 @@ fn qkv() {
             unsafe { project(on, "qkv", format, form, &arguments) }.unwrap();
             out
         };
-        let out = run(&emulator(2), Form::Gemm, 0, case.tokens);
+        let out = run(&device(2), Form::Gemm, 0, case.tokens);
         for token in (0..case.tokens).step_by(17) {
             for output in 0..outputs {
                 let (sum, magnitude) = case.expected(&rows[output], token, true);
@@ -160,7 +160,7 @@ fn keys_and_values_without_queries() {
             padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/qkv.cu states.
-        unsafe { project(&emulator(2), "qkv", format, Form::for_tokens(case.tokens as i32), &arguments) }.unwrap();
+        unsafe { project(&device(2), "qkv", format, Form::for_tokens(case.tokens as i32), &arguments) }.unwrap();
         out
     };
     let (all, part) = (run(0), run(queries));
@@ -189,7 +189,7 @@ fn residual() {
             // SAFETY: buffers of the sizes that cuda/residual.cu states.
             unsafe { project(on, "residual", format, form, arguments) }.unwrap();
         }
-        let run = |on: &Emulator, fewer: bool, form, first: usize, tokens: usize| {
+        let run = |on: &Device, fewer: bool, form, first: usize, tokens: usize| {
             let mut residual = before[first * hidden..][..tokens * hidden].to_vec();
             let mut operand = vec![0u16; tokens * stride];
             let mut squares = vec![f32::NAN; tokens * slots];
@@ -210,7 +210,7 @@ fn residual() {
             }
             (residual, operand, squares)
         };
-        let (residual, operand, squares) = run(&emulator(3), false, Form::Gemm, 0, case.tokens);
+        let (residual, operand, squares) = run(&device(3), false, Form::Gemm, 0, case.tokens);
         for token in (0..case.tokens).step_by(13) {
             let mut total = 0.0;
             for output in 0..hidden {
@@ -231,7 +231,7 @@ fn residual() {
         }
         assert_batch_invariant(case.tokens, |on, form, first, tokens| {
             // Grids of several sizes: odd schedules have a persistent one.
-            let fewer = form == Form::Skinny && on.seed % 2 == 1;
+            let fewer = form == Form::Skinny && on.seed() % 2 == 1;
             let (residual, operand, squares) = run(on, fewer, form, first, tokens);
             let token = |t: usize| {
                 let parts = [&residual[t * hidden..][..hidden], &squares[t * slots..][..slots]];
@@ -255,7 +255,7 @@ fn gate_up() {
         let (packed, outputs) = (pack(&order, inputs), order.len());
         let bias = Noise::new(10).floats(outputs, 1.0);
         let stride = chunks(intermediate) * 64;
-        let run = |on: &Emulator, form, first, tokens| {
+        let run = |on: &Device, form, first, tokens| {
             let mut out = vec![0u16; tokens * stride];
             let arguments = GateUp {
                 projection: case.projection(&packed, outputs, first, tokens),
@@ -269,7 +269,7 @@ fn gate_up() {
             unsafe { project(on, "gate_up", format, form, &arguments) }.unwrap();
             out
         };
-        let out = run(&emulator(1), Form::Gemm, 0, case.tokens);
+        let out = run(&device(1), Form::Gemm, 0, case.tokens);
         for token in (0..case.tokens).step_by(11) {
             for column in 0..intermediate {
                 let bias_of = |row: usize| if with_bias { f64::from(bias[row]) } else { 0.0 };
@@ -299,7 +299,7 @@ fn lm_head() {
     let rows = case.weights(vocab, 12);
     let packed = pack(&views(&rows), inputs);
     let tiles = vocab.div_ceil(32);
-    let run = |on: &Emulator, form, first, tokens| {
+    let run = |on: &Device, form, first, tokens| {
         let mut logits = vec![f32::NAN; tokens * vocab];
         let nothing = HeadPartial { max: f32::NAN, token: u32::MAX, sum: f32::NAN };
         let mut partials = vec![nothing; tokens * tiles];
@@ -313,7 +313,7 @@ fn lm_head() {
         unsafe { project(on, "lm_head", format, form, &arguments) }.unwrap();
         (logits, partials)
     };
-    let (logits, partials) = run(&emulator(2), Form::Gemm, 0, case.tokens);
+    let (logits, partials) = run(&device(2), Form::Gemm, 0, case.tokens);
     for token in (0..case.tokens).step_by(19) {
         let row = &logits[token * vocab..][..vocab];
         for (output, &logit) in row.iter().enumerate() {
@@ -358,7 +358,7 @@ fn a_bad_token_harms_nobody_else() {
             padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/qkv.cu states.
-        unsafe { project(&emulator(4), "qkv", format, Form::Skinny, &arguments) }.unwrap();
+        unsafe { project(&device(4), "qkv", format, Form::Skinny, &arguments) }.unwrap();
         out
     };
     let clean = run(&case);

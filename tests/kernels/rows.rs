@@ -1,8 +1,8 @@
 //! `embedding`, `gather_rows` and `keep_rows`: exact copies, the operand rounded once, squares within f32
 //! rounding.
 
-use crate::support::{FORMATS, NULL, Noise, assert_close, emulator, from, narrow, schedules, to, widen};
-use eesd::backend::cuda::emulator::Emulator;
+use crate::device::Device;
+use crate::support::{FORMATS, NULL, Noise, assert_close, device, from, narrow, schedules, to, widen};
 use eesd::backend::cuda::kernels::{Address, Embedding, Format, GatherRows, KeepRows, keep_rows, per_token};
 use eesd::backend::cuda::pack::{chunks, pack};
 
@@ -48,7 +48,7 @@ impl Outputs {
 
 #[test]
 fn embedding() {
-    let ids = [5u32, 49, 0, 17, 5];
+    let ids = [5u32, 49, 0, 17, 5].to_vec();
     for (hidden, format) in HIDDEN.into_iter().flat_map(|hidden| FORMATS.map(|format| (hidden, format))) {
         let mut noise = Noise::new(1);
         let table = noise.numbers(format, 50 * hidden, 1.0);
@@ -82,11 +82,12 @@ fn embedding() {
 }
 
 /// Gathers rows `index` of `stored`, or, where that is null, the rows of `out.residual` in place.
-fn gather(on: &Emulator, format: Format, out: &mut Outputs, stored: Address, index: &[u32], norm: &[f32]) {
+fn gather(on: &Device, format: Format, out: &mut Outputs, stored: Address, index: &[u32], norm: &[f32]) {
+    let index = index.to_vec();
     let residual = to(&mut out.residual);
     let arguments = GatherRows {
         stored: if stored == NULL { residual } else { stored },
-        index: from(index),
+        index: from(&index),
         hidden: out.hidden as i32,
         padding: 0,
         residual,
@@ -108,11 +109,11 @@ fn gather_rows() {
         let mut noise = Noise::new(2);
         let (stored, norm) = (noise.floats(6 * hidden, 3.0), noise.floats(hidden, 2.0));
         let mut all = Outputs::new(hidden, index.len());
-        gather(&emulator(3), format, &mut all, from(&stored), &index, &norm);
+        gather(&device(3), format, &mut all, from(&stored), &index, &norm);
         for (token, &row) in index.iter().enumerate() {
             all.check(format, token, &stored[row as usize * hidden..][..hidden], &norm);
             let mut alone = Outputs::new(hidden, 1);
-            gather(&emulator(3), format, &mut alone, from(&stored), &[row], &norm);
+            gather(&device(3), format, &mut alone, from(&stored), &[row], &norm);
             assert_eq!(alone.squares, all.squares[token * all.slots..][..all.slots]);
         }
     }
@@ -121,7 +122,7 @@ fn gather_rows() {
 /// A residual stream goes under another norm without a copy: what is gathered from is written in place.
 #[test]
 fn gather_rows_in_place() {
-    let index = [0u32, 1, 2];
+    let index = [0u32, 1, 2].to_vec();
     for (hidden, format) in HIDDEN.into_iter().flat_map(|hidden| FORMATS.map(|format| (hidden, format))) {
         let mut noise = Noise::new(3);
         let (residual, norm) = (noise.floats(index.len() * hidden, 3.0), noise.floats(hidden, 2.0));
@@ -138,7 +139,7 @@ fn gather_rows_in_place() {
 fn rows_are_kept() {
     for hidden in [1, 13, 200, 300] {
         let residual = Noise::new(4).floats(3 * hidden, 3.0);
-        let index = [4u32, 0, 2];
+        let index = [4u32, 0, 2].to_vec();
         for schedule in schedules() {
             let mut stored = vec![f32::MAX; 5 * hidden];
             let arguments = KeepRows {

@@ -1,7 +1,7 @@
 //! `count_tokens`, `adjust` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
 
-use crate::support::{Noise, assert_close, emulator, from, schedules, to};
-use eesd::backend::cuda::emulator::Emulator;
+use crate::device::Device;
+use crate::support::{Noise, assert_close, device, from, schedules, to};
 use eesd::backend::cuda::kernels::{
     Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
 };
@@ -64,13 +64,8 @@ pub fn logits(rows: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Samples; outcomes go to the rows in reverse order, and come back in the order of `rows`.
-fn run(
-    on: &Emulator,
-    logits: &[f32],
-    params: &[Params],
-    rows: &[JudgedRow],
-    draws: bool,
-) -> (Vec<RowChoice>, Vec<u64>) {
+fn run(on: &Device, logits: &[f32], params: &[Params], rows: &[JudgedRow], draws: bool) -> (Vec<RowChoice>, Vec<u64>) {
+    let (params, rows) = (params.to_vec(), rows.to_vec());
     let partials = partials_of(logits);
     let mut rows = rows.to_vec();
     let last = rows.len() as u32 - 1;
@@ -81,7 +76,7 @@ fn run(
         logits: from(logits),
         partials: from(&partials),
         raw_partials: from(&partials),
-        params: from(params),
+        params: from(&params),
         rows: from(&rows),
         weights: to(&mut weights),
         choices: to(&mut choices),
@@ -181,7 +176,7 @@ fn greedy_takes_the_lowest_of_the_largest() {
     logits[2 * VOCAB + 3] = f32::NAN;
     let rows = [0, 1, 2].map(|position| judged(0, position, 0));
     for rule in [GREEDY, REJECTION, COUPLED] {
-        let (choices, weights) = run(&emulator(2), &logits, &[Params { top_k: 1, ..params(rule) }], &rows, false);
+        let (choices, weights) = run(&device(2), &logits, &[Params { top_k: 1, ..params(rule) }], &rows, false);
         assert_eq!(choices[1].token, 411);
         assert_eq!((choices[2].token, choices[2].confidence), (0, 1.0));
         if rule != GREEDY {
@@ -195,7 +190,7 @@ fn coupled_is_the_argmax_of_score_plus_noise() {
     let params = [Params { rule: COUPLED, ..filters()[0] }, Params { rule: COUPLED, ..filters()[6] }];
     let rows: Vec<_> = (0..24).map(|i| judged(i % 2, 50 + i, 0)).collect();
     let logits = logits(rows.len(), 3);
-    let (choices, _) = run(&emulator(3), &logits, &params, &rows, true);
+    let (choices, _) = run(&device(3), &logits, &params, &rows, true);
     let mut most_probable = 0;
     for (i, row) in logits.chunks(VOCAB).enumerate() {
         let noise = Philox::new(params[0].seed, 50 + i, Purpose::Gumbel, 0);
@@ -207,7 +202,7 @@ fn coupled_is_the_argmax_of_score_plus_noise() {
         most_probable += usize::from(row[best] == max);
     }
     assert!(most_probable < 20, "noise decides nothing");
-    let targets = run(&emulator(4), &logits, &params, &rows, false).0;
+    let targets = run(&device(4), &logits, &params, &rows, false).0;
     assert_eq!(
         targets.iter().map(|c| c.token).collect::<Vec<_>>(),
         choices.iter().map(|c| c.token).collect::<Vec<_>>()
@@ -219,7 +214,7 @@ fn unit(word: u32) -> f64 {
 }
 
 fn adjust(
-    on: &Emulator,
+    on: &Device,
     raw: &[f32],
     params: &[Params],
     rows: &[JudgedRow],
@@ -227,17 +222,19 @@ fn adjust(
     recent: &[u32],
     (bias_begin, bias): (&[i32], &[TokenBias]),
 ) -> (Vec<f32>, Vec<HeadPartial>) {
+    let (params, rows, recent) = (params.to_vec(), rows.to_vec(), recent.to_vec());
+    let (bias_begin, bias) = (bias_begin.to_vec(), bias.to_vec());
     let mut adjusted = vec![f32::NAN; raw.len()];
     let tiles = rows.len() * VOCAB.div_ceil(32);
     let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; tiles];
     let arguments = Adjust {
         logits: from(raw),
-        params: from(params),
-        rows: from(rows),
+        params: from(&params),
+        rows: from(&rows),
         counts: from(counts),
-        recent: from(recent),
-        bias_begin: from(bias_begin),
-        bias: from(bias),
+        recent: from(&recent),
+        bias_begin: from(&bias_begin),
+        bias: from(&bias),
         adjusted: to(&mut adjusted),
         partials: to(&mut partials),
         vocab: VOCAB as i32,

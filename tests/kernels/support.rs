@@ -1,5 +1,6 @@
 //! Numbers, memory and launches shared by the kernels' tests.
 
+use crate::device::{Device, address};
 use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{Address, Format};
 use half::{bf16, f16};
@@ -59,28 +60,34 @@ impl Noise {
 
 /// The address of a buffer that a kernel may write.
 pub fn to<T>(buffer: &mut [T]) -> Address {
-    Address(buffer.as_mut_ptr() as u64)
+    Address(address(buffer))
 }
 
 /// The address of a buffer that a kernel only reads.
 pub fn from<T>(buffer: &[T]) -> Address {
-    Address(buffer.as_ptr() as u64)
+    Address(address(buffer))
 }
 
 pub const NULL: Address = Address(0);
 
 /// Orders of threads that tests run under: ascending, descending, random, and random with all blocks
-/// alive at once.
-pub fn schedules() -> Vec<Emulator> {
-    let mut all: Vec<_> = (0..4).map(emulator).collect();
+/// alive at once. A GPU has its own.
+pub fn schedules() -> Vec<Device> {
+    if Device::gpu(0).is_some() {
+        return (0..2).filter_map(Device::gpu).collect();
+    }
     let mut together = emulator(5);
     together.coresident = true;
-    all.push(together);
-    all
+    (0..4).map(emulator).chain([together]).map(Device::Emulated).collect()
+}
+
+/// The GPU, or an emulator.
+pub fn device(seed: u64) -> Device {
+    Device::gpu(seed).unwrap_or_else(|| Device::Emulated(emulator(seed)))
 }
 
 /// The kernels linked in, or those of the library that `workshop` has this process run on.
-pub fn emulator(seed: u64) -> Emulator {
+fn emulator(seed: u64) -> Emulator {
     let Some(library) = std::env::var_os("EMULATOR_LIBRARY") else { return Emulator::new(seed) };
     let race_check = std::env::var_os("EMULATOR_RACE").is_some();
     // SAFETY: a library that `workshop` has just made of cuda/, for the race check where it says so.

@@ -1,10 +1,10 @@
 //! A whole round's sampling on the device, `adjust`, `sample`, `accept`, against the library's own
 //! [`Sampler`] on the same logits: the same drafts, the same verdicts.
 
+use crate::device::Device;
 use crate::sampling::{VOCAB, logits, partials_of};
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::TokenId;
-use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{
     Accept, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
     sampling_kernel,
@@ -86,7 +86,7 @@ impl Round {
     /// `adjust`, then `sample`, over rows of logits; outcomes go to the rows' destinations.
     fn sample(
         &self,
-        on: &Emulator,
+        on: &Device,
         logits: &[f32],
         rows: &[JudgedRow],
         drafts: &[Vec<TokenId>; 3],
@@ -156,7 +156,7 @@ impl Round {
 
     /// The round on the device, draft step by draft step; checked against the library. Returns how many
     /// drafts of the first sequence were kept.
-    fn check(&self, on: &Emulator) -> u32 {
+    fn check(&self, on: &Device) -> u32 {
         let mut drafts = [(); 3].map(|()| Vec::new());
         let outcomes = |rows: usize| {
             (vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows], vec![u64::MAX; rows * VOCAB])

@@ -1,8 +1,8 @@
 //! `pack_weights` against the host's packing, `random_weights` against the same formula over the library's Philox
 //! words: bit for bit.
 
-use crate::support::{FORMATS, Noise, emulator, from, narrow, schedules, to, widen};
-use eesd::backend::cuda::emulator::Emulator;
+use crate::device::Device;
+use crate::support::{FORMATS, Noise, device, from, narrow, schedules, to, widen};
 use eesd::backend::cuda::kernels::{Format, PackWeights, RandomWeights, pack_weights, random_weights};
 use eesd::backend::cuda::pack::{interleave, pack, packed_bytes};
 use eesd::sample::{Philox, Purpose};
@@ -34,7 +34,7 @@ impl Matrix {
         bytes[..self.rows * self.columns * 2].chunks_exact(self.columns * 2).collect()
     }
 
-    fn pack(&self, on: &Emulator, target: &mut [Aligned], first_block: usize, block_step: usize) {
+    fn pack(&self, on: &Device, target: &mut [Aligned], first_block: usize, block_step: usize) {
         let arguments = PackWeights {
             rows: from(&self.words),
             target: to(target),
@@ -77,7 +77,7 @@ fn stacked_as_the_host_stacks() {
         let mut target: Vec<Aligned> = vec![Aligned::MAX; expected.len() / 16];
         // In any order: nobody writes another one's blocks.
         for (matrix, first_block) in [(&v, 6), (&q, 0), (&k, 4)] {
-            matrix.pack(&emulator(3), &mut target, first_block, 1);
+            matrix.pack(&device(3), &mut target, first_block, 1);
         }
         assert_eq!(bytes(&target), expected, "{columns} columns");
     }
@@ -89,13 +89,13 @@ fn interleaved_as_the_host_interleaves() {
         let [gate, up] = [5, 6].map(|seed| Matrix::new(rows, columns, seed));
         let expected = pack(&interleave(&gate.rows(), &up.rows()), columns);
         let mut target: Vec<Aligned> = vec![Aligned::MAX; expected.len() / 16];
-        up.pack(&emulator(4), &mut target, 1, 2);
-        gate.pack(&emulator(4), &mut target, 0, 2);
+        up.pack(&device(4), &mut target, 1, 2);
+        gate.pack(&device(4), &mut target, 0, 2);
         assert_eq!(bytes(&target), expected, "{rows} rows, {columns} columns");
     }
 }
 
-fn weights(on: &Emulator, format: Format, elements: usize, seed: u64, scale: f32) -> Vec<u16> {
+fn weights(on: &Device, format: Format, elements: usize, seed: u64, scale: f32) -> Vec<u16> {
     let mut target: Vec<Aligned> = vec![0; elements / 8];
     let arguments = RandomWeights { target: to(&mut target), seed, elements: elements as u64, scale, padding: 0 };
     // SAFETY: a buffer of the size that cuda/random_weights.cu states.
@@ -127,7 +127,7 @@ fn random_weights_are_the_reference() {
 fn random_weights_are_nearly_normal() {
     const N: usize = 1 << 16;
     for format in FORMATS {
-        let values: Vec<_> = weights(&emulator(0), format, N, 9, 0.5).iter().map(|&w| 2.0 * widen(format, w)).collect();
+        let values: Vec<_> = weights(&device(0), format, N, 9, 0.5).iter().map(|&w| 2.0 * widen(format, w)).collect();
         let moment = |power| values.iter().map(|x| x.powi(power)).sum::<f64>() / N as f64;
         // Five standard deviations of the estimates; four uniforms have a kurtosis of 2.7.
         let standard = |variance: f64| 5.0 * (variance / N as f64).sqrt();
@@ -136,7 +136,7 @@ fn random_weights_are_nearly_normal() {
         assert!((moment(4) - 2.7).abs() < 0.2, "kurtosis {}", moment(4));
         let follow = values.windows(2).map(|pair| pair[0] * pair[1]).sum::<f64>() / N as f64;
         assert!(follow.abs() < standard(1.0), "correlation of neighbours {follow}");
-        let other = weights(&emulator(0), format, N, 10, 0.5);
+        let other = weights(&device(0), format, N, 10, 0.5);
         let same = values.iter().zip(&other).filter(|(x, y)| **x == 2.0 * widen(format, **y)).count();
         assert!(same < N / 100, "seeds make no difference");
     }

@@ -62,7 +62,7 @@ impl Workshop {
 /// Runs tests of this program on a library of kernels.
 pub fn run_tests(library: &Path, check: Check, arguments: &[&str]) -> Output {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(arguments).env("EMULATOR_LIBRARY", library).env("RUST_BACKTRACE", "0");
+    child.args(arguments).env("EMULATOR_LIBRARY", library).env("RUST_BACKTRACE", "0").env_remove("EESD_TEST_DEVICE");
     match check {
         Check::Orders => {}
         Check::Races => drop(child.env("EMULATOR_RACE", "1")),

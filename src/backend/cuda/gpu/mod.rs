@@ -104,6 +104,28 @@ impl Gpu {
         if bytes == 0 { Ok(()) } else { unsafe { self.queue()?.copy_on_device(to.0, from.0, bytes) } }
     }
 
+    /// Lets kernels read and write host memory in place, at its own address: slow, and what tests of kernels need.
+    ///
+    /// # Safety
+    /// The memory stays as long as the process.
+    ///
+    /// # Errors
+    /// If the device fails, or would have the memory at another address.
+    pub unsafe fn map_host(&self, at: *mut u8, bytes: usize) -> Result<(), BackendError> {
+        self.device.make_current()?;
+        let calls = self.device.calls;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        // SAFETY: the caller's promise.
+        let code = unsafe { (calls.cuMemHostRegister_v2)(at.cast(), bytes, flags) };
+        self.device.checked(code, || format!("mapping {bytes} bytes of the host's memory"))?;
+        let mut on_device = 0;
+        // SAFETY: writes one address.
+        let code = unsafe { (calls.cuMemHostGetDevicePointer_v2)(&mut on_device, at.cast(), 0) };
+        self.device.checked(code, || "the address of mapped memory".into())?;
+        let same = || BackendError::Device("this GPU has the host's memory at addresses of its own".into());
+        if on_device == at as u64 { Ok(()) } else { Err(same()) }
+    }
+
     /// The queue, with the context made the calling thread's. A thread that panicked left it as it was
     /// between two calls of the driver.
     fn queue(&self) -> Result<MutexGuard<'_, Queue>, BackendError> {
