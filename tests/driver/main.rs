@@ -201,6 +201,12 @@ fn memory_copies_graphs_and_times() {
             back.contents()[..500].iter().all(|&byte| byte == 5)
                 && back.contents()[500..].iter().all(|&byte| byte == 0)
         );
+        let mapped: &'static mut [u8] = vec![0; 100].leak();
+        // SAFETY: never given back.
+        unsafe { gpu.map_host(mapped.as_mut_ptr(), mapped.len()) }.unwrap();
+        // SAFETY: there is nothing to be mapped.
+        let error = unsafe { gpu.map_host(std::ptr::null_mut(), 1) }.unwrap_err().to_string();
+        assert!(error.starts_with("device: mapping 1 bytes of the host's memory: CUDA_ERROR_1:"), "{error}");
         assert_eq!(gpu.time(&mut || launch(&gpu, "sample_rows")).unwrap(), 0.0025);
         let error = gpu.allocate(1 << 41, "the cache").unwrap_err();
         assert_eq!(error, BackendError::OutOfMemory { what: "the cache", bytes: 1 << 41 });
