@@ -10,6 +10,7 @@
 pub mod cpu;
 pub mod cuda;
 mod rope;
+pub mod training;
 
 use crate::TokenId;
 use crate::kv::{PAGE_TOKENS, PageId};

@@ -1,0 +1,285 @@
+//! Every gradient against central differences of the very same code in f64, and training end to end.
+
+use super::adamw::AdamStep;
+use super::cpu::{CpuStudent, frame, pass};
+use super::loss::{LossOptions, LossSum};
+use super::parameters::{Head, Layout};
+use super::{Position, Student, TeacherBatch};
+use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Rope, RopeScaling, Vector};
+use crate::sample::{Philox, Purpose};
+
+fn noise(seed: u64, len: usize, scale: f64) -> Vec<f32> {
+    let value = |i| (scale * (2.0 * Philox::new(seed, i, Purpose::Controller, 0).uniform() - 1.0)) as f32;
+    (0..len).map(value).collect()
+}
+
+/// Leaks, as tests may: views of weights borrow.
+fn bytes(seed: u64, len: usize, offset: f32, scale: f64) -> &'static [u8] {
+    let values = noise(seed, len, scale).into_iter().flat_map(|x| (x + offset).to_le_bytes());
+    values.collect::<Vec<u8>>().leak()
+}
+
+fn matrix(seed: u64, rows: usize, cols: usize) -> Matrix<'static> {
+    let scale = 1.5 / (cols as f64).sqrt();
+    Matrix { dtype: Dtype::F32, rows, cols, bytes: bytes(seed, rows * cols, 0.0, scale) }
+}
+
+fn vector(seed: u64, len: usize, offset: f32) -> Vector<'static> {
+    Vector { dtype: Dtype::F32, len, bytes: bytes(seed, len, offset, 0.3) }
+}
+
+struct Case {
+    geometry: Geometry,
+    biases: bool,
+    head: Head,
+    draft_vocab: usize,
+    lengths: Vec<usize>,
+    loss: LossOptions,
+}
+
+impl Case {
+    fn new(heads: (usize, usize), window: Option<usize>, lengths: &[usize]) -> Self {
+        let geometry = Geometry {
+            family: "llama".into(),
+            vocab_size: 23,
+            hidden_size: 12,
+            intermediate_size: 10,
+            layers: 3,
+            heads: heads.0,
+            kv_heads: heads.1,
+            head_dim: 6,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 100.0, scaling: RopeScaling::Default },
+            windows: vec![window; 3],
+            max_positions: 512,
+            qk_norm: false,
+            tied_head: false,
+        };
+        let loss = LossOptions::default();
+        Self { geometry, biases: false, head: Head::Trained, draft_vocab: 23, lengths: lengths.to_vec(), loss }
+    }
+
+    fn layout(&self) -> (Layout, Vec<f32>) {
+        let g = &self.geometry;
+        let bias = |seed, len| self.biases.then(|| vector(seed, len, 0.0));
+        let head_norm = |seed| g.qk_norm.then(|| vector(seed, g.head_dim, 1.0));
+        let layer = LayerWeights {
+            input_norm: vector(1, g.hidden_size, 1.0),
+            q: matrix(2, g.q_size(), g.hidden_size),
+            k: matrix(3, g.kv_size(), g.hidden_size),
+            v: matrix(4, g.kv_size(), g.hidden_size),
+            o: matrix(5, g.hidden_size, g.q_size()),
+            q_bias: bias(6, g.q_size()),
+            k_bias: bias(7, g.kv_size()),
+            v_bias: bias(8, g.kv_size()),
+            o_bias: bias(9, g.hidden_size),
+            q_norm: head_norm(10),
+            k_norm: head_norm(11),
+            post_norm: vector(12, g.hidden_size, 1.0),
+            gate: matrix(13, g.intermediate_size, g.hidden_size),
+            up: matrix(14, g.intermediate_size, g.hidden_size),
+            down: matrix(15, g.hidden_size, g.intermediate_size),
+            gate_bias: bias(16, g.intermediate_size),
+            up_bias: bias(17, g.intermediate_size),
+            down_bias: bias(18, g.hidden_size),
+        };
+        let head = matrix(19, g.vocab_size, g.hidden_size);
+        let norm = vector(20, g.hidden_size, 1.0);
+        let model = ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head };
+        let exit = ExitWeights { after: 1, layer, norm, head: None };
+        exit.check(g).unwrap();
+        Layout::new(&exit, &model, self.head, Some(self.draft_vocab)).unwrap()
+    }
+
+    fn batch(&self) -> TeacherBatch {
+        let rows: usize = self.lengths.iter().sum();
+        // Not every row counts, nor do those that do count alike.
+        let scored: Vec<Position> = (0..rows)
+            .filter(|row| row % 4 != 1)
+            .map(|row| Position {
+                row,
+                token: (row * 5 % self.geometry.vocab_size) as u32,
+                weight: 0.5 + row as f64 % 3.0,
+            })
+            .collect();
+        TeacherBatch {
+            hidden: noise(31, rows * self.geometry.hidden_size, 2.0),
+            logits: noise(32, scored.len() * self.geometry.vocab_size, 3.0),
+            lengths: self.lengths.clone(),
+            scored,
+        }
+    }
+
+    /// Compares some elements of each tensor, the largest gradients among them.
+    fn check(&self, name: &str) {
+        let (layout, values) = self.layout();
+        let frame = frame::<f64>(&self.geometry, layout.clone(), 512);
+        let batch = self.batch();
+        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        let mut gradient = vec![0.0; values.len()];
+        let loss = pass(&frame, &values, &batch, &self.loss, Some(&mut gradient));
+        let (trained, frozen) = gradient.split_at(layout.trained());
+        assert!(frozen.iter().all(|&g| g == 0.0), "{name}: the frozen head has a gradient");
+        let largest = trained.iter().fold(0f64, |most, g| most.max(g.abs()));
+        let step = 7; // coprime to every width here
+        for at in (0..trained.len()).step_by(step) {
+            let at_shifted = |by: f64| {
+                let mut shifted = values.clone();
+                shifted[at] += by;
+                pass(&frame, &shifted, &batch, &self.loss, None).loss
+            };
+            let h = 1e-5;
+            let difference = (at_shifted(h) - at_shifted(-h)) / (2.0 * h);
+            let error = (difference - trained[at]).abs();
+            let tolerance = 1e-6 * largest + 1e-5 * difference.abs();
+            assert!(error < tolerance, "{name}: element {at}: {} (expected {difference}) {layout:?}", trained[at]);
+        }
+        assert!(loss.loss.is_finite() && trained.iter().all(|g| g.is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn gradients_are_central_differences() {
+    let plain = || Case::new((2, 2), None, &[5, 1, 9]);
+    plain().check("plain");
+    Case::new((4, 2), Some(3), &[7, 4]).check("grouped heads, sliding window");
+    Case { biases: true, ..plain() }.check("biases");
+    let mut normed = Case::new((4, 1), None, &[6]);
+    normed.geometry.qk_norm = true;
+    normed.check("norms of queries and keys");
+    let mut scaled = plain();
+    scaled.geometry.rope.scaling = RopeScaling::Yarn {
+        factor: 4.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 1.3,
+        truncate: true,
+        original_max_positions: 8,
+    };
+    scaled.check("a rotation with a magnitude");
+    Case { head: Head::Frozen, draft_vocab: 11, ..plain() }.check("frozen head of fewer tokens");
+    Case { head: Head::Shared, ..plain() }.check("the model's head");
+    let terms = [(1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
+    for (soft, temperature, hard, variation) in terms {
+        let loss = LossOptions { soft, temperature, hard, variation };
+        Case { loss, ..plain() }.check(&format!("{loss:?}"));
+        Case { loss, draft_vocab: 11, ..plain() }.check(&format!("{loss:?}, fewer tokens"));
+    }
+}
+
+/// Segments past a block of queries, with and without a window that ends inside one.
+#[test]
+fn gradients_hold_across_blocks_of_queries() {
+    for window in [None, Some(50)] {
+        let mut case = Case::new((2, 1), window, &[150, 20]);
+        case.geometry.hidden_size = 5;
+        case.geometry.head_dim = 2;
+        case.geometry.intermediate_size = 4;
+        case.check(&format!("{window:?}"));
+    }
+}
+
+/// Attention never looks across segments, so neither losses nor gradients know how texts were packed.
+#[test]
+fn segments_do_not_see_each_other() {
+    let case = Case::new((4, 2), None, &[6, 9]);
+    let (layout, values) = case.layout();
+    let frame = frame::<f64>(&case.geometry, layout, 512);
+    let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+    let whole = case.batch();
+    let mut together = vec![0.0; values.len()];
+    let sum = pass(&frame, &values, &whole, &case.loss, Some(&mut together));
+    let (mut apart, mut sums) = (vec![0.0; values.len()], LossSum::default());
+    for (first, len) in [(0, 6), (6, 9)] {
+        let hidden = case.geometry.hidden_size;
+        let mine = |p: &&Position| (first..first + len).contains(&p.row);
+        let before = whole.scored.iter().take_while(|p| p.row < first).count();
+        let scored: Vec<Position> =
+            whole.scored.iter().filter(mine).map(|p| Position { row: p.row - first, ..*p }).collect();
+        let part = TeacherBatch {
+            lengths: vec![len],
+            hidden: whole.hidden[first * hidden..][..len * hidden].to_vec(),
+            logits: whole.logits[before * 23..][..scored.len() * 23].to_vec(),
+            scored,
+        };
+        sums.add(&pass(&frame, &values, &part, &case.loss, Some(&mut apart)));
+    }
+    assert!((sum.loss - sums.loss).abs() < 1e-9 && sum.agreement == sums.agreement);
+    assert!(together.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-9));
+}
+
+fn step(number: u64) -> AdamStep {
+    AdamStep { number, rate: 5e-3, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.01, clip: 1.0 }
+}
+
+fn student(case: &Case, threads: usize) -> CpuStudent {
+    let (layout, values) = case.layout();
+    CpuStudent::new(&case.geometry, layout, values, 64, Some(threads)).unwrap()
+}
+
+#[test]
+fn training_learns_and_gives_the_same_bits_on_any_number_of_threads() {
+    let case = Case { head: Head::Trained, ..Case::new((4, 2), None, &[20, 30, 12]) };
+    let batch = case.batch();
+    let run = |threads| {
+        let mut student = student(&case, threads);
+        let first = student.test(&batch, &case.loss).unwrap().mean();
+        for number in 1..=60 {
+            student.learn(&batch, &case.loss).unwrap();
+            student.update(&step(number)).unwrap();
+        }
+        (first, student.test(&batch, &case.loss).unwrap().mean(), student.state().unwrap())
+    };
+    let (first, last, state) = run(1);
+    assert!(last.loss < first.loss && last.divergence < 0.5 * first.divergence, "{first:?} {last:?}");
+    assert!(last.overlap > first.overlap && last.agreement > first.agreement, "{first:?} {last:?}");
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for threads in [2, 3] {
+        let again = run(threads).2;
+        assert_eq!(bits(&again.values), bits(&state.values), "{threads} threads");
+        assert_eq!(bits(&again.square), bits(&state.square), "{threads} threads");
+    }
+}
+
+#[test]
+fn accumulated_batches_are_one_batch() {
+    let case = Case::new((2, 2), None, &[10, 14]);
+    let batch = case.batch();
+    let (mut once, mut twice) = (student(&case, 1), student(&case, 1));
+    once.learn(&batch, &case.loss).unwrap();
+    for _ in 0..2 {
+        twice.learn(&batch, &case.loss).unwrap();
+    }
+    let norms = [&mut once, &mut twice].map(|student| student.update(&step(1)).unwrap());
+    assert!((norms[0] - norms[1]).abs() < 1e-5 * norms[0], "{norms:?}");
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+    assert!(once.state().unwrap().values.iter().zip(&twice.state().unwrap().values).all(close));
+}
+
+#[test]
+fn a_restored_student_goes_on_and_a_gradient_that_is_not_finite_changes_nothing() {
+    let case = Case::new((2, 2), None, &[8]);
+    let (batch, mut student) = (case.batch(), student(&case, 2));
+    student.learn(&batch, &case.loss).unwrap();
+    student.update(&step(1)).unwrap();
+    let kept = student.state().unwrap();
+    let mut poisoned = batch.clone();
+    poisoned.hidden[0] = f32::NAN;
+    student.learn(&poisoned, &case.loss).unwrap();
+    assert!(!student.update(&step(2)).unwrap().is_finite());
+    assert_eq!(student.state().unwrap(), kept);
+    let go_on = |student: &mut CpuStudent| {
+        student.learn(&batch, &case.loss).unwrap();
+        student.update(&step(2)).unwrap();
+        student.state().unwrap()
+    };
+    let expected = go_on(&mut student);
+    assert_ne!(expected, kept);
+    student.restore(kept.clone()).unwrap();
+    assert_eq!(go_on(&mut student), expected);
+    let mut short = kept;
+    short.mean.pop();
+    assert!(student.restore(short).unwrap_err().to_string().contains("expected"));
+    let long = TeacherBatch { lengths: vec![65], ..TeacherBatch::default() };
+    assert!(student.learn(&long, &case.loss).unwrap_err().to_string().contains("65"));
+}

@@ -1,0 +1,114 @@
+//! Training an exit block on a device: its forward pass, its loss against the teacher, gradients, AdamW.
+//!
+//! A [`Student`] knows parameters and batches; it knows no data, no schedule and no files (those are
+//! `distill`'s). The teacher's side of a batch comes from [`Backend::evaluate`](super::Backend::evaluate).
+//!
+//! From the bottom up, on the processor: `real` is the number type (f64 in tests, so that the very code that trains is
+//! checked against central differences), `gemm` the products; `norm`, `rotary` and `attention` with their gradients,
+//! `layer` and `head` the block, [`loss`] what a position costs, [`adamw`] the update; [`parameters`] says where each
+//! tensor lies in one flat vector.
+
+pub mod adamw;
+mod attention;
+mod cpu;
+mod gemm;
+#[cfg(test)]
+mod gradients;
+mod head;
+mod layer;
+pub mod loss;
+mod norm;
+pub mod parameters;
+mod real;
+mod rotary;
+
+pub use cpu::CpuStudent;
+
+use super::BackendError;
+use adamw::AdamStep;
+use loss::{LossOptions, LossSum};
+use parameters::Layout;
+
+/// A position that is learned from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Position {
+    /// Its row in the batch.
+    pub row: usize,
+    /// The token that follows it.
+    pub token: crate::TokenId,
+    /// How much it counts.
+    pub weight: f64,
+}
+
+/// What the teacher says of some segments of text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TeacherBatch {
+    /// Rows of each segment; every segment begins at position 0 and sees itself alone.
+    pub lengths: Vec<usize>,
+    /// The residual stream after the exit layer, `[rows, hidden]`.
+    pub hidden: Vec<f32>,
+    /// The positions that count, ascending.
+    pub scored: Vec<Position>,
+    /// The teacher's logits at those, `[positions, vocabulary]`.
+    pub logits: Vec<f32>,
+}
+
+/// All that a student would need to go on where it stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StudentState {
+    /// Parameters, f32, [`Layout::len`].
+    pub values: Vec<f32>,
+    /// AdamW's mean gradient, [`Layout::trained`].
+    pub mean: Vec<f32>,
+    /// AdamW's mean squared gradient, likewise.
+    pub square: Vec<f32>,
+}
+
+impl StudentState {
+    fn check(&self, layout: &Layout) -> Result<(), BackendError> {
+        let found = [self.values.len(), self.mean.len(), self.square.len()];
+        let expected = [layout.len(), layout.trained(), layout.trained()];
+        let why = || BackendError::Exit(format!("a state of {found:?} numbers (expected {expected:?})"));
+        if found == expected { Ok(()) } else { Err(why()) }
+    }
+}
+
+/// A device that trains an exit block.
+pub trait Student: Send {
+    /// Where its parameters lie.
+    fn layout(&self) -> &Layout;
+
+    /// The losses of a batch; their gradient is added to that of the batches since the last update.
+    ///
+    /// # Errors
+    /// If a segment is longer than was reserved for, or the device fails.
+    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError>;
+
+    /// The losses of a batch, and nothing else.
+    ///
+    /// # Errors
+    /// As [`learn`](Self::learn).
+    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError>;
+
+    /// One step of AdamW along the mean gradient of the positions learned from since the last one. Returns that
+    /// gradient's norm before clipping; where it is not finite, nothing was changed but the gradient forgotten.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn update(&mut self, step: &AdamStep) -> Result<f64, BackendError>;
+
+    /// Parameters and the optimiser's memory; gradients not yet used are not part of it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn state(&self) -> Result<StudentState, BackendError>;
+
+    /// Goes on from a state.
+    ///
+    /// # Errors
+    /// If it is that of another layout, or the device fails.
+    fn restore(&mut self, state: StudentState) -> Result<(), BackendError>;
+
+    /// The device and how it is used, for people.
+    fn describe(&self) -> String;
+}

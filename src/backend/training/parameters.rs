@@ -1,0 +1,241 @@
+//! The parameters of an exit block as one flat vector: what the optimiser and checkpoints see.
+
+use crate::model::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// What becomes of the block's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// A head of its own, trained.
+    Trained,
+    /// A head of its own that stays as it was.
+    Frozen,
+    /// The model's own, of which the block's file holds nothing.
+    Shared,
+}
+
+/// One tensor's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// `[outputs, inputs]`; a vector is `[1, len]`.
+    pub shape: [usize; 2],
+    /// Elements of the flat vector.
+    pub range: Range<usize>,
+}
+
+/// A projection's places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: Slot,
+    /// `[outputs]`.
+    pub bias: Option<Slot>,
+}
+
+/// Where each tensor of the block lies. The head comes last, so that one that is not trained is left out by
+/// leaving out the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    pub(super) input_norm: Slot,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) q_norm: Option<Slot>,
+    pub(super) k_norm: Option<Slot>,
+    pub(super) o: Linear,
+    pub(super) post_norm: Slot,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) norm: Slot,
+    pub(super) head: Slot,
+    /// What becomes of the head.
+    pub kind: Head,
+    /// Layers of the model before the block.
+    pub after: usize,
+}
+
+impl Layout {
+    /// Places for a block like `exit`, and the values of its tensors. Its head, or the model's where it has
+    /// none, is cut to the first `draft_vocab` rows.
+    ///
+    /// # Errors
+    /// If there are fewer rows, or a shared head is to be cut.
+    pub fn new(
+        exit: &ExitWeights<'_>,
+        model: &ModelWeights<'_>,
+        kind: Head,
+        draft_vocab: Option<usize>,
+    ) -> Result<(Self, Vec<f32>), String> {
+        let mut values = Vec::new();
+        let layer = &exit.layer;
+        let own = if kind == Head::Shared { None } else { exit.head };
+        let head = own.unwrap_or(model.head);
+        let rows = draft_vocab.unwrap_or(head.rows);
+        if rows == 0 || rows > head.rows {
+            return Err(format!("a draft vocabulary of {rows} (expected 1 to {})", head.rows));
+        }
+        if kind == Head::Shared && rows != head.rows {
+            return Err(format!("a draft vocabulary of {rows} with the model's own head, which has {}", head.rows));
+        }
+        let layout = Self {
+            input_norm: vector(&mut values, layer.input_norm),
+            q: linear(&mut values, layer.q, layer.q_bias),
+            k: linear(&mut values, layer.k, layer.k_bias),
+            v: linear(&mut values, layer.v, layer.v_bias),
+            q_norm: layer.q_norm.map(|norm| vector(&mut values, norm)),
+            k_norm: layer.k_norm.map(|norm| vector(&mut values, norm)),
+            o: linear(&mut values, layer.o, layer.o_bias),
+            post_norm: vector(&mut values, layer.post_norm),
+            gate: linear(&mut values, layer.gate, layer.gate_bias),
+            up: linear(&mut values, layer.up, layer.up_bias),
+            down: linear(&mut values, layer.down, layer.down_bias),
+            norm: vector(&mut values, exit.norm),
+            head: matrix(
+                &mut values,
+                Matrix { rows, bytes: &head.bytes[..rows * head.cols * head.dtype.size()], ..head },
+            ),
+            kind,
+            after: exit.after,
+        };
+        Ok((layout, values))
+    }
+
+    /// All elements.
+    pub fn len(&self) -> usize {
+        self.head.range.end
+    }
+
+    /// Elements that are trained: all, or all before the head.
+    pub fn trained(&self) -> usize {
+        if self.kind == Head::Trained { self.len() } else { self.head.range.start }
+    }
+
+    /// Tokens that the block can draft: the first ones of the vocabulary.
+    pub fn draft_vocab(&self) -> usize {
+        self.head.shape[0]
+    }
+
+    /// The places of matrices among the trained elements: what weight decay applies to.
+    pub fn decayed(&self) -> Vec<Range<usize>> {
+        let projections = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        let matrices = projections.map(|linear| linear.weight.range.clone()).into_iter();
+        matrices.chain((self.kind == Head::Trained).then(|| self.head.range.clone())).collect()
+    }
+
+    /// The block with these values, rounded to a number format.
+    ///
+    /// # Panics
+    /// If there are not [`len`](Self::len) values.
+    pub fn export(&self, values: &[f32], dtype: Dtype) -> ExportedBlock {
+        assert_eq!(values.len(), self.len());
+        let bytes = match dtype {
+            Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Dtype::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        };
+        ExportedBlock { layout: self.clone(), dtype, bytes }
+    }
+}
+
+/// A block as it goes into a file or a backend.
+pub struct ExportedBlock {
+    layout: Layout,
+    dtype: Dtype,
+    bytes: Vec<u8>,
+}
+
+impl ExportedBlock {
+    /// Views of its tensors.
+    pub fn weights(&self) -> ExitWeights<'_> {
+        let layout = &self.layout;
+        let bias = |linear: &Linear| linear.bias.as_ref().map(|slot| self.vector(slot));
+        let head = self.matrix(&layout.head);
+        ExitWeights {
+            after: layout.after,
+            layer: LayerWeights {
+                input_norm: self.vector(&layout.input_norm),
+                q: self.matrix(&layout.q.weight),
+                k: self.matrix(&layout.k.weight),
+                v: self.matrix(&layout.v.weight),
+                o: self.matrix(&layout.o.weight),
+                q_bias: bias(&layout.q),
+                k_bias: bias(&layout.k),
+                v_bias: bias(&layout.v),
+                o_bias: bias(&layout.o),
+                q_norm: layout.q_norm.as_ref().map(|slot| self.vector(slot)),
+                k_norm: layout.k_norm.as_ref().map(|slot| self.vector(slot)),
+                post_norm: self.vector(&layout.post_norm),
+                gate: self.matrix(&layout.gate.weight),
+                up: self.matrix(&layout.up.weight),
+                down: self.matrix(&layout.down.weight),
+                gate_bias: bias(&layout.gate),
+                up_bias: bias(&layout.up),
+                down_bias: bias(&layout.down),
+            },
+            norm: self.vector(&layout.norm),
+            head: (layout.kind != Head::Shared).then_some(head),
+        }
+    }
+
+    fn bytes(&self, slot: &Slot) -> &[u8] {
+        let size = self.dtype.size();
+        &self.bytes[slot.range.start * size..slot.range.end * size]
+    }
+
+    fn vector(&self, slot: &Slot) -> Vector<'_> {
+        Vector { dtype: self.dtype, len: slot.range.len(), bytes: self.bytes(slot) }
+    }
+
+    fn matrix(&self, slot: &Slot) -> Matrix<'_> {
+        let [rows, cols] = slot.shape;
+        Matrix { dtype: self.dtype, rows, cols, bytes: self.bytes(slot) }
+    }
+}
+
+fn linear(values: &mut Vec<f32>, weight: Matrix<'_>, bias: Option<Vector<'_>>) -> Linear {
+    Linear { weight: matrix(values, weight), bias: bias.map(|bias| vector(values, bias)) }
+}
+
+fn vector(values: &mut Vec<f32>, vector: Vector<'_>) -> Slot {
+    let start = values.len();
+    values.extend(vector.to_f32());
+    Slot { shape: [1, vector.len], range: start..values.len() }
+}
+
+fn matrix(values: &mut Vec<f32>, matrix: Matrix<'_>) -> Slot {
+    let Matrix { dtype, rows, cols, bytes } = matrix;
+    let slot = vector(values, Vector { dtype, len: rows * cols, bytes });
+    Slot { shape: [rows, cols], ..slot }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Checkpoint;
+
+    #[test]
+    fn what_is_exported_is_what_was_taken_in() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/");
+        for name in ["llama", "qwen2", "qwen3"] {
+            let checkpoint = Checkpoint::open(format!("{folder}{name}").as_ref()).unwrap();
+            let model = checkpoint.weights();
+            let exit = ExitWeights::from_model(&model, 1, 0);
+            let dtype = exit.layer.q.dtype;
+            for (kind, rows) in [(Head::Trained, None), (Head::Frozen, Some(7)), (Head::Shared, None)] {
+                let (layout, values) = Layout::new(&exit, &model, kind, rows).unwrap();
+                assert_eq!(values.len(), layout.len());
+                let exported = layout.export(&values, dtype);
+                let weights = exported.weights();
+                weights.check(checkpoint.geometry()).unwrap();
+                let (again, values_again) = Layout::new(&weights, &model, kind, rows).unwrap();
+                assert_eq!((&again, &values_again), (&layout, &values), "{name}");
+                assert_eq!(weights.head.map(|head| head.rows), (kind != Head::Shared).then(|| layout.draft_vocab()));
+                assert_eq!(layout.trained() == layout.len(), kind == Head::Trained);
+            }
+            assert!(Layout::new(&exit, &model, Head::Shared, Some(7)).unwrap_err().contains("draft vocabulary of 7"));
+            assert!(Layout::new(&exit, &model, Head::Trained, Some(1 << 20)).is_err());
+        }
+    }
+}
