@@ -4,12 +4,11 @@ use super::LoadError;
 use super::config::Config;
 use super::error::short;
 use super::source::Bytes;
+use super::store::{self, Stored};
 use super::tensors::Tensors;
 use super::weights::{self, EXIT_HEAD, EXIT_LAYER, EXIT_NORM};
-use crate::model::{Dtype, ExitWeights, LayerWeights, Matrix, Vector};
+use crate::model::{ExitWeights, LayerWeights};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "eesd-exit-1";
@@ -113,37 +112,7 @@ impl ExitBlock {
         metadata.insert("exit_layer".into(), weights.after.to_string());
         metadata.insert("base_fingerprint".into(), fingerprint.into());
 
-        let tensors = stored(weights);
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let written = write(&temporary, &header(&tensors, &metadata), &tensors)
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .map_err(|error| LoadError::io(path, error));
-        if written.is_err() {
-            // The error to report is the first one; a left-over file is only untidy.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written
-    }
-}
-
-/// A tensor as it goes into a file.
-struct Stored<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: &'a [u8],
-}
-
-impl<'a> From<Matrix<'a>> for Stored<'a> {
-    fn from(matrix: Matrix<'a>) -> Self {
-        Self { dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes }
-    }
-}
-
-impl<'a> From<Vector<'a>> for Stored<'a> {
-    fn from(vector: Vector<'a>) -> Self {
-        Self { dtype: vector.dtype, shape: vec![vector.len], bytes: vector.bytes }
+        store::save(path, &stored(weights), &metadata)
     }
 }
 
@@ -180,31 +149,4 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
         tensors.insert(EXIT_HEAD.into(), head.into());
     }
     tensors
-}
-
-/// The file's first bytes: the header's length and the header, padded so that the data are aligned.
-fn header(tensors: &BTreeMap<String, Stored<'_>>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let mut json = serde_json::Map::new();
-    json.insert("__metadata__".into(), serde_json::json!(metadata));
-    let mut end = 0;
-    for (name, Stored { dtype, shape, bytes }) in tensors {
-        let start = end;
-        end += bytes.len();
-        let dtype = dtype.to_string().to_uppercase();
-        json.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
-    }
-    let mut json = serde_json::Value::Object(json).to_string().into_bytes();
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut json);
-    header
-}
-
-fn write(path: &Path, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(header)?;
-    for tensor in tensors.values() {
-        file.write_all(tensor.bytes)?;
-    }
-    file.into_inner().map_err(|error| error.into_error())?.sync_all()
 }

@@ -3,7 +3,7 @@
 //!
 //! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
-//! `tensors`), which of them a model needs (`weights`), and the exit blocks (`exit`, `fingerprint`).
+//! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`, `fingerprint`).
 
 mod bundled;
 mod chat;
@@ -19,6 +19,7 @@ mod header;
 mod json;
 mod rope;
 mod source;
+pub(crate) mod store;
 mod tensors;
 mod tokenizer;
 mod weights;

@@ -147,6 +147,11 @@ pub struct ExportedBlock {
 }
 
 impl ExportedBlock {
+    /// All values, as rounded.
+    pub fn values(&self) -> Vec<f32> {
+        Vector { dtype: self.dtype, len: self.layout.len(), bytes: &self.bytes }.to_f32()
+    }
+
     /// Views of its tensors.
     pub fn weights(&self) -> ExitWeights<'_> {
         let layout = &self.layout;

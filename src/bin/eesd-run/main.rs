@@ -11,6 +11,7 @@ mod bench;
 mod chat;
 mod completions;
 mod cost;
+mod distill;
 mod doctor;
 mod failure;
 mod generate;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Distill(args) => distill::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Doctor(args) => doctor::run(args),

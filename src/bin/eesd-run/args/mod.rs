@@ -2,9 +2,11 @@
 //! [`settings`](crate::settings) settles them with what the model folder says.
 
 mod common;
+mod distill;
 mod values;
 
 pub use common::{DraftArgs, MachineArgs, ModelArgs, SamplingArgs};
+pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use values::{ControllerList, Device, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
@@ -36,6 +38,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Measure speed against plain decoding, with predicted speed-up, tables and a plot
     Bench(BenchArgs),
+    /// Train an exit block by self-distillation, so that a model can draft
+    Distill(DistillArgs),
     /// Show a model's geometry, memory needs, exit blocks and what they could gain
     Inspect(InspectArgs),
     /// Prove on your model and prompts that speculation changes nothing

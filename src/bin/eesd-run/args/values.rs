@@ -209,3 +209,12 @@ mod tests {
         assert!("cuda:x".parse::<Device>().is_err() && "tpu".parse::<Device>().is_err());
     }
 }
+
+/// Two whole numbers, `A..B`, of which the second is not the smaller one.
+pub fn span(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
+    match numbers {
+        Some((Ok(first), Ok(last))) if first <= last && first > 0 => Ok((first, last)),
+        _ => Err("expected A..B, whole numbers with A from 1 to B, as in 1..8".into()),
+    }
+}

@@ -1,0 +1,80 @@
+//! `eesd-run distill`: trains exit blocks by self-distillation (EESD, Findings of ACL 2024).
+//!
+//! ```text
+//! prompts -> the model's answers -> documents -> training -> exit-N.safetensors
+//! ```
+//!
+//! [`data`] brings the documents together, [`training`] trains one block, [`sweep`] several, which it measures and
+//! compares; [`plot`] draws what happened.
+
+mod data;
+mod plot;
+mod sweep;
+mod training;
+
+use crate::args::DistillArgs;
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::report::Reporter;
+use crate::settings::Model;
+use std::path::PathBuf;
+use training::{Run, Trained};
+
+/// Reads, trains, reports.
+pub fn run(args: DistillArgs) -> Outcome {
+    let reporter = Reporter::new(args.quiet);
+    let model = Model::open(&args.model, reporter)?;
+    let output = output(&args, &model)?;
+    let layers = layers(&args, &model)?;
+    interrupt::listen();
+    let Some(dataset) = data::gather(&args, &model, &output, reporter)? else { return Ok(()) };
+    let run = Run { args: &args, model: &model, dataset: &dataset, output: &output, reporter };
+    let mut blocks = Vec::new();
+    for n in layers {
+        match run.train(n)? {
+            Some(block) => blocks.push(block),
+            None => return Ok(()),
+        }
+    }
+    let speeds = if args.block.sweep_exit.is_some() { sweep::compare(&run, &blocks)? } else { Vec::new() };
+    if let Some(path) = &args.plot {
+        let svg = plot::draw(model.checkpoint.name(), &blocks, &speeds)?;
+        std::fs::write(path, svg).map_err(|e| Failure::file(path, "written", &e))?;
+        reporter.note(&format!("plot written to {}", path.display()));
+    }
+    Ok(())
+}
+
+/// Where files go: the folder asked for, or the model's.
+fn output(args: &DistillArgs, model: &Model) -> Outcome<PathBuf> {
+    let folder = args.output.clone().or_else(|| model.folder.clone());
+    let folder = folder.ok_or_else(|| {
+        Failure::usage("--output DIR is needed with the model in the binary: it has no folder to write to")
+    })?;
+    std::fs::create_dir_all(&folder).map_err(|e| Failure::file(&folder, "made", &e))?;
+    Ok(folder)
+}
+
+/// The exit layers to train blocks for.
+fn layers(args: &DistillArgs, model: &Model) -> Outcome<Vec<usize>> {
+    let most = model.checkpoint.geometry().layers - 1;
+    let (first, last) = args.block.sweep_exit.or(args.block.exit_layer.map(|n| (n, n))).unwrap_or((1, 1));
+    if last > most {
+        let flag = if args.block.sweep_exit.is_some() { "--sweep-exit" } else { "--exit-layer" };
+        return Err(Failure::usage(format!("{flag}: {last} (expected at most {most}: the model has {} layers)", most + 1)));
+    }
+    Ok((first..=last).collect())
+}
+
+/// A line of what a block reaches.
+fn reached(block: &Trained) -> String {
+    block.reached.map_or_else(
+        || "nothing was held out, so nothing is known of what it reaches".into(),
+        |means| {
+            format!(
+                "on held-out text: top-1 agreement {:.3}, mean 1 - TV {:.3}, KL {:.3} nats",
+                means.agreement, means.overlap, means.divergence
+            )
+        },
+    )
+}

@@ -1,0 +1,241 @@
+//! One exit block's training: from flags to a file.
+
+use crate::args::{BlockArgs, DistillArgs, ExitChoice, TrainingArgs};
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::machine::Machine;
+use crate::report::{Reporter, count};
+use crate::settings::Model;
+use eesd::backend::training::loss::{LossOptions, LossSum};
+use eesd::backend::training::parameters::{Head, Layout};
+use eesd::backend::training::{CpuStudent, Student};
+use eesd::distill::data::{Batches, Dataset};
+use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
+use eesd::load::ExitBlock;
+use eesd::model::{Dtype, ExitWeights};
+use indicatif::ProgressBar;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Tokens that texts are cut to, where nobody says and the context has room.
+const WINDOW: usize = 512;
+
+/// What all blocks of a run share.
+pub struct Run<'a> {
+    pub args: &'a DistillArgs,
+    pub model: &'a Model,
+    pub dataset: &'a Dataset,
+    pub output: &'a Path,
+    pub reporter: Reporter,
+}
+
+/// A block that was trained.
+pub struct Trained {
+    /// Its exit layer.
+    pub n: usize,
+    /// Its file.
+    pub path: PathBuf,
+    /// What it reaches on held-out text.
+    pub reached: Option<LossSum>,
+    /// `(update, means)` of this session's updates, and of its measurements on held-out text.
+    pub curve: Vec<(u64, LossSum)>,
+    pub held_out: Vec<(u64, LossSum)>,
+}
+
+impl Run<'_> {
+    /// Trains the block after `n` layers and writes it; `None` if interrupted.
+    pub fn train(&self, n: usize) -> Outcome<Option<Trained>> {
+        let TrainingArgs { batch_tokens, measure_every, save_every, .. } = self.args.training;
+        let machine = Machine::new(&self.args.machine, self.model, 1, 1, self.reporter);
+        let window = self.args.training.window.unwrap_or(WINDOW.min(machine.context()).min(batch_tokens));
+        let batches = |documents| Batches::new(documents, window, batch_tokens, self.args.data.seed);
+        let train = batches(&self.dataset.train)?;
+        let held_out = if self.dataset.held_out.is_empty() { None } else { Some(batches(&self.dataset.held_out)?) };
+        let plan = self.plan(window, &train);
+
+        let (layout, values) = self.start(n)?;
+        let dtype = self.model.checkpoint.weights().layers[0].q.dtype;
+        let identity = Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
+        let geometry = self.model.checkpoint.geometry();
+        let student = CpuStudent::new(geometry, layout, values, window, self.args.machine.threads)?;
+        let teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
+        let trained = count(student.layout().trained() as u64);
+        let snapshot = snapshot_path(self.output, n);
+        let mut trainer =
+            Trainer::new(teacher, Box::new(student), &train, held_out.as_ref(), identity, Some(snapshot.clone()))?;
+        let path = self.output.join(format!("exit-{n}.safetensors"));
+        if self.args.overwrite {
+            remove(&snapshot)?;
+        }
+        let done = trainer.resume()?;
+        if plan.steps > 0 && done == 0 && path.exists() && !self.args.overwrite {
+            let text = format!("{}: there already; --overwrite replaces it, --output DIR writes elsewhere", path.display());
+            return Err(Failure::failed(text));
+        }
+        let (reader, learner) = trainer.describe();
+        self.reporter.note(&format!(
+            "exit after layer {n}: {trained} parameters to train, {} updates of about {} positions{}; teacher: {reader}; \
+             student: {learner}",
+            plan.steps,
+            self.positions_per_update(&train, &plan),
+            if done > 0 { format!(", {done} of them done before") } else { String::new() },
+        ));
+
+        let mut block = Trained { n, path: path.clone(), reached: None, curve: Vec::new(), held_out: Vec::new() };
+        let mut metrics = match plan.steps {
+            0 => None,
+            _ => Some(Metrics::open(&self.output.join(format!("exit-{n}.metrics.jsonl")), done)?),
+        };
+        let bar = self.reporter.bar(plan.steps as usize, "training");
+        bar.set_position(done);
+        bar.reset_eta();
+        let mut clock = Clock { last: Instant::now(), speed: 0.0 };
+        let mut failed = None;
+        let cadence = Cadence { measure: measure_every as u64, save: save_every as u64 };
+        let finish = trainer.run(cadence, &mut |report| {
+            let seconds = clock.step(report);
+            block.curve.push((report.step, report.losses));
+            block.held_out.extend(report.held_out.map(|means| (report.step, means)));
+            show(&bar, &block, clock.speed);
+            failed = metrics.as_mut().and_then(|metrics| metrics.add(report, seconds).err());
+            if interrupt::pressed() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        bar.finish_and_clear();
+        let finish = finish?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if finish == Finish::Stopped {
+            let step = trainer.step();
+            self.reporter.note(&format!("interrupted after update {step} of {}: the same command goes on", plan.steps));
+            return Ok(None);
+        }
+        let (exported, reached) = trainer.export(dtype)?;
+        block.reached = reached;
+        if plan.steps > 0 {
+            let fingerprint = self.model.checkpoint.fingerprint();
+            ExitBlock::save(&path, &exported.weights(), &self.story(&plan, &train, reached), fingerprint)?;
+            self.reporter.note(&format!("{}: written", path.display()));
+        }
+        self.reporter.note(&format!("exit after layer {n}, {}", super::reached(&block)));
+        Ok(Some(block))
+    }
+
+    /// Decides the plan.
+    fn plan(&self, window: usize, train: &Batches<'_>) -> TrainPlan {
+        let args = &self.args.training;
+        let mut plan = TrainPlan {
+            steps: 0,
+            window,
+            batch_tokens: args.batch_tokens,
+            accumulate: args.accumulate,
+            rate: args.lr,
+            last_rate: args.last_lr,
+            warmup: 0,
+            decay: args.weight_decay,
+            clip: args.clip,
+            loss: LossOptions { soft: args.soft, temperature: args.soft_temp, hard: args.hard, variation: args.tv },
+            half_life: args.half_life,
+            seed: self.args.data.seed,
+            ..TrainPlan::default()
+        };
+        let updates = |positions: f64| (positions / self.positions_per_update(train, &plan) as f64).ceil() as u64;
+        let epochs = |epochs: f64| (epochs * train.steps_per_epoch() as f64 / args.accumulate as f64).ceil() as u64;
+        plan.steps = match (args.steps, args.budget) {
+            (Some(steps), _) => steps as u64,
+            (None, Some(positions)) => updates(positions as f64),
+            (None, None) => epochs(args.epochs.unwrap_or(1.0)),
+        };
+        plan.warmup = args.warmup.map_or((plan.steps / 20).min(100), |steps| steps as u64);
+        plan
+    }
+
+    /// The mean, rounded.
+    fn positions_per_update(&self, train: &Batches<'_>, plan: &TrainPlan) -> usize {
+        let positions: usize = self.dataset.train.iter().map(|document| document.scored().len()).sum();
+        (positions * plan.accumulate).div_ceil(train.steps_per_epoch() as usize).max(1)
+    }
+
+    /// What the block begins as.
+    fn start(&self, n: usize) -> Outcome<(Layout, Vec<f32>)> {
+        let BlockArgs { init_from, freeze_head, shared_head, draft_vocab, .. } = &self.args.block;
+        let model = self.model.checkpoint.weights();
+        let head = match () {
+            () if *shared_head => Head::Shared,
+            () if *freeze_head => Head::Frozen,
+            () => Head::Trained,
+        };
+        let layout = |exit: &ExitWeights<'_>| {
+            Layout::new(exit, &model, head, *draft_vocab).map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
+        };
+        let last = model.layers.len() - 1;
+        match init_from {
+            Some(ExitChoice::File(path)) => {
+                let block = self.model.checkpoint.open_exit(path)?;
+                if block.after() != n {
+                    let found = format!("{} is a block after layer {}", path.display(), block.after());
+                    return Err(Failure::usage(format!("--init-from: {found} (expected one after layer {n})")));
+                }
+                layout(&block.weights())
+            }
+            Some(ExitChoice::Layer(copied)) if *copied > last => {
+                Err(Failure::usage(format!("--init-from: layer {copied} (expected a file, or a layer from 0 to {last})")))
+            }
+            Some(ExitChoice::Layer(copied)) => layout(&ExitWeights::from_model(&model, n, *copied)),
+            None => layout(&ExitWeights::from_model(&model, n, last)),
+        }
+    }
+
+    /// What a block's file says of its making.
+    fn story(&self, plan: &TrainPlan, train: &Batches<'_>, reached: Option<LossSum>) -> BTreeMap<String, String> {
+        let mut story = BTreeMap::from([
+            ("trained_by".to_owned(), format!("eesd {}", env!("CARGO_PKG_VERSION"))),
+            ("updates".to_owned(), plan.steps.to_string()),
+            (
+                "positions".to_owned(),
+                (plan.steps as usize * self.positions_per_update(train, plan)).to_string(),
+            ),
+        ]);
+        if let Some(means) = reached {
+            let figures =
+                [("agreement", means.agreement), ("overlap", means.overlap), ("divergence", means.divergence)];
+            story.extend(figures.map(|(name, value)| (format!("held_out_{name}"), format!("{value:.4}"))));
+        }
+        story
+    }
+}
+
+/// Time of updates, and a moving mean of the speed.
+struct Clock {
+    last: Instant,
+    /// Tokens per second.
+    speed: f64,
+}
+
+impl Clock {
+    fn step(&mut self, report: &StepReport) -> f64 {
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        let speed = report.tokens as f64 / seconds;
+        self.speed += if self.speed == 0.0 { speed } else { 0.05 * (speed - self.speed) };
+        seconds
+    }
+}
+
+fn show(bar: &ProgressBar, block: &Trained, speed: f64) {
+    let recent = block.curve.iter().rev().take(20);
+    let mut sum = LossSum::default();
+    recent.for_each(|(_, means)| sum.add(means));
+    let means = sum.mean();
+    bar.inc(1);
+    bar.set_message(format!("loss {:.3}, 1 - TV {:.3}, {speed:.0} tok/s", means.loss, means.overlap));
+}
+
+fn remove(path: &Path) -> Outcome {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(path, "removed", &error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,125 @@
+//! What a run leaves on disk so that it can go on: one file, replaced whole.
+
+use super::data::Document;
+use super::error::DistillError;
+use super::plan::TrainPlan;
+use crate::backend::training::StudentState;
+use crate::backend::training::parameters::Layout;
+use crate::load::fnv1a;
+use crate::load::store::{Stored, load, save};
+use crate::model::Dtype;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const FORMAT: &str = "eesd-training-1";
+const TENSORS: [&str; 3] = ["values", "mean", "square"];
+
+/// What makes a run the same run: a snapshot of another one is refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// Of the model.
+    pub fingerprint: String,
+    /// The exit layer `N`.
+    pub exit_layer: usize,
+    /// What the block began as, and what of it is trained.
+    pub start: String,
+    /// Of the training data.
+    pub data: String,
+    /// The settings.
+    pub plan: TrainPlan,
+}
+
+/// A run after some of its steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Updates done.
+    pub step: u64,
+    /// The student.
+    pub state: StudentState,
+}
+
+impl Identity {
+    /// A run that starts with these parameters and learns from these documents.
+    pub fn new(fingerprint: &str, layout: &Layout, values: &[f32], documents: &[Document], plan: TrainPlan) -> Self {
+        let values = digest(values.iter().flat_map(|x| x.to_le_bytes()));
+        let tokens = documents.iter().flat_map(|document| {
+            let sizes = [document.prompt as u32, document.tokens.len() as u32];
+            sizes.into_iter().chain(document.tokens.iter().copied()).flat_map(u32::to_le_bytes)
+        });
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            exit_layer: layout.after,
+            start: format!("parameters {values}, head {:?} of {}", layout.kind, layout.draft_vocab()),
+            data: format!("{} documents {}", documents.len(), digest(tokens)),
+            plan,
+        }
+    }
+
+    fn entries(&self) -> BTreeMap<String, String> {
+        let plan = serde_json::to_value(&self.plan).unwrap_or_default();
+        let settings = plan.as_object().into_iter().flatten().map(|(key, value)| (format!("plan.{key}"), value.to_string()));
+        [
+            ("format", FORMAT.to_owned()),
+            ("base_fingerprint", self.fingerprint.clone()),
+            ("exit_layer", self.exit_layer.to_string()),
+            ("start", self.start.clone()),
+            ("data", self.data.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into_iter()
+        .chain(settings)
+        .collect()
+    }
+}
+
+/// A short name of these bytes.
+fn digest(bytes: impl Iterator<Item = u8>) -> String {
+    format!("{:032x}", fnv1a(&bytes.collect::<Vec<u8>>()))
+}
+
+/// Where snapshots of one exit layer are kept.
+pub fn path_in(folder: &Path, exit_layer: usize) -> PathBuf {
+    folder.join(format!("exit-{exit_layer}.training"))
+}
+
+impl Snapshot {
+    /// Replaces the snapshot at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be written: the old one is still there.
+    pub fn save(&self, path: &Path, identity: &Identity) -> Result<(), DistillError> {
+        let mut metadata = identity.entries();
+        metadata.insert("step".into(), self.step.to_string());
+        let StudentState { values, mean, square } = &self.state;
+        let bytes = [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        let tensors = TENSORS.iter().zip(&bytes).map(|(name, bytes)| {
+            let shape = vec![bytes.len() / Dtype::F32.size()];
+            ((*name).to_owned(), Stored { dtype: Dtype::F32, shape, bytes })
+        });
+        let tensors = tensors.collect();
+        Ok(save(path, &tensors, &metadata)?)
+    }
+
+    /// The snapshot at `path`; `None` where there is none.
+    ///
+    /// # Errors
+    /// If it is damaged, or of another run.
+    pub fn load(path: &Path, identity: &Identity) -> Result<Option<Self>, DistillError> {
+        let Some((metadata, vectors)) = load(path, &TENSORS)? else { return Ok(None) };
+        let other = |key: &str, expected: String| DistillError::OtherRun {
+            path: path.to_path_buf(),
+            key: key.to_owned(),
+            found: metadata.get(key).cloned().unwrap_or_else(|| "missing".into()),
+            expected,
+        };
+        for (key, expected) in identity.entries() {
+            if metadata.get(&key) != Some(&expected) {
+                return Err(other(&key, expected));
+            }
+        }
+        let step = metadata.get("step").and_then(|step| step.parse().ok()).filter(|&step| step <= identity.plan.steps);
+        let step = step.ok_or_else(|| other("step", format!("at most {}", identity.plan.steps)))?;
+        let [values, mean, square] = <[Vec<f32>; 3]>::try_from(vectors).unwrap_or_default();
+        Ok(Some(Self { step, state: StudentState { values, mean, square } }))
+    }
+}

@@ -1,0 +1,106 @@
+//! Writes safetensors files: exit blocks, and what a training run needs to go on.
+
+use super::LoadError;
+use super::source::map;
+use super::tensors::Tensors;
+use crate::model::{Dtype, Matrix, Vector};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// A tensor as it goes into a file.
+pub(crate) struct Stored<'a> {
+    /// Number format.
+    pub dtype: Dtype,
+    /// Elements in each dimension.
+    pub shape: Vec<usize>,
+    /// Little-endian.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> From<Matrix<'a>> for Stored<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self { dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes }
+    }
+}
+
+impl<'a> From<Vector<'a>> for Stored<'a> {
+    fn from(vector: Vector<'a>) -> Self {
+        Self { dtype: vector.dtype, shape: vec![vector.len], bytes: vector.bytes }
+    }
+}
+
+/// Writes tensors and metadata.
+///
+/// The file appears whole or not at all: it is written under another name in the same folder and renamed.
+///
+/// # Errors
+/// If the file cannot be written; an older one is still there then.
+pub(crate) fn save(
+    path: &Path,
+    tensors: &BTreeMap<String, Stored<'_>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), LoadError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let written = write(&temporary, &header(tensors, metadata), tensors)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|error| LoadError::io(path, error));
+    if written.is_err() {
+        // The error to report is the first one; a left-over file is only untidy.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Metadata, and the vectors of these names, which must be there in f32; `None` where there is no such file.
+///
+/// # Errors
+/// If the file cannot be read, is damaged, or lacks one of the vectors.
+pub(crate) fn load(path: &Path, names: &[&str]) -> Result<Option<(BTreeMap<String, String>, Vec<Vec<f32>>)>, LoadError> {
+    let Some(bytes) = map(path)? else { return Ok(None) };
+    let (tensors, metadata) = Tensors::of_file(path.to_path_buf(), bytes)?;
+    let vector = |&name: &&str| {
+        let shape: Vec<usize> = tensors.shape(name).unwrap_or(&[]).iter().take(1).copied().collect();
+        match tensors.check(name, &shape)? {
+            Dtype::F32 if shape.len() == 1 => Ok(tensors.vector(name).to_f32()),
+            dtype => Err(LoadError::Tensor {
+                path: path.to_path_buf(),
+                tensor: name.into(),
+                found: format!("{shape:?} in {dtype}"),
+                expected: "a vector in f32".into(),
+            }),
+        }
+    };
+    let vectors = names.iter().map(vector).collect::<Result<_, _>>()?;
+    Ok(Some((metadata, vectors)))
+}
+
+/// The file's first bytes: the header's length and the header, padded so that the data are aligned.
+fn header(tensors: &BTreeMap<String, Stored<'_>>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut json = serde_json::Map::new();
+    json.insert("__metadata__".into(), serde_json::json!(metadata));
+    let mut end = 0;
+    for (name, Stored { dtype, shape, bytes }) in tensors {
+        let start = end;
+        end += bytes.len();
+        let dtype = dtype.to_string().to_uppercase();
+        json.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+    }
+    let mut json = serde_json::Value::Object(json).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    header
+}
+
+fn write(path: &Path, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(header)?;
+    for tensor in tensors.values() {
+        file.write_all(tensor.bytes)?;
+    }
+    file.into_inner().map_err(|error| error.into_error())?.sync_all()
+}
