@@ -17,11 +17,13 @@
 //! - [`control`] decides how far to draft: from `off` to the Thompson-sampling `goodput-ts`.
 //! - [`backend`] runs the passes (prefill, draft step, verify) on a device; it knows no controller.
 //! - [`engine`] is the round, readable aloud: draft, verify, accept, emit; it knows no device.
+//! - [`distill`] trains exit blocks on what the model itself writes.
 //!
 //! [`profile`] names these parts on a profiler's timeline.
 
 pub mod backend;
 pub mod control;
+pub mod distill;
 pub mod engine;
 pub mod kv;
 pub mod load;

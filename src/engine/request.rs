@@ -64,6 +64,19 @@ pub enum Finish {
     Cancelled,
 }
 
+impl Finish {
+    /// Its name in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Length => "length",
+            Self::EndToken(_) => "end_token",
+            Self::StopString(_) => "stop_string",
+            Self::Context => "context",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// A finished generation.
 #[derive(Debug, Clone)]
 pub struct Completion {

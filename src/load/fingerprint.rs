@@ -58,7 +58,7 @@ fn scaling(scaling: &RopeScaling) -> String {
 }
 
 /// FNV-1a with 128 bits (Fowler, Noll, Vo): enough against mix-ups, which is all this is for.
-fn fnv1a(bytes: &[u8]) -> u128 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62272e07bb014262b821756295c58d;
     const PRIME: u128 = 0x0000000001000000000000000000013b;
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))

@@ -3,7 +3,8 @@
 //!
 //! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
-//! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`, `fingerprint`).
+//! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
+//! `fingerprint`). What users write for the model to continue is a [`Prompt`].
 
 mod bundled;
 mod chat;
@@ -17,6 +18,7 @@ mod fingerprint;
 mod generation;
 mod header;
 mod json;
+mod prompt;
 mod rope;
 mod source;
 pub(crate) mod store;
@@ -31,5 +33,7 @@ pub use checkpoint::Checkpoint;
 pub use detokenize::TextStream;
 pub use error::LoadError;
 pub use exit::ExitBlock;
+pub(crate) use fingerprint::fnv1a;
 pub use generation::GenerationDefaults;
+pub use prompt::{Prompt, PromptError, json_error, json_line};
 pub use tokenizer::Tokenizer;

@@ -21,6 +21,12 @@ pub enum Purpose {
     Controller = 5,
     /// The weights of a synthetic model (`cuda/random_weights.cu`).
     Weights = 6,
+    /// The seed of an answer that the teacher writes: position is its prompt's number, index its sample's.
+    Answer = 7,
+    /// Whether a document is held out, and which ones a mix keeps.
+    Selection = 8,
+    /// The order of training data: position is the epoch.
+    Shuffle = 9,
 }
 
 /// The stream of random words for one (seed, position, purpose, index).

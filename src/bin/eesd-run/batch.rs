@@ -144,19 +144,12 @@ impl Desk<'_> {
 /// The line of a finished request.
 fn answer(job: &Job, completion: &Completion, tokenizer: &Tokenizer) -> Map<String, Value> {
     let mut line = job.head();
-    let finish = match &completion.finish {
-        Finish::Length => "length",
-        Finish::EndToken(_) => "end_token",
-        Finish::StopString(stop) => {
-            line.insert("stop".into(), stop.as_str().into());
-            "stop_string"
-        }
-        Finish::Context => "context",
-        Finish::Cancelled => "cancelled",
-    };
+    if let Finish::StopString(stop) = &completion.finish {
+        line.insert("stop".into(), stop.as_str().into());
+    }
     line.insert("text".into(), completion.text.as_str().into());
     line.insert("tokens".into(), completion.tokens.as_slice().into());
-    line.insert("finish".into(), finish.into());
+    line.insert("finish".into(), completion.finish.name().into());
     line.insert("seed".into(), completion.seed.into());
     line.insert("stats".into(), statistics(&completion.stats));
     if !completion.logprobs.is_empty() {

@@ -11,7 +11,7 @@ use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
-use eesd::load::{ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer};
+use eesd::load::{ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer, json_error};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -225,9 +225,4 @@ pub fn prompts(file: Option<&Path>) -> Outcome<Vec<String>> {
         prompts.push(prompt.ok_or_else(missing)?.to_owned());
     }
     if prompts.is_empty() { Err(Failure::failed(format!("{name}: no prompts"))) } else { Ok(prompts) }
-}
-
-/// What a JSON parser says about one line of a file, without its own count of lines, which is always 1.
-pub fn json_error(error: &serde_json::Error) -> String {
-    error.to_string().replace(" at line 1 column ", " at column ")
 }

@@ -1,10 +1,10 @@
 //! One line of a request file: parsed by itself, so that a wrong one fails alone.
 
 use crate::failure::{Failure, Outcome, one_line};
-use crate::settings::{Model, json_error};
+use crate::settings::Model;
 use eesd::TokenId;
 use eesd::engine::Request;
-use eesd::load::{Message, Tokenizer};
+use eesd::load::{Message, Prompt, Tokenizer, json_line};
 use eesd::sample::VerifyMode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -123,15 +123,10 @@ impl<'a> Lines<'a> {
     }
 
     fn request(&self, line: &mut Line) -> Outcome<Request> {
-        let prompt = match (line.prompt.take(), line.messages.take()) {
-            (Some(prompt), None) => self.tokenizer.encode(&prompt, true)?,
-            (None, Some(messages)) if messages.is_empty() => return Err(Failure::failed("\"messages\" is empty")),
-            (None, Some(messages)) => {
+        let prompt = match Prompt::of_keys(line.prompt.take(), line.messages.take())? {
+            Prompt::Text(text) => self.tokenizer.encode(&text, true)?,
+            Prompt::Messages(messages) => {
                 self.tokenizer.encode(&self.model.chat_template("\"messages\"")?.render(&messages)?, false)?
-            }
-            (None, None) => return Err(Failure::failed("neither \"prompt\" nor \"messages\"")),
-            (Some(_), Some(_)) => {
-                return Err(Failure::failed("both \"prompt\" and \"messages\": one of them is enough"));
             }
         };
         let mut request = Request { prompt, ..self.base.clone() };
@@ -172,14 +167,13 @@ impl<'a> Lines<'a> {
 
     fn item(&self, bytes: &[u8], index: usize) -> Item {
         let at = |error: &str| format!("{}:{}: {}", self.input.name, self.line, one_line(&error));
-        let parsed = serde_json::from_slice::<Line>(bytes);
-        let mut line = match parsed {
+        let mut line = match json_line::<Line>(bytes) {
             Ok(line) => line,
             Err(error) => {
                 // The id is worth having even where another key is wrong.
                 let object: Map<String, Value> = serde_json::from_slice(bytes).unwrap_or_default();
                 let id = object.get("id").cloned();
-                return Item::Wrong { job: Job { id, index }, error: at(&what_is_wrong(object, &error)) };
+                return Item::Wrong { job: Job { id, index }, error: at(&error) };
             }
         };
         let job = Job { id: line.id.take(), index };
@@ -215,21 +209,6 @@ impl Iterator for Lines<'_> {
             }
         }
     }
-}
-
-/// The parser's error with the key that it does not name, and without Rust's names of numbers.
-fn what_is_wrong(object: Map<String, Value>, error: &serde_json::Error) -> String {
-    let of_key = |(key, value): (String, Value)| {
-        let error = serde_json::from_value::<Line>(Map::from_iter([(key.clone(), value)]).into()).err()?.to_string();
-        Some(if error.contains(&key) { error } else { format!("\"{key}\": {error}") })
-    };
-    let mut message = object.into_iter().find_map(of_key).unwrap_or_else(|| json_error(error));
-    for (rust, plain) in
-        [("usize", "whole number, 0 or more"), ("u64", "whole number, 0 or more"), ("f64", "number"), ("f32", "number")]
-    {
-        message = message.replace(&format!("expected {rust}"), &format!("expected a {plain}"));
-    }
-    message
 }
 
 /// Overwrites a default where the line has a value.
