@@ -37,7 +37,9 @@ pub enum DistillError {
         expected: String,
     },
     /// A snapshot belongs to another run.
-    #[error("{path}: `{key}` is {found}, and this run has {expected}: give that again, another folder, or start afresh")]
+    #[error(
+        "{path}: `{key}` is {found}, and this run has {expected}: give that again, another folder, or start afresh"
+    )]
     OtherRun {
         /// The snapshot.
         path: PathBuf,
@@ -49,7 +51,9 @@ pub enum DistillError {
         expected: String,
     },
     /// The loss or its gradient is not a number any more. The parameters are as they were before that step.
-    #[error("step {step}: {what} is {found} (expected a number): try a lower learning rate; nothing later than step {saved} is saved")]
+    #[error(
+        "step {step}: {what} is {found} (expected a number): try a lower learning rate; nothing later than step {saved} is saved"
+    )]
     NotFinite {
         /// The step, from 1.
         step: u64,

@@ -83,7 +83,10 @@ impl TrainPlan {
             ("temperature", temperature, positive(temperature), "a number above 0"),
             ("half-life", self.half_life.unwrap_or(1.0), positive(self.half_life.unwrap_or(1.0)), "a number above 0"),
         ];
-        let wrong = checks.into_iter().find(|(_, _, fine, _)| !fine).map(|(option, found, _, expected)| (option, found, expected));
+        let wrong = checks
+            .into_iter()
+            .find(|(_, _, fine, _)| !fine)
+            .map(|(option, found, _, expected)| (option, found, expected));
         let no_loss = (soft + hard + variation == 0.0).then_some(("soft", 0.0, "a loss with at least one term"));
         match wrong.or(no_loss) {
             None => Ok(()),

@@ -57,7 +57,8 @@ impl Identity {
 
     fn entries(&self) -> BTreeMap<String, String> {
         let plan = serde_json::to_value(&self.plan).unwrap_or_default();
-        let settings = plan.as_object().into_iter().flatten().map(|(key, value)| (format!("plan.{key}"), value.to_string()));
+        let settings =
+            plan.as_object().into_iter().flatten().map(|(key, value)| (format!("plan.{key}"), value.to_string()));
         [
             ("format", FORMAT.to_owned()),
             ("base_fingerprint", self.fingerprint.clone()),
@@ -91,7 +92,8 @@ impl Snapshot {
         let mut metadata = identity.entries();
         metadata.insert("step".into(), self.step.to_string());
         let StudentState { values, mean, square } = &self.state;
-        let bytes = [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        let bytes =
+            [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let tensors = TENSORS.iter().zip(&bytes).map(|(name, bytes)| {
             let shape = vec![bytes.len() / Dtype::F32.size()];
             ((*name).to_owned(), Stored { dtype: Dtype::F32, shape, bytes })

@@ -121,8 +121,7 @@ impl<'a> Trainer<'a> {
     fn update(&mut self) -> Result<StepReport, DistillError> {
         let TrainPlan { accumulate, loss, .. } = self.identity.plan;
         let number = self.step + 1;
-        let not_finite =
-            |what, found, saved| DistillError::NotFinite { step: number, what, found, saved };
+        let not_finite = |what, found, saved| DistillError::NotFinite { step: number, what, found, saved };
         let (mut sum, mut tokens) = (LossSum::default(), 0);
         for part in 0..accumulate as u64 {
             let segments = self.train.batch(self.step * accumulate as u64 + part);

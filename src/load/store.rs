@@ -59,7 +59,10 @@ pub(crate) fn save(
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or lacks one of the vectors.
-pub(crate) fn load(path: &Path, names: &[&str]) -> Result<Option<(BTreeMap<String, String>, Vec<Vec<f32>>)>, LoadError> {
+pub(crate) fn load(
+    path: &Path,
+    names: &[&str],
+) -> Result<Option<(BTreeMap<String, String>, Vec<Vec<f32>>)>, LoadError> {
     let Some(bytes) = map(path)? else { return Ok(None) };
     let (tensors, metadata) = Tensors::of_file(path.to_path_buf(), bytes)?;
     let vector = |&name: &&str| {

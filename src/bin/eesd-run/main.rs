@@ -8,6 +8,7 @@
 mod args;
 mod batch;
 mod bench;
+mod chart;
 mod chat;
 mod completions;
 mod cost;

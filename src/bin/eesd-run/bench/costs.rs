@@ -35,6 +35,11 @@ impl Costs {
         Self { draft: median(&mut drafts), verify }
     }
 
+    /// Seconds of a draft step.
+    pub fn draft(&self) -> f64 {
+        self.draft
+    }
+
     /// Seconds of a verification pass over `rows` rows: as measured, or on the line between its
     /// neighbours, or as the nearest one.
     pub fn verify(&self, rows: usize) -> f64 {

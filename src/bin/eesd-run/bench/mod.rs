@@ -9,8 +9,8 @@
 //! All controllers share one engine with the exit block loaded, so `off` too fills the exit layer's
 //! K and V (below one percent of a plain step); what each has learned it keeps from turn to turn.
 
-mod contender;
-mod costs;
+pub mod contender;
+pub mod costs;
 mod plot;
 mod table;
 

@@ -1,34 +1,17 @@
 //! A picture of a benchmark in SVG: speed by controller, acceptance by draft position, draft lengths.
 
 use super::table::{Decoding, Row, Subject};
+use crate::chart::{Area, COLOURS, FAINT, INK, key, legend, mesh, text};
 use crate::failure::{Failure, Outcome};
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const SIZE: (u32, u32) = (1500, 560);
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(40, 44, 52);
-const FAINT: RGBColor = RGBColor(225, 228, 232);
 const OFF: RGBColor = RGBColor(150, 156, 166);
-/// Colours that people with colour-blindness tell apart (Okabe and Ito), and two more.
-const COLOURS: [RGBColor; 9] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(213, 94, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 94, 240),
-    RGBColor(140, 86, 75),
-    RGBColor(127, 127, 0),
-];
 /// Draft positions and lengths that are drawn.
 const MOST_POSITIONS: usize = 16;
 /// Drafts that must have been tested at a position before its acceptance rate says anything.
 const LEAST_TESTED: usize = 20;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A controller's results with its colour.
 struct Bar<'a> {
@@ -72,10 +55,6 @@ fn draw_into(svg: &mut String, subject: &Subject, rows: &[Row]) -> Result<(), Bo
     lengths(&right, &bars)?;
     root.present()?;
     Ok(())
-}
-
-fn text(size: u32, colour: RGBColor) -> TextStyle<'static> {
-    (FONT, size).into_font().color(&colour)
 }
 
 /// Horizontal bars: tokens per second, a whisker of one standard deviation, the speed-up beside it.
@@ -174,43 +153,4 @@ fn lengths(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::
         chart.draw_series(rectangles)?.label(bar.name).legend(key(bar.colour));
     }
     legend(&mut chart, SeriesLabelPosition::UpperRight)
-}
-
-type Panel<'a, 'b> = ChartContext<
-    'a,
-    SVGBackend<'b>,
-    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
->;
-
-fn mesh(chart: &mut Panel<'_, '_>, x: &str, y: &str, ticks: usize) -> Result<(), Box<dyn std::error::Error>> {
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(ticks.min(10))
-        .y_labels(6)
-        .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
-        .y_label_formatter(&|y| format!("{y:.1}"))
-        .x_desc(x)
-        .y_desc(y)
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT)
-        .axis_style(FAINT)
-        .label_style(text(13, INK))
-        .draw()?;
-    Ok(())
-}
-
-fn key<'b>(colour: RGBColor) -> impl Fn((i32, i32)) -> Rectangle<(i32, i32)> + 'b {
-    move |(x, y)| Rectangle::new([(x + 2, y - 5), (x + 14, y + 5)], colour.filled())
-}
-
-fn legend<'b>(chart: &mut Panel<'b, 'b>, position: SeriesLabelPosition) -> Result<(), Box<dyn std::error::Error>> {
-    chart
-        .configure_series_labels()
-        .position(position)
-        .background_style(WHITE.mix(0.85))
-        .border_style(FAINT)
-        .label_font(text(13, INK))
-        .draw()?;
-    Ok(())
 }

@@ -29,7 +29,8 @@ pub fn gather(args: &DistillArgs, model: &Model, output: &Path, reporter: Report
         sources.push(Source { name: "answers".into(), origin: Origin::Answers, documents, weight: None });
     }
     if !data.corpus.is_empty() {
-        let documents = reporter.wait("reading the corpus", || read_corpus(&data.corpus, &*model.tokenizer()?))?;
+        let tokenizer = model.tokenizer()?;
+        let documents = reporter.wait("reading the corpus", || read_corpus(&data.corpus, &tokenizer))?;
         sources.push(Source { name: "corpus".into(), origin: Origin::Corpus, documents, weight: None });
     }
     let options = SelectOptions {

@@ -61,7 +61,10 @@ fn layers(args: &DistillArgs, model: &Model) -> Outcome<Vec<usize>> {
     let (first, last) = args.block.sweep_exit.or(args.block.exit_layer.map(|n| (n, n))).unwrap_or((1, 1));
     if last > most {
         let flag = if args.block.sweep_exit.is_some() { "--sweep-exit" } else { "--exit-layer" };
-        return Err(Failure::usage(format!("{flag}: {last} (expected at most {most}: the model has {} layers)", most + 1)));
+        return Err(Failure::usage(format!(
+            "{flag}: {last} (expected at most {most}: the model has {} layers)",
+            most + 1
+        )));
     }
     Ok((first..=last).collect())
 }

@@ -12,7 +12,7 @@ use eesd::backend::training::{CpuStudent, Student};
 use eesd::distill::data::{Batches, Dataset};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
-use eesd::model::{Dtype, ExitWeights};
+use eesd::model::ExitWeights;
 use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -57,7 +57,8 @@ impl Run<'_> {
 
         let (layout, values) = self.start(n)?;
         let dtype = self.model.checkpoint.weights().layers[0].q.dtype;
-        let identity = Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
+        let identity =
+            Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
         let student = CpuStudent::new(geometry, layout, values, window, self.args.machine.threads)?;
         let teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
@@ -71,7 +72,8 @@ impl Run<'_> {
         }
         let done = trainer.resume()?;
         if plan.steps > 0 && done == 0 && path.exists() && !self.args.overwrite {
-            let text = format!("{}: there already; --overwrite replaces it, --output DIR writes elsewhere", path.display());
+            let text =
+                format!("{}: there already; --overwrite replaces it, --output DIR writes elsewhere", path.display());
             return Err(Failure::failed(text));
         }
         let (reader, learner) = trainer.describe();
@@ -180,9 +182,9 @@ impl Run<'_> {
                 }
                 layout(&block.weights())
             }
-            Some(ExitChoice::Layer(copied)) if *copied > last => {
-                Err(Failure::usage(format!("--init-from: layer {copied} (expected a file, or a layer from 0 to {last})")))
-            }
+            Some(ExitChoice::Layer(copied)) if *copied > last => Err(Failure::usage(format!(
+                "--init-from: layer {copied} (expected a file, or a layer from 0 to {last})"
+            ))),
             Some(ExitChoice::Layer(copied)) => layout(&ExitWeights::from_model(&model, n, *copied)),
             None => layout(&ExitWeights::from_model(&model, n, last)),
         }
@@ -193,10 +195,7 @@ impl Run<'_> {
         let mut story = BTreeMap::from([
             ("trained_by".to_owned(), format!("eesd {}", env!("CARGO_PKG_VERSION"))),
             ("updates".to_owned(), plan.steps.to_string()),
-            (
-                "positions".to_owned(),
-                (plan.steps as usize * self.positions_per_update(train, plan)).to_string(),
-            ),
+            ("positions".to_owned(), (plan.steps as usize * self.positions_per_update(train, plan)).to_string()),
         ]);
         if let Some(means) = reached {
             let figures =
