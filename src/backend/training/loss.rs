@@ -76,6 +76,7 @@ impl LossSum {
 /// Memory for one row at a time.
 #[derive(Default)]
 pub struct Scratch<R> {
+    teacher: Vec<R>,
     p: Vec<R>,
     q: Vec<R>,
     soft_p: Vec<R>,
@@ -92,47 +93,52 @@ pub fn lose<R: Real>(
     options: &LossOptions,
     scratch: &mut Scratch<R>,
 ) -> LossSum {
-    let Scratch { p, q, soft_p, soft_q } = scratch;
     let drafted = student.len();
-    let teacher_of = |x: &f32| R::of(f64::from(*x));
-    let log_q_total = softmax(student.iter().copied(), R::of(1.0), q);
-    softmax(teacher.iter().map(teacher_of), R::of(1.0), p);
+    let one = R::of(1.0);
+    let Scratch { teacher: wide, p, q, soft_p, soft_q } = scratch;
+    wide.clear();
+    wide.extend(teacher.iter().map(|&x| R::of(x.into())));
+    let (teacher, drawn) = (&wide[..], &wide[..drafted]);
+    let (of_q, of_p) = (softmax(student, one, q), softmax(teacher, one, p));
+    // At temperature 1, and with a student of the whole vocabulary, the softened distributions are these.
     let inverse = R::of(options.temperature.recip());
-    softmax(teacher[..drafted].iter().map(teacher_of), inverse, soft_p);
-    let log_soft_total = softmax(student.iter().copied(), inverse, soft_q);
+    let softened = options.temperature != 1.0;
+    let (of_soft_q, soft_q) = if softened { (softmax(student, inverse, soft_q), &soft_q[..]) } else { (of_q, &q[..]) };
+    let (of_soft_p, soft_p) =
+        if softened || drafted < p.len() { (softmax(drawn, inverse, soft_p), &soft_p[..]) } else { (of_p, &p[..]) };
 
-    let agreement = argmax(teacher.iter().copied()) == argmax(student.iter().copied());
-    let overlap: f64 = p.iter().zip(&*q).map(|(&p, &q)| p.wide().min(q.wide())).sum();
-    // Cross-entropies from logits, not from the logarithms of probabilities that may be zero.
-    let cross = |p: &[R], total: R, inverse: R| -> f64 {
-        p.iter().zip(&*student).map(|(&p, &s)| p.wide() * (total - s * inverse).wide()).sum()
-    };
-    let entropy = |p: &[R]| -> f64 { p.iter().map(|p| p.wide()).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum() };
-    let soft = cross(soft_p, log_soft_total, inverse);
-    // At temperature 1 the divergence needs no sums of its own.
-    let seen: f64 = p[..drafted].iter().map(|p| p.wide()).sum();
-    let divergence = if options.temperature == 1.0 {
-        soft - entropy(soft_p)
+    let agreement = first(teacher, of_p.max) == first(student, of_q.max);
+    let overlap = fold(&p[..drafted], q, |p, q| if p < q { p } else { q }).wide();
+    // -Σ p ln softmax(x), from logits and not from the logarithms of probabilities that may be zero.
+    let cross = |p: &[R], x: &[R], inverse: R, log_total: f64| log_total - (inverse * fold(p, x, |p, x| p * x)).wide();
+    let soft = cross(soft_p, student, inverse, of_soft_q.log_total);
+    let divergence = if softened {
+        let seen = fold(&p[..drafted], &p[..drafted], |p, _| p).wide();
+        let [by_student, by_teacher] = [&*student, drawn].map(|x| fold(&p[..drafted], x, |p, x| p * x).wide() / seen);
+        of_q.log_total - by_student - (of_p.log_total + seen.ln() - by_teacher)
     } else {
-        (cross(&p[..drafted], log_q_total, R::of(1.0)) - entropy(&p[..drafted])) / seen + seen.ln()
+        soft - cross(soft_p, drawn, inverse, of_soft_p.log_total)
     };
     let own = (token as usize) < drafted;
-    let hard = if own { (log_q_total - student[token as usize]).wide() } else { 0.0 };
+    let hard = if own { of_q.log_total - student[token as usize].wide() } else { 0.0 };
     let loss =
         options.soft * options.temperature.powi(2) * soft + options.hard * hard + options.variation * (1.0 - overlap);
 
-    // dTV/dq = sign(q - p) / 2, through the softmax.
-    let sign = |p: R, q: R| R::of(if q > p { 0.5 } else { -0.5 });
-    let mean_sign: R = p.iter().zip(&*q).map(|(&p, &q)| q * sign(p, q)).sum();
-    let [soft_by, hard_by, variation_by] =
-        [options.soft * options.temperature, if own { options.hard } else { 0.0 }, options.variation]
-            .map(|term| R::of(term * weight));
-    for (i, gradient) in student.iter_mut().enumerate() {
-        *gradient =
-            soft_by * (soft_q[i] - soft_p[i]) + hard_by * q[i] + variation_by * q[i] * (sign(p[i], q[i]) - mean_sign);
+    let hard_weight = if own { options.hard * weight } else { 0.0 };
+    let [soft_by, hard_by] = [options.soft * options.temperature * weight, hard_weight].map(R::of);
+    for (((gradient, &soft_q), &soft_p), &q) in student.iter_mut().zip(soft_q).zip(soft_p).zip(&*q) {
+        *gradient = soft_by * (soft_q - soft_p) + hard_by * q;
     }
     if own {
         student[token as usize] += -hard_by;
+    }
+    if options.variation > 0.0 {
+        // dTV/dq = sign(q - p) / 2, through the softmax.
+        let sign = |p: R, q: R| R::of(if q > p { 0.5 } else { -0.5 });
+        let (mean, by) = (fold(&p[..drafted], q, |p, q| q * sign(p, q)), R::of(options.variation * weight));
+        for ((gradient, &p), &q) in student.iter_mut().zip(&*p).zip(&*q) {
+            *gradient += by * q * (sign(p, q) - mean);
+        }
     }
     LossSum {
         weight,
@@ -143,28 +149,51 @@ pub fn lose<R: Real>(
     }
 }
 
-/// `softmax(inverse · logits)`; returns the logarithm of the exponentials' sum.
-fn softmax<R: Real>(logits: impl Iterator<Item = R>, inverse: R, into: &mut Vec<R>) -> R {
+/// What a softmax was made of.
+#[derive(Clone, Copy)]
+struct Normaliser<R> {
+    /// The largest logit, times the inverse temperature.
+    max: R,
+    /// The logarithm of the sum of exponentials.
+    log_total: f64,
+}
+
+/// `softmax(inverse · logits)`.
+fn softmax<R: Real>(logits: &[R], inverse: R, into: &mut Vec<R>) -> Normaliser<R> {
     into.clear();
-    into.extend(logits.map(|logit| logit * inverse));
-    let max = into.iter().fold(R::of(f64::NEG_INFINITY), |max, &x| max.max(x));
-    let mut sum = R::default();
-    for x in into.iter_mut() {
-        *x = (*x - max).exp();
-        sum += *x;
-    }
+    into.extend(logits.iter().map(|&logit| logit * inverse));
+    let max = lanes(into, into, R::of(f64::NEG_INFINITY), |max, x, _| if x > max { x } else { max }, R::max);
+    R::exp_of_differences(into, max);
+    let sum = fold(into, into, |x, _| x);
     let factor = R::of(1.0) / sum;
     into.iter_mut().for_each(|x| *x *= factor);
-    max + R::of(sum.wide().ln())
+    Normaliser { max, log_total: max.wide() + sum.wide().ln() }
 }
 
 /// The lowest index of the largest value.
-fn argmax<R: PartialOrd>(values: impl Iterator<Item = R>) -> Option<usize> {
-    let mut best: Option<(usize, R)> = None;
-    for (i, value) in values.enumerate() {
-        if best.as_ref().is_none_or(|(_, most)| value > *most) {
-            best = Some((i, value));
+fn first<R: Real>(values: &[R], max: R) -> Option<usize> {
+    values.iter().position(|&x| x == max)
+}
+
+/// `Σ term(a, b)`.
+fn fold<R: Real>(a: &[R], b: &[R], term: impl Fn(R, R) -> R) -> R {
+    lanes(a, b, R::default(), |sum, a, b| sum + term(a, b), |a, b| a + b)
+}
+
+/// Folds in sixteen lanes, by index modulo 16, and the lanes in their order: the same bits however the compiler
+/// vectorises it.
+fn lanes<R: Real>(a: &[R], b: &[R], start: R, step: impl Fn(R, R, R) -> R, join: impl Fn(R, R) -> R) -> R {
+    const LANES: usize = 16;
+    let mut sums = [start; LANES];
+    let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = whole_a.remainder().iter().zip(whole_b.remainder());
+    for (a, b) in whole_a.zip(whole_b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = step(*sum, a, b);
         }
     }
-    best.map(|(i, _)| i)
+    for (sum, (&a, &b)) in sums.iter_mut().zip(rest) {
+        *sum = step(*sum, a, b);
+    }
+    sums.into_iter().reduce(join).unwrap_or(start)
 }

@@ -1,0 +1,139 @@
+//! Kills, interrupts, full disks: a run goes on as if nothing had happened.
+
+use crate::{Place, metrics, ok, stderr};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+const RUN: [&str; 6] = ["--steps", "40", "--save-every", "3", "--measure-every", "10"];
+
+/// Milliseconds from 0 up to `most`, the same for a seed.
+fn pause(seed: u64, most: u64) -> Duration {
+    let mixed = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    Duration::from_millis((mixed >> 33) % most)
+}
+
+/// Waits until the log has a line, or the child has ended.
+fn until_it_learns(child: &mut Child, log: &std::path::Path, lines: usize) {
+    let start = Instant::now();
+    let written = || fs::read_to_string(log).map_or(0, |text| text.lines().count());
+    while written() < lines && child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn twenty_kills_change_nothing() {
+    let place = Place::new();
+    ok(place.training("undisturbed", &RUN));
+    let log = place.path("killed/exit-2.metrics.jsonl");
+    for kill in 0..20u64 {
+        let mut child = place.training("killed", &RUN).spawn().unwrap();
+        // Some are killed before anything, some while learning, at any moment of an update or of a snapshot.
+        if kill % 4 != 0 {
+            let before = fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+            until_it_learns(&mut child, &log, before + 1);
+        }
+        thread::sleep(pause(kill, 60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let told = ok(place.training("killed", &RUN));
+    assert!(told.contains("done before"), "nothing was saved in twenty runs: {told}");
+    assert_eq!(place.read("killed/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+    let undisturbed = metrics(&place.path("undisturbed/exit-2.metrics.jsonl"));
+    assert_eq!(metrics(&log), undisturbed);
+    assert_eq!(undisturbed.len(), 40);
+}
+
+fn interrupt(child: &Child) {
+    // SAFETY: sends a signal to a child that was not waited for yet.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+}
+
+#[test]
+fn an_interrupt_saves_and_says_how_to_go_on() {
+    let place = Place::new();
+    let run = ["--steps", "30", "--save-every", "1000"];
+    ok(place.training("undisturbed", &run));
+    let mut child = place.training("interrupted", &run).spawn().unwrap();
+    until_it_learns(&mut child, &place.path("interrupted/exit-2.metrics.jsonl"), 2);
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the same command goes on"), "{}", stderr(&output));
+    assert!(!place.path("interrupted/exit-2.safetensors").exists());
+    let told = ok(place.training("interrupted", &run));
+    assert!(told.contains("done before"), "{told}");
+    assert_eq!(place.read("interrupted/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+}
+
+/// Another run's snapshot is not gone on with, and what differs is named.
+#[test]
+fn another_run_is_refused_by_what_differs() {
+    let place = Place::new();
+    ok(place.training("out", &["--steps", "3"]));
+    for (more, key) in [
+        (&["--steps", "4"][..], "plan.steps"),
+        (&["--steps", "3", "--lr", "0.1"], "plan.rate"),
+        (&["--steps", "3", "--seed", "9"], "data"),
+        (&["--steps", "3", "--init-from", "1"], "start"),
+    ] {
+        let output = place.training("out", more).output().unwrap();
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{more:?}: {told}");
+        assert!(told.contains(&format!("`{key}` is")) && told.contains("exit-2.training"), "{more:?}: {told}");
+    }
+    ok(place.training("out", &["--steps", "4", "--overwrite"]));
+}
+
+#[test]
+fn answers_go_on_too() {
+    let place = Place::new();
+    let prompts = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-4m/prompts.jsonl");
+    let command = |output: &str| -> Command {
+        let output = place.path(output);
+        let mut command = crate::distill(&["--prompts", prompts, "-n", "24", "-N", "1", "--steps", "2"]);
+        command.args(["--output", output.to_str().unwrap(), "--window", "64", "--batch-tokens", "256"]);
+        command
+    };
+    ok(command("undisturbed"));
+    for kill in 0..3 {
+        let mut child = command("killed").spawn().unwrap();
+        until_it_learns(&mut child, &place.path("killed/answers.jsonl"), 3 + 7 * kill);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    ok(command("killed"));
+    let sorted = |name: &str| {
+        let text = String::from_utf8(place.read(name)).unwrap();
+        let mut lines: Vec<String> = text.lines().map(String::from).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted("killed/answers.jsonl"), sorted("undisturbed/answers.jsonl"));
+    assert_eq!(place.read("killed/exit-1.safetensors"), place.read("undisturbed/exit-1.safetensors"));
+}
+
+/// A disk without room: an error with the path, and the snapshot before it is still good.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_and_loses_nothing() {
+    let place = Place::new();
+    ok(place.training("whole", &["--steps", "12"]));
+    let limited = |blocks: u32| {
+        // A limit on the size of files stands in for a full disk: writing past it fails with an error.
+        let training = place.training("out", &["--steps", "12", "--save-every", "4"]);
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("bash");
+        command.arg(training.get_program()).args(training.get_args());
+        command.output().unwrap()
+    };
+    let output = limited(64);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("exit-2.training"), "{}", stderr(&output));
+    let left: Vec<_> = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    ok(place.training("out", &["--steps", "12", "--save-every", "4"]));
+    assert_eq!(place.read("out/exit-2.safetensors"), place.read("whole/exit-2.safetensors"));
+}

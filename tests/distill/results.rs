@@ -1,0 +1,114 @@
+//! What training gives: a block that drafts better, whose file says so, and pictures.
+
+use crate::{BUNDLED, Place, metrics, ok};
+use std::fs;
+use std::process::Command;
+
+fn held_out(place: &Place, output: &str, field: &str) -> Vec<f64> {
+    let lines = metrics(&place.path(output).join("exit-2.metrics.jsonl"));
+    lines.iter().filter_map(|line| line["held_out"][field].as_f64()).collect()
+}
+
+#[test]
+fn a_block_learns_and_is_used() {
+    let place = Place::new();
+    let told = ok(place.training("out", &["--steps", "60", "--measure-every", "1", "--plot", "/dev/null"]));
+    assert!(told.contains("top-1 agreement") && told.contains("plot written"), "{told}");
+    let overlaps = held_out(&place, "out", "overlap");
+    let divergences = held_out(&place, "out", "divergence");
+    assert_eq!(overlaps.len(), 60);
+    assert!(overlaps[59] > overlaps[0] + 0.1, "{overlaps:?}");
+    assert!(divergences[59] < 0.5 * divergences[0], "{divergences:?}");
+
+    let block = place.path("out/exit-2.safetensors");
+    let generate = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
+        command.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40"]).args(more);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (plain, _) = generate(&["--no-exit"]);
+    let (drafted, statistics) = generate(&["--exit", block.to_str().unwrap(), "--controller", "fixed:2"]);
+    assert_eq!(drafted, plain);
+    assert!(statistics.contains("mean accepted length"), "{statistics}");
+}
+
+/// What `--steps 0` says of a block is what training said of it at its end.
+#[test]
+fn a_block_can_be_measured_alone() {
+    let place = Place::new();
+    let trained = ok(place.training("out", &["--steps", "8"]));
+    let block = place.path("out/exit-2.safetensors");
+    let measured = ok(place.training("other", &["--steps", "0", "--init-from", block.to_str().unwrap()]));
+    let figures = |told: &str| told.lines().find(|line| line.contains("top-1 agreement")).unwrap().to_owned();
+    assert_eq!(figures(&measured), figures(&trained));
+    assert!(!place.path("other/exit-2.safetensors").exists());
+}
+
+#[test]
+fn heads_may_be_shared_frozen_or_smaller() {
+    let place = Place::new();
+    let bytes = |output: &str, more: &[&str]| {
+        ok(place.training(output, &[&["--steps", "2"], more].concat()));
+        fs::metadata(place.path(output).join("exit-2.safetensors")).unwrap().len()
+    };
+    let full = bytes("full", &[]);
+    let frozen = bytes("frozen", &["--freeze-head"]);
+    let small = bytes("small", &["--draft-vocab", "1024"]);
+    let shared = bytes("shared", &["--shared-head"]);
+    let row = 192 * 2;
+    // Metadata differ by a few bytes.
+    let near = |found: u64, expected: u64| found.abs_diff(expected) < 64;
+    assert!(
+        near(frozen, full) && near(small, full - 3072 * row) && near(shared, full - 4096 * row - 96),
+        "{full} {frozen} {small} {shared}"
+    );
+    let head = |name: &str| {
+        let file = place.read(&format!("{name}/exit-2.safetensors"));
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        tensors.tensor("exit.lm_head.weight").unwrap().data().to_vec()
+    };
+    let model = fs::read(format!("{BUNDLED}/model.safetensors")).unwrap();
+    let model = safetensors::SafeTensors::deserialize(&model).unwrap();
+    let embedding = model.tensor("model.embed_tokens.weight").unwrap().data().to_vec();
+    assert_eq!(head("frozen"), embedding);
+    assert_ne!(head("full"), embedding);
+}
+
+#[test]
+fn a_sweep_compares_and_recommends() {
+    let place = Place::new();
+    let corpus = place.path("corpus.jsonl");
+    let (output, plot) = (place.path("out"), place.path("sweep.svg"));
+    let mut command = crate::distill(&["--sweep-exit", "1..2", "--budget", "2000", "--window", "48"]);
+    command
+        .args(["--batch-tokens", "192", "--corpus"])
+        .arg(&corpus)
+        .arg("--output")
+        .arg(&output)
+        .arg("--plot")
+        .arg(&plot);
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", crate::stderr(&done));
+    let table = String::from_utf8(done.stdout).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| 1 |") || line.starts_with("| 2 |")).collect();
+    assert_eq!(rows.len(), 2, "{table}");
+    assert!(table.contains("Recommended: --exit") || table.contains("No exit layer gains"), "{table}");
+    for n in [1, 2] {
+        assert!(output.join(format!("exit-{n}.safetensors")).exists());
+    }
+    let svg = fs::read_to_string(plot).unwrap();
+    for text in ["KL from the teacher", "Acceptance on held-out text", "Speed against plain decoding", "exit after 2"] {
+        assert!(svg.contains(text), "no {text:?} in the picture");
+    }
+}
+
+/// Two runs of the same command, on different numbers of threads, write the same bytes.
+#[test]
+fn threads_change_no_bit() {
+    let place = Place::new();
+    ok(place.training("one", &["--steps", "6", "-t", "1"]));
+    ok(place.training("two", &["--steps", "6", "-t", "2"]));
+    assert_eq!(place.read("one/exit-2.safetensors"), place.read("two/exit-2.safetensors"));
+}
