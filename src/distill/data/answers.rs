@@ -113,11 +113,11 @@ fn scan(
     for number in 1.. {
         let mut line = Vec::new();
         reader.read_until(b'\n', &mut line).map_err(|error| DataError::io(path, error))?;
-        if line.last() != Some(&b'\n') {
+        if line.pop_if(|byte| *byte == b'\n').is_none() {
             scanned.half = line;
             break;
         }
-        scanned.kept += line.len() as u64;
+        scanned.kept += line.len() as u64 + 1;
         if number == 1 {
             let header: Map<String, Value> = serde_json::from_slice(&line).map_err(|_| not_answers(path, &line))?;
             if header.get("format").and_then(Value::as_str) != Some(FORMAT) {
