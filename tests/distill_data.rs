@@ -31,11 +31,12 @@ fn prompts(checkpoint: &Checkpoint) -> Vec<Vec<TokenId>> {
     read_prompts(&bundled_prompts_file(), tokenizer(checkpoint), None, false).unwrap()
 }
 
-/// An engine of `slots` slots that drafts by `controller`; `off` has no exit block at all.
+/// An engine of `slots` slots that drafts by `controller`; `off` has no exit block at all. One thread, since tests run side
+/// by side.
 fn engine(checkpoint: &Checkpoint, controller: &str, slots: usize, context: usize) -> Engine {
     let blocks = checkpoint.exit_blocks().unwrap();
     let exit = blocks.iter().find(|block| block.after() == 2 && controller != "off").map(|block| block.weights());
-    let options = CpuOptions { threads: None, simd: None, slots, context, max_draft: 6, pages: None };
+    let options = CpuOptions { threads: Some(1), simd: None, slots, context, max_draft: 6, pages: None };
     let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options).unwrap();
     let controller = controller.parse::<ControllerSpec>().unwrap().build();
     let end_tokens = checkpoint.generation().end_tokens.clone();
@@ -311,6 +312,12 @@ fn prompts_are_read_as_the_command_line_reads_them() {
     }
     let template = "{% for m in messages %}# {{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}# {% endif %}";
     fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let config = fs::read_to_string(folder.join("tokenizer_config.json")).unwrap();
+    fs::write(
+        folder.join("tokenizer_config.json"),
+        config.replace("\"add_bos_token\": true", "\"add_bos_token\": false"),
+    )
+    .unwrap();
     let chatty = Checkpoint::open(&folder).unwrap();
     let template = chatty.chat_template();
     assert!(template.is_some());
@@ -325,6 +332,11 @@ fn prompts_are_read_as_the_command_line_reads_them() {
     assert_eq!(as_is, [conversation.clone(), encode("u", true)]);
     let chat = read_prompts(&path, tokenizer, template, true).unwrap();
     assert_eq!(chat, [conversation, encode("# user: u\n# ", false)]);
+
+    // This model has no begin-of-text token either, so an empty prompt has nothing to begin with.
+    fs::write(&path, "{\"prompt\": \"u\"}\n{\"prompt\": \"\"}\n").unwrap();
+    let error = read_prompts(&path, chatty.tokenizer().unwrap(), None, false).unwrap_err().to_string();
+    assert!(error.ends_with("chat.jsonl:2: a prompt without a token (expected a text to continue)"), "{error}");
 }
 
 #[test]
@@ -342,7 +354,7 @@ fn wrong_lines_are_named() {
     };
     const GOOD: &str = "{\"prompt\": \"x\"}\n\n";
     #[rustfmt::skip]
-    let cases: [(&str, Vec<u8>, bool, &str); 19] = [
+    let cases: [(&str, Vec<u8>, bool, &str); 18] = [
         ("p.jsonl", format!("{GOOD}not json").into(), false, "p.jsonl:3: expected ident at column 2 (expected a JSON object with \"prompt\" or \"messages\""),
         ("p.jsonl", format!("{GOOD}{{}}").into(), false, "p.jsonl:3: neither \"prompt\" nor \"messages\" (expected"),
         ("p.jsonl", format!("{GOOD}[1]").into(), false, "p.jsonl:3: invalid"),
@@ -352,7 +364,6 @@ fn wrong_lines_are_named() {
         ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"temperature\": 1}}").into(), false, "p.jsonl:3: unknown field `temperature`"),
         ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\": missing field `content`"),
         ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}]}}").into(), false, "p.jsonl:3: the model has no chat template, which \"messages\" needs"),
-        ("p.jsonl", format!("{GOOD}{{\"prompt\": \"\"}}").into(), false, "p.jsonl:3: a prompt without a token (expected a text to continue)"),
         ("p.json", b"{\n  \"prompt\": \"x\"\n}".to_vec(), false, "p.json:1: EOF while parsing an object at column 1"),
         ("p.jsonl", GOOD.into(), true, "p.jsonl:1: the model has no chat template, which a prompt that is put as a user's message needs"),
         ("p.txt", b" \n\n".to_vec(), false, "p.txt: expected at least one prompt"),

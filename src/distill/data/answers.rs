@@ -142,7 +142,7 @@ fn scan(
 fn not_answers(path: &Path, start: &[u8]) -> DataError {
     const SHOWN: usize = 60;
     let text = String::from_utf8_lossy(&start[..start.len().min(SHOWN)]);
-    let found = if start.is_empty() { "it is empty".into() } else { format!("it begins with {:?}", text.trim_end()) };
+    let found = format!("it begins with {:?}", text.trim_end());
     DataError::NotAnswers { path: path.to_path_buf(), found, expected: FORMAT }
 }
 

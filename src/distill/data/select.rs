@@ -63,12 +63,6 @@ impl Amount {
     }
 }
 
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} documents with {} positions", self.documents, self.scored)
-    }
-}
-
 /// What became of one source's documents; the counts add up to `documents`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceReport {
@@ -106,12 +100,16 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
             let SourceReport { name, documents, train, held_out, .. } = source;
-            write!(f, "{name}: {documents} documents; to train on {train}, held out {held_out}")?;
+            write!(
+                f,
+                "{name}: to train on {} of {documents} documents ({} positions), held out {} ({} positions)",
+                train.documents, train.scored, held_out.documents, held_out.scored,
+            )?;
             let dropped = [
                 (source.unscored, "without a position to train at"),
                 (source.too_short, "too short"),
                 (source.too_long, "too long"),
-                (source.duplicates, "duplicates"),
+                (source.duplicates, "seen before"),
                 (source.over_weight, "over the source's part"),
             ];
             let dropped = dropped.iter().filter(|(count, _)| *count > 0);

@@ -34,10 +34,9 @@ fn every_dropped_document_is_counted() {
     let (dataset, report) = select(sources, &options).unwrap();
     assert_eq!(dataset.train, [document(&[1, 2, 3], 1), document(&[9, 8, 7], 1)]);
     assert_eq!(dataset.held_out, []);
-    let expected = "answers.jsonl: 7 documents; to train on 1 documents with 2 positions, held out 0 documents with 0 \
-                    positions; dropped 3 without a position to train at, 1 too short, 1 too long, 1 duplicates\n\
-                    b.txt: 2 documents; to train on 1 documents with 2 positions, held out 0 documents with 0 \
-                    positions; dropped 1 duplicates";
+    let expected = "answers.jsonl: to train on 1 of 7 documents (2 positions), held out 0 (0 positions); dropped 3 without \
+                    a position to train at, 1 too short, 1 too long, 1 seen before\n\
+                    b.txt: to train on 1 of 2 documents (2 positions), held out 0 (0 positions); dropped 1 seen before";
     assert_eq!(report.to_string(), expected);
 }
 
@@ -101,7 +100,10 @@ fn options_that_make_no_sense_are_named() {
         "b.txt has a part in the mix, but nothing to train on: expected at least one document, or no weight"
     );
     let found = message(some(), SelectOptions { shortest: 100, ..ALL });
-    assert!(found.starts_with("nothing is left to train on (a.txt: 3 documents;"), "{found}");
+    assert!(
+        found.starts_with("nothing is left to train on (a.txt: to train on 0 of 3 documents (0 positions)"),
+        "{found}"
+    );
     assert!(found.contains("3 too short") && found.ends_with("expected at least one document"), "{found}");
     assert!(message(vec![], ALL).starts_with("nothing is left to train on"));
 }
