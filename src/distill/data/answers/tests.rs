@@ -13,7 +13,7 @@ fn asked(prompts: &[Vec<TokenId>]) -> Asked<'_> {
     Asked { prompts, samples: 2, max_tokens: 8, seed: 3, vocab: VOCAB }
 }
 
-fn header() -> Map<String, Value> {
+fn header() -> Header {
     let header = json!({"format": FORMAT, "base_fingerprint": "abc", "temperature": 0.7, "logit_bias": ["1:-inf"]});
     header.as_object().unwrap().clone()
 }
