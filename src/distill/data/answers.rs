@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// Names the format, in the first line's `format`.
 pub(super) const FORMAT: &str = "eesd-answers-1";
 
+/// The first line: what every answer depends on.
+pub(super) type Header = Map<String, Value>;
+
 /// One line: what the teacher wrote after a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,38 +56,54 @@ impl Asked<'_> {
         u64::from(high) << 32 | u64::from(low)
     }
 
-    /// Whether this run would have written the answer; else what is wrong with it, and what was expected.
-    fn check(&self, answer: &Answer) -> Result<(), (String, String)> {
+    /// Whether this run would have written the answer.
+    fn check(&self, answer: &Answer) -> Result<(), Mismatch> {
         let Answer { index, sample, .. } = *answer;
         let Some(prompt) = self.prompts.get(index) else {
-            return Err((format!("an answer to prompt {index}"), format!("{} prompts from 0 on", self.prompts.len())));
+            return mismatch(
+                format!("an answer to prompt {index}"),
+                format!("{} prompts from 0 on", self.prompts.len()),
+            );
         };
         if sample >= self.samples {
-            return Err((format!("sample {sample} of prompt {index}"), format!("{} samples from 0 on", self.samples)));
+            return mismatch(
+                format!("sample {sample} of prompt {index}"),
+                format!("{} samples from 0 on", self.samples),
+            );
         }
         if answer.prompt != *prompt {
-            return Err((format!("a prompt {index} that this run does not have"), "the same prompts".into()));
+            return mismatch(format!("a prompt {index} that this run does not have"), "the same prompts");
         }
         let seed = self.seed_of(index, sample);
         if answer.seed != seed {
-            return Err((format!("seed {}", answer.seed), format!("{seed}")));
+            return mismatch(format!("seed {}", answer.seed), seed.to_string());
         }
         if answer.tokens.len() > self.max_tokens {
-            return Err((
+            return mismatch(
                 format!("an answer of {} tokens", answer.tokens.len()),
                 format!("at most {}", self.max_tokens),
-            ));
+            );
         }
         check_tokens(answer, self.vocab)
     }
 }
 
-fn check_tokens(answer: &Answer, vocab: usize) -> Result<(), (String, String)> {
+/// What is wrong with an answer.
+struct Mismatch {
+    found: String,
+    expected: String,
+}
+
+fn mismatch(found: impl Into<String>, expected: impl Into<String>) -> Result<(), Mismatch> {
+    Err(Mismatch { found: found.into(), expected: expected.into() })
+}
+
+fn check_tokens(answer: &Answer, vocab: usize) -> Result<(), Mismatch> {
     if answer.prompt.is_empty() || answer.tokens.is_empty() {
-        return Err(("no token in the prompt or in the answer".into(), "at least one in each".into()));
+        return mismatch("no token in the prompt or in the answer", "at least one in each");
     }
     match answer.prompt.iter().chain(&answer.tokens).find(|&&token| token as usize >= vocab) {
-        Some(token) => Err((format!("token {token}"), format!("tokens below {vocab}, the size of the vocabulary"))),
+        Some(token) => mismatch(format!("token {token}"), format!("tokens below {vocab}, the size of the vocabulary")),
         None => Ok(()),
     }
 }
@@ -105,35 +124,34 @@ struct Scanned {
 fn scan(
     path: &Path,
     file: &File,
-    check_header: &dyn Fn(&Map<String, Value>) -> Result<(), DataError>,
-    check: &dyn Fn(&Answer) -> Result<(), (String, String)>,
+    check_header: &dyn Fn(&Header) -> Result<(), DataError>,
+    check: &dyn Fn(&Answer) -> Result<(), Mismatch>,
 ) -> Result<Scanned, DataError> {
     let mut reader = BufReader::new(file);
     let mut scanned = Scanned { answers: Answers::new(), kept: 0, half: Vec::new() };
     for number in 1.. {
         let mut line = Vec::new();
         reader.read_until(b'\n', &mut line).map_err(|error| DataError::io(path, error))?;
-        if line.last() != Some(&b'\n') {
+        if line.pop_if(|byte| *byte == b'\n').is_none() {
             scanned.half = line;
             break;
         }
-        scanned.kept += line.len() as u64;
+        scanned.kept += line.len() as u64 + 1;
         if number == 1 {
-            let header: Map<String, Value> = serde_json::from_slice(&line).map_err(|_| not_answers(path, &line))?;
+            let header: Header = serde_json::from_slice(&line).map_err(|_| not_answers(path, &line))?;
             if header.get("format").and_then(Value::as_str) != Some(FORMAT) {
                 return Err(not_answers(path, &line));
             }
             check_header(&header)?;
             continue;
         }
-        let wrong = |(found, expected): (String, String)| DataError::line(path, number, found, expected);
-        let answer: Answer = serde_json::from_slice(&line).map_err(|error| {
-            wrong((json_error(&error), "an answer as `eesd-run` writes it; what comes before is whole".into()))
-        })?;
-        check(&answer).map_err(wrong)?;
+        let wrong = |found, expected: &str| DataError::line(path, number, found, expected);
+        let expected = "an answer as `eesd-run` writes it; what comes before is whole";
+        let answer: Answer = serde_json::from_slice(&line).map_err(|error| wrong(json_error(&error), expected))?;
+        check(&answer).map_err(|Mismatch { found, expected }| wrong(found, &expected))?;
         let (index, sample) = (answer.index, answer.sample);
         if scanned.answers.insert((index, sample), answer.into()).is_some() {
-            return Err(wrong((format!("a second answer to prompt {index}, sample {sample}"), "one".into())));
+            return Err(wrong(format!("a second answer to prompt {index}, sample {sample}"), "one"));
         }
     }
     Ok(scanned)
@@ -142,12 +160,12 @@ fn scan(
 fn not_answers(path: &Path, start: &[u8]) -> DataError {
     const SHOWN: usize = 60;
     let text = String::from_utf8_lossy(&start[..start.len().min(SHOWN)]);
-    let found = if start.is_empty() { "it is empty".into() } else { format!("it begins with {:?}", text.trim_end()) };
+    let found = format!("it begins with {:?}", text.trim_end());
     DataError::NotAnswers { path: path.to_path_buf(), found, expected: FORMAT }
 }
 
 /// The first key in which the two headers differ.
-fn compare(path: &Path, found: &Map<String, Value>, expected: &Map<String, Value>) -> Result<(), DataError> {
+fn compare(path: &Path, found: &Header, expected: &Header) -> Result<(), DataError> {
     let keys = expected.keys().chain(found.keys());
     let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
     match keys.into_iter().find(|&key| found.get(key) != expected.get(key)) {
@@ -178,7 +196,7 @@ pub struct ReadAnswers {
 pub fn read_answers(path: &Path, base_fingerprint: &str, vocab: usize) -> Result<ReadAnswers, DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let expected = Value::from(base_fingerprint);
-    let check_header = |header: &Map<String, Value>| {
+    let check_header = |header: &Header| {
         let key = "base_fingerprint".to_string();
         let of = |value: Option<&Value>| Map::from_iter(value.map(|value| (key.clone(), value.clone())));
         compare(path, &of(header.get(&key)), &of(Some(&expected)))
@@ -211,7 +229,7 @@ impl AnswerFile<File> {
     /// # Errors
     /// If it cannot be read or written, another run with another `header` wrote it, it holds an answer that was not
     /// asked for, or another process is writing it.
-    pub fn open(path: &Path, header: &Map<String, Value>, asked: &Asked<'_>) -> Result<Opened, DataError> {
+    pub fn open(path: &Path, header: &Header, asked: &Asked<'_>) -> Result<Opened, DataError> {
         let io = |error| DataError::io(path, error);
         if std::fs::metadata(path).is_ok_and(|kind| !kind.is_file()) {
             return Err(io(std::io::Error::new(ErrorKind::InvalidInput, "not a regular file")));

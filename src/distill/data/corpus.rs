@@ -44,7 +44,6 @@ pub fn read_corpus(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Vec<Docum
 }
 
 fn document(path: &Path, line: usize, text: &str, tokenizer: &Tokenizer) -> Result<Document, DataError> {
-    let tokens =
-        tokenizer.encode(text, true).map_err(|source| DataError::Text { path: path.to_path_buf(), line, source })?;
+    let tokens = tokenizer.encode(text, true).map_err(|source| DataError::text(path, line, source))?;
     Ok(Document { tokens, prompt: 1 })
 }

@@ -47,7 +47,7 @@ pub enum DataError {
         /// The line where the text begins, from 1.
         line: usize,
         /// Why.
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// Conversations, or prompts that are to be put as ones, and a model without a chat template.
     #[error("{path}:{line}: the model has no chat template, which {what} needs")]
@@ -114,6 +114,10 @@ pub enum DataError {
 impl DataError {
     pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_path_buf(), source }
+    }
+
+    pub(super) fn text(path: &Path, line: usize, source: LoadError) -> Self {
+        Self::Text { path: path.to_path_buf(), line, source: Box::new(source) }
     }
 
     pub(super) fn line(path: &Path, line: usize, found: impl Into<String>, expected: impl Into<String>) -> Self {

@@ -53,7 +53,7 @@ pub fn read_prompts(
             }
             Err(text) => tokenizer.encode(&text, true),
         };
-        let tokens = encoded.map_err(|source| DataError::Text { path: path.to_path_buf(), line, source })?;
+        let tokens = encoded.map_err(|source| DataError::text(path, line, source))?;
         if tokens.is_empty() {
             return Err(DataError::line(path, line, "a prompt without a token", "a text to continue"));
         }

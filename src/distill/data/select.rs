@@ -63,12 +63,6 @@ impl Amount {
     }
 }
 
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} documents with {} positions", self.documents, self.scored)
-    }
-}
-
 /// What became of one source's documents; the counts add up to `documents`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceReport {
@@ -106,12 +100,16 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
             let SourceReport { name, documents, train, held_out, .. } = source;
-            write!(f, "{name}: {documents} documents; to train on {train}, held out {held_out}")?;
+            write!(
+                f,
+                "{name}: to train on {} of {documents} documents ({} positions), held out {} ({} positions)",
+                train.documents, train.scored, held_out.documents, held_out.scored,
+            )?;
             let dropped = [
                 (source.unscored, "without a position to train at"),
                 (source.too_short, "too short"),
                 (source.too_long, "too long"),
-                (source.duplicates, "duplicates"),
+                (source.duplicates, "seen before"),
                 (source.over_weight, "over the source's part"),
             ];
             let dropped = dropped.iter().filter(|(count, _)| *count > 0);
@@ -200,13 +198,13 @@ fn digest(tokens: &[TokenId]) -> u128 {
     fnv1a(bytemuck::cast_slice::<TokenId, u8>(tokens))
 }
 
-/// A number between 0 and 1 that depends on tokens, the seed and what it is for.
-fn draw(tokens: &[TokenId], seed: u64, what_for: u32) -> f64 {
+/// 64 bits that depend on tokens, the seed and what they are for: the generator as a keyed hash, since the upper bits
+/// of the digest of a short text are much the same for every text.
+fn draw(tokens: &[TokenId], seed: u64, what_for: u32) -> u64 {
     let digest = digest(tokens);
     let folded = (digest ^ digest >> 64) as u64;
-    // The generator as a keyed hash: the digest alone is no good at its upper bits for short texts.
-    let mut random = Philox::new(seed ^ folded, (folded >> 32) as usize, Purpose::Selection, what_for);
-    random.fine_uniform()
+    let [high, low, ..] = Philox::new(seed, (folded >> 32) as usize, Purpose::Selection, folded as u32).block(what_for);
+    u64::from(high) << 32 | u64::from(low)
 }
 
 const HOLDING_OUT: u32 = 0;
@@ -217,7 +215,7 @@ fn is_held_out(document: &Document, origin: Origin, options: &SelectOptions) -> 
         Origin::Answers => &document.tokens[..document.prompt.min(document.tokens.len())],
         Origin::Corpus => &document.tokens[..],
     };
-    draw(decisive, options.seed, HOLDING_OUT) < options.held_out
+    (draw(decisive, options.seed, HOLDING_OUT) as f64) < options.held_out * 2f64.powi(64)
 }
 
 /// Leaves documents out of the sources that have more than their part, compared with the scarcest.
@@ -237,9 +235,9 @@ fn mix(train: &mut [(Option<f64>, Vec<Document>)], seed: u64, reports: &mut [Sou
         let Some(weight) = *weight else { continue };
         // Half a position of slack: rounding must not cost the scarcest source its last document.
         let part = scale * weight - 0.5;
-        let mut order: Vec<(f64, usize)> =
+        let mut order: Vec<(u64, usize)> =
             documents.iter().enumerate().map(|(i, document)| (draw(&document.tokens, seed, MIXING), i)).collect();
-        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        order.sort_unstable();
         let mut taken = 0;
         let mut keep = vec![false; documents.len()];
         for (_, i) in order {

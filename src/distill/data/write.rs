@@ -1,11 +1,11 @@
 //! The teacher writes: prompts go through the engine, and its answers into a file.
 
-use super::answers::{Answer, AnswerFile, Answers, Asked, FORMAT, Opened};
+use super::answers::{Answer, AnswerFile, Answers, Asked, FORMAT, Header, Opened};
 use super::{DataError, Document};
 use crate::TokenId;
 use crate::engine::{Completion, Engine, Event, Finish, Request};
 use crate::sample::{SamplingParams, VerifyMode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteOptions {
     /// How tokens are chosen. `seed` is the run's, from which each answer gets its own; `None` is 0, since a run that
-    /// nobody can repeat could not be gone on with either. Drafts are verified by coupling, whatever the run's length
-    /// of draft, so `verify` may not ask for rejection; `logprobs` would be computed for nobody.
+    /// nobody can repeat could not be gone on with either. `verify` may not ask for rejection, whose draws depend on
+    /// the length of drafts: answers are verified by coupling. `logprobs` is refused, since nothing would keep them.
     pub sampling: SamplingParams,
     /// Most tokens of an answer.
     pub max_tokens: usize,
@@ -53,7 +53,7 @@ impl WriteOptions {
     }
 
     /// The file's first line: everything that an answer depends on, prompt and sample aside.
-    fn header(&self, base_fingerprint: &str, context: usize) -> Map<String, Value> {
+    fn header(&self, base_fingerprint: &str, context: usize) -> Header {
         // Taken apart in full, so that a new parameter cannot be forgotten here.
         let SamplingParams {
             temperature,
