@@ -125,3 +125,45 @@ impl Snapshot {
         Ok(Some(Self { step, state: StudentState { values, mean, square } }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn identity(seed: u64) -> Identity {
+        let plan = TrainPlan { seed, ..TrainPlan::default() };
+        Identity { fingerprint: "f".into(), exit_layer: 2, start: "s".into(), data: "d".into(), plan }
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_in(folder.path(), 2);
+        assert_eq!(Snapshot::load(&path, &identity(0)).unwrap(), None);
+        let state = StudentState {
+            values: vec![1.5, f32::MIN_POSITIVE / 2.0, -0.0],
+            mean: vec![f32::MAX, 3.25],
+            square: vec![0.1, 7.0],
+        };
+        let snapshot = Snapshot { step: 77, state };
+        snapshot.save(&path, &identity(0)).unwrap();
+        assert_eq!(Snapshot::load(&path, &identity(0)).unwrap().as_ref(), Some(&snapshot));
+        let Err(error) = Snapshot::load(&path, &identity(1)) else { panic!("another run's snapshot was taken") };
+        assert!(error.to_string().contains("`plan.seed` is 0, and this run has 1"), "{error}");
+        let mut longer = identity(0);
+        longer.plan.steps = 50;
+        assert!(Snapshot::load(&path, &longer).is_err(), "past the end of a shorter run");
+
+        let whole = fs::read(&path).unwrap();
+        for len in (0..whole.len()).step_by(7) {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(Snapshot::load(&path, &identity(0)).is_err(), "{len} of {} bytes", whole.len());
+        }
+        // A snapshot that cannot be written leaves the old one.
+        fs::write(&path, &whole).unwrap();
+        let nowhere = folder.path().join("missing").join("exit-2.training");
+        assert!(snapshot.save(&nowhere, &identity(0)).unwrap_err().to_string().contains("missing"));
+        assert_eq!(Snapshot::load(&path, &identity(0)).unwrap(), Some(snapshot));
+    }
+}
