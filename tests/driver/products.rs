@@ -138,10 +138,10 @@ fn row_major_products_are_asked_for_in_columns() {
     ];
     assert_eq!(launches(&log), expected, "nothing overlaps with a product");
     // The handle itself is gone when it says so.
-    assert_eq!(log.iter().filter(|line| line.contains("products")).collect::<Vec<_>>(), [
-        "start products",
-        "end products, 0 descriptors left"
-    ]);
+    assert_eq!(
+        log.iter().filter(|line| line.contains("products")).collect::<Vec<_>>(),
+        ["start products", "end products, 0 descriptors left"]
+    );
     assert!(log.last().unwrap() == "release context", "{log:?}");
 }
 

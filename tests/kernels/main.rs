@@ -24,10 +24,17 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
 fn every_kernel_is_registered() {
-    let mut expected: Vec<String> =
-        ["accept_drafts", "adjust_logits", "count_tokens", "keep_rows", "pack_weights", "sample_rows", "unpack_weights"]
-            .map(String::from)
-            .into();
+    let mut expected: Vec<String> = [
+        "accept_drafts",
+        "adjust_logits",
+        "count_tokens",
+        "keep_rows",
+        "pack_weights",
+        "sample_rows",
+        "unpack_weights",
+    ]
+    .map(String::from)
+    .into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));

@@ -28,6 +28,7 @@ const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.c
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
 const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
+const FINISH_RESIDUAL: Family = ("finish::residual", &["qkv.cu", "residual.cu"]);
 const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
 const UNPACK: Family = ("weights::unpacked_as_before_packing", &["unpack_weights.cu"]);
 const PACK: Family = ("weights::packed_as_the_host_packs", &["pack_weights.cu"]);
@@ -120,7 +121,7 @@ const MUTANTS: [Mutant; 32] = [
         "blockIdx.y * (PROJECTION_THREADS / WARP)",
         "blockIdx.y * (PROJECTION_THREADS / WARP - 1)",
         Check::Orders,
-        FINISH,
+        FINISH_RESIDUAL,
     ),
     mutant(
         "common/epilogue.cuh",

@@ -37,7 +37,8 @@ impl FastPrefill {
     pub fn plan(arena: &mut Arena, geometry: &Geometry, rows: usize, library: usize) -> Self {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, .. } = *geometry;
         let (q, kv) = (geometry.q_size(), geometry.kv_size());
-        let matrices = [(q + 2 * kv, hidden), (hidden, q), (2 * mlp.next_multiple_of(BLOCK_ROWS), hidden), (hidden, mlp)];
+        let matrices =
+            [(q + 2 * kv, hidden), (hidden, q), (2 * mlp.next_multiple_of(BLOCK_ROWS), hidden), (hidden, mlp)];
         let [elements, outputs] = matrices
             .map(|(outputs, inputs)| [outputs * operand_stride(inputs), sums_stride(outputs)])
             .into_iter()

@@ -54,8 +54,7 @@ impl Machine {
                 let defaults = CudaOptions::default();
                 let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
                 let graphs = !args.no_graphs;
-                let options =
-                    CudaOptions { slots, context, max_draft, memory_fraction, prefill, graphs, ..defaults };
+                let options = CudaOptions { slots, context, max_draft, memory_fraction, prefill, graphs, ..defaults };
                 Ok(Machine::Cuda(number, options))
             }
             Device::Cpu | Device::Auto if prefill == Prefill::Fast => {

@@ -196,7 +196,10 @@ mod tests {
         };
         let waits = |file: &str| code(file).contains("await_previous_kernel()");
         for part in ["skinny", "gemm", "finish"] {
-            assert!(waits(&format!("common/{part}.cuh")), "{part}: what PROJECTION and FINISH_PROJECTION make kernels of");
+            assert!(
+                waits(&format!("common/{part}.cuh")),
+                "{part}: what PROJECTION and FINISH_PROJECTION make kernels of"
+            );
         }
         for name in OVERLAPPING {
             let file = format!("{name}.cu");

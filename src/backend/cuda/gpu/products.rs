@@ -147,9 +147,8 @@ impl Plan {
             let mut layout = null_mut();
             let (type_, stride) = (data_type(key.numbers[index]), key.strides[index] as i64);
             // SAFETY: writes one handle.
-            let code = unsafe {
-                (calls.cublasLtMatrixLayoutCreate)(&mut layout, type_, columns as u64, rows as u64, stride)
-            };
+            let code =
+                unsafe { (calls.cublasLtMatrixLayoutCreate)(&mut layout, type_, columns as u64, rows as u64, stride) };
             calls.checked(code, || "describing a matrix".into())?;
             Ok::<_, BackendError>(Handle { handle: layout, destroy: calls.cublasLtMatrixLayoutDestroy })
         };
@@ -204,7 +203,12 @@ fn operation(calls: &'static Calls, key: &Key) -> Result<Handle<sys::cublasLtMat
         let value = u32::from(transposed);
         // SAFETY: an attribute of so many bytes.
         let code = unsafe {
-            (calls.cublasLtMatmulDescSetAttribute)(operation.handle, attribute, addr_of!(value).cast(), size_of_val(&value))
+            (calls.cublasLtMatmulDescSetAttribute)(
+                operation.handle,
+                attribute,
+                addr_of!(value).cast(),
+                size_of_val(&value),
+            )
         };
         calls.checked(code, || "describing a product".into())?;
     }
