@@ -4,6 +4,7 @@ use super::calls::Calls as Driver;
 use crate::backend::BackendError;
 use cudarc::cublaslt::sys;
 use libloading::Library;
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
@@ -28,7 +29,10 @@ macro_rules! calls {
             /// Finds all of them in the library of that name.
             fn find(name: &str) -> Result<Self, String> {
                 // SAFETY: initialisers of the library make its own tables, which any program may have made.
-                let library = unsafe { Library::new(name) }.map_err(|error| error.to_string())?;
+                let library = unsafe { Library::new(name) }.map_err(|error| match error.source() {
+                    Some(cause) => cause.to_string(), // what the dynamic linker says, with the name
+                    None => format!("{name}: {error}"),
+                })?;
                 // Never closed: functions stay good as long as the process.
                 let library: &'static Library = Box::leak(Box::new(library));
                 let lacks = |function: &str| format!("{name} has no {function}");
