@@ -169,7 +169,7 @@ fn what_cannot_be_multiplied_is_told() {
         let workspace = gpu.matmul_workspace().map_err(|error| error.to_string());
         let (told, parts): (_, &[&str]) = match env::var("CASE").unwrap().as_str() {
             "none" => (workspace, &["libcublasLt.so.13 or libcublasLt.so.12", "LD_LIBRARY_PATH", "cannot open"]),
-            "none for the driver" => (workspace, &["cuBLASLt (libcublasLt.so.12)", "cannot open"]),
+            "none for the driver" => (workspace, &["install NVIDIA's cuBLAS (libcublasLt.so.12)", "cannot open"]),
             "old driver" => (workspace, &["cuBLASLt 12 needs a driver of CUDA 12.0", "CUDA 11.8"]),
             "incomplete" => (workspace, &["libcublasLt.so.13 has no cublasLtMatmulAlgoGetHeuristic"]),
             "no start" => (workspace, &["starting cuBLASLt: cuBLASLt says CUBLAS_STATUS_PRETENDED (1)"]),
