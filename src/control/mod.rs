@@ -10,6 +10,7 @@ mod calibration_ts;
 mod costs;
 mod fixed;
 mod goodput_ts;
+mod plan;
 mod posterior;
 mod spec;
 mod threshold;
@@ -18,6 +19,7 @@ pub use beta_ts::BetaTs;
 pub use calibration_ts::CalibrationTs;
 pub use fixed::{Fixed, Off};
 pub use goodput_ts::GoodputTs;
+pub use plan::{DraftPlan, Following, Rule};
 pub use spec::{ControllerError, ControllerSpec};
 pub use threshold::Threshold;
 
@@ -74,6 +76,13 @@ pub trait Controller: Send {
 
     /// Draft one more token? Never asked beyond `step.limit`. `rng` is fresh for every decision.
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool;
+
+    /// The whole round at once, if this controller can tell ahead, in place of asking it after every draft:
+    /// `step` is the round's first, and `draws(j)` is the random stream of the decision after `j` drafts.
+    /// `None`: it wants to be asked.
+    fn plan(&mut self, _step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        None
+    }
 
     /// Learns from a finished round, `k = 0` rounds included.
     fn observe(&mut self, outcome: &Outcome<'_>);

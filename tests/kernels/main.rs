@@ -7,6 +7,7 @@
 mod attention;
 #[path = "../common/device.rs"]
 mod device;
+mod drafting;
 mod mutations;
 mod projection;
 mod rows;
@@ -24,9 +25,10 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 #[test]
 fn every_kernel_is_registered() {
     let mut expected: Vec<String> =
-        ["accept_drafts", "adjust_logits", "count_tokens", "keep_rows", "pack_weights", "sample_rows"]
+        ["accept_drafts", "adjust_logits", "continue_loop", "count_tokens", "keep_rows", "next_draft", "pack_weights"]
             .map(String::from)
             .into();
+    expected.push("sample_rows".into());
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
