@@ -2,7 +2,8 @@
 //!
 //! A [`Controller`] is asked before every draft token whether to go on, sees the confidences of the
 //! drafts so far and nothing of the token it decides about, and learns after the round how many were
-//! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified.
+//! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified. Where it
+//! can, it answers for a whole round beforehand, by a [`DraftPlan`] that a device follows alone.
 
 mod beta_ts;
 mod calibration;

@@ -2,14 +2,15 @@
 //! wait; and what happens where there are no loops.
 
 use crate::support::{Subject, bits, emulated, engine, on, options, run, table, tokens};
+use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
 use eesd::backend::cuda::CudaOptions;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::emulator::{Counts, EmulatedDevice, Emulator};
 use eesd::backend::cuda::kernels::{KeepRows, keep_rows};
 use eesd::backend::{Backend, Chunk, Draft, Sequence};
-use eesd::control::{DraftPlan, Rule};
-use eesd::engine::{Finish, Request};
+use eesd::control::{ControllerSpec, DraftPlan, Rule};
+use eesd::engine::{Completion, Engine, Finish, Request};
 use eesd::sample::{Sampler, SamplingParams, VerifyMode};
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ fn all_drafts_of_a_round_are_one_graph_and_one_wait() {
     }
 }
 
-/// One sequence of a model, its prompt in the cache.
+/// A prompt.
 struct Text {
     tokens: Vec<TokenId>,
     sampler: Sampler,
@@ -64,11 +65,16 @@ impl Text {
         Sequence { slot, pages: pages.pages(), tokens: drafts, committed: prompt, prompt, sampler: &self.sampler }
     }
 
-    /// A round's drafts by the plan, and the verdict and logits that follow.
-    fn round(&self, backend: &mut dyn Backend, plan: &DraftPlan, ends: &[TokenId]) -> (Vec<Draft>, Vec<u32>) {
+    /// Puts the prompt into the cache.
+    fn fill(&self, backend: &mut dyn Backend) {
         let pages = table(2, 500);
         let chunk = Chunk { pages: pages.pages(), start: 0, tokens: &self.tokens[..self.tokens.len() - 1] };
         backend.prefill(&[chunk]).unwrap();
+    }
+
+    /// A round's drafts by the plan, and the verdict and logits that follow.
+    fn round(&self, backend: &mut dyn Backend, plan: &DraftPlan, ends: &[TokenId]) -> (Vec<Draft>, Vec<u32>) {
+        let pages = table(2, 500);
         let drafts = backend.draft_planned(&self.sequence(&pages, &self.tokens), plan, ends).unwrap();
         let drafted: Vec<TokenId> = self.tokens.iter().copied().chain(drafts.iter().map(|d| d.token)).collect();
         let verdicts = backend.verify(&[self.sequence(&pages, &drafted)]).unwrap();
@@ -116,20 +122,19 @@ fn drafts_of_a_loop_are_those_made_step_by_step() {
     let looping = &mut *subject.cuda(Some(2), &options(2));
     let stepping = &mut *subject.cuda(Some(2), &CudaOptions { draft_loops: false, ..options(2) });
     assert!(looping.follows_plans() && !stepping.follows_plans());
+    let mut lengths = Vec::new();
     // The second one's drafts begin in one chunk of attention and end in the next.
     for (len, sampling) in [9, 253, 30, 12].into_iter().zip(samplings()) {
         let text = Text::new(&subject, len, sampling);
+        text.fill(looping);
+        text.fill(stepping);
         let (met, _) = text.round(stepping, &DraftPlan::of_length(8), &[]);
-        let mut lengths = Vec::new();
         for plan in plans(&met) {
             let expected = text.round(stepping, &plan, &[]);
             assert_eq!(text.round(looping, &plan, &[]), expected, "{len}: {plan:?}");
             assert_eq!(expected.0, met[..expected.0.len()], "a plan changes lengths alone");
             lengths.push(expected.0.len());
         }
-        lengths.sort_unstable();
-        lengths.dedup();
-        assert!(lengths.len() > 3, "hardly a plan ended drafts by their confidence: {lengths:?}");
         // End tokens, the last of as many as the device looks for.
         for end in 0..4 {
             let mut ends: Vec<TokenId> = (0..31).map(|i| 200 + i).collect();
@@ -139,6 +144,9 @@ fn drafts_of_a_loop_are_those_made_step_by_step() {
             assert!(found.0.len() <= end + 1);
         }
     }
+    lengths.sort_unstable();
+    lengths.dedup();
+    assert!(lengths.len() > 4, "hardly a plan ended drafts by their confidence: {lengths:?}");
 }
 
 #[test]
@@ -147,10 +155,13 @@ fn what_a_loop_cannot_do_is_done_step_by_step() {
     let text = Text::new(&subject, 12, SamplingParams::default());
     let many_edges =
         DraftPlan { limit: 4, edges: (1..20).map(|i| i as f32 / 1000.0).collect(), rules: [Rule::GO; 20].repeat(3) };
-    let many_ends: Vec<TokenId> = (100..140).collect();
-    let expected = text.round(&mut *subject.cuda(Some(1), &options(2)), &DraftPlan::of_length(4), &[]);
+    let many_ends: Vec<TokenId> = (600..640).collect();
     let device = emulated(0, 1 << 30);
+    let mut backend = on(&device, &CudaOptions { draft_loops: false, ..options(2) }).unwrap();
+    text.fill(&mut *backend);
+    let expected = text.round(&mut *backend, &DraftPlan::of_length(4), &[]);
     let mut backend = on(&device, &options(2)).unwrap();
+    text.fill(&mut *backend);
     let mut waits = |plan: &DraftPlan, ends: &[TokenId]| {
         let before = device.counts();
         let found = text.round(&mut *backend, plan, ends);
@@ -171,6 +182,7 @@ fn what_a_loop_cannot_do_is_done_step_by_step() {
     {
         let mut backend = on(device, &options).unwrap();
         assert_eq!(backend.follows_plans(), follows);
+        text.fill(&mut *backend);
         let before = device.counts();
         assert_eq!(text.round(&mut *backend, &DraftPlan::of_length(4), &[]), expected);
         assert_eq!(since(before, device).turns, 0);
@@ -206,35 +218,39 @@ fn plans_that_do_not_fit_are_refused() {
     assert!(more.unwrap_err().to_string().contains("nothing can be drafted"));
 }
 
+/// An engine that drafts in loops, whatever its controller.
+fn looping_engine(subject: &Subject, ends: Vec<TokenId>) -> Engine {
+    let backend = subject.cuda(Some(2), &options(1));
+    assert!(backend.follows_plans() || tested_gpu().is_some());
+    Engine::new(backend, ControllerSpec::Off.build(), None, ends)
+}
+
+fn answers(engine: &mut Engine, controller: &str, requests: &[Request]) -> Vec<Completion> {
+    engine.set_controller(controller.parse::<ControllerSpec>().unwrap().build());
+    run(engine, requests, 1)
+}
+
 /// Answers with end tokens and little room, as plain decoding gives them.
 #[test]
 fn answers_end_where_they_end_plainly() {
     let subject = Subject::bundled();
     let tokenizer = subject.checkpoint.tokenizer().unwrap();
     let prompt = tokenizer.encode("def fibonacci(n):", true).unwrap();
-    let with_ends = |controller: &str, ends: Vec<TokenId>, room| {
-        let backend = subject.cuda(Some(2), &options(1));
-        let mut engine = eesd::engine::Engine::new(
-            backend,
-            controller.parse::<eesd::control::ControllerSpec>().unwrap().build(),
-            None,
-            ends,
-        );
-        let done = run(&mut engine, &[Request::new(prompt.clone(), room)], 1).remove(0);
-        (done.tokens, done.finish, done.stats.lengths)
-    };
-    let (all, ..) = with_ends("off", vec![], 20);
+    let request = |room, ignore_end| Request { ignore_end, ..Request::new(prompt.clone(), room) };
+    let all = answers(&mut looping_engine(&subject, vec![]), "fixed:4", &[request(14, false)]).remove(0).tokens;
     let end = all[9];
-    let plain = with_ends("off", vec![end], 20);
-    assert_eq!(plain.1, Finish::EndToken(end));
+    let mut engine = looping_engine(&subject, vec![3, end]);
+    let plain = answers(&mut engine, "off", &[request(14, false)]).remove(0);
+    assert_eq!((&plain.finish, &plain.tokens[..]), (&Finish::EndToken(end), &all[..plain.tokens.len()]));
     for controller in ["fixed:6", "threshold:0.2", "beta-ts", "goodput-ts"] {
-        let (tokens, finish, lengths) = with_ends(controller, vec![end], 20);
-        assert_eq!((&tokens, &finish), (&plain.0, &plain.1), "{controller}");
-        assert!(controller != "fixed:6" || lengths.len() == 7, "{lengths:?}");
+        let found = answers(&mut engine, controller, &[request(14, false)]).remove(0);
+        assert_eq!((found.tokens, found.finish), (plain.tokens.clone(), plain.finish.clone()), "{controller}");
+        // A draft that ends the answer is the last one of its round.
+        assert!(controller != "fixed:6" || found.stats.lengths.len() <= 7, "{:?}", found.stats.lengths);
         for room in 1..4 {
-            let (tokens, finish, lengths) = with_ends(controller, vec![], room);
-            assert_eq!((&tokens[..], finish), (&all[..room], Finish::Length), "{controller}");
-            assert!(lengths.len() <= room, "{controller}: {lengths:?} with room for {room}");
+            let found = answers(&mut engine, controller, &[request(room, true)]).remove(0);
+            assert_eq!((&found.tokens[..], found.finish), (&all[..room], Finish::Length), "{controller}");
+            assert!(found.stats.lengths.len() <= room, "{controller}: {:?} in {room}", found.stats.lengths);
         }
     }
 }
@@ -242,16 +258,16 @@ fn answers_end_where_they_end_plainly() {
 #[test]
 fn loops_change_no_token() {
     let subject = Subject::fixture("llama");
+    let mut engine = looping_engine(&subject, vec![]);
     for (number, sampling) in samplings()[..3].iter().enumerate() {
         let request = |i: u64| {
             let sampling = SamplingParams { seed: Some(i), ..sampling.clone() };
             Request { sampling, ..Request::new(subject.text(i, 3 + 9 * i as usize), 14) }
         };
         let requests: Vec<Request> = (0..2).map(request).collect();
-        let answers = |controller| run(&mut engine(subject.cuda(Some(2), &options(1)), controller), &requests, 1);
-        let plain = answers("off");
+        let plain = answers(&mut engine, "off", &requests);
         for controller in ["fixed:3", "threshold:0.02", "beta-ts", "goodput-ts"] {
-            let found = answers(controller);
+            let found = answers(&mut engine, controller, &requests);
             assert_eq!(tokens(&found), tokens(&plain), "{controller}, sampling {number}");
             assert!(found.iter().any(|done| done.stats.lengths.len() > 2), "{controller}: no draft of two");
         }

@@ -10,12 +10,12 @@ typedef uint32_t Result;
 typedef uint64_t Address;
 typedef void* Handle;
 enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, ILLEGAL_STATE = 401,
-       NOT_FOUND = 500, CAPTURE_IMPLICIT = 906, UNKNOWN_CODE = 777, RELAXED = 2 };
+       NOT_SUPPORTED = 801, NOT_FOUND = 500, CAPTURE_IMPLICIT = 906, UNKNOWN_CODE = 777, RELAXED = 2 };
 
 static char context_object, stream_object, graph_object, body_stream, body_graph, copy_node, loop_node;
 static __thread Handle current;
 static __thread int capture_mode;
-static int recording, recording_body;
+static int recording, recording_body, overlapping_in_body;
 
 static int setting(const char* name, int usual) { return getenv(name) ? atoi(getenv(name)) : usual; }
 
@@ -105,6 +105,7 @@ Result cuLaunchKernelEx(const struct Config* config, Handle function, void** par
   NEEDS_CONTEXT;
   if (config->stream != (recording_body ? &body_stream : &stream_object) || extra || (uintptr_t)parameters[0] % 16 || config->block[1] != 1) return INVALID_VALUE;
   if (config->count > 1 || (config->count && (a->id != 6 || a->value.allowed != 1))) return INVALID_VALUE;
+  overlapping_in_body |= recording_body && config->count;
   return LOG("launch %s %s %s", (char*)function, config->count ? "overlaps" : "waits",
              recording_body ? "looped" : recording ? "recorded" : "queued"), 0;
 }
@@ -152,7 +153,7 @@ Result cuThreadExchangeStreamCaptureMode(int* mode) {
 Result cuStreamBeginCapture_v2(Handle stream, int mode) {
   NEEDS_CONTEXT;
   if (recording || mode != 1) return ILLEGAL_STATE;
-  return works = 0, recording = 1, 0;
+  return works = 0, overlapping_in_body = 0, recording = 1, 0;
 }
 Result cuStreamEndCapture(Handle stream, Handle* graph) {
   NEEDS_CONTEXT;
@@ -203,6 +204,7 @@ Result cuStreamUpdateCaptureDependencies(Handle stream, const Handle* nodes, siz
 }
 Result cuGraphInstantiateWithFlags(Handle* executable, Handle graph, unsigned long long flags) {
   NEEDS_CONTEXT;
+  if (getenv("DRIVER_LOOPS_IN_ORDER") && overlapping_in_body) return NOT_SUPPORTED;
   return *executable = malloc(1), flags || graph != &graph_object;
 }
 Result cuGraphDestroy(Handle graph) { return LOG("destroy graph"), graph != &graph_object; }

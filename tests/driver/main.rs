@@ -3,6 +3,8 @@
 //! In builds without kernels nothing can be launched, and the tests say so.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod loops;
+
 use eesd::backend::BackendError;
 use eesd::backend::cuda::FATBINS;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
@@ -238,116 +240,6 @@ fn memory_copies_graphs_and_times() {
         {
             let count = |text: &str| log.iter().filter(|line| line.starts_with(text)).count();
             assert!(count(made) > 0 && count(made) == count(gone), "{made}: {log:?}");
-        }
-    }
-}
-
-/// Records a copy, a loop of three kernels, and a copy.
-fn record_loop(gpu: &Arc<Gpu>, memory: &Memory<Gpu>, host: &HostMemory<Gpu>) -> Result<gpu::Graph, BackendError> {
-    gpu.begin_capture().unwrap();
-    // SAFETY: as many bytes; nothing is run.
-    unsafe { gpu.copy_to_device(memory.at(), host.at(), 64) }.unwrap();
-    let body = gpu.begin_loop().and_then(|()| {
-        ["embedding_bf16", "qkv_bf16_8", "next_draft"].iter().try_for_each(|name| launch(gpu, name))?;
-        // SAFETY: a word of the memory.
-        unsafe { gpu.end_loop(memory.byte(8)) }
-    });
-    // SAFETY: as many bytes; nothing is run.
-    unsafe { gpu.copy_to_host(host.at(), memory.at(), 64) }.unwrap();
-    let graph = gpu.end_capture();
-    body.and(graph)
-}
-
-#[test]
-fn a_loop_is_a_node_of_the_recording() {
-    let body = || {
-        let Some(gpu) = open() else { return };
-        let gpu = Arc::new(gpu);
-        let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
-        assert!(gpu.loops());
-        // SAFETY: refused.
-        let end = || unsafe { gpu.end_loop(memory.byte(8)) }.unwrap_err().to_string();
-        assert_eq!(end(), "device: no loop was begun");
-        assert_eq!(gpu.begin_loop().unwrap_err().to_string(), "device: a loop outside of a recording");
-        let graph = record_loop(&gpu, &memory, &host).unwrap();
-        // SAFETY: nothing is run.
-        unsafe { gpu.replay(&graph) }.unwrap();
-        launch(&gpu, "qkv_bf16_8").unwrap();
-    };
-    let Some(log) = with_driver("a_loop_is_a_node_of_the_recording", &[], body) else { return };
-    if FATBINS.is_empty() {
-        return;
-    }
-    let start = log.iter().position(|line| line.starts_with("condition")).unwrap();
-    let expected = [
-        "condition, 1 at each launch",
-        "loop behind 1",
-        "launch embedding_bf16 waits looped",
-        "launch qkv_bf16_8 overlaps looped",
-        "launch next_draft overlaps looped",
-        "launch continue_loop waits looped",
-        "destroy body's stream",
-        "go on behind the loop",
-        "launch qkv_bf16_8 waits queued",
-        // The condition is the graph's: it stays as long as what was made of it.
-        "destroy executable graph",
-        "destroy graph",
-    ];
-    assert_eq!(log[start..][..expected.len()], expected);
-}
-
-#[test]
-fn a_loop_that_fails_leaves_no_recording_behind() {
-    let body = || {
-        let Some(gpu) = open() else { return };
-        let gpu = Arc::new(gpu);
-        let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
-        if env::var_os("DRIVER_LOOP").is_some() {
-            let error = record_loop(&gpu, &memory, &host).err().unwrap().to_string();
-            assert!(error.starts_with("device: the condition of a loop: CUDA_ERROR_801"), "{error}");
-        } else {
-            gpu.begin_capture().unwrap();
-            gpu.begin_loop().unwrap();
-            assert!(gpu.begin_loop().unwrap_err().to_string().contains("a loop inside of another"));
-            assert!(launch(&gpu, "no_such_kernel").is_err());
-            let error = gpu.end_capture().err().unwrap().to_string();
-            assert_eq!(error, "device: recording a graph: a loop's body was not ended");
-        }
-        gpu.begin_capture().unwrap();
-        launch(&gpu, "qkv_bf16_8").unwrap();
-        drop(gpu.end_capture().unwrap());
-    };
-    for settings in [&[][..], &[("DRIVER_LOOP", "801")]] {
-        let Some(log) = with_driver("a_loop_that_fails_leaves_no_recording_behind", settings, body) else { return };
-        let count = |line: &str| log.iter().filter(|logged| *logged == line).count();
-        if !FATBINS.is_empty() {
-            assert_eq!(launches(&log), ["qkv_bf16_8 waits recorded"]);
-            let began = count("loop behind 0");
-            assert_eq!((count("destroy body's stream"), count("destroy graph")), (began, 2), "{log:?}");
-        }
-    }
-}
-
-#[test]
-fn drivers_without_loops_do_all_else() {
-    let body = || {
-        let Some(gpu) = open() else { return };
-        let gpu = Arc::new(gpu);
-        let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
-        assert!(!gpu.loops());
-        let error = record_loop(&gpu, &memory, &host).err().unwrap().to_string();
-        assert!(error.contains("on a driver that has none"), "{error}");
-        gpu.begin_capture().unwrap();
-        launch(&gpu, "next_draft").unwrap();
-        drop(gpu.end_capture().unwrap());
-    };
-    let refused = [("DRIVER_REFUSES", LOOP)];
-    for settings in WITHOUT_LOOPS.iter().map(std::slice::from_ref).chain([&refused[..]]) {
-        let Some(log) = with_driver("drivers_without_loops_do_all_else", settings, body) else { return };
-        if !FATBINS.is_empty() {
-            assert_eq!(launches(&log), ["next_draft waits recorded"], "{settings:?}");
-            let count = |text: &str| log.iter().filter(|line| line.starts_with(text)).count();
-            assert_eq!((count("load"), count("unload")), (FATBINS.len() - 1, FATBINS.len() - 1), "{settings:?}");
         }
     }
 }

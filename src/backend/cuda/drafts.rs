@@ -86,9 +86,10 @@ impl<D: Driver> CudaBackend<D> {
                 driver.copy_to_host(host.outbox.at().add(choices), state, size_of::<DraftLoop>())
             }
         };
-        // A driver that refuses to record this one loop refuses all: from here on drafts are made step by step, and
-        // whatever else is wrong is told there.
-        if !graphs.record(driver, shape, &all).unwrap_or(false) {
+        // Twice: what a driver refused the first time may have been kernels that overlap in a loop. One that refuses
+        // this loop refuses all: from here on drafts are made step by step, and whatever else is wrong is told there.
+        let mut recorded = || graphs.record(driver, shape, &all).unwrap_or(false);
+        if !recorded() && !recorded() {
             self.loops = false;
             return Ok(None);
         }

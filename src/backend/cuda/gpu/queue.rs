@@ -16,7 +16,8 @@
 //!    after it had ended and its writes were visible, and every later kernel starts after that one did.
 //!
 //! So a kernel is launched so only if the thing queued just before it is a kernel of which the same holds.
-//! Behind copies, zeroing, events and graphs, and as a graph's first, it starts when they have ended.
+//! Behind copies, zeroing, events and graphs, and as a graph's or a loop body's first, it starts when they have
+//! ended. A body's last kernel does not overlap, so that each turn begins when the one before it has ended.
 
 use super::calls::SUCCESS;
 use super::device::Device;
@@ -47,6 +48,9 @@ pub struct Queue {
     body: Option<Body>,
     /// The recording in progress holds a loop.
     has_recorded_loop: bool,
+    /// Kernels of a loop's body may overlap too, until a driver has refused a graph with such a loop: nowhere is it
+    /// said that all drivers take them.
+    overlap_in_loops: bool,
 }
 
 /// A recording, ready to be launched.
@@ -67,6 +71,7 @@ impl Queue {
             has_loops,
             body: None,
             has_recorded_loop: false,
+            overlap_in_loops: true,
         }
     }
 
@@ -116,7 +121,8 @@ impl Queue {
 
     fn may_overlap(&self, kernel: &Kernel) -> bool {
         let gpu = &self.device.info;
-        self.overlap && kernel.overlaps && gpu.capability >= (9, 0) && gpu.driver >= LEAST_OVERLAPPING_DRIVER
+        let here = self.overlap && (self.body.is_none() || self.overlap_in_loops);
+        here && kernel.overlaps && gpu.capability >= (9, 0) && gpu.driver >= LEAST_OVERLAPPING_DRIVER
     }
 
     /// The stream, for something that is not a kernel.
@@ -228,6 +234,7 @@ impl Queue {
             let code = unsafe { (calls.cuGraphInstantiateWithFlags)(&mut executable, graph, 0) };
             self.device.checked(code, || "making a recorded graph executable".into())
         };
+        self.overlap_in_loops &= made.is_ok() || !has_loop;
         let kept = (made.is_ok() && has_loop).then_some(graph);
         if kept.is_none() {
             // SAFETY: nobody else has it, and what was made of it does not need it.
