@@ -52,7 +52,8 @@ pub struct Outcome<'a> {
     pub confidences: &'a [f32],
     /// Drafts accepted; right-censored at `k`: position `accepted + 1` failed only if `accepted < k`.
     pub accepted: usize,
-    /// Seconds of each of the round's draft steps, in which this sequence took part.
+    /// Seconds of each of the round's draft steps, in which this sequence took part; equal shares of all of them
+    /// where they were made by a plan.
     pub draft_seconds: &'a [f64],
     /// Seconds of everything else in the round: verification, acceptance, bookkeeping.
     pub verify_seconds: f64,

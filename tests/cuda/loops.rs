@@ -136,9 +136,9 @@ fn drafts_of_a_loop_are_those_made_step_by_step() {
             lengths.push(expected.0.len());
         }
         // End tokens, the last of as many as the device looks for.
-        for end in 0..4 {
+        for (end, last) in met.iter().enumerate().take(4) {
             let mut ends: Vec<TokenId> = (0..31).map(|i| 200 + i).collect();
-            ends.push(met[end].token);
+            ends.push(last.token);
             let found = text.round(looping, &DraftPlan::of_length(8), &ends);
             assert_eq!(found, text.round(stepping, &DraftPlan::of_length(8), &ends));
             assert!(found.0.len() <= end + 1);
