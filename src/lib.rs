@@ -15,7 +15,8 @@
 //! - [`sample`] turns logits into tokens: parameters, filters, counter-based randomness, and the
 //!   three lossless acceptance rules (greedy, rejection sampling, coupled).
 //! - [`control`] decides how far to draft: from `off` to the Thompson-sampling `goodput-ts`.
-//! - [`backend`] runs the passes (prefill, draft step, verify) on a device; it knows no controller.
+//! - [`backend`] runs the passes (prefill, draft step, verify) on a device; it knows no controller, at
+//!   most a plan that one made.
 //! - [`engine`] is the round, readable aloud: draft, verify, accept, emit; it knows no device.
 //! - [`distill`] trains exit blocks on what the model itself writes.
 //!

@@ -6,6 +6,7 @@ use crate::sizes::{ROUND, Size};
 use eesd::TokenId;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::control::DraftPlan;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::model::Geometry;
 use eesd::sample::{Sampler, SamplingParams};
@@ -15,6 +16,8 @@ use std::time::Instant;
 
 /// Bytes of a weight, or of a number in the cache.
 const ELEMENT: usize = 2;
+/// Drafts of a loop.
+const LOOP: usize = 8;
 
 /// Measures the passes of one model and prints them. `open` opens the device, with kernels that overlap or
 /// without; `copy_rate` is in bytes per second.
@@ -61,6 +64,10 @@ pub fn steps<D: Measurable>(
         );
         for &context in &contexts {
             let plain = median(&rounds.measure(context, 1, size.repetitions)?.1);
+            if let Some(drafts) = rounds.measure_loop(context, size.repetitions)? {
+                let bytes = draft_bytes(&size.geometry, size.exit_after, context);
+                println!("| {context} | draft, of {LOOP} in a loop {}", row(&drafts, bytes, copy_rate, plain));
+            }
             for &rows in &rows {
                 let (drafts, verifications) = rounds.measure(context, rows, size.repetitions)?;
                 let print = |pass: &str, seconds: &[f64], bytes: usize| {
@@ -179,6 +186,24 @@ impl Rounds {
             }
         }
         Ok((drafts, verifications))
+    }
+
+    /// Seconds of one of [`LOOP`] drafts that are made in a loop on the device; `None` where it has none.
+    fn measure_loop(&mut self, context: usize, repetitions: usize) -> Result<Option<Vec<f64>>, Box<dyn Error>> {
+        let committed = context - ROUND;
+        let round = sequence(&self.table, &self.sampler, &self.text[..committed], committed);
+        let mut drafts = Vec::new();
+        for repetition in 0..repetitions + 2 {
+            if !self.backend.follows_plans() {
+                return Ok(None);
+            }
+            let start = Instant::now();
+            self.backend.draft_planned(&round, &DraftPlan::of_length(LOOP), &[])?;
+            if repetition > 1 {
+                drafts.push(start.elapsed().as_secs_f64() / LOOP as f64);
+            }
+        }
+        Ok(Some(drafts))
     }
 }
 

@@ -13,6 +13,7 @@ mod rope;
 pub mod training;
 
 use crate::TokenId;
+use crate::control::DraftPlan;
 use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 use crate::sample::{Sampler, Verdict};
@@ -45,6 +46,25 @@ pub trait Backend: Send {
     /// If the device fails.
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError>;
 
+    /// Whether [`draft_planned`](Self::draft_planned) costs less than a [`draft`](Self::draft) for each token.
+    fn follows_plans(&self) -> bool {
+        false
+    }
+
+    /// Drafts for one sequence as long as the plan says, and not past a token of `ends`: at most
+    /// `plan.limit` drafts more than the sequence has. Else as [`draft`](Self::draft).
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn draft_planned(
+        &mut self,
+        sequence: &Sequence<'_>,
+        plan: &DraftPlan,
+        ends: &[TokenId],
+    ) -> Result<Vec<Draft>, BackendError> {
+        draft_step_by_step(self, sequence, plan, ends)
+    }
+
     /// The rest of a round, for any draft lengths `k ≥ 0`: First-N and exit K/V for the last token,
     /// Last-M over the `k + 1` rows since the pending one, acceptance.
     ///
@@ -66,6 +86,27 @@ pub trait Backend: Send {
     /// # Errors
     /// If the device fails.
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError>;
+}
+
+/// [`Backend::draft_planned`] with a pass for each draft.
+fn draft_step_by_step<B: Backend + ?Sized>(
+    backend: &mut B,
+    sequence: &Sequence<'_>,
+    plan: &DraftPlan,
+    ends: &[TokenId],
+) -> Result<Vec<Draft>, BackendError> {
+    let mut tokens = sequence.tokens.to_vec();
+    let mut drafts = Vec::new();
+    let mut following = plan.follow();
+    let mut going = plan.limit > 0;
+    while going {
+        for draft in backend.draft(&[Sequence { tokens: &tokens, ..*sequence }])? {
+            tokens.push(draft.token);
+            drafts.push(draft);
+            going = !ends.contains(&draft.token) && following.goes_on(draft.confidence);
+        }
+    }
+    Ok(drafts)
 }
 
 /// What a backend has room for.

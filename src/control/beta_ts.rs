@@ -4,7 +4,7 @@
 //! with chance θ is flipped; tails ends the draft. The first token is always drafted.
 
 use super::posterior::Counts;
-use super::{Controller, ControllerSpec, Outcome, Step};
+use super::{Controller, ControllerSpec, DraftPlan, Outcome, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -28,6 +28,12 @@ impl BetaTs {
     fn counts(&self, slot: usize) -> Counts {
         self.slots.get(&slot).copied().unwrap_or_default()
     }
+
+    /// Flips one coin.
+    fn heads(&self, slot: usize, rng: &mut Philox) -> bool {
+        let theta = self.counts(slot).posterior(self.prior, self.prior).sample(rng);
+        rng.uniform() < theta
+    }
 }
 
 impl Controller for BetaTs {
@@ -43,8 +49,13 @@ impl Controller for BetaTs {
         if step.confidences.is_empty() || step.confidences.len() >= step.limit {
             return step.confidences.len() < step.limit;
         }
-        let theta = self.counts(step.slot).posterior(self.prior, self.prior).sample(rng);
-        rng.uniform() < theta
+        self.heads(step.slot, rng)
+    }
+
+    /// The coins look at no confidence, so all may be flipped beforehand.
+    fn plan(&mut self, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        let heads = (1..step.limit).take_while(|&drafts| self.heads(step.slot, &mut draws(drafts))).count();
+        Some(DraftPlan::of_length(step.limit.min(1 + heads)))
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {

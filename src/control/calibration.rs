@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Number of confidence bins.
 pub const BINS: usize = 8;
 /// Upper edges of all bins but the last; finer where the confidences of a trained exit block crowd.
-const EDGES: [f32; BINS - 1] = [0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 0.99];
+pub const EDGES: [f32; BINS - 1] = [0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 0.99];
 /// What a bin's counts are multiplied by per test in it: memory of 500 tests.
 const BIN_DECAY: f64 = 0.998;
 /// The same for the rate over all bins.

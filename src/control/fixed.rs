@@ -1,6 +1,6 @@
 //! The two controllers that learn nothing: plain decoding, and always the same length.
 
-use super::{Controller, Outcome, Step};
+use super::{Controller, DraftPlan, Outcome, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
 
@@ -17,6 +17,10 @@ impl Controller for Off {
 
     fn proceed(&mut self, _step: &Step<'_>, _rng: &mut Philox) -> bool {
         false
+    }
+
+    fn plan(&mut self, _step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        Some(DraftPlan::of_length(0))
     }
 
     fn observe(&mut self, _outcome: &Outcome<'_>) {}
@@ -42,6 +46,10 @@ impl Controller for Fixed {
 
     fn proceed(&mut self, step: &Step<'_>, _rng: &mut Philox) -> bool {
         step.confidences.len() < self.length.min(step.limit)
+    }
+
+    fn plan(&mut self, step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        Some(DraftPlan::of_length(self.length.min(step.limit)))
     }
 
     fn observe(&mut self, _outcome: &Outcome<'_>) {}

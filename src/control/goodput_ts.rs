@@ -16,10 +16,10 @@
 //! a small allowance; while it is in debt no draft is made. Where drafting does not pay a probe now and
 //! then finds out whether it does again, and where it does a plain round now and then keeps its cost known.
 
-use super::calibration::{BINS, Before, Calibration, bin};
+use super::calibration::{BINS, Before, Calibration, EDGES, bin};
 use super::costs::{Costs, RoundCosts};
 use super::posterior::{Beta, Level};
-use super::{Controller, ControllerSpec, Outcome, Step};
+use super::{Controller, ControllerSpec, DraftPlan, Outcome, Rule, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -138,13 +138,55 @@ impl Shared {
         best
     }
 
-    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price; the mean of θ is
-    /// taken over the bins that may come.
+    /// What one more draft after `drafts` costs in tokens, at a rate R.
+    fn price(&self, batch: usize, rate: f64, drafts: usize) -> f64 {
+        self.costs.round(batch).map_or(0.0, |costs| rate * costs.next(drafts))
+    }
+
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price.
     fn pays(&self, round: &Round, price: f64, rng: &mut Philox) -> bool {
-        let bins = self.calibration.next(round.before);
-        let mean: f64 = bins.iter().zip(self.chances(&round.level)).map(|(bin, chance)| bin * chance).sum();
-        let theta = Beta::with_mean(mean, round.level.tests() + LEAST_STRENGTH).sample(rng);
-        round.survival * theta > price
+        round.survival * self.theta(round.before, &round.level, rng) > price
+    }
+
+    /// A draw of the next draft's chance to be accepted; its mean is taken over the bins that may come.
+    fn theta(&self, before: Before, level: &Level, rng: &mut Philox) -> f64 {
+        let bins = self.calibration.next(before);
+        let mean: f64 = bins.iter().zip(self.chances(level)).map(|(bin, chance)| bin * chance).sum();
+        Beta::with_mean(mean, level.tests() + LEAST_STRENGTH).sample(rng)
+    }
+
+    /// The decisions of [`pays`](Self::pays) of a round in which a first draft does, for all bins that its drafts
+    /// may fall into: with the same draws, and the same but for one thing. The level after some drafts depends on
+    /// the bins of each. Here it is exact in the last of them, and the drafts before that are supposed to have had
+    /// the confidence that is expected of an accepted one.
+    fn table(&self, round: &Round, rate: f64, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> DraftPlan {
+        let rates = self.calibration.rates();
+        let mut rules = Vec::new();
+        // Of draft `drafts`: the level before it, the chances of its bins, and the best that drafting may come to.
+        let (mut level, mut bins, mut most) = (round.level.clone(), *self.calibration.next(round.before), 1.0);
+        let mut drafts = 1;
+        while drafts < step.limit {
+            let price = self.price(step.batch, rate, drafts);
+            let kept = self.chances(&level);
+            let rule = |bin: usize| {
+                let mut after = level.clone();
+                after.suppose_accepted(rates[bin]);
+                Rule { kept: kept[bin], worth: self.theta(Before::Bin(bin), &after, &mut draws(drafts)) / price }
+            };
+            let of_draft: [Rule; BINS] = std::array::from_fn(rule);
+            if of_draft.iter().all(|rule| most * rule.kept * rule.worth <= 1.0) {
+                break;
+            }
+            rules.extend(of_draft);
+            most *= kept.into_iter().fold(0.0, f64::max);
+            bins.iter_mut().zip(kept).for_each(|(bin, chance)| *bin *= chance);
+            let accepted = bins.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+            bins.iter_mut().for_each(|bin| *bin /= accepted);
+            level.suppose_accepted(bins.iter().zip(rates).map(|(bin, rate)| bin * rate).sum());
+            bins = self.calibration.follow(&bins);
+            drafts += 1;
+        }
+        DraftPlan { limit: drafts, edges: EDGES.to_vec(), rules }
     }
 
     /// The chance of a draft in each bin to be accepted, at this level.
@@ -156,6 +198,11 @@ impl Shared {
 impl Slot {
     fn new(trusted: &Level) -> Self {
         Self { level: trusted.fresh(), before: Before::Correction, undrafted: 0, round: None }
+    }
+
+    /// A round that begins.
+    fn begin(&self, plan: Plan) -> Round {
+        Round { plan, level: self.level.clone(), before: self.before, survival: 1.0, drafts: 0 }
     }
 }
 
@@ -186,25 +233,31 @@ impl Controller for GoodputTs {
         }
         let slot = self.slots.entry(step.slot).or_insert_with(|| Slot::new(&self.trusted));
         let begun = slot.round.take().filter(|_| !step.confidences.is_empty());
-        let mut round = begun.unwrap_or_else(|| Round {
-            plan: self.shared.plan(slot, step),
-            level: slot.level.clone(),
-            before: slot.before,
-            survival: 1.0,
-            drafts: 0,
-        });
+        let mut round = begun.unwrap_or_else(|| slot.begin(self.shared.plan(slot, step)));
         for &confidence in step.confidences.iter().skip(round.drafts) {
             round.drafted(confidence, &self.shared.calibration);
         }
         let proceed = match round.plan {
             Plan::Exactly(drafts) => round.drafts < drafts,
             Plan::WhileItPays { rate } => {
-                let price = self.shared.costs.round(step.batch).map_or(0.0, |costs| rate * costs.next(round.drafts));
-                self.shared.pays(&round, price, rng)
+                self.shared.pays(&round, self.shared.price(step.batch, rate, round.drafts), rng)
             }
         };
         slot.round = Some(round);
         proceed
+    }
+
+    fn plan(&mut self, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        let slot = self.slots.entry(step.slot).or_insert_with(|| Slot::new(&self.trusted));
+        let round = slot.begin(self.shared.plan(slot, step));
+        Some(match round.plan {
+            Plan::Exactly(drafts) => DraftPlan::of_length(drafts.min(step.limit)),
+            Plan::WhileItPays { rate } => {
+                let price = self.shared.price(step.batch, rate, 0);
+                let pays = step.limit > 0 && self.shared.pays(&round, price, &mut draws(0));
+                if pays { self.shared.table(&round, rate, step, draws) } else { DraftPlan::of_length(0) }
+            }
+        })
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {

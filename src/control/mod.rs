@@ -2,7 +2,8 @@
 //!
 //! A [`Controller`] is asked before every draft token whether to go on, sees the confidences of the
 //! drafts so far and nothing of the token it decides about, and learns after the round how many were
-//! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified.
+//! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified. Where it
+//! can, it answers for a whole round beforehand, by a [`DraftPlan`] that a device follows alone.
 
 mod beta_ts;
 mod calibration;
@@ -10,6 +11,7 @@ mod calibration_ts;
 mod costs;
 mod fixed;
 mod goodput_ts;
+mod plan;
 mod posterior;
 mod spec;
 mod threshold;
@@ -18,6 +20,7 @@ pub use beta_ts::BetaTs;
 pub use calibration_ts::CalibrationTs;
 pub use fixed::{Fixed, Off};
 pub use goodput_ts::GoodputTs;
+pub use plan::{DraftPlan, Following, Rule};
 pub use spec::{ControllerError, ControllerSpec};
 pub use threshold::Threshold;
 
@@ -49,7 +52,8 @@ pub struct Outcome<'a> {
     pub confidences: &'a [f32],
     /// Drafts accepted; right-censored at `k`: position `accepted + 1` failed only if `accepted < k`.
     pub accepted: usize,
-    /// Seconds of each of the round's draft steps, in which this sequence took part.
+    /// Seconds of each of the round's draft steps, in which this sequence took part; equal shares of all of them
+    /// where they were made by a plan.
     pub draft_seconds: &'a [f64],
     /// Seconds of everything else in the round: verification, acceptance, bookkeeping.
     pub verify_seconds: f64,
@@ -74,6 +78,13 @@ pub trait Controller: Send {
 
     /// Draft one more token? Never asked beyond `step.limit`. `rng` is fresh for every decision.
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool;
+
+    /// The whole round at once, if this controller can tell ahead, in place of asking it after every draft:
+    /// `step` is the round's first, and `draws(j)` is the random stream of the decision after `j` drafts.
+    /// `None`: it wants to be asked.
+    fn plan(&mut self, _step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        None
+    }
 
     /// Learns from a finished round, `k = 0` rounds included.
     fn observe(&mut self, outcome: &Outcome<'_>);

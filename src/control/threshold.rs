@@ -1,7 +1,7 @@
 //! `threshold:C`: stop at the first draft that is less sure than `C` (the rule of Kangaroo, Liu et
 //! al., NeurIPS 2024, arXiv 2404.18911).
 
-use super::{Controller, Outcome, Step};
+use super::{Controller, DraftPlan, Outcome, Rule, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
 
@@ -21,6 +21,11 @@ impl Controller for Threshold {
 
     fn proceed(&mut self, step: &Step<'_>, _rng: &mut Philox) -> bool {
         step.confidences.len() < step.limit && step.confidences.last().is_none_or(|&c| c >= self.confidence)
+    }
+
+    fn plan(&mut self, step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        let rules = [Rule::STOP, Rule::GO].repeat(step.limit.saturating_sub(1));
+        Some(DraftPlan { limit: step.limit, edges: vec![self.confidence], rules })
     }
 
     fn observe(&mut self, _outcome: &Outcome<'_>) {}

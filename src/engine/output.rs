@@ -47,6 +47,11 @@ impl Output {
         self.room
     }
 
+    /// Tokens that nothing may follow.
+    pub fn end_tokens(&self) -> &[TokenId] {
+        &self.end_tokens
+    }
+
     /// Nothing may follow this token.
     pub fn is_end(&self, token: TokenId) -> bool {
         self.end_tokens.contains(&token)

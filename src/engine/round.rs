@@ -5,7 +5,7 @@ use super::{Engine, Event};
 use crate::backend::{BackendError, Sequence};
 use crate::control::{Outcome, Step};
 use crate::profile;
-use crate::sample::{Philox, Purpose, Verdict};
+use crate::sample::Verdict;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ impl Engine {
         if self.backend.exit_layer().is_none() {
             return Ok(Duration::ZERO);
         }
+        if self.draft_planned()? {
+            return Ok(start.elapsed());
+        }
         let mut active: Vec<usize> = (0..self.running.len()).collect();
         loop {
             active.retain(|&i| self.wants_draft(i));
@@ -48,20 +51,40 @@ impl Engine {
         }
     }
 
+    /// Drafts the whole round by a plan, where a sequence runs alone, its controller can plan, and the
+    /// backend is the faster for it; else returns false, and drafts nothing.
+    fn draft_planned(&mut self) -> Result<bool, BackendError> {
+        let limits = self.backend.limits();
+        let [sequence] = &mut self.running[..] else { return Ok(false) };
+        let limit = sequence.most_drafts(&limits);
+        if !self.backend.follows_plans() || !sequence.speculate || limit == 0 {
+            return Ok(false);
+        }
+        let step = Step { slot: sequence.slot, batch: 1, confidences: &[], limit };
+        let draws = |drafts| sequence.draws(sequence.committed() + drafts);
+        let Some(plan) = self.controller.plan(&step, &draws) else { return Ok(false) };
+        if plan.limit == 0 {
+            return Ok(true);
+        }
+        let _range = profile::range("draft loop");
+        let start = Instant::now();
+        let drafts = self.backend.draft_planned(&sequence.as_sequence(), &plan, sequence.output.end_tokens())?;
+        // Nobody sees where one draft ends and the next begins, and each costs the same but for its longer context.
+        let seconds = start.elapsed().as_secs_f64() / drafts.len().max(1) as f64;
+        drafts.into_iter().for_each(|draft| sequence.push_draft(draft, seconds));
+        Ok(true)
+    }
+
     /// Whether sequence `i` drafts one more token in this round.
     fn wants_draft(&mut self, i: usize) -> bool {
         let batch = self.running.len();
         let sequence = &self.running[i];
-        // A round emits its drafts and one token more, so one token of room is never drafted for.
-        let limit = self.backend.limits().max_draft.min(sequence.output.room() - 1);
+        let limit = sequence.most_drafts(&self.backend.limits());
         if !sequence.speculate || sequence.drafted() >= limit || sequence.drafted_an_end() {
             return false;
         }
         let step = Step { slot: sequence.slot, batch, confidences: &sequence.confidences, limit };
-        // No two rounds begin with the same number of committed tokens, so that tells them apart.
-        let (seed, round) = (sequence.sampler.seed(), sequence.committed() as u32);
-        let mut rng = Philox::new(seed, sequence.position(), Purpose::Controller, round);
-        self.controller.proceed(&step, &mut rng)
+        self.controller.proceed(&step, &mut sequence.draws(sequence.position()))
     }
 
     /// Checks all drafts in one pass.

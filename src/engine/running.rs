@@ -3,9 +3,9 @@
 use super::output::Output;
 use super::request::{Completion, Finish, Request, Stats};
 use crate::TokenId;
-use crate::backend::{Draft, Sequence};
+use crate::backend::{Draft, Limits, Sequence};
 use crate::kv::BlockTable;
-use crate::sample::{Sampler, Verdict};
+use crate::sample::{Philox, Purpose, Sampler, Verdict};
 use std::time::{Duration, Instant};
 
 /// One admitted request: its tokens, its pages, the round in progress, and what it has said.
@@ -92,6 +92,18 @@ impl Running {
     /// Position of the token that comes next.
     pub fn position(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Most drafts that this round may make. It emits them and one token more, so one token of room is never
+    /// drafted for.
+    pub fn most_drafts(&self, limits: &Limits) -> usize {
+        limits.max_draft.min(self.output.room() - 1)
+    }
+
+    /// The controller's random stream for its decision about the token at `position`.
+    pub fn draws(&self, position: usize) -> Philox {
+        // No two rounds begin with the same number of committed tokens, so that tells them apart.
+        Philox::new(self.sampler.seed(), position, Purpose::Controller, self.committed as u32)
     }
 
     /// More drafts would be for nothing: the last one ends the answer.

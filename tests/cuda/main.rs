@@ -7,6 +7,7 @@
 #[path = "../common/exits.rs"]
 mod exits;
 mod generation;
+mod loops;
 mod memory;
 mod passes;
 mod prefill;

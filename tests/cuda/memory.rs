@@ -1,24 +1,17 @@
 //! Memory, graphs and waits of the emulated device; and what is refused.
 
-use crate::support::{Subject, emulated, engine, options, run, table};
-use eesd::backend::cuda::emulator::EmulatedDevice;
+use crate::support::{Subject, emulated, engine, on, options, run, table};
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
-use eesd::backend::{Backend, BackendError, Chunk, Sequence};
+use eesd::backend::{BackendError, Chunk, Sequence};
 use eesd::engine::Request;
 use eesd::model::{Dtype, Matrix};
 use eesd::sample::{Sampler, SamplingParams};
-use std::sync::Arc;
-
-fn on(device: &Arc<EmulatedDevice>, options: &CudaOptions) -> Result<Box<dyn Backend>, BackendError> {
-    let subject = Subject::fixture("llama");
-    let (weights, exit) = (subject.checkpoint.weights(), subject.exit(1));
-    CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), options)
-}
 
 #[test]
 fn a_round_is_one_graph_and_one_wait_a_pass() {
     let device = emulated(0, 1 << 30);
-    let mut engine = engine(on(&device, &options(1)).unwrap(), "fixed:2");
+    let stepping = CudaOptions { draft_loops: false, ..options(1) };
+    let mut engine = engine(on(&device, &stepping).unwrap(), "fixed:2");
     let prompt = Subject::fixture("llama").text(0, 20);
     let first = run(&mut engine, &[Request::new(prompt.clone(), 16)], 1);
     let before = device.counts();

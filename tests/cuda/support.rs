@@ -5,12 +5,12 @@ pub use crate::requests::{run, tokens};
 use crate::exits::exit_after;
 use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
-use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::backend::{Backend, BackendError};
 use eesd::control::ControllerSpec;
 use eesd::engine::Engine;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
@@ -109,6 +109,13 @@ pub fn can_multiply() -> bool {
         println!("left out: {why}");
     }
     library.is_ok()
+}
+
+/// A small model with an exit block after its first layer, on a device.
+pub fn on(device: &Arc<EmulatedDevice>, options: &CudaOptions) -> Result<Box<dyn Backend>, BackendError> {
+    let subject = Subject::fixture("llama");
+    let (weights, exit) = (subject.checkpoint.weights(), subject.exit(1));
+    CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), options)
 }
 
 /// A block table with room for `positions`, of pages from `first` on.

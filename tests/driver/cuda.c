@@ -10,12 +10,12 @@ typedef uint32_t Result;
 typedef uint64_t Address;
 typedef void* Handle;
 enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, ILLEGAL_STATE = 401,
-       NOT_FOUND = 500, CAPTURE_IMPLICIT = 906, UNKNOWN_CODE = 777, RELAXED = 2 };
+       NOT_SUPPORTED = 801, NOT_FOUND = 500, CAPTURE_IMPLICIT = 906, UNKNOWN_CODE = 777, RELAXED = 2 };
 
-static char context_object, stream_object, graph_object;
+static char context_object, stream_object, graph_object, body_stream, body_graph, copy_node, loop_node;
 static __thread Handle current;
 static __thread int capture_mode;
-static int recording;
+static int recording, recording_body, overlapping_in_body;
 
 static int setting(const char* name, int usual) { return getenv(name) ? atoi(getenv(name)) : usual; }
 
@@ -56,28 +56,33 @@ Result cuDevicePrimaryCtxRetain(Handle* context, int device) {
 Result cuDevicePrimaryCtxRelease_v2(int device) { return LOG("release context"), device < 40; }
 Result cuCtxSetCurrent(Handle context) { return current = context, 0; }
 
-/* Kernels: each module has those whose names begin like the file that it was made of, the n-th by name: all
-   of cuda/, in order. */
-static const char* FILES[] = {"accept",       "adjust",            "append", "attention",      "count_tokens", "embedding",
-                              "gate_up",      "gather_rows",       "keep_rows", "lm_head",     "pack_weights",
-                              "prefill_attention", "qkv",          "random_weights", "residual", "sample",    "unpack_weights",
-                              "wrapper"};
+/* Kernels: each module has those whose names begin like the file that it was made of, the n-th of DRIVER_FILES. */
 static int modules;
+static char* file_of_module(int number) {
+  char* file = strdup(getenv("DRIVER_FILES"));
+  int files = 1;
+  for (char* c = file; *c; c++)
+    if (*c == ',') *c = 0, files++;
+  for (number %= files; number; number--) file += strlen(file) + 1;
+  return file;
+}
 Result cuModuleLoadData(Handle* module, const void* image) {
   NEEDS_CONTEXT;
   NOT_WHILE_RECORDING;
   if (setting("DRIVER_LOAD", 0)) return setting("DRIVER_LOAD", 0);
   if (*(const uint32_t*)image != 0xBA55ED50) return INVALID_IMAGE; /* a fat binary */
   if ((uintptr_t)image % 16) return INVALID_IMAGE;
+  char* file = file_of_module(modules++);
+  if (getenv("DRIVER_REFUSES") && !strcmp(file, getenv("DRIVER_REFUSES"))) return NOT_FOUND;
   LOG("load");
-  return *module = &FILES[modules++ % (sizeof FILES / sizeof *FILES)], 0;
+  return *module = file, 0;
 }
 Result cuModuleUnload(Handle module) {
   NEEDS_CONTEXT;
   return LOG("unload"), module == NULL;
 }
 Result cuModuleGetFunction(Handle* function, Handle module, const char* name) {
-  const char* file = *(const char**)module;
+  const char* file = module;
   NEEDS_CONTEXT;
   NOT_WHILE_RECORDING;
   if (strncmp(file, name, strlen(file))) return NOT_FOUND;
@@ -98,18 +103,23 @@ struct Config { unsigned grid[3], block[3], shared_bytes; Handle stream; struct 
 Result cuLaunchKernelEx(const struct Config* config, Handle function, void** parameters, void** extra) {
   const struct Attribute* a = config->attributes;
   NEEDS_CONTEXT;
-  if (config->stream != &stream_object || extra || (uintptr_t)parameters[0] % 16 || config->block[1] != 1) return INVALID_VALUE;
+  if (config->stream != (recording_body ? &body_stream : &stream_object) || extra || (uintptr_t)parameters[0] % 16 || config->block[1] != 1) return INVALID_VALUE;
   if (config->count > 1 || (config->count && (a->id != 6 || a->value.allowed != 1))) return INVALID_VALUE;
-  return LOG("launch %s %s %s", (char*)function, config->count ? "overlaps" : "waits", recording ? "recorded" : "queued"), 0;
+  overlapping_in_body |= recording_body && config->count;
+  return LOG("launch %s %s %s", (char*)function, config->count ? "overlaps" : "waits",
+             recording_body ? "looped" : recording ? "recorded" : "queued"), 0;
 }
 
 Result cuStreamCreate(Handle* stream, unsigned flags) {
   NEEDS_CONTEXT;
-  LOG("stream %p", (void*)&stream_object);
-  return *stream = &stream_object, flags != 1; /* non-blocking */
+  NOT_WHILE_RECORDING;
+  if (!recording) LOG("stream %p", (void*)&stream_object);
+  return *stream = recording ? &body_stream : &stream_object, flags != 1; /* non-blocking */
 }
 Result cuStreamDestroy_v2(Handle stream) {
   NEEDS_CONTEXT;
+  NOT_WHILE_RECORDING;
+  if (stream == &body_stream) return LOG("destroy body's stream"), recording_body;
   return LOG("destroy stream"), stream != &stream_object;
 }
 Result cuStreamSynchronize(Handle stream) {
@@ -144,19 +154,61 @@ Result cuThreadExchangeStreamCaptureMode(int* mode) {
 Result cuStreamBeginCapture_v2(Handle stream, int mode) {
   NEEDS_CONTEXT;
   if (recording || mode != 1) return ILLEGAL_STATE;
-  return works = 0, recording = 1, 0;
+  return works = 0, overlapping_in_body = 0, recording = 1, 0;
 }
 Result cuStreamEndCapture(Handle stream, Handle* graph) {
   NEEDS_CONTEXT;
   *graph = recording ? &graph_object : NULL;
-  if (!recording) return ILLEGAL_STATE;
+  if (stream == &body_stream && recording_body) return *graph = &body_graph, recording_body = 0;
+  if (!recording || stream != &stream_object) return ILLEGAL_STATE;
   return recording = 0, 0;
+}
+
+/* Loops: one in a recording, behind whatever was copied. */
+struct NodeParameters {
+  int type, reserved[3];
+  uint64_t handle;
+  int condition_type, size;
+  Handle *bodies, context;
+  uint64_t unused[25], reserved_2;
+};
+Result cuStreamGetCaptureInfo_v2(Handle stream, int* status, uint64_t* id, Handle* graph, const Handle** nodes, size_t* count) {
+  static Handle before[] = {&copy_node};
+  NEEDS_CONTEXT;
+  return *status = recording, *graph = &graph_object, *nodes = before, *count = works > 0, stream != &stream_object || id;
+}
+Result cuGraphConditionalHandleCreate(uint64_t* handle, Handle graph, Handle context, unsigned value, unsigned flags) {
+  NEEDS_CONTEXT;
+  NOT_WHILE_RECORDING;
+  if (setting("DRIVER_LOOP", 0)) return setting("DRIVER_LOOP", 0);
+  return LOG("condition, %u at each launch", flags == 1 ? value : 7), *handle = 4711, graph != &graph_object || context != &context_object;
+}
+Result cuGraphAddNode_v2(Handle* node, Handle graph, const Handle* before, const void* edges, size_t count, struct NodeParameters* p) {
+  static Handle bodies[] = {&body_graph};
+  uint64_t unused = p->reserved_2 | p->reserved[0] | p->reserved[1] | p->reserved[2];
+  NEEDS_CONTEXT;
+  NOT_WHILE_RECORDING;
+  for (int i = 0; i < 25; i++) unused |= p->unused[i];
+  if (unused || p->type != 13 || p->handle != 4711 || p->condition_type != 1 || p->size != 1 || p->context != &context_object) return INVALID_VALUE;
+  if (graph != &graph_object || edges || (count && before[0] != &copy_node)) return INVALID_VALUE;
+  return LOG("loop behind %zu", count), *node = &loop_node, p->bodies = bodies, 0;
+}
+Result cuStreamBeginCaptureToGraph(Handle stream, Handle graph, const Handle* before, const void* edges, size_t count, int mode) {
+  NEEDS_CONTEXT;
+  if (recording_body || mode != 1 || stream != &body_stream || graph != &body_graph || before || edges || count) return ILLEGAL_STATE;
+  return recording_body = 1, 0;
+}
+Result cuStreamUpdateCaptureDependencies(Handle stream, const Handle* nodes, size_t count, unsigned flags) {
+  NEEDS_CONTEXT;
+  if (stream != &stream_object || count != 1 || nodes[0] != &loop_node || flags != 1 || recording_body) return INVALID_VALUE;
+  return LOG("go on behind the loop"), 0;
 }
 Result cuGraphInstantiateWithFlags(Handle* executable, Handle graph, unsigned long long flags) {
   NEEDS_CONTEXT;
+  if (getenv("DRIVER_LOOPS_IN_ORDER") && overlapping_in_body) return NOT_SUPPORTED;
   return *executable = malloc(1), flags || graph != &graph_object;
 }
-Result cuGraphDestroy(Handle graph) { return graph != &graph_object; }
+Result cuGraphDestroy(Handle graph) { return LOG("destroy graph"), graph != &graph_object; }
 Result cuGraphLaunch(Handle executable, Handle stream) {
   NEEDS_CONTEXT;
   for (int i = 0; i < works; i++) do_work(recorded[i]);

@@ -3,6 +3,7 @@
 //! In builds without kernels nothing can be launched, and the tests say so.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod loops;
 mod products;
 
 use eesd::backend::BackendError;
@@ -18,6 +19,17 @@ use std::{env, fs};
 const CHILD: &str = "PRETENDED_DRIVER";
 /// A setting: the file that the pretended cuBLASLt is called. Without, there is none.
 const PRODUCTS: &str = "PRODUCTS_LIBRARY";
+/// The file that drivers without loops cannot load.
+const LOOP: &str = "continue_loop";
+/// Settings of such drivers.
+const WITHOUT_LOOPS: [(&str, &str); 6] = [
+    ("DRIVER_VERSION", "12030"),
+    ("DRIVER_VERSION", "12020"),
+    ("DRIVER_VERSION", "11080"),
+    ("DRIVER_LACKS", "cuGraphConditionalHandleCreate"),
+    ("DRIVER_LACKS", "cuGraphAddNode_v2"),
+    ("DRIVER_LACKS", "cuStreamBeginCaptureToGraph"),
+];
 
 /// Compiles one of the libraries.
 fn compile(folder: &Path, source: &str, name: &str, flag: Option<String>) {
@@ -50,10 +62,14 @@ fn with_driver(test: &str, settings: &[(&str, &str)], body: fn()) -> Option<Vec<
     }
     let log = folder.path().join("log");
     fs::write(&log, "").unwrap();
+    // What is loaded in this order; an older driver is not asked to load the kernel that ends loops.
+    let has_loops = settings.iter().all(|setting| !WITHOUT_LOOPS.contains(setting));
+    let files: Vec<&str> = FATBINS.iter().map(|(file, _)| *file).filter(|file| has_loops || *file != LOOP).collect();
     let child = Command::new(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .envs([(CHILD, "1")])
         .envs([("LD_LIBRARY_PATH", folder.path()), ("DRIVER_LOG", &log)])
+        .env("DRIVER_FILES", files.join(",").replace("wrappers", "wrapper"))
         .envs(settings.iter().copied())
         .output()
         .unwrap();

@@ -7,6 +7,7 @@
 mod attention;
 #[path = "../common/device.rs"]
 mod device;
+mod drafting;
 mod finish;
 mod mutations;
 mod projection;
@@ -27,8 +28,10 @@ fn every_kernel_is_registered() {
     let mut expected: Vec<String> = [
         "accept_drafts",
         "adjust_logits",
+        "continue_loop",
         "count_tokens",
         "keep_rows",
+        "next_draft",
         "pack_weights",
         "sample_rows",
         "unpack_weights",

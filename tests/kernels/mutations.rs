@@ -25,6 +25,7 @@ const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
 
+const NEXT: Family = ("drafting::next_draft_follows_the_plan", &["next_draft.cu"]);
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
 const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
@@ -43,7 +44,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 32] = [
+const MUTANTS: [Mutant; 36] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -130,6 +131,11 @@ const MUTANTS: [Mutant; 32] = [
         Check::Orders,
         FINISH_GATE_UP,
     ),
+    // A loop's plan, and what it moves on.
+    mutant("next_draft.cu", "confidence >= args.edges", "confidence > args.edges", Check::Orders, NEXT),
+    mutant("next_draft.cu", "loop.survival *= rule.kept", "loop.survival = rule.kept", Check::Orders, NEXT),
+    mutant("next_draft.cu", "(loop.drafted - 1) * (loop.edges", "loop.drafted * (loop.edges", Check::Orders, NEXT),
+    mutant("next_draft.cu", "row.position++, row.drafted++", "row.position++", Check::Orders, NEXT),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
     // Memory that is not the kernel's.

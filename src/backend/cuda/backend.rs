@@ -4,7 +4,8 @@ use super::CudaBackend;
 use super::driver::Driver;
 use super::kernels::Address;
 use crate::TokenId;
-use crate::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
+use crate::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence, draft_step_by_step};
+use crate::control::DraftPlan;
 use crate::model::Geometry;
 use crate::sample::Verdict;
 
@@ -32,18 +33,33 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        if self.model.weights.exit.is_none() {
-            return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
-        }
-        self.check_batch(batch)?;
-        if batch.iter().any(|sequence| sequence.drafted() >= self.limits.max_draft) {
-            return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
-        }
+        self.check_drafts(batch, 1)?;
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let drafts = self.draft_each(batch);
         self.settle(batch, drafts)
+    }
+
+    fn follows_plans(&self) -> bool {
+        self.loops && self.model.weights.exit.is_some()
+    }
+
+    fn draft_planned(
+        &mut self,
+        sequence: &Sequence<'_>,
+        plan: &DraftPlan,
+        ends: &[TokenId],
+    ) -> Result<Vec<Draft>, BackendError> {
+        if plan.limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.check_drafts(&[*sequence], plan.limit)?;
+        let drafts = self.draft_in_a_loop(sequence, plan, ends);
+        match self.settle(&[*sequence], drafts)? {
+            Some(drafts) => Ok(drafts),
+            None => draft_step_by_step(self, sequence, plan, ends),
+        }
     }
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
@@ -78,6 +94,21 @@ impl<D: Driver> CudaBackend<D> {
     fn check_chunk(&self, chunk: &Chunk<'_>) -> Result<(), BackendError> {
         self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
         self.check_tokens(chunk.tokens)
+    }
+
+    /// Refuses what [`check_batch`](Self::check_batch) refuses, and what has no room for `more` drafts.
+    fn check_drafts(&mut self, batch: &[Sequence<'_>], more: usize) -> Result<(), BackendError> {
+        if self.model.weights.exit.is_none() {
+            return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
+        }
+        self.check_batch(batch)?;
+        for sequence in batch {
+            if sequence.drafted() + more > self.limits.max_draft {
+                return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
+            }
+            self.limits.check_room(sequence.pages, sequence.tokens.len() + more - 1)?;
+        }
+        Ok(())
     }
 
     /// Refuses what does not fit, and drafts that the device has not made: nothing on the device looks twice.

@@ -118,6 +118,25 @@ pub trait Driver: Launcher + Send + Sync + 'static {
     /// If the device fails.
     fn begin_capture(&self) -> Result<(), BackendError>;
 
+    /// Whether a recording may hold a loop.
+    fn loops(&self) -> bool;
+
+    /// While recording: the launches from here on are the body of a loop. Copies and zeroing may not be among them,
+    /// nor another loop.
+    ///
+    /// # Errors
+    /// If the device has no loops, or fails.
+    fn begin_loop(&self) -> Result<(), BackendError>;
+
+    /// Ends the loop's body: each replay runs it once, and then again while the u32 at `condition` is not 0.
+    ///
+    /// # Safety
+    /// The u32 is there at every replay, and some turn of the body leaves 0 in it.
+    ///
+    /// # Errors
+    /// If no loop was begun, or the device fails.
+    unsafe fn end_loop(&self, condition: Address) -> Result<(), BackendError>;
+
     /// What was recorded. Also called after a failure, to end the recording.
     ///
     /// # Errors

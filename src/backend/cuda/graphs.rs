@@ -39,9 +39,23 @@ impl<D: Driver> Graphs<D> {
         shape: Shape,
         launch: &dyn Fn() -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        if !self.enabled {
-            return launch();
+        if self.enabled && self.record(on, shape, launch)? {
+            // SAFETY: the caller's promise.
+            return unsafe { self.replay(on, shape) };
         }
+        launch()
+    }
+
+    /// Records what `launch` launches, unless a pass of this shape is. False if the driver makes no graph of it.
+    ///
+    /// # Errors
+    /// If `launch` fails, or the device.
+    pub fn record(
+        &mut self,
+        on: &D,
+        shape: Shape,
+        launch: &dyn Fn() -> Result<(), BackendError>,
+    ) -> Result<bool, BackendError> {
         if !self.recorded.contains_key(&shape) {
             on.begin_capture()?;
             let launched = launch();
@@ -50,11 +64,22 @@ impl<D: Driver> Graphs<D> {
             let Ok(graph) = graph else {
                 // The driver has no memory for one more: this pass goes without, later ones begin anew.
                 self.clear();
-                return launch();
+                return Ok(false);
             };
             self.make_room();
             self.recorded.insert(shape, Recorded { graph, last_replay: 0 });
         }
+        Ok(true)
+    }
+
+    /// Queues the graph of a shape, which must have been recorded.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), of what was recorded.
+    ///
+    /// # Errors
+    /// If the device refuses or fails.
+    pub unsafe fn replay(&mut self, on: &D, shape: Shape) -> Result<(), BackendError> {
         self.replays += 1;
         let recorded = self.recorded.get_mut(&shape).expect("recorded just now or before");
         recorded.last_replay = self.replays;

@@ -3,7 +3,7 @@
 use super::driver::{Driver, HostMemory, Memory};
 use super::graphs::Graphs;
 use super::inbox::{Inbox, Layout, Shape};
-use super::kernels::{Address, RowChoice};
+use super::kernels::{Address, DraftLoop, RowChoice};
 use crate::backend::{BackendError, Limits};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl<D: Driver> Host<D> {
     /// # Errors
     /// If memory cannot be had.
     pub fn new(driver: &Arc<D>, limits: &Limits) -> Result<Self, BackendError> {
-        let choices = limits.slots * limits.max_draft * size_of::<RowChoice>();
+        let choices = limits.slots * limits.max_draft * size_of::<RowChoice>() + size_of::<DraftLoop>();
         let tokens = limits.context * size_of::<crate::TokenId>();
         Ok(Self {
             inbox: HostMemory::zeroed(driver, INBOX_BYTES)?,

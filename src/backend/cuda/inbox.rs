@@ -1,7 +1,7 @@
 //! What a pass is told: token ids, positions, block tables, sampling parameters. All of it is written into
 //! page-locked memory and goes to the device in one copy.
 
-use super::kernels::{Address, JudgedRow, PagedBatch, Params, TokenBias, VerifiedSequence};
+use super::kernels::{Address, DraftLoop, DraftRule, JudgedRow, PagedBatch, Params, TokenBias, VerifiedSequence};
 use bytemuck::Pod;
 use std::marker::PhantomData;
 
@@ -30,11 +30,16 @@ pub struct Shape {
 pub enum Kind {
     /// One draft for each sequence.
     Draft,
+    /// The drafts of one sequence's round, as many as its plan asks for.
+    DraftLoop,
     /// The rest of a round.
     Verify,
     /// Any rows of text into the cache.
     Read,
 }
+
+/// Bins of confidence that a draft loop's plan may have: those of the controllers, and at most a lane's per edge.
+pub const MOST_BINS: usize = 8;
 
 /// Pages of one chunk of 256 positions.
 const CHUNK_PAGES: usize = 4;
@@ -45,8 +50,14 @@ impl Shape {
         self.chunks * CHUNK_PAGES
     }
 
-    fn judges(&self) -> bool {
-        matches!(self.kind, Kind::Draft | Kind::Verify)
+    /// Whether the pass belongs to a round, and ends with the choice of tokens.
+    pub fn judges(&self) -> bool {
+        self.kind != Kind::Read
+    }
+
+    /// Whether the pass drafts.
+    pub fn drafts(&self) -> bool {
+        matches!(self.kind, Kind::Draft | Kind::DraftLoop)
     }
 }
 
@@ -104,6 +115,14 @@ pub struct Layout {
     pub biases: Part<TokenBias>,
     /// `[batch]`.
     pub verified: Part<VerifiedSequence>,
+    /// One, of a draft loop: how it stands. So that few layouts serve all plans, the rest has room for the largest.
+    pub draft_loop: Part<DraftLoop>,
+    /// `[MOST_BINS - 1]`: edges of bins of confidence.
+    pub edges: Part<f32>,
+    /// `[max_draft, MOST_BINS]`: what follows from drafts, without gaps between rows.
+    pub rules: Part<DraftRule>,
+    /// `[LANES]`: end tokens.
+    pub ends: Part<u32>,
     /// Bytes of all.
     pub bytes: usize,
 }
@@ -116,6 +135,7 @@ impl Layout {
         let later = if shape.kind == Kind::Verify { batch } else { 0 };
         let judged_rows = if shape.judges() { rows } else { 0 };
         let adjusted_rows = if shape.biases.is_some() { rows } else { 0 };
+        let loops = usize::from(shape.kind == Kind::DraftLoop);
         Self {
             ids: take(&mut bytes, fresh),
             fresh_begin: take(&mut bytes, batch + 1),
@@ -124,13 +144,17 @@ impl Layout {
             start: take(&mut bytes, later),
             table: take(&mut bytes, batch * shape.max_pages()),
             keep: take(&mut bytes, if shape.judges() { fresh } else { 0 }),
-            gather: take(&mut bytes, if shape.kind == Kind::Draft { 0 } else { rows }),
+            gather: take(&mut bytes, if shape.drafts() { 0 } else { rows }),
             params: take(&mut bytes, if shape.judges() { batch + 1 } else { 0 }),
             judged: take(&mut bytes, judged_rows),
             recent: take(&mut bytes, adjusted_rows * max_draft),
             bias_begin: take(&mut bytes, if shape.biases.is_some() { batch + 2 } else { 0 }),
             biases: take(&mut bytes, shape.biases.unwrap_or(0)),
             verified: take(&mut bytes, if shape.kind == Kind::Verify { batch } else { 0 }),
+            draft_loop: take(&mut bytes, loops),
+            edges: take(&mut bytes, loops * (MOST_BINS - 1)),
+            rules: take(&mut bytes, loops * max_draft * MOST_BINS),
+            ends: take(&mut bytes, loops * DraftLoop::LANES),
             bytes,
         }
     }

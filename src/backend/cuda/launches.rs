@@ -1,10 +1,10 @@
 //! The single launches of a pass: what each kernel is given.
 
 use super::driver::Driver;
-use super::inbox::Kind;
 use super::kernels::{
-    Accept, Address, Adjust, Attention, AttentionForm, Embedding, Form, GateUp, GatherRows, KeepRows, LmHead, Norm,
-    Projection, Qkv, Residual, Sample, attend, keep_rows, per_token, project, sampling_kernel,
+    Accept, Address, Adjust, Attention, AttentionForm, Embedding, Form, GateUp, GatherRows, KeepRows, LmHead,
+    NextDraft, Norm, Projection, Qkv, Residual, Sample, attend, keep_rows, next_draft, per_token, project,
+    sampling_kernel,
 };
 use super::pack::chunks;
 use super::pass::{Done, Model, Pass, Span};
@@ -91,10 +91,9 @@ impl<D: Driver> Pass<'_, D> {
     }
 
     unsafe fn attend(&self, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
-        let rounds = matches!(self.shape.kind, Kind::Draft | Kind::Verify);
         // SAFETY: as promised to the pass.
         unsafe {
-            if rounds || span.most_rows <= Workspace::SPLIT_ROWS {
+            if self.shape.judges() || span.most_rows <= Workspace::SPLIT_ROWS {
                 return self.attention(AttentionForm::Split { chunks: self.shape.chunks }, span, layer, cached, like);
             }
             self.attention(AttentionForm::Append { rows: span.most_rows }, span, layer, cached, like)?;
@@ -237,6 +236,25 @@ impl<D: Driver> Pass<'_, D> {
         };
         // SAFETY: as promised to the pass.
         unsafe { sampling_kernel(self.on, self.shape.rows, &arguments) }
+    }
+
+    /// What a draft loop does between two drafts.
+    pub(super) unsafe fn next_draft(&self) -> Done {
+        let (inbox, layout) = (self.inbox, &self.inbox.layout);
+        let arguments = NextDraft {
+            choices: self.model.work.draft_choices,
+            state: inbox.of(&layout.draft_loop),
+            edges: inbox.of(&layout.edges),
+            rules: inbox.of(&layout.rules),
+            ends: inbox.of(&layout.ends),
+            ids: inbox.of(&layout.ids),
+            start: inbox.of(&layout.fresh_start),
+            keep: inbox.of(&layout.keep),
+            row: inbox.of(&layout.judged),
+            recent: if self.shape.biases.is_some() { inbox.of(&layout.recent) } else { Address(0) },
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { next_draft(self.on, &arguments) }
     }
 
     /// Verdicts on all sequences.

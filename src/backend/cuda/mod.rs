@@ -8,16 +8,18 @@
 //!   on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
-//! - `host` and `slots` are the host's side; `rounds` drafts and verifies, `reading` takes texts in, `fast` those that
-//!   the library multiplies.
+//! - `host` and `slots` are the host's side; `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
+//!   that the library multiplies.
 //! - `synthetic` makes weights on the device, for benchmarks.
 //!
-//! A pass of a round is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
+//! A pass of a round is one copy in, one graph, one copy out, and one wait; so are all drafts of a sequence alone, where
+//! the driver has loops and the controller can plan. Without nvcc [`FATBINS`] is empty and
 //! [`BUILT_WITH`] says so.
 
 mod arena;
 mod backend;
 mod budget;
+mod drafts;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
@@ -93,6 +95,8 @@ pub struct CudaOptions {
     pub prefill: Prefill,
     /// Record passes as graphs. Without, each kernel is launched by itself, and profilers see layers.
     pub graphs: bool,
+    /// Draft a sequence alone in a loop on the device, where the driver has them and `graphs` are on.
+    pub draft_loops: bool,
 }
 
 impl Default for CudaOptions {
@@ -106,6 +110,7 @@ impl Default for CudaOptions {
             prefill_rows: 1024,
             prefill: Prefill::Exact,
             graphs: true,
+            draft_loops: true,
         }
     }
 }
@@ -137,6 +142,8 @@ pub struct CudaBackend<D: Driver> {
     slots: Vec<Slot>,
     limits: Limits,
     rows: Rows,
+    /// A round's drafts may be one graph.
+    loops: bool,
     _memory: [Memory<D>; 3],
     driver: Arc<D>,
 }
@@ -221,6 +228,7 @@ impl<D: Driver> CudaBackend<D> {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,
             rows,
+            loops: options.graphs && options.draft_loops && driver.loops(),
             _memory: memory,
             driver,
         };

@@ -4,7 +4,7 @@
 use super::driver::Driver;
 use super::fast::FastPrefill;
 use super::inbox::{Inbox, Kind, Shape};
-use super::kernels::{Address, Format, PagedBatch};
+use super::kernels::{Address, DraftLoop, Format, PagedBatch};
 use super::weights::Weights;
 use super::workspace::{Cache, Workspace};
 use crate::backend::BackendError;
@@ -70,6 +70,24 @@ impl<D: Driver> Pass<'_, D> {
             self.layer(span, &exit.layer, self.model.geometry.layers, exit.after, exit.head.norm)?;
             self.head(span, &exit.head)?;
             self.sample(exit.head.matrix.outputs, true)
+        }
+    }
+
+    /// All drafts of one sequence's round, as its plan has it: a loop, so to be recorded.
+    ///
+    /// # Safety
+    /// As [`draft`](Self::draft), for each of the drafts.
+    ///
+    /// # Errors
+    /// As [`draft`](Self::draft), or if the device has no loops.
+    pub unsafe fn draft_loop(&self) -> Done {
+        let state = self.inbox.of(&self.inbox.layout.draft_loop);
+        self.on.begin_loop()?;
+        // SAFETY: as promised to the pass; drafts are counted, so the loop ends.
+        unsafe {
+            self.draft()?;
+            self.next_draft()?;
+            self.on.end_loop(Address(state.0 + DraftLoop::GO_ON as u64))
         }
     }
 

@@ -1,48 +1,23 @@
-//! Rounds: what drafting and verification are told, and what comes back of them.
+//! Rounds: what passes of a round are told, and what comes back of verification.
 
 use super::CudaBackend;
 use super::driver::Driver;
 use super::inbox::{Inbox, Kind, Layout, Shape};
-use super::kernels::{
-    Address, CountTokens, JudgedRow, Params, RowChoice, TokenBias, Verdict, VerifiedSequence, sampling_kernel,
-};
+use super::kernels::{Address, CountTokens, JudgedRow, Params, TokenBias, Verdict, VerifiedSequence, sampling_kernel};
 use super::pass::Pass;
 use super::workspace::{chunks_of, padded_rows};
 use crate::TokenId;
-use crate::backend::{BackendError, Draft, Sequence};
+use crate::backend::{BackendError, Sequence};
 use crate::kv::PageId;
 use crate::sample;
 use std::iter;
 
 impl<D: Driver> CudaBackend<D> {
-    /// One draft for each sequence.
-    pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        let max_draft = self.limits.max_draft;
-        self.count(batch)?;
-        let shape = self.shape(Kind::Draft, batch, batch.len());
-        let row_of_draft = |sequence: &Sequence<'_>| sequence.slot * max_draft + sequence.drafted();
-        let judged: Vec<_> = batch
-            .iter()
-            .enumerate()
-            .map(|(index, sequence)| judged(index, sequence, sequence.drafted(), row_of_draft(sequence)))
-            .collect();
-        let inbox = self.tell(&shape, batch, |layout, inbox| layout.judged.put(inbox, judged))?;
-        let bytes = self.limits.slots * max_draft * size_of::<RowChoice>();
-        // SAFETY: the inbox holds a pass of this shape within the limits.
-        unsafe { self.round(shape, &inbox, self.model.work.draft_choices, bytes) }?;
-        let choices: &[RowChoice] = bytemuck::cast_slice(&self.host.outbox.contents()[..bytes]);
-        let drafts: Vec<_> = batch.iter().map(|sequence| choices[row_of_draft(sequence)]).collect();
-        for (sequence, choice) in batch.iter().zip(&drafts) {
-            self.slots[sequence.slot].drafted.push(choice.token);
-        }
-        Ok(drafts.iter().map(|choice| Draft { token: choice.token, confidence: choice.confidence }).collect())
-    }
-
     /// The rest of a round for all sequences.
     pub(super) fn verify_all(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<sample::Verdict>, BackendError> {
         self.count(batch)?;
         let rows = batch.iter().map(|sequence| sequence.drafted() + 1).sum();
-        let shape = self.shape(Kind::Verify, batch, padded_rows(rows));
+        let shape = self.shape(Kind::Verify, batch, padded_rows(rows), 0);
         let first_rows: Vec<usize> = first_rows(batch.iter().map(|sequence| sequence.drafted() + 1));
         let of_round = |(index, sequence): (usize, &Sequence<'_>)| {
             let first = first_rows[index];
@@ -76,9 +51,9 @@ impl<D: Driver> CudaBackend<D> {
         Ok(found)
     }
 
-    /// The shape of a pass of rounds with `rows` rows after the exit layer.
-    fn shape(&self, kind: Kind, batch: &[Sequence<'_>], rows: usize) -> Shape {
-        let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1);
+    /// The shape of a pass of rounds with `rows` rows after the exit layer, which goes on by `further` positions.
+    pub(super) fn shape(&self, kind: Kind, batch: &[Sequence<'_>], rows: usize, further: usize) -> Shape {
+        let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1) + further;
         let most_drafts = batch.iter().map(Sequence::drafted).max().unwrap_or(0);
         let adjusts = |sequence: &Sequence<'_>| {
             let params = sequence.sampler.params();
@@ -91,14 +66,18 @@ impl<D: Driver> CudaBackend<D> {
             fresh: batch.len(),
             rows,
             // Few different numbers here too; query tiles too many have no rows.
-            most_rows: if kind == Kind::Draft { 1 } else { (most_drafts + 1).next_power_of_two().min(self.rows.round) },
+            most_rows: if kind != Kind::Verify {
+                1
+            } else {
+                (most_drafts + 1).next_power_of_two().min(self.rows.round)
+            },
             chunks: chunks_of(longest, self.limits.context),
             biases: batch.iter().any(adjusts).then(|| biases.next_power_of_two()),
         }
     }
 
     /// Writes what rounds' passes have in common into the inbox, and the rest by `more`.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         shape: &Shape,
         batch: &[Sequence<'_>],
@@ -137,7 +116,13 @@ impl<D: Driver> CudaBackend<D> {
     ///
     /// # Safety
     /// The inbox holds a pass of this shape within the limits.
-    unsafe fn round(&mut self, shape: Shape, inbox: &Inbox, from: Address, bytes: usize) -> Result<(), BackendError> {
+    pub(super) unsafe fn round(
+        &mut self,
+        shape: Shape,
+        inbox: &Inbox,
+        from: Address,
+        bytes: usize,
+    ) -> Result<(), BackendError> {
         self.forget_logits();
         let Self { driver, model, host, graphs, .. } = self;
         let pass = Pass { on: &**driver, model, inbox, shape };
@@ -160,7 +145,7 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     /// Brings the device's counts of tokens in line with sequences that have penalties.
-    fn count(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
+    pub(super) fn count(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         for sequence in batch {
             let slot = &mut self.slots[sequence.slot];
             if !sequence.sampler.params().has_penalties() {
@@ -235,7 +220,7 @@ pub(super) fn row_of_table<'a>(pages: &'a [PageId], shape: &Shape) -> impl Itera
 }
 
 /// The row that decides the token after `drafted` drafts of sequence `index`.
-fn judged(index: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
+pub(super) fn judged(index: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
     JudgedRow {
         sequence: index as u32,
         position: (sequence.committed + drafted) as u32,
@@ -256,7 +241,7 @@ fn verified(sequence: &Sequence<'_>, first_row: usize) -> VerifiedSequence {
 
 /// The drafts that a sequence's rows follow, a run of `max_draft` for each row.
 fn recent(sequence: &Sequence<'_>, shape: &Shape, max_draft: usize) -> Vec<TokenId> {
-    let rows = if shape.kind == Kind::Draft { 1 } else { sequence.drafted() + 1 };
+    let rows = if shape.drafts() { 1 } else { sequence.drafted() + 1 };
     let mut drafts = sequence.tokens[sequence.committed..].to_vec();
     drafts.resize(max_draft, 0);
     drafts.repeat(rows)

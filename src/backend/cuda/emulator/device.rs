@@ -4,20 +4,25 @@
 use super::{Emulator, matmul};
 use crate::backend::BackendError;
 use crate::backend::cuda::driver::{Driver, MemoryInfo};
-use crate::backend::cuda::kernels::{Address, Launcher, Shape};
+use crate::backend::cuda::kernels::{Address, ContinueLoop, Launcher, Shape};
 use crate::backend::cuda::matmul::Matmul;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const ALIGNMENT: usize = 256;
 /// Asked for as a library does, and never looked at.
 const MATMUL_WORKSPACE: usize = 4096;
+/// A loop that takes so many turns has no end.
+const MOST_TURNS: u64 = 10_000;
 
 /// A device that runs kernels on the processor.
 pub struct EmulatedDevice {
     emulator: Emulator,
     bytes: u64,
+    has_loops: bool,
+    refuses_loops: bool,
     state: Mutex<State>,
 }
 
@@ -25,8 +30,15 @@ pub struct EmulatedDevice {
 struct State {
     /// Blocks of memory by address, device's and page-locked ones.
     blocks: BTreeMap<u64, Block>,
-    recording: Option<Vec<Task>>,
+    recording: Option<Recording>,
     counts: Counts,
+}
+
+#[derive(Default)]
+struct Recording {
+    tasks: Vec<Task>,
+    /// The loop whose body is being recorded.
+    body: Option<Vec<Task>>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,17 +58,34 @@ pub struct Counts {
     pub recordings: u64,
     /// Graphs replayed.
     pub replays: u64,
+    /// Turns of loops in them.
+    pub turns: u64,
     /// Times that somebody waited for the device.
     pub waits: u64,
 }
 
 /// One thing that a graph does.
-#[derive(Clone)]
 enum Task {
-    Launch { kernel: String, shape: Shape, arguments: Vec<u8> },
-    Copy { to: u64, from: u64, bytes: usize },
-    Zero { at: u64, bytes: usize },
+    Launch {
+        kernel: String,
+        shape: Shape,
+        arguments: Vec<u8>,
+    },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    Zero {
+        at: u64,
+        bytes: usize,
+    },
     Multiply(Matmul),
+    /// As a GPU's conditional node: not 0 at first, and its body sets the value.
+    While {
+        body: Vec<Task>,
+        value: Arc<AtomicU32>,
+    },
 }
 
 /// A recorded pass.
@@ -65,7 +94,19 @@ pub struct Graph(Vec<Task>);
 impl EmulatedDevice {
     /// A device with `bytes` bytes of memory.
     pub fn new(emulator: Emulator, bytes: u64) -> Self {
-        Self { emulator, bytes, state: Mutex::default() }
+        Self { emulator, bytes, has_loops: true, refuses_loops: false, state: Mutex::default() }
+    }
+
+    /// One whose driver is too old for loops.
+    #[must_use]
+    pub fn without_loops(self) -> Self {
+        Self { has_loops: false, ..self }
+    }
+
+    /// One whose driver says that it has loops, and then refuses each.
+    #[must_use]
+    pub fn refusing_loops(self) -> Self {
+        Self { refuses_loops: true, ..self }
     }
 
     /// What was done so far.
@@ -113,8 +154,10 @@ impl EmulatedDevice {
     /// As the driver's functions.
     unsafe fn queue(&self, task: Task) -> Result<(), BackendError> {
         if let Some(recording) = &mut self.state().recording {
-            recording.push(task);
-            return Ok(());
+            let refused = recording.body.is_some() && !matches!(task, Task::Launch { .. });
+            recording.body.as_mut().unwrap_or(&mut recording.tasks).push(task);
+            let why = || BackendError::Device("a loop's body may hold launches alone".into());
+            return if refused { Err(why()) } else { Ok(()) };
         }
         // SAFETY: the caller's promise.
         unsafe { self.run(&task) }
@@ -150,6 +193,18 @@ impl EmulatedDevice {
                 // SAFETY: all lie in blocks allocated here; that they are apart is the caller's promise.
                 unsafe { matmul::multiply(product) };
                 Ok(())
+            }
+            Task::While { body, value } => {
+                value.store(1, Ordering::Relaxed);
+                for _ in 0..MOST_TURNS {
+                    self.state().counts.turns += 1;
+                    // SAFETY: the caller's promise.
+                    body.iter().try_for_each(|task| unsafe { self.run(task) })?;
+                    if value.load(Ordering::Relaxed) == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(BackendError::Device(format!("a loop of more than {MOST_TURNS} turns")))
             }
         }
     }
@@ -247,7 +302,38 @@ impl Driver for EmulatedDevice {
     }
 
     fn begin_capture(&self) -> Result<(), BackendError> {
-        self.state().recording = Some(Vec::new());
+        self.state().recording = Some(Recording::default());
+        Ok(())
+    }
+
+    fn loops(&self) -> bool {
+        self.has_loops
+    }
+
+    fn begin_loop(&self) -> Result<(), BackendError> {
+        let why =
+            || BackendError::Device("a loop inside of another, outside of a recording, or on an old driver".into());
+        match &mut self.state().recording {
+            Some(recording) if recording.body.is_none() && self.has_loops && !self.refuses_loops => {
+                recording.body = Some(Vec::new());
+                Ok(())
+            }
+            _ => Err(why()),
+        }
+    }
+
+    unsafe fn end_loop(&self, condition: Address) -> Result<(), BackendError> {
+        if self.state().recording.as_ref().is_none_or(|recording| recording.body.is_none()) {
+            return Err(BackendError::Device("no loop was begun".into()));
+        }
+        let value = Arc::new(AtomicU32::new(0));
+        let arguments = ContinueLoop { handle: value.as_ptr() as u64, condition };
+        // SAFETY: the caller's promise; the loop keeps the value.
+        unsafe { self.launch(ContinueLoop::KERNEL, ContinueLoop::SHAPE, bytemuck::bytes_of(&arguments)) }?;
+        if let Some(recording) = &mut self.state().recording {
+            let body = recording.body.take().unwrap_or_default();
+            recording.tasks.push(Task::While { body, value });
+        }
         Ok(())
     }
 
@@ -255,7 +341,11 @@ impl Driver for EmulatedDevice {
         let mut state = self.state();
         state.counts.recordings += 1;
         let nothing = || BackendError::Device("no graph is being recorded".into());
-        state.recording.take().map(Graph).ok_or_else(nothing)
+        match state.recording.take() {
+            Some(Recording { tasks, body: None }) => Ok(Graph(tasks)),
+            Some(_) => Err(BackendError::Device("a loop's body was not ended".into())),
+            None => Err(nothing()),
+        }
     }
 
     unsafe fn replay(&self, graph: &Graph) -> Result<(), BackendError> {

@@ -1,5 +1,6 @@
 //! The CUDA driver's functions, found by name when first needed, and what they say when they fail.
 
+use super::loops::{LoopCalls, Symbol};
 use crate::backend::BackendError;
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
@@ -16,6 +17,8 @@ macro_rules! calls {
         #[allow(non_snake_case)]
         pub struct Calls {
             $(pub $name: unsafe extern "C" fn($($argument),*) -> u32,)*
+            /// Those of loops in graphs, which the bindings do not know: `None` where the driver lacks them.
+            pub loops: Option<LoopCalls>,
         }
 
         $(const _: unsafe fn($($argument),*) -> sys::CUresult = sys::$name;)*
@@ -39,6 +42,8 @@ macro_rules! calls {
                             Err(_) => return Err(too_old(stringify!($name))),
                         }
                     },)*
+                    // SAFETY: the types are checked where the functions are declared.
+                    loops: LoopCalls::find(|name| unsafe { library.get::<Symbol>(name) }.ok().map(|symbol| *symbol)),
                 })
             }
         }
@@ -70,6 +75,15 @@ calls! {
     cuStreamSynchronize(sys::CUstream);
     cuStreamBeginCapture_v2(sys::CUstream, sys::CUstreamCaptureMode);
     cuStreamEndCapture(sys::CUstream, *mut sys::CUgraph);
+    cuStreamGetCaptureInfo_v2(
+        sys::CUstream,
+        *mut sys::CUstreamCaptureStatus,
+        *mut sys::cuuint64_t,
+        *mut sys::CUgraph,
+        *mut *const sys::CUgraphNode,
+        *mut usize
+    );
+    cuStreamUpdateCaptureDependencies(sys::CUstream, *mut sys::CUgraphNode, usize, c_uint);
     cuGraphInstantiateWithFlags(*mut sys::CUgraphExec, sys::CUgraph, c_ulonglong);
     cuGraphDestroy(sys::CUgraph);
     cuGraphLaunch(sys::CUgraphExec, sys::CUstream);

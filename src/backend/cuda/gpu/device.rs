@@ -11,8 +11,8 @@ pub struct Device {
     pub calls: &'static Calls,
     pub info: GpuInfo,
     pub stream: sys::CUstream,
+    pub context: sys::CUcontext,
     device: sys::CUdevice,
-    context: sys::CUcontext,
 }
 
 // SAFETY: the driver's handles may be used from any thread, by several at once.

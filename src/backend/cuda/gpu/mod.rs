@@ -7,6 +7,7 @@
 mod calls;
 mod cublaslt;
 mod device;
+mod loops;
 mod modules;
 mod probe;
 mod products;
@@ -24,7 +25,7 @@ use calls::OUT_OF_MEMORY;
 use cudarc::driver::sys;
 use device::Device;
 use modules::Modules;
-use queue::Queue;
+use queue::{Executable, Queue};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A GPU with this build's kernels, and one stream of it.
@@ -38,7 +39,7 @@ pub struct Gpu {
 pub struct Graph {
     device: Arc<Device>,
     queue: Arc<Mutex<Queue>>,
-    executable: sys::CUgraphExec,
+    recorded: Executable,
 }
 
 // SAFETY: the driver's handles may be used from any thread.
@@ -48,7 +49,11 @@ impl Drop for Graph {
     fn drop(&mut self) {
         if self.device.make_current().is_ok() {
             // SAFETY: made by `end_capture`. One that still runs is given back when it is done.
-            unsafe { (self.device.calls.cuGraphExecDestroy)(self.executable) };
+            unsafe { (self.device.calls.cuGraphExecDestroy)(self.recorded.executable) };
+            if let Some(graph) = self.recorded.graph {
+                // SAFETY: made by `end_capture`, and what was made of it is gone.
+                unsafe { (self.device.calls.cuGraphDestroy)(graph) };
+            }
         }
     }
 }
@@ -256,9 +261,22 @@ impl Driver for Gpu {
         self.queue()?.begin_capture()
     }
 
+    fn loops(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).has_loops
+    }
+
+    fn begin_loop(&self) -> Result<(), BackendError> {
+        self.queue()?.begin_loop()
+    }
+
+    unsafe fn end_loop(&self, condition: Address) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue()?.end_loop(condition) }
+    }
+
     fn end_capture(&self) -> Result<Graph, BackendError> {
-        let executable = self.queue()?.end_capture()?;
-        Ok(Graph { device: self.device.clone(), queue: self.queue.clone(), executable })
+        let recorded = self.queue()?.end_capture()?;
+        Ok(Graph { device: self.device.clone(), queue: self.queue.clone(), recorded })
     }
 
     unsafe fn replay(&self, graph: &Graph) -> Result<(), BackendError> {
@@ -266,7 +284,7 @@ impl Driver for Gpu {
             return Err(BackendError::Device("launching a graph of another device".into()));
         }
         // SAFETY: of this device; the rest is the caller's promise.
-        unsafe { self.queue()?.replay(graph.executable) }
+        unsafe { self.queue()?.replay(graph.recorded.executable) }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The kernels on the device: loaded from the fat binaries, found by name.
 
-use super::calls::{BAD_IMAGE, NOT_FOUND};
+use super::calls::{BAD_IMAGE, NOT_FOUND, SUCCESS};
 use super::device::Device;
+use super::loops::LEAST_LOOPING_DRIVER;
 use super::probe::compiler_release;
 use crate::backend::BackendError;
+use crate::backend::cuda::kernels::ContinueLoop;
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
@@ -12,7 +14,7 @@ use std::sync::Arc;
 /// The files (`cuda/<name>.cu`) whose kernels may begin while the kernel before them still runs: in each,
 /// every block that touches anything a kernel writes calls `await_previous_kernel` first, and at least one
 /// block does. Kernels of other files, as those that make weights, are overlapped on neither side.
-const OVERLAPPING: [&str; 14] = [
+const OVERLAPPING: [&str; 15] = [
     "accept",
     "adjust",
     "append",
@@ -22,6 +24,7 @@ const OVERLAPPING: [&str; 14] = [
     "gather_rows",
     "keep_rows",
     "lm_head",
+    "next_draft",
     "prefill_attention",
     "qkv",
     "residual",
@@ -31,6 +34,9 @@ const OVERLAPPING: [&str; 14] = [
 
 /// The virtual architecture that `await_previous_kernel` is compiled to an instruction for.
 const LEAST_OVERLAPPING_ARCH: c_int = 90;
+
+/// The file whose kernel calls a function of the driver's that older drivers do not have.
+const LOOP_FILE: &str = "continue_loop";
 
 /// Shared memory that a block may have without asking.
 const USUAL_SHARED_BYTES: c_int = 48 << 10;
@@ -62,10 +68,14 @@ impl Modules {
     pub fn load(device: &Arc<Device>, images: &[(&'static str, &'static [u8])]) -> Result<Self, BackendError> {
         device.make_current()?;
         let mut loaded = Self { device: device.clone(), modules: Vec::new(), kernels: HashMap::new() };
-        for (name, image) in images {
+        let has_loops = device.calls.loops.is_some() && device.info.driver >= LEAST_LOOPING_DRIVER;
+        for (name, image) in images.iter().filter(|(name, _)| has_loops || *name != LOOP_FILE) {
             let mut module = std::ptr::null_mut();
             // SAFETY: a fat binary as nvcc made it, which tells its own length; the context is current.
             let code = unsafe { (device.calls.cuModuleLoadData)(&mut module, image.as_ptr().cast()) };
+            if *name == LOOP_FILE && code != SUCCESS {
+                continue; // No loops, and all else works.
+            }
             device.checked(code, || {
                 let hint =
                     if BAD_IMAGE.contains(&code) { age_hint(device.info.driver, compiler_release()) } else { None };
@@ -78,6 +88,11 @@ impl Modules {
             loaded.modules.push((name, module));
         }
         Ok(loaded)
+    }
+
+    /// Whether graphs can hold loops: the driver can, and the kernel that ends them is there.
+    pub fn has_loops(&self) -> bool {
+        self.modules.iter().any(|(file, _)| *file == LOOP_FILE) && self.find(ContinueLoop::KERNEL).is_ok()
     }
 
     /// The kernel of that name, allowed to have as much dynamic shared memory. The context is current.

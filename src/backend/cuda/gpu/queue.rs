@@ -16,15 +16,17 @@
 //!    after it had ended and its writes were visible, and every later kernel starts after that one did.
 //!
 //! So a kernel is launched so only if the thing queued just before it is a kernel of which the same holds.
-//! Behind copies, zeroing, events and graphs, and as a graph's first, it starts when they have ended.
+//! Behind copies, zeroing, events and graphs, and as a graph's or a loop body's first, it starts when they have
+//! ended. A body's last kernel does not overlap, so that each turn begins when the one before it has ended.
 
 use super::calls::SUCCESS;
 use super::cublaslt;
 use super::device::Device;
+use super::loops::Body;
 use super::modules::{Kernel, Modules, Relaxed};
 use super::products::Products;
 use crate::backend::BackendError;
-use crate::backend::cuda::kernels::Shape;
+use crate::backend::cuda::kernels::{Address, ContinueLoop, Shape};
 use crate::backend::cuda::matmul::Matmul;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -45,11 +47,38 @@ pub struct Queue {
     behind_overlapping: bool,
     /// Kernels may overlap at all.
     pub overlap: bool,
+    /// A recording may hold a loop.
+    pub has_loops: bool,
+    /// The loop whose body is being recorded.
+    body: Option<Body>,
+    /// The recording in progress holds a loop.
+    has_recorded_loop: bool,
+    /// Kernels of a loop's body may overlap too, until a driver has refused a graph with such a loop: nowhere is it
+    /// said that all drivers take them.
+    overlap_in_loops: bool,
+}
+
+/// A recording, ready to be launched.
+pub struct Executable {
+    pub executable: sys::CUgraphExec,
+    /// What it was made of, where that has a loop: the condition is this graph's.
+    pub graph: Option<sys::CUgraph>,
 }
 
 impl Queue {
     pub fn new(device: Arc<Device>, modules: Modules) -> Self {
-        Self { device, modules, products: None, behind_overlapping: false, overlap: true }
+        let has_loops = modules.has_loops();
+        Self {
+            device,
+            modules,
+            products: None,
+            behind_overlapping: false,
+            overlap: true,
+            has_loops,
+            body: None,
+            has_recorded_loop: false,
+            overlap_in_loops: true,
+        }
     }
 
     /// # Safety
@@ -78,7 +107,7 @@ impl Queue {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: shape.shared_bytes,
-            hStream: self.device.stream,
+            hStream: self.recorded_stream(),
             attrs: &mut attribute,
             numAttrs: (overlaps && self.behind_overlapping).into(),
         };
@@ -98,13 +127,18 @@ impl Queue {
 
     fn may_overlap(&self, kernel: &Kernel) -> bool {
         let gpu = &self.device.info;
-        self.overlap && kernel.overlaps && gpu.capability >= (9, 0) && gpu.driver >= LEAST_OVERLAPPING_DRIVER
+        let here = self.overlap && (self.body.is_none() || self.overlap_in_loops);
+        here && kernel.overlaps && gpu.capability >= (9, 0) && gpu.driver >= LEAST_OVERLAPPING_DRIVER
     }
 
     /// The stream, for something that is not a kernel.
     fn stream(&mut self) -> sys::CUstream {
         self.behind_overlapping = false;
-        self.device.stream
+        self.recorded_stream()
+    }
+
+    fn recorded_stream(&self) -> sys::CUstream {
+        self.body.as_ref().map_or(self.device.stream, |body| body.stream)
     }
 
     /// # Safety
@@ -180,8 +214,37 @@ impl Queue {
         self.device.checked(code, || "beginning to record a graph".into())
     }
 
+    /// What is recorded from here on is the body of a loop.
+    pub fn begin_loop(&mut self) -> Result<(), BackendError> {
+        self.behind_overlapping = false;
+        if self.body.is_some() || !self.has_loops {
+            return Err(BackendError::Device("a loop inside of another, or on a driver that has none".into()));
+        }
+        self.body = Some(Body::begin(&self.device)?);
+        Ok(())
+    }
+
+    /// Ends the body: it is run again while the word at `condition` is not 0.
+    ///
+    /// # Safety
+    /// The word is there whenever the graph is launched.
+    pub unsafe fn end_loop(&mut self, condition: Address) -> Result<(), BackendError> {
+        let Some(handle) = self.body.as_ref().map(|body| body.handle) else {
+            return Err(BackendError::Device("no loop was begun".into()));
+        };
+        let arguments = ContinueLoop { handle, condition };
+        // SAFETY: the handle is of the graph that is recorded; the condition is the caller's promise.
+        unsafe { self.launch(ContinueLoop::KERNEL, ContinueLoop::SHAPE, bytemuck::bytes_of(&arguments)) }?;
+        self.behind_overlapping = false;
+        self.has_recorded_loop = true;
+        self.body.take().map_or(Ok(()), Body::end)
+    }
+
     /// What was recorded, ready to be launched. The stream queues again, whether this fails or not.
-    pub fn end_capture(&mut self) -> Result<sys::CUgraphExec, BackendError> {
+    pub fn end_capture(&mut self) -> Result<Executable, BackendError> {
+        // A body that was not ended is given up; the recording then is of no use, and fails below.
+        let given_up = self.body.take().is_some();
+        let has_loop = std::mem::take(&mut self.has_recorded_loop);
         let stream = self.stream();
         let calls = self.device.calls;
         let mut graph = std::ptr::null_mut();
@@ -189,12 +252,20 @@ impl Queue {
         let code = unsafe { (calls.cuStreamEndCapture)(stream, &mut graph) };
         self.device.checked(code, || "recording a graph".into())?;
         let mut executable = std::ptr::null_mut();
-        // SAFETY: a graph that is alive; writes one handle.
-        let code = unsafe { (calls.cuGraphInstantiateWithFlags)(&mut executable, graph, 0) };
-        // SAFETY: nobody else has it, and what was made of it does not need it.
-        unsafe { (calls.cuGraphDestroy)(graph) };
-        self.device.checked(code, || "making a recorded graph executable".into())?;
-        Ok(executable)
+        let made = if given_up {
+            Err(BackendError::Device("recording a graph: a loop's body was not ended".into()))
+        } else {
+            // SAFETY: a graph that is alive; writes one handle.
+            let code = unsafe { (calls.cuGraphInstantiateWithFlags)(&mut executable, graph, 0) };
+            self.device.checked(code, || "making a recorded graph executable".into())
+        };
+        self.overlap_in_loops &= made.is_ok() || !has_loop;
+        let kept = (made.is_ok() && has_loop).then_some(graph);
+        if kept.is_none() {
+            // SAFETY: nobody else has it, and what was made of it does not need it.
+            unsafe { (calls.cuGraphDestroy)(graph) };
+        }
+        made.map(|()| Executable { executable, graph: kept })
     }
 
     /// # Safety

@@ -12,12 +12,14 @@ macro_rules! arguments {
 }
 
 mod attention;
+mod drafting;
 mod projection;
 mod rows;
 mod sampling;
 mod weights;
 
 pub use attention::{Attention, AttentionForm, PagedBatch, attend};
+pub use drafting::{ContinueLoop, DraftLoop, DraftRule, NextDraft, next_draft};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
 pub use rows::{Embedding, GatherRows, KeepRows, keep_rows, per_token};
 pub use sampling::{

@@ -1,6 +1,7 @@
 //! The controllers from outside: what users type, what they learn, and what they are worth.
 
-#[path = "../benches/simulator/mod.rs"]
+mod plans;
+#[path = "../../benches/simulator/mod.rs"]
 mod simulator;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};
@@ -303,6 +304,9 @@ proptest! {
                     let proceed = controller.proceed(&step, &mut Philox::new(1, i, Purpose::Controller, drafts as u32));
                     prop_assert!(!proceed || drafts < limit, "{} went beyond its limit", text);
                 }
+                let step = Step { slot, batch, confidences: &[], limit };
+                let plan = controller.plan(&step, &|drafts| Philox::new(2, drafts, Purpose::Controller, i as u32));
+                prop_assert!(plan.is_none_or(|plan| plan.limit <= limit), "{} planned beyond its limit", text);
                 controller.observe(&Outcome { slot, batch, rows, confidences, accepted, draft_seconds, verify_seconds });
                 prop_assert!(!has_null(&controller.state()), "{}: {}", text, controller.state());
             }
