@@ -4,7 +4,8 @@
 //! 1. `copy`: a copy inside the GPU's memory, the yardstick of everything else.
 //! 2. `kernels`: each kernel of a layer, at the shapes of real models.
 //! 3. `steps`: whole passes, with and without graphs and overlapping kernels.
-//! 4. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
+//! 4. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
+//! 5. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
 //!    predict. Every answer must be that of plain decoding, token for token, or no speed is printed and the
 //!    exit code is 1.
 //!
@@ -24,6 +25,8 @@ mod device;
 mod kernels;
 #[path = "synthetic/measure.rs"]
 mod measure;
+#[path = "gpu/prefill.rs"]
+mod prefill;
 #[path = "gpu/sizes.rs"]
 mod sizes;
 #[path = "gpu/steps.rs"]
@@ -60,7 +63,7 @@ struct Args {
     /// What to measure; all of it unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Section>,
-    /// Models of the kernels and passes.
+    /// Models of the kernels, passes and prompts.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "7b,13b")]
     geometry: Vec<Name>,
     /// Models of the speculation.
@@ -95,6 +98,7 @@ enum Section {
     Copy,
     Kernels,
     Steps,
+    Prefill,
     Speculation,
 }
 
@@ -171,6 +175,9 @@ fn all<D: Measurable>(
         }
         if wanted(Section::Steps) {
             unless_too_large(size, steps::steps(&*open, size, copy_rate))?;
+        }
+        if wanted(Section::Prefill) {
+            unless_too_large(size, prefill::prefill(&*open, size))?;
         }
     }
     if wanted(Section::Speculation) {

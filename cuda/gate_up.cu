@@ -5,8 +5,8 @@
 // out    [tokens, stride] in the weights' format, [intermediate] wide
 // bias   [outputs] in the order of W's rows, or null
 //
-// Grid, order, bytes: common/skinny.cuh and common/gemm.cuh; 2 bytes written per pair of outputs.
-#include "common/epilogue.cuh"
+// Grid, order, bytes: common/skinny.cuh, common/gemm.cuh and common/finish.cuh; 2 bytes written per pair of outputs.
+#include "common/finish.cuh"
 
 struct GateUpArgs {
   ProjectionArgs projection;
@@ -34,3 +34,4 @@ template <class T, Form FORM> struct GateUpEpilogue {
 };
 
 PROJECTION(gate_up, GateUpArgs, GateUpEpilogue)
+FINISH_PROJECTION(gate_up, GateUpArgs, GateUpEpilogue)

@@ -7,8 +7,8 @@
 //
 // Norms of q and k, the rotation and the cache are left to the attention kernel, which needs whole heads
 // anyway: a head is wider than a block's 32 outputs.
-// Grid, order, bytes: common/skinny.cuh and common/gemm.cuh; 4 bytes written per output.
-#include "common/epilogue.cuh"
+// Grid, order, bytes: common/skinny.cuh, common/gemm.cuh and common/finish.cuh; 4 bytes written per output.
+#include "common/finish.cuh"
 
 struct QkvArgs {
   ProjectionArgs projection;
@@ -31,3 +31,4 @@ template <class T, Form FORM> struct QkvEpilogue {
 };
 
 PROJECTION(qkv, QkvArgs, QkvEpilogue)
+FINISH_PROJECTION(qkv, QkvArgs, QkvEpilogue)

@@ -5,8 +5,8 @@
 //        squares [tokens, hidden/32] (norm.cuh)
 // bias   [hidden] or null
 //
-// Grid, order, bytes: common/skinny.cuh and common/gemm.cuh; 10 bytes per output read and written.
-#include "common/epilogue.cuh"
+// Grid, order, bytes: common/skinny.cuh, common/gemm.cuh and common/finish.cuh; 10 bytes per output read and written.
+#include "common/finish.cuh"
 
 struct ResidualArgs {
   ProjectionArgs projection;
@@ -37,3 +37,4 @@ template <class T, Form> struct ResidualEpilogue {
 };
 
 PROJECTION(residual, ResidualArgs, ResidualEpilogue)
+FINISH_PROJECTION(residual, ResidualArgs, ResidualEpilogue)

@@ -131,7 +131,7 @@ impl<D: Driver> Buffers<D> {
 }
 
 /// Fills memory with random numbers.
-fn fill<D: Driver>(driver: &Arc<D>, memory: &Memory<D>, scale: f32) -> Result<(), BackendError> {
+pub fn fill<D: Driver>(driver: &Arc<D>, memory: &Memory<D>, scale: f32) -> Result<(), BackendError> {
     let elements = (memory.bytes() / 16 * 8) as u64;
     let arguments = RandomWeights { target: memory.at(), seed: 1, elements, scale, padding: 0 };
     // SAFETY: the memory has as many elements.

@@ -15,6 +15,12 @@ pub struct Size {
     pub contexts: &'static [usize],
     /// Rows of a pass, ascending.
     pub rows: &'static [usize],
+    /// Lengths of prompts, ascending.
+    pub prompts: &'static [usize],
+    /// Most rows of a prefill pass, ascending: one after the other for fast prefill, the first of them for exact.
+    pub prefill_rows: &'static [usize],
+    /// Rows, columns and products of the large matrix product that prefill is told in parts of.
+    pub product: usize,
     /// Memory that a kernel's weights are spread over, so that they never come from a cache.
     pub spread_bytes: usize,
     /// Launches in one measurement.
@@ -46,6 +52,9 @@ impl Size {
             exit_after: 1,
             contexts: &[32, 64],
             rows: &[1, 2, 4],
+            prompts: &[40, 160],
+            prefill_rows: &[144],
+            product: 64,
             spread_bytes: 1 << 16,
             launches: 2,
             repetitions: 1,
@@ -60,6 +69,9 @@ fn real(name: &'static str, geometry: Geometry, exit_after: usize) -> Size {
         exit_after,
         contexts: &[128, 2048, 16_384],
         rows: &[1, 2, 4, 8, 16],
+        prompts: &[129, 256, 512, 1024, 4096],
+        prefill_rows: &[1024, 4096],
+        product: 8192,
         spread_bytes: 512 << 20,
         launches: 128,
         repetitions: 7,

@@ -12,7 +12,12 @@ struct NormArgs {
 };
 
 // How a kernel is launched, as a type for its epilogue.
-enum Form { SKINNY, GEMM };
+enum Form { SKINNY, GEMM, FINISH };
+
+__device__ __forceinline__ float token_factor(const NormArgs& norm, int token) {
+  if (!norm.squares) return 1;
+  return norm_factor(norm.squares + size_t(token) * norm.slots, norm.slots, norm.width, norm.epsilon);
+}
 
 // The factor of the token that the calling warp works on. In skinny form a warp only ever sees tokens
 // `warp` and `warp + 8` (projection ends are latency-bound: their factors are computed at the start).
@@ -20,10 +25,6 @@ template <Form FORM> struct NormFactor {
   const NormArgs& norm;
   int tokens;
 
-  __device__ __forceinline__ float compute(int token) const {
-    if (!norm.squares) return 1;
-    return norm_factor(norm.squares + size_t(token) * norm.slots, norm.slots, norm.width, norm.epsilon);
-  }
   // In shared memory, so that they take no registers while the sums are made.
   static __device__ __forceinline__ float* kept() {
     SHARED(float, factors, [2 * CLASSES]);
@@ -32,14 +33,22 @@ template <Form FORM> struct NormFactor {
   __device__ __forceinline__ void start() const {
     if constexpr (FORM == SKINNY)
       for (int token = threadIdx.x / WARP; token < tokens; token += CLASSES) {
-        const float factor = compute(token);
+        const float factor = token_factor(norm, token);
         if (threadIdx.x % WARP == 0) kept()[token] = factor;
       }
   }
   __device__ __forceinline__ float of(int token) const {
     if constexpr (FORM == SKINNY) return kept()[token];
-    else return compute(token);
+    else return token_factor(norm, token);
   }
+};
+
+// In the form FINISH a block has one token (finish.cuh), whose factor is made with the epilogue.
+template <> struct NormFactor<FINISH> {
+  float factor;
+  __device__ __forceinline__ NormFactor(const NormArgs& norm, int) : factor(token_factor(norm, blockIdx.x)) {}
+  __device__ __forceinline__ void start() const {}
+  __device__ __forceinline__ float of(int) const { return factor; }
 };
 
 // The three kernels of a projection: up to 8 tokens, up to 16, any number.

@@ -14,7 +14,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
     let garbage = write(&dir, "garbage.safetensors", "not tensors");
     let latin1 = write(&dir, "latin1.txt", b"caf\xe9");
     let long = write(&dir, "long.txt", "x = 1\n".repeat(2000));
-    let several = model_folder(&dir, &[1, 3], &[]);
+    let several = model_folder(&dir, &[1, 3], &[("chat_template.jinja", "{{ messages[0].content }}")]);
     let unwritable = format!("{missing}/out.jsonl");
     let plot = format!("{missing}/plot.svg");
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/llama");
@@ -71,6 +71,12 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (with(&["--gpu-memory-fraction", "1.5"]), "above 0 and at most 1"),
         (with(&["--gpu-memory-fraction", "half"]), "above 0 and at most 1"),
         (with(&["--no-graphs=yes"]), "--no-graphs"),
+        (with(&["--prefill", "slow"]), "[possible values: exact, fast]"),
+        (with(&["--prefill", "fast"]), "--prefill fast: the processor multiplies prompts in one way only (expected --prefill exact, or --device cuda)"),
+        (with(&["--prefill", "fast", "--device", "cpu"]), "--prefill fast: the processor"),
+        (vec!["chat", "-m", &several, "--exit", "1", "--prefill", "fast"], "--prefill fast: the processor"),
+        (vec!["bench", "--prefill", "fast"], "--prefill fast: the processor"),
+        (vec!["verify", "--prefill", "fast"], "--prefill"),
         (with(&["--file", "a.txt"]), "--file"),
         (with(&["--input", "a.jsonl"]), "--input"),
         (vec!["generate", "--input", &no_prompt, "--output", &no_prompt], "overwrite"),
@@ -104,6 +110,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (vec!["generate", "-p", "x", "-m", &several], "--exit N with N one of 1, 3"),
         (vec!["generate", "-p", "x", "-m", &several, "--exit", "2"], "exit-2.safetensors"),
         (vec!["generate", "-p", "x", "--device", "cuda:99"], "cuda:99"),
+        (vec!["generate", "-p", "x", "--device", "cuda:99", "--prefill", "fast"], "cuda:99"),
         (vec!["generate", "-p", "x", "--logit-bias", "4096+1"], "4096"),
         (vec!["generate", "-p", "x", "--system", "y"], "chat template"),
         (vec!["generate", "-p", "x", "-c", "1"], "context"),

@@ -46,7 +46,9 @@ fn completions_for_each_shell() {
 fn help_and_version_are_not_errors() {
     assert!(ok(&["--version"]).stdout.starts_with("eesd-run "));
     let help = ok(&["generate", "--help"]).stdout;
-    for part in ["generation_config.json", "JSON lines", "--draft-max", "[default: goodput-ts]"] {
+    let told =
+        ["generation_config.json", "JSON lines", "--draft-max", "[default: goodput-ts]", "speculation changes nothing"];
+    for part in told {
         assert!(help.contains(part), "{part} is not in {help}");
     }
     for name in ["chat", "bench", "inspect", "verify", "doctor", "completions"] {

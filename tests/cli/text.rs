@@ -14,7 +14,14 @@ fn greedy_text_is_the_same_whoever_drafts() {
     for controller in ["goodput-ts", "fixed:1", "fixed:16", "threshold:0.6", "beta-ts", "calibration-ts"] {
         assert_eq!(generate(&["--controller", controller]).stdout, plain, "{controller}");
     }
-    for more in [["--exit", "1"], ["--exit", "3"], ["-m", BUNDLED], ["--threads", "1"], ["--device", "cpu"]] {
+    for more in [
+        ["--exit", "1"],
+        ["--exit", "3"],
+        ["-m", BUNDLED],
+        ["--threads", "1"],
+        ["--device", "cpu"],
+        ["--prefill", "exact"],
+    ] {
         let exit: &[&str] = if more[0] == "-m" { &["--exit", "2"] } else { &[] };
         assert_eq!(generate(&[&more, exit].concat()).stdout, plain, "{more:?}");
     }

@@ -9,6 +9,8 @@ mod exits;
 mod generation;
 mod memory;
 mod passes;
+mod prefill;
+mod products;
 #[path = "../common/requests.rs"]
 mod requests;
 mod sampling;

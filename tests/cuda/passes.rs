@@ -1,23 +1,12 @@
 //! Single passes: close to the processor's, and the same bits whichever way a position is reached.
 
-use crate::support::{Subject, bits, on_device, options, table};
+use crate::support::{Subject, bits, difference, on_device, options, size, table};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::model::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
 use half::{bf16, f16};
-
-/// Root of the mean square.
-fn size(numbers: impl Iterator<Item = f32>) -> f64 {
-    let (sum, count) = numbers.fold((0.0, 0), |(sum, count), x| (sum + f64::from(x).powi(2), count + 1));
-    (sum / f64::from(count)).sqrt()
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    size(a.iter().zip(b).map(|(a, b)| a - b))
-}
 
 /// Logits and hidden states of a text, against the processor's, which keeps activations in f32.
 fn check_against_processor(subject: &Subject) {

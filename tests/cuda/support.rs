@@ -7,6 +7,7 @@ use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
@@ -100,6 +101,16 @@ pub fn emulated(seed: u64, bytes: u64) -> Arc<EmulatedDevice> {
     Arc::new(EmulatedDevice::new(Emulator::new(seed), bytes))
 }
 
+/// Whether the device to be tested has a library of matrix products; a GPU without is said.
+pub fn can_multiply() -> bool {
+    let Some(number) = tested_gpu() else { return true };
+    let library = Gpu::open(number).unwrap().matmul_workspace();
+    if let Err(why) = &library {
+        println!("left out: {why}");
+    }
+    library.is_ok()
+}
+
 /// A block table with room for `positions`, of pages from `first` on.
 pub fn table(first: usize, positions: usize) -> BlockTable {
     let pages = positions.div_ceil(PAGE_TOKENS);
@@ -116,4 +127,16 @@ pub fn engine(backend: Box<dyn Backend>, controller: &str) -> Engine {
 
 pub fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// Root of the mean square.
+pub fn size(numbers: impl Iterator<Item = f32>) -> f64 {
+    let (sum, count) = numbers.fold((0.0, 0), |(sum, count), x| (sum + f64::from(x).powi(2), count + 1));
+    (sum / f64::from(count)).sqrt()
+}
+
+/// Root of the mean square of what two differ by.
+pub fn difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    size(a.iter().zip(b).map(|(a, b)| a - b))
 }

@@ -60,7 +60,8 @@ Result cuCtxSetCurrent(Handle context) { return current = context, 0; }
    of cuda/, in order. */
 static const char* FILES[] = {"accept",       "adjust",            "append", "attention",      "count_tokens", "embedding",
                               "gate_up",      "gather_rows",       "keep_rows", "lm_head",     "pack_weights",
-                              "prefill_attention", "qkv",          "random_weights", "residual", "sample",    "wrapper"};
+                              "prefill_attention", "qkv",          "random_weights", "residual", "sample",    "unpack_weights",
+                              "wrapper"};
 static int modules;
 Result cuModuleLoadData(Handle* module, const void* image) {
   NEEDS_CONTEXT;
@@ -104,6 +105,7 @@ Result cuLaunchKernelEx(const struct Config* config, Handle function, void** par
 
 Result cuStreamCreate(Handle* stream, unsigned flags) {
   NEEDS_CONTEXT;
+  LOG("stream %p", (void*)&stream_object);
   return *stream = &stream_object, flags != 1; /* non-blocking */
 }
 Result cuStreamDestroy_v2(Handle stream) {

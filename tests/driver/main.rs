@@ -1,20 +1,40 @@
-//! What is asked of the CUDA driver, in which order and with which flags: a library that pretends to be one
-//! (`cuda.c`) writes it down. Each test is run again in a process of its own, which finds that library.
+//! What is asked of the CUDA driver and of cuBLASLt, in which order and with which flags: libraries that pretend to be
+//! them (`cuda.c`, `cublaslt.c`) write it down. Each test is run again in a process of its own, which finds that library.
 //! In builds without kernels nothing can be launched, and the tests say so.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
+
+mod products;
 
 use eesd::backend::BackendError;
 use eesd::backend::cuda::FATBINS;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::gpu::{self, Gpu};
 use eesd::backend::cuda::kernels::{Launcher, Shape};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::{env, fs};
 
 const CHILD: &str = "PRETENDED_DRIVER";
+/// A setting: the file that the pretended cuBLASLt is called. Without, there is none.
+const PRODUCTS: &str = "PRODUCTS_LIBRARY";
 
-/// Runs `body` in a child that has the pretended driver, set up by `settings`; returns what the driver
+/// Compiles one of the libraries.
+fn compile(folder: &Path, source: &str, name: &str, flag: Option<String>) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver").join(source);
+    let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
+    let compiled = Command::new(compiler)
+        .args(flag)
+        .args(["-shared", "-fPIC", "-Wall", "-Werror"])
+        .arg(source)
+        .arg("-o")
+        .arg(folder.join(name))
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+}
+
+/// Runs `body` in a child that has the pretended libraries, set up by `settings`; returns what they
 /// wrote down. `None` in the child, after the body.
 fn with_driver(test: &str, settings: &[(&str, &str)], body: fn()) -> Option<Vec<String>> {
     if env::var_os(CHILD).is_some() {
@@ -22,17 +42,12 @@ fn with_driver(test: &str, settings: &[(&str, &str)], body: fn()) -> Option<Vec<
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/driver/cuda.c");
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
-    let lacking =
-        settings.iter().find(|(name, _)| *name == "DRIVER_LACKS").map(|(_, name)| format!("-D{name}=lacking"));
-    let compiled = Command::new(compiler)
-        .args(lacking)
-        .args(["-shared", "-fPIC", "-Wall", "-Werror", source, "-o"])
-        .arg(folder.path().join("libcuda.so.1"))
-        .output()
-        .unwrap();
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let setting = |name: &str| settings.iter().find(|setting| setting.0 == name).map(|setting| setting.1);
+    let lacking = setting("DRIVER_LACKS").map(|name| format!("-D{name}=lacking"));
+    compile(folder.path(), "cuda.c", "libcuda.so.1", lacking);
+    if let Some(name) = setting(PRODUCTS) {
+        compile(folder.path(), "cublaslt.c", name, setting("PRODUCTS_LACKS").map(|name| format!("-D{name}=lacking")));
+    }
     let log = folder.path().join("log");
     fs::write(&log, "").unwrap();
     let child = Command::new(env::current_exe().unwrap())

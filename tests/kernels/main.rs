@@ -7,6 +7,7 @@
 mod attention;
 #[path = "../common/device.rs"]
 mod device;
+mod finish;
 mod mutations;
 mod projection;
 mod rows;
@@ -23,14 +24,22 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
 fn every_kernel_is_registered() {
-    let mut expected: Vec<String> =
-        ["accept_drafts", "adjust_logits", "count_tokens", "keep_rows", "pack_weights", "sample_rows"]
-            .map(String::from)
-            .into();
+    let mut expected: Vec<String> = [
+        "accept_drafts",
+        "adjust_logits",
+        "count_tokens",
+        "keep_rows",
+        "pack_weights",
+        "sample_rows",
+        "unpack_weights",
+    ]
+    .map(String::from)
+    .into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
         }
+        expected.extend(["gate_up", "qkv", "residual"].map(|name| format!("{name}_{format}_finish")));
         for name in ["append", "attention", "prefill_attention"] {
             expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
         }

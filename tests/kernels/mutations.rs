@@ -27,6 +27,9 @@ const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.c
 
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
+const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
+const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
+const UNPACK: Family = ("weights::unpacked_as_before_packing", &["unpack_weights.cu"]);
 const PACK: Family = ("weights::packed_as_the_host_packs", &["pack_weights.cu"]);
 const RANDOM: Family = ("weights::random_weights_are_the_reference", &["random_weights.cu"]);
 
@@ -39,7 +42,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 27] = [
+const MUTANTS: [Mutant; 32] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -104,10 +107,33 @@ const MUTANTS: [Mutant; 27] = [
         Check::Orders,
         PACK,
     ),
+    mutant(
+        "unpack_weights.cu",
+        "make_uint4(first.y, first.w, second.y, second.w)",
+        "make_uint4(first.y, second.y, first.w, second.w)",
+        Check::Orders,
+        UNPACK,
+    ),
+    mutant("unpack_weights.cu", "row + 8 < args.row_count", "row < args.row_count", Check::Orders, UNPACK),
+    mutant(
+        "common/finish.cuh",
+        "blockIdx.y * (PROJECTION_THREADS / WARP)",
+        "blockIdx.y * (PROJECTION_THREADS / WARP - 1)",
+        Check::Orders,
+        FINISH,
+    ),
+    mutant(
+        "common/epilogue.cuh",
+        "factor(token_factor(norm, blockIdx.x))",
+        "factor(token_factor(norm, blockIdx.y))",
+        Check::Orders,
+        FINISH_GATE_UP,
+    ),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
     // Memory that is not the kernel's.
     mutant("keep_rows.cu", "column < args.hidden;", "column <= args.hidden;", Check::Addresses, KEEP),
+    mutant("common/finish.cuh", "output < projection.outputs ? sums", "true ? sums", Check::Addresses, FINISH),
     mutant("random_weights.cu", "unit < args.elements / 8", "unit <= args.elements / 8", Check::Addresses, RANDOM),
     mutant("residual.cu", "if (output < hidden) {", "if (output < hidden + 8) {", Check::Addresses, PROJECTION),
     mutant(SKINNY, "t * 8 + lane % 4 * 2 + i % 2]", "t * 8 + lane % 4 * 2 + i % 2 + 1]", Check::Addresses, PROJECTION),

@@ -12,11 +12,11 @@ use eesd::backend::cuda::kernels::{
 use eesd::backend::cuda::pack::{BLOCK_ROWS, block_bytes, chunks, interleave, pack};
 
 /// Inputs of a projection: `tokens` rows of a normalised residual stream.
-struct Case {
-    format: Format,
+pub struct Case {
+    pub format: Format,
     inputs: usize,
     stride: usize,
-    tokens: usize,
+    pub tokens: usize,
     x: Vec<u16>,
     squares: Vec<f32>,
     slots: usize,
@@ -25,7 +25,7 @@ struct Case {
 const EPSILON: f32 = 1e-5;
 
 impl Case {
-    fn new(format: Format, inputs: usize, tokens: usize, seed: u64) -> Self {
+    pub fn new(format: Format, inputs: usize, tokens: usize, seed: u64) -> Self {
         let (stride, slots) = (chunks(inputs) * 64, inputs.div_ceil(32));
         let mut noise = Noise::new(seed);
         let mut x = vec![0; tokens * stride];
@@ -36,14 +36,14 @@ impl Case {
         Self { format, inputs, stride, tokens, x, squares, slots }
     }
 
-    fn weights(&self, outputs: usize, seed: u64) -> Vec<Vec<u8>> {
+    pub fn weights(&self, outputs: usize, seed: u64) -> Vec<Vec<u8>> {
         let mut noise = Noise::new(seed);
         let row = |_| noise.numbers(self.format, self.inputs, 0.5).iter().flat_map(|e| e.to_le_bytes()).collect();
         (0..outputs).map(row).collect()
     }
 
     /// The part of the inputs from token `first` on.
-    fn projection(&self, weights: &[u8], outputs: usize, first: usize, tokens: usize) -> Projection {
+    pub fn projection(&self, weights: &[u8], outputs: usize, first: usize, tokens: usize) -> Projection {
         Projection {
             weights: from(weights),
             x: from(&self.x[first * self.stride..]),
@@ -54,7 +54,7 @@ impl Case {
         }
     }
 
-    fn norm(&self, first: usize) -> Norm {
+    pub fn norm(&self, first: usize) -> Norm {
         let (slots, width) = (self.slots as i32, self.inputs as i32);
         Norm { squares: from(&self.squares[first * self.slots..]), slots, width, epsilon: EPSILON, padding: 0 }
     }
@@ -71,7 +71,7 @@ impl Case {
     }
 }
 
-fn views(rows: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
+pub fn views(rows: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
     rows.iter().map(|row| Some(row.as_slice())).collect()
 }
 

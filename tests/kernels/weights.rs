@@ -1,10 +1,12 @@
-//! `pack_weights` against the host's packing, `random_weights` against the same formula over the library's Philox
+//! `pack_weights` against the host's packing, `unpack_weights` against the rows before it, `random_weights` against the same formula over the library's Philox
 //! words: bit for bit.
 
 use crate::device::Device;
 use crate::support::{FORMATS, Noise, device, from, narrow, schedules, to, widen};
-use eesd::backend::cuda::kernels::{Format, PackWeights, RandomWeights, pack_weights, random_weights};
-use eesd::backend::cuda::pack::{interleave, pack, packed_bytes};
+use eesd::backend::cuda::kernels::{
+    Format, PackWeights, RandomWeights, UnpackWeights, pack_weights, random_weights, unpack_weights,
+};
+use eesd::backend::cuda::pack::{block_bytes, chunks, interleave, pack, packed_bytes};
 use eesd::sample::{Philox, Purpose};
 
 const COLUMNS: [usize; 9] = [1, 8, 13, 64, 72, 136, 199, 200, 520];
@@ -93,6 +95,52 @@ fn interleaved_as_the_host_interleaves() {
         gate.pack(&device(4), &mut target, 0, 2);
         assert_eq!(bytes(&target), expected, "{rows} rows, {columns} columns");
     }
+}
+
+/// The rows of `matrix`, out of a packed one, each filled up with zeros to whole chunks; past them nothing is written.
+fn assert_unpacked(on: &Device, packed: &[Aligned], matrix: &Matrix, first_block: usize, block_step: usize) {
+    let row_bytes = chunks(matrix.columns) * 128;
+    let mut rows: Vec<Aligned> = vec![Aligned::MAX; (matrix.rows.next_multiple_of(16) + 1) * row_bytes / 16];
+    let arguments = UnpackWeights {
+        source: from(packed),
+        rows: to(&mut rows),
+        row_count: matrix.rows as i32,
+        chunks: chunks(matrix.columns) as i32,
+        first_block: first_block as i32,
+        block_step: block_step as i32,
+    };
+    // SAFETY: buffers of the sizes that cuda/unpack_weights.cu states.
+    unsafe { unpack_weights(on, &arguments) }.unwrap();
+    let (found, past) = bytes(&rows).split_at(matrix.rows * row_bytes);
+    for (number, (row, expected)) in found.chunks(row_bytes).zip(matrix.rows()).enumerate() {
+        let what = format!("row {number} of {}, {} columns", matrix.rows, matrix.columns);
+        assert_eq!(&row[..expected.len()], expected, "{what}");
+        assert!(row[expected.len()..].iter().all(|&byte| byte == 0), "{what}: padding");
+    }
+    assert!(past.iter().all(|&byte| byte == u8::MAX), "past {} rows of {} columns", matrix.rows, matrix.columns);
+}
+
+fn aligned(packed: &[u8]) -> Vec<Aligned> {
+    packed.chunks_exact(16).map(bytemuck::pod_read_unaligned).collect()
+}
+
+#[test]
+fn unpacked_as_before_packing() {
+    for (columns, rows) in COLUMNS.into_iter().flat_map(|columns| [1, 16, 17, 40].map(|rows| (columns, rows))) {
+        let [gate, up] = [7, 8].map(|seed| Matrix::new(rows, columns, seed));
+        let alone = aligned(&pack(&gate.rows().into_iter().map(Some).collect::<Vec<_>>(), columns));
+        let both = aligned(&pack(&interleave(&gate.rows(), &up.rows()), columns));
+        for on in schedules() {
+            assert_unpacked(&on, &alone, &gate, 0, 1);
+            assert_unpacked(&on, &both, &gate, 0, 2);
+            assert_unpacked(&on, &both, &up, 1, 2);
+        }
+    }
+    // The last rows alone, from an odd block on.
+    let [first, last] = [(48, 9), (33, 10)].map(|(rows, seed)| Matrix::new(rows, 72, seed));
+    let all: Vec<_> = [&first, &last].into_iter().flat_map(Matrix::rows).map(Some).collect();
+    let stacked = aligned(&pack(&all, 72));
+    assert_unpacked(&device(2), &stacked[3 * block_bytes(72) / 16..], &last, 0, 1);
 }
 
 fn weights(on: &Device, format: Format, elements: usize, seed: u64, scale: f32) -> Vec<u16> {

@@ -22,7 +22,8 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn describe(&self) -> String {
-        format!("cuda, {}, {} weights", self.driver.describe(), self.model.format)
+        let prefill = if self.model.work.fast.is_some() { ", fast prefill" } else { "" };
+        format!("cuda, {}, {} weights{prefill}", self.driver.describe(), self.model.format)
     }
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {

@@ -18,6 +18,8 @@ pub struct Budget {
     pub weights: u64,
     /// Buffers of passes.
     pub workspace: u64,
+    /// The part of those that only fast prefill needs.
+    pub fast_prefill: u64,
     /// One page of the cache, in all layers.
     pub page: u64,
     /// Pages of one sequence as long as the context.
@@ -48,11 +50,15 @@ impl Budget {
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cache = self.pages_of_context * self.page;
+        let (part, remedy) = match self.fast_prefill {
+            0 => (String::new(), ""),
+            bytes => (format!(" ({} of it for --prefill fast)", Amount(bytes)), "leave out --prefill fast, "),
+        };
         write!(
             f,
-            "not enough GPU memory: weights {}, workspace {} and the cache of one sequence {} are {} together, but \
-             {} may be used ({} of {}, of which {} are free): lower --ctx-size, --batch-size or --draft-max, or raise \
-             --gpu-memory-fraction",
+            "not enough GPU memory: weights {}, workspace {}{part} and the cache of one sequence {} are {} together, \
+             but {} may be used ({} of {}, of which {} are free): {remedy}lower --ctx-size, --batch-size or \
+             --draft-max, or raise --gpu-memory-fraction",
             Amount(self.weights),
             Amount(self.workspace),
             Amount(cache),
@@ -87,6 +93,7 @@ mod tests {
             fraction: 0.9,
             weights: 13 * GB,
             workspace: GB,
+            fast_prefill: 0,
             page: 50_000_000,
             pages_of_context: 64,
         }
@@ -110,6 +117,17 @@ mod tests {
                 "not enough GPU memory: weights 13.00 GB, workspace 1.00 GB and the cache of one sequence 3.20 GB are \
                  17.20 GB together, but 14.40 GB may be used (0.9 of 16.00 GB, of which 15.00 GB are free): lower \
                  --ctx-size, --batch-size or --draft-max, or raise --gpu-memory-fraction"
+                    .to_string()
+            )
+        );
+        let fast = Budget { fast_prefill: 700_000_000, ..small };
+        assert_eq!(
+            fast.pages(640).map_err(|e| e.to_string()),
+            Err(
+                "not enough GPU memory: weights 13.00 GB, workspace 1.00 GB (700.0 MB of it for --prefill fast) and the \
+                 cache of one sequence 3.20 GB are 17.20 GB together, but 14.40 GB may be used (0.9 of 16.00 GB, of \
+                 which 15.00 GB are free): leave out --prefill fast, lower --ctx-size, --batch-size or --draft-max, or \
+                 raise --gpu-memory-fraction"
                     .to_string()
             )
         );

@@ -2,6 +2,7 @@
 //! stream and done in order.
 
 use super::kernels::{Address, Launcher};
+use super::matmul::Matmul;
 use crate::backend::BackendError;
 use std::sync::Arc;
 
@@ -74,6 +75,24 @@ pub trait Driver: Launcher + Send + Sync + 'static {
     /// # Errors
     /// If the device fails.
     unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), BackendError>;
+
+    /// Bytes of device memory that [`matmul`](Self::matmul) works in, aligned to 256 bytes. To be asked before any
+    /// product: what multiplies is a library that not every machine has.
+    ///
+    /// # Errors
+    /// Which library is missing, too old, or does not start.
+    fn matmul_workspace(&self) -> Result<usize, BackendError>;
+
+    /// Queues a product of matrices. In which order sums are made is the library's choice: it depends on shapes,
+    /// strides, formats and alignment, on the device and on the library, and on nothing else.
+    ///
+    /// # Safety
+    /// All matrices lie in memory of this device as the product says, `c` apart from the others, and so does the
+    /// workspace, which nothing else that is queued uses at the same time.
+    ///
+    /// # Errors
+    /// If the product is none ([`Matmul::check`]), there is no library, or the device refuses or fails.
+    unsafe fn matmul(&self, product: &Matmul) -> Result<(), BackendError>;
 
     /// Marks the end of what is queued so far. Not while recording.
     ///

@@ -10,6 +10,7 @@ use super::pack::chunks;
 use super::pass::{Done, Model, Pass, Span};
 use super::weights::{Head, Layer, Packed, operand_stride};
 use super::workspace::{SQUARES_WIDTH, Workspace};
+use crate::backend::BackendError;
 use crate::profile;
 use std::f64::consts::LOG2_E;
 
@@ -50,7 +51,7 @@ impl<D: Driver> Pass<'_, D> {
             self.attend(span, layer, cached, like)?;
             self.add(span, layer.o, work.attended, layer.o_bias, layer.post_norm)?;
             let gate_up = GateUp {
-                projection: self.projection(layer.gate_up, work.operand, span),
+                projection: self.projection(layer.gate_up, work.operand, span)?,
                 norm: self.norm(),
                 bias: layer.gate_up_bias,
                 out: work.gated,
@@ -77,7 +78,8 @@ impl<D: Driver> Pass<'_, D> {
     unsafe fn project_qkv(&self, span: Span, matrix: Packed, bias: Address, column: usize) -> Done {
         let Model { geometry, work, format, .. } = self.model;
         let arguments = Qkv {
-            projection: self.projection(matrix, work.operand, span),
+            // SAFETY: as promised to the pass.
+            projection: unsafe { self.projection(matrix, work.operand, span) }?,
             norm: self.norm(),
             bias,
             out: Address(work.qkv.0 + 4 * column as u64),
@@ -131,7 +133,8 @@ impl<D: Driver> Pass<'_, D> {
     unsafe fn add(&self, span: Span, matrix: Packed, x: Address, bias: Address, next_norm: Address) -> Done {
         let work = &self.model.work;
         let arguments = Residual {
-            projection: self.projection(matrix, x, span),
+            // SAFETY: as promised to the pass.
+            projection: unsafe { self.projection(matrix, x, span) }?,
             bias,
             residual: work.residual,
             next_norm,
@@ -180,7 +183,8 @@ impl<D: Driver> Pass<'_, D> {
     pub(super) unsafe fn head(&self, span: Span, head: &Head) -> Done {
         let work = &self.model.work;
         let arguments = LmHead {
-            projection: self.projection(head.matrix, work.operand, span),
+            // SAFETY: as promised to the pass.
+            projection: unsafe { self.projection(head.matrix, work.operand, span) }?,
             norm: self.norm(),
             logits: work.logits,
             partials: work.partials,
@@ -254,15 +258,20 @@ impl<D: Driver> Pass<'_, D> {
         unsafe { sampling_kernel(self.on, self.shape.batch, &arguments) }
     }
 
-    fn projection(&self, matrix: Packed, x: Address, span: Span) -> Projection {
-        Projection {
+    /// What the kernel of a projection multiplies: or, in fast prefill, the sums, which are made here.
+    unsafe fn projection(&self, matrix: Packed, x: Address, span: Span) -> Result<Projection, BackendError> {
+        if let Some(fast) = span.fast {
+            // SAFETY: as promised to the pass.
+            return unsafe { self.multiply(fast, span, matrix, x) };
+        }
+        Ok(Projection {
             weights: matrix.at,
             x,
             outputs: matrix.outputs as i32,
             chunks: chunks(matrix.inputs) as i32,
             stride: operand_stride(matrix.inputs) as i32,
             tokens: span.rows as i32,
-        }
+        })
     }
 
     /// The norm of the residual stream.
@@ -278,7 +287,8 @@ impl<D: Driver> Pass<'_, D> {
     }
 }
 
-/// The faster implementation of projections for so many rows; both give the same bits.
+/// Of projections: the faster implementation for so many rows, which both give the same bits; or what is left of
+/// them where the library makes the sums.
 fn form(span: Span) -> Form {
-    Form::for_tokens(span.rows as i32)
+    if span.fast.is_some() { Form::Finish } else { Form::for_tokens(span.rows as i32) }
 }

@@ -3,11 +3,13 @@
 //!
 //! From the bottom up:
 //! - [`kernels`] has each kernel's arguments and launch shape; [`pack`] says how weights lie.
-//! - [`driver`] is what the runtime asks of a device; [`gpu`] answers through the CUDA driver, and
-//!   `emulator` (feature `emulated-kernels`) runs the same kernels on the processor.
+//! - [`driver`] is what the runtime asks of a device, [`matmul`] what it asks of a library of matrix products; [`gpu`]
+//!   answers through the CUDA driver and cuBLASLt, and `emulator` (feature `emulated-kernels`) runs the same kernels
+//!   on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
-//! - `host` and `slots` are the host's side; `rounds` drafts and verifies, `reading` takes texts in.
+//! - `host` and `slots` are the host's side; `rounds` drafts and verifies, `reading` takes texts in, `fast` those that
+//!   the library multiplies.
 //! - `synthetic` makes weights on the device, for benchmarks.
 //!
 //! A pass of a round is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
@@ -19,6 +21,7 @@ mod budget;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
+mod fast;
 mod fatbins;
 pub mod gpu;
 mod graphs;
@@ -26,6 +29,7 @@ mod host;
 mod inbox;
 pub mod kernels;
 mod launches;
+pub mod matmul;
 pub mod pack;
 mod pass;
 mod reading;
@@ -53,6 +57,22 @@ use std::sync::Arc;
 use weights::{Cargo, Weights};
 use workspace::{Cache, Rows, Workspace};
 
+/// How prompts are multiplied with the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Prefill {
+    /// By the kernels of all other passes, with their bits: a position is the same whichever way it was reached.
+    #[default]
+    Exact,
+    /// By NVIDIA's library of matrix products (cuBLASLt), where more than 128 tokens of a prompt are taken in at a time.
+    ///
+    /// Its sums are made in another order, so the cache of such a prompt differs in rounding from that of
+    /// [`Exact`](Self::Exact), and answers may differ between the two. What the cache holds depends on the prompt,
+    /// on [`prefill_rows`](CudaOptions::prefill_rows), on the GPU and on the library's version: not on drafts, on the
+    /// controller, or on prompts beside it. So here too speculative decoding writes what plain decoding does, token
+    /// for token. Rounds and [`evaluate`](Backend::evaluate) stay exact.
+    Fast,
+}
+
 /// How much to reserve on a device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CudaOptions {
@@ -69,6 +89,8 @@ pub struct CudaOptions {
     pub memory_fraction: f64,
     /// Most rows of a prefill pass.
     pub prefill_rows: usize,
+    /// How prompts are multiplied with the weights.
+    pub prefill: Prefill,
     /// Record passes as graphs. Without, each kernel is launched by itself, and profilers see layers.
     pub graphs: bool,
 }
@@ -82,6 +104,7 @@ impl Default for CudaOptions {
             pages: None,
             memory_fraction: 0.9,
             prefill_rows: 1024,
+            prefill: Prefill::Exact,
             graphs: true,
         }
     }
@@ -159,14 +182,20 @@ impl<D: Driver> CudaBackend<D> {
         let rows = Rows::new(&limits, prefill_rows);
         let rotary = RopeTable::new(&geometry.rope, geometry.head_dim, context).pairs();
         let plan = |base| Weights::plan(base, geometry, weights, exit, rotary.clone());
-        let (weight_bytes, work_bytes) =
-            (plan(Arena::NOWHERE).2, Workspace::plan(Arena::NOWHERE, geometry, &limits, &rows).1);
+        // Before the memory is counted: the library takes some.
+        let library = match options.prefill {
+            Prefill::Exact => None,
+            Prefill::Fast => Some(driver.matmul_workspace()?),
+        };
+        let lay_out = |base, limits: &Limits| Workspace::plan(base, geometry, limits, &rows, library);
+        let (weight_bytes, (work, work_bytes)) = (plan(Arena::NOWHERE).2, lay_out(Arena::NOWHERE, &limits));
         let page_bytes = Cache::page_bytes(geometry);
         let budget = Budget {
             memory: driver.memory()?,
             fraction: memory_fraction,
             weights: weight_bytes as u64,
             workspace: work_bytes as u64,
+            fast_prefill: work.fast.map_or(0, |fast| fast.bytes) as u64,
             page: page_bytes as u64,
             pages_of_context: context.div_ceil(PAGE_TOKENS) as u64,
         };
@@ -182,7 +211,7 @@ impl<D: Driver> CudaBackend<D> {
             format,
             weights,
             cache: Cache::new(memory[2].at(), geometry, limits.pages),
-            work: Workspace::plan(memory[1].at(), geometry, &limits, &rows).0,
+            work: lay_out(memory[1].at(), &limits).0,
             max_draft,
         };
         let backend = Self {

@@ -2,6 +2,7 @@
 //! pass's shape alone, so that it can be recorded once and replayed.
 
 use super::driver::Driver;
+use super::fast::FastPrefill;
 use super::inbox::{Inbox, Kind, Shape};
 use super::kernels::{Address, Format, PagedBatch};
 use super::weights::Weights;
@@ -33,6 +34,8 @@ pub(super) struct Span {
     /// Most rows of one sequence.
     pub most_rows: usize,
     pub batch: PagedBatch,
+    /// Where projections are the library's.
+    pub fast: Option<FastPrefill>,
 }
 
 /// One pass of a model on a device.
@@ -102,16 +105,16 @@ impl<D: Driver> Pass<'_, D> {
         }
     }
 
-    /// Fills the cache for a text.
+    /// Fills the cache for a text; with `fast` its projections are the library's.
     ///
     /// # Safety
     /// As [`draft`](Self::draft).
     ///
     /// # Errors
     /// If the device refuses or fails.
-    pub unsafe fn prefill(&self) -> Done {
+    pub unsafe fn prefill(&self, fast: Option<FastPrefill>) -> Done {
         let last = self.model.geometry.layers - 1;
-        let span = self.fresh();
+        let span = Span { fast, ..self.fresh() };
         // SAFETY: as promised to the pass.
         unsafe {
             self.embed(span)?;
@@ -177,11 +180,12 @@ impl<D: Driver> Pass<'_, D> {
 
     fn fresh(&self) -> Span {
         let most_rows = if self.shape.kind == Kind::Verify { 1 } else { self.shape.most_rows };
-        Span { rows: self.shape.fresh, most_rows, batch: self.inbox.fresh_batch(&self.shape) }
+        Span { rows: self.shape.fresh, most_rows, batch: self.inbox.fresh_batch(&self.shape), fast: None }
     }
 
     fn later(&self) -> Span {
-        Span { rows: self.shape.rows, most_rows: self.shape.most_rows, batch: self.inbox.later_batch(&self.shape) }
+        let (rows, most_rows) = (self.shape.rows, self.shape.most_rows);
+        Span { rows, most_rows, batch: self.inbox.later_batch(&self.shape), fast: None }
     }
 
     /// The norm of whatever multiplies the residual stream after layer `index`.

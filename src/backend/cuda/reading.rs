@@ -2,6 +2,7 @@
 
 use super::CudaBackend;
 use super::driver::Driver;
+use super::fast::{FastPrefill, LEAST_ROWS};
 use super::inbox::{Inbox, Kind, Shape};
 use super::pass::Pass;
 use super::rounds::{first_rows, row_of_table};
@@ -12,15 +13,26 @@ use crate::model::Geometry;
 impl<D: Driver> CudaBackend<D> {
     /// Fills the cache.
     pub(super) fn fill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
-        for piece in self.pieces(batch, self.rows.any) {
-            let (shape, inbox) = self.tell_text(&piece)?;
-            let pass = Pass { on: &*self.driver, model: &self.model, inbox: &inbox, shape };
-            // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits.
-            let filled = unsafe { pass.prefill() };
-            // Even after a failure: what is queued reads the inbox.
-            self.driver.wait().and(filled)?;
+        let fast = self.model.work.fast;
+        let (long, short) = if fast.is_some() { parted(batch, self.rows.any) } else { (Vec::new(), batch.to_vec()) };
+        // Ascending positions: what is left of a text follows its long pieces.
+        for piece in long {
+            self.fill_piece(&[piece], fast)?;
+        }
+        for piece in self.pieces(&short, self.rows.any) {
+            self.fill_piece(&piece, None)?;
         }
         Ok(())
+    }
+
+    /// Fills the cache in one pass.
+    fn fill_piece(&mut self, piece: &[Chunk<'_>], fast: Option<FastPrefill>) -> Result<(), BackendError> {
+        let (shape, inbox) = self.tell_text(piece)?;
+        let pass = Pass { on: &*self.driver, model: &self.model, inbox: &inbox, shape };
+        // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits.
+        let filled = unsafe { pass.prefill(fast) };
+        // Even after a failure: what is queued reads the inbox.
+        self.driver.wait().and(filled)
     }
 
     /// Fills the cache and returns logits, and hidden states after `tap` layers.
@@ -86,5 +98,44 @@ impl<D: Driver> CudaBackend<D> {
         unsafe { self.driver.copy_to_device(inbox.at, self.host.inbox.at(), layout.bytes) }?;
         self.forget_logits();
         Ok((shape, inbox))
+    }
+}
+
+/// Runs of at most `rows` tokens that are long enough for fast prefill, in order, and what is left of each chunk.
+///
+/// A run is a pass of its own, so that its bits depend on its chunk alone: the library's sums depend on how many rows
+/// they share a product with, and which prompts come together is a matter of chance. What is left is read exactly,
+/// where neighbours change nothing.
+fn parted<'a>(batch: &[Chunk<'a>], rows: usize) -> (Vec<Chunk<'a>>, Vec<Chunk<'a>>) {
+    let (mut long, mut short) = (Vec::new(), Vec::new());
+    for &Chunk { pages, mut start, mut tokens } in batch {
+        while tokens.len().min(rows) >= LEAST_ROWS {
+            let (run, rest) = tokens.split_at(tokens.len().min(rows));
+            long.push(Chunk { pages, start, tokens: run });
+            (start, tokens) = (start + run.len(), rest);
+        }
+        if !tokens.is_empty() {
+            short.push(Chunk { pages, start, tokens });
+        }
+    }
+    (long, short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_runs_go_alone_and_neighbours_change_nothing_about_them() {
+        let tokens: Vec<u32> = (0..700).collect();
+        let chunk = |start: usize, len: usize| Chunk { pages: &[], start, tokens: &tokens[start..start + len] };
+        let runs = |batch: &[Chunk<'_>], rows| {
+            let (long, short) = parted(batch, rows);
+            [long, short].map(|runs| runs.iter().map(|run| (run.start, run.tokens.len())).collect::<Vec<_>>())
+        };
+        assert_eq!(runs(&[chunk(0, 700)], 256), [vec![(0, 256), (256, 256), (512, 188)], vec![]]);
+        assert_eq!(runs(&[chunk(0, 600)], 256), [vec![(0, 256), (256, 256)], vec![(512, 88)]]);
+        assert_eq!(runs(&[chunk(5, 128), chunk(0, 129), chunk(9, 0)], 256), [vec![(0, 129)], vec![(5, 128)]]);
+        assert_eq!(runs(&[chunk(0, 300)], 100), [vec![], vec![(0, 300)]], "no pass is long enough");
     }
 }

@@ -1,6 +1,7 @@
 //! Buffers that passes work in, and the cache: what lies where.
 
 use super::arena::Arena;
+use super::fast::FastPrefill;
 use super::kernels::{Address, Attention, HeadPartial, RowChoice, Verdict};
 use super::pack::TILE_ROWS;
 use super::weights::operand_stride;
@@ -93,11 +94,20 @@ pub struct Workspace {
     pub counted: Address,
     /// `[slots]`.
     pub verdicts: Address,
+    /// Of fast prefill, where that is asked for.
+    pub fast: Option<FastPrefill>,
 }
 
 impl Workspace {
-    /// Lays the buffers out from `base` on; returns them and the bytes they take.
-    pub fn plan(base: Address, geometry: &Geometry, limits: &Limits, rows: &Rows) -> (Self, usize) {
+    /// Lays the buffers out from `base` on; returns them and the bytes they take. `library` is how many bytes the
+    /// library of matrix products works in, where there is fast prefill.
+    pub fn plan(
+        base: Address,
+        geometry: &Geometry,
+        limits: &Limits,
+        rows: &Rows,
+        library: Option<usize>,
+    ) -> (Self, usize) {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = *geometry;
         let (heads, kv_heads, head_dim) = (geometry.heads, geometry.kv_heads, geometry.head_dim);
         let mut arena = Arena::new(base);
@@ -126,6 +136,7 @@ impl Workspace {
             counts: arena.array::<u32>(limits.slots * vocab),
             counted: arena.array::<u32>(limits.context),
             verdicts: arena.array::<Verdict>(limits.slots),
+            fast: library.map(|bytes| FastPrefill::plan(&mut arena, geometry, rows.any, bytes)),
         };
         (workspace, arena.taken())
     }

@@ -25,7 +25,7 @@ pub fn run(args: ChatArgs) -> Outcome {
     let template = model.chat_template("chat")?;
     let tokenizer = model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
-    let machine = Machine::new(&args.machine, &model, 1, args.draft.draft_max, reporter);
+    let machine = Machine::new(&args.machine, args.prefill.prefill.into(), &model, 1, args.draft.draft_max, reporter)?;
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let engine = model.engine(backend, &controller);
     let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);

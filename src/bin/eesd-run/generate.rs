@@ -32,7 +32,14 @@ pub fn run(args: GenerateArgs) -> Outcome {
     let model = Model::open(&args.model, reporter)?;
     let tokenizer = model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
-    let machine = Machine::new(&args.machine, &model, args.batch_size, args.draft.draft_max, reporter);
+    let machine = Machine::new(
+        &args.machine,
+        args.prefill.prefill.into(),
+        &model,
+        args.batch_size,
+        args.draft.draft_max,
+        reporter,
+    )?;
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
     let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);

@@ -1,13 +1,13 @@
 //! Where passes run, and how much is reserved there.
 
 use crate::args::{Device, MachineArgs};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::gpu::Gpu;
-use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
 use eesd::load::ExitBlock;
 use std::sync::Arc;
 
@@ -25,7 +25,17 @@ pub enum Machine {
 
 impl Machine {
     /// Decides for `slots` sequences side by side.
-    pub fn new(args: &MachineArgs, model: &Model, slots: usize, max_draft: usize, reporter: Reporter) -> Self {
+    ///
+    /// # Errors
+    /// If fast prefill is asked of the processor.
+    pub fn new(
+        args: &MachineArgs,
+        prefill: Prefill,
+        model: &Model,
+        slots: usize,
+        max_draft: usize,
+        reporter: Reporter,
+    ) -> Outcome<Self> {
         let trained = model.checkpoint.geometry().max_positions;
         let context = match args.ctx_size {
             None => trained.min(DEFAULT_CONTEXT),
@@ -43,9 +53,13 @@ impl Machine {
                 }
                 let defaults = CudaOptions::default();
                 let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
-                let options =
-                    CudaOptions { slots, context, max_draft, memory_fraction, graphs: !args.no_graphs, ..defaults };
-                Machine::Cuda(number, options)
+                let graphs = !args.no_graphs;
+                let options = CudaOptions { slots, context, max_draft, memory_fraction, prefill, graphs, ..defaults };
+                Ok(Machine::Cuda(number, options))
+            }
+            Device::Cpu | Device::Auto if prefill == Prefill::Fast => {
+                let found = "--prefill fast: the processor multiplies prompts in one way only";
+                Err(Failure::usage(format!("{found} (expected --prefill exact, or --device cuda)")))
             }
             // Until the CUDA engine has been run on a GPU, it has to be asked for.
             Device::Cpu | Device::Auto => {
@@ -59,7 +73,8 @@ impl Machine {
                 for (flag, _) in of_gpus.iter().filter(|(_, given)| *given) {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
-                Machine::Cpu(CpuOptions { threads: args.threads, simd: None, slots, context, max_draft, pages: None })
+                let threads = args.threads;
+                Ok(Machine::Cpu(CpuOptions { threads, simd: None, slots, context, max_draft, pages: None }))
             }
         }
     }

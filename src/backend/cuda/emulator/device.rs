@@ -1,15 +1,18 @@
 //! The emulator as a whole device: with memory of a given size, a queue, and graphs. Like on a GPU, what is
 //! recorded is not run before it is replayed, and then with the memory as it is by that time.
 
-use super::Emulator;
+use super::{Emulator, matmul};
 use crate::backend::BackendError;
 use crate::backend::cuda::driver::{Driver, MemoryInfo};
 use crate::backend::cuda::kernels::{Address, Launcher, Shape};
+use crate::backend::cuda::matmul::Matmul;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ALIGNMENT: usize = 256;
+/// Asked for as a library does, and never looked at.
+const MATMUL_WORKSPACE: usize = 4096;
 
 /// A device that runs kernels on the processor.
 pub struct EmulatedDevice {
@@ -37,6 +40,8 @@ struct Block {
 pub struct Counts {
     /// Kernels run.
     pub kernels: u64,
+    /// Products of matrices.
+    pub products: u64,
     /// Graphs recorded.
     pub recordings: u64,
     /// Graphs replayed.
@@ -51,6 +56,7 @@ enum Task {
     Launch { kernel: String, shape: Shape, arguments: Vec<u8> },
     Copy { to: u64, from: u64, bytes: usize },
     Zero { at: u64, bytes: usize },
+    Multiply(Matmul),
 }
 
 /// A recorded pass.
@@ -134,6 +140,17 @@ impl EmulatedDevice {
                 unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
                 Ok(())
             }
+            Task::Multiply(product) => {
+                self.state().counts.products += 1;
+                let matrices = [product.a, product.b, product.c].into_iter().zip(product.shapes());
+                for (matrix, shape) in matrices {
+                    self.check(matrix.at.0, matmul::span(shape, matrix))?;
+                }
+                self.check(product.workspace.0, MATMUL_WORKSPACE)?;
+                // SAFETY: all lie in blocks allocated here; that they are apart is the caller's promise.
+                unsafe { matmul::multiply(product) };
+                Ok(())
+            }
         }
     }
 
@@ -200,6 +217,16 @@ impl Driver for EmulatedDevice {
     unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), BackendError> {
         // SAFETY: the caller's promise.
         unsafe { self.queue(Task::Zero { at: at.0, bytes }) }
+    }
+
+    fn matmul_workspace(&self) -> Result<usize, BackendError> {
+        Ok(MATMUL_WORKSPACE)
+    }
+
+    unsafe fn matmul(&self, product: &Matmul) -> Result<(), BackendError> {
+        product.check()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(Task::Multiply(*product)) }
     }
 
     fn record(&self) -> Result<(), BackendError> {

@@ -2,6 +2,7 @@
 //! (`cuda/emu`). For tests: it is some ten thousand times slower than a GPU.
 
 mod device;
+mod matmul;
 
 pub use device::{Counts, EmulatedDevice, Graph};
 

@@ -1,12 +1,15 @@
-//! An NVIDIA GPU as a [`Driver`]: the CUDA driver's interface, found at run time.
+//! An NVIDIA GPU as a [`Driver`]: the CUDA driver's interface, found at run time, and cuBLASLt's where products are
+//! asked for.
 //!
 //! Nothing of CUDA is needed to build or to start the program. [`list`] tells what GPUs there are,
 //! [`Gpu::open`] takes one.
 
 mod calls;
+mod cublaslt;
 mod device;
 mod modules;
 mod probe;
+mod products;
 mod queue;
 
 pub use probe::{GpuInfo, Kernels, LEAST_CAPABILITY, compiler_release, list};
@@ -15,6 +18,7 @@ pub use queue::Event;
 use super::FATBINS;
 use super::driver::{Driver, MemoryInfo};
 use super::kernels::{Address, Launcher, Shape};
+use super::matmul::Matmul;
 use crate::backend::BackendError;
 use calls::OUT_OF_MEMORY;
 use cudarc::driver::sys;
@@ -221,6 +225,16 @@ impl Driver for Gpu {
     unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), BackendError> {
         // SAFETY: the caller's promise.
         if bytes == 0 { Ok(()) } else { unsafe { self.queue()?.zero(at.0, bytes) } }
+    }
+
+    fn matmul_workspace(&self) -> Result<usize, BackendError> {
+        self.queue()?.products()?;
+        Ok(products::WORKSPACE_BYTES)
+    }
+
+    unsafe fn matmul(&self, product: &Matmul) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue()?.multiply(product) }
     }
 
     fn record(&self) -> Result<Event, BackendError> {

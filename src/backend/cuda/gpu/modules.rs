@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The files (`cuda/<name>.cu`) whose kernels may begin while the kernel before them still runs: in each,
 /// every block that touches anything a kernel writes calls `await_previous_kernel` first, and at least one
 /// block does. Kernels of other files, as those that make weights, are overlapped on neither side.
-const OVERLAPPING: [&str; 13] = [
+const OVERLAPPING: [&str; 14] = [
     "accept",
     "adjust",
     "append",
@@ -26,6 +26,7 @@ const OVERLAPPING: [&str; 13] = [
     "qkv",
     "residual",
     "sample",
+    "unpack_weights",
 ];
 
 /// The virtual architecture that `await_previous_kernel` is compiled to an instruction for.
@@ -148,17 +149,17 @@ impl Drop for Modules {
 }
 
 /// While this lives, the calling thread may make calls that a recording forbids.
-struct Relaxed<'a> {
+pub struct Relaxed<'a> {
     device: &'a Device,
     before: sys::CUstreamCaptureMode,
 }
 
 impl<'a> Relaxed<'a> {
-    fn new(device: &'a Device) -> Result<Self, BackendError> {
+    pub fn new(device: &'a Device) -> Result<Self, BackendError> {
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: exchanges the calling thread's mode for the one given; all modes are in the bindings.
         let code = unsafe { (device.calls.cuThreadExchangeStreamCaptureMode)(&mut mode) };
-        device.checked(code, || "finding a kernel while recording".into())?;
+        device.checked(code, || "allowing what a recording forbids".into())?;
         Ok(Self { device, before: mode })
     }
 }
@@ -194,7 +195,12 @@ mod tests {
             text.lines().map(|line| line.split("//").next().unwrap().to_string() + "\n").collect::<String>()
         };
         let waits = |file: &str| code(file).contains("await_previous_kernel()");
-        assert!(waits("common/skinny.cuh") && waits("common/gemm.cuh"), "what PROJECTION makes kernels of");
+        for part in ["skinny", "gemm", "finish"] {
+            assert!(
+                waits(&format!("common/{part}.cuh")),
+                "{part}: what PROJECTION and FINISH_PROJECTION make kernels of"
+            );
+        }
         for name in OVERLAPPING {
             let file = format!("{name}.cu");
             assert!(

@@ -19,10 +19,13 @@
 //! Behind copies, zeroing, events and graphs, and as a graph's first, it starts when they have ended.
 
 use super::calls::SUCCESS;
+use super::cublaslt;
 use super::device::Device;
-use super::modules::{Kernel, Modules};
+use super::modules::{Kernel, Modules, Relaxed};
+use super::products::Products;
 use crate::backend::BackendError;
 use crate::backend::cuda::kernels::Shape;
+use crate::backend::cuda::matmul::Matmul;
 use cudarc::driver::sys;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -36,6 +39,8 @@ const LEAST_OVERLAPPING_DRIVER: (u32, u32) = (12, 3);
 pub struct Queue {
     pub device: Arc<Device>,
     modules: Modules,
+    /// Once a product has been asked for.
+    products: Option<Products>,
     /// The thing queued last is a kernel that overlaps.
     behind_overlapping: bool,
     /// Kernels may overlap at all.
@@ -44,7 +49,7 @@ pub struct Queue {
 
 impl Queue {
     pub fn new(device: Arc<Device>, modules: Modules) -> Self {
-        Self { device, modules, behind_overlapping: false, overlap: true }
+        Self { device, modules, products: None, behind_overlapping: false, overlap: true }
     }
 
     /// # Safety
@@ -136,6 +141,25 @@ impl Queue {
         // SAFETY: the caller's promise.
         let code = unsafe { (self.device.calls.cuMemsetD8Async)(at, 0, bytes, stream) };
         self.device.checked(code, || format!("zeroing {bytes} bytes on the GPU"))
+    }
+
+    /// The library of matrix products, started when first needed.
+    pub fn products(&mut self) -> Result<&mut Products, BackendError> {
+        if self.products.is_none() {
+            let calls = cublaslt::library(self.device.calls).map_err(BackendError::Device)?;
+            self.products = Some(Products::new(&self.device, calls)?);
+        }
+        Ok(self.products.as_mut().expect("made just now or before"))
+    }
+
+    /// # Safety
+    /// As [`Driver::matmul`](crate::backend::cuda::driver::Driver::matmul).
+    pub unsafe fn multiply(&mut self, product: &Matmul) -> Result<(), BackendError> {
+        let (stream, device) = (self.stream(), self.device.clone());
+        // The library loads a kernel when it first needs it, as `Modules` does.
+        let _relaxed = Relaxed::new(&device)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.products()?.multiply(product, stream) }
     }
 
     /// Marks the end of what is queued.

@@ -24,7 +24,7 @@ pub use sampling::{
     Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
     VerifiedSequence, sampling_kernel,
 };
-pub use weights::{PackWeights, RandomWeights, pack_weights, random_weights};
+pub use weights::{PackWeights, RandomWeights, UnpackWeights, pack_weights, random_weights, unpack_weights};
 
 use crate::backend::BackendError;
 

@@ -4,20 +4,23 @@ use super::{Address, Format, Launcher, Shape, launch};
 use crate::backend::BackendError;
 use crate::backend::cuda::pack::TILE_ROWS;
 
-/// The two implementations of a projection; their results are the same bits.
+/// The forms of a projection. The first two are implementations whose results are the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `cuda/common/skinny.cuh`: reads the weights once, 1 to 16 tokens.
     Skinny,
     /// `cuda/common/gemm.cuh`: any number of tokens.
     Gemm,
+    /// `cuda/common/finish.cuh`: what follows sums that were made elsewhere. [`Projection::x`] is the sums, f32, and
+    /// weights and chunks are not looked at. Not of `lm_head`.
+    Finish,
 }
 
 impl Form {
     /// Most tokens of [`Form::Skinny`].
     pub const SKINNY_TOKENS: i32 = 16;
 
-    /// The faster one for this many tokens.
+    /// The faster implementation for this many tokens.
     pub fn for_tokens(tokens: i32) -> Self {
         if tokens <= Self::SKINNY_TOKENS { Form::Skinny } else { Form::Gemm }
     }
@@ -28,13 +31,13 @@ arguments! {
     Projection {
         /// Packed ([`pack`](crate::backend::cuda::pack)).
         weights: Address,
-        /// `[tokens, stride]`, zero past the last input.
+        /// `[tokens, stride]`, zero past the last input; or the sums ([`Form::Finish`]).
         x: Address,
         /// Rows of `W`, without padding.
         outputs: i32,
         /// Of 64 inputs.
         chunks: i32,
-        /// Elements between tokens of `x`, at least `64 · chunks`.
+        /// Elements between tokens of `x`, at least `64 · chunks` (or `outputs`, of sums).
         stride: i32,
         /// Tokens.
         tokens: i32,
@@ -162,6 +165,7 @@ pub unsafe fn project<A: bytemuck::Pod>(
     let (suffix, grid, shared_bytes) = match form {
         Form::Skinny => (if tokens <= 8 { "8" } else { "16" }, [outputs.div_ceil(TILE_ROWS as u32), 1, 1], 0),
         Form::Gemm => ("gemm", [outputs.div_ceil(128), tokens.div_ceil(128), 1], 3 * (16 + 16) * 1024),
+        Form::Finish => ("finish", [tokens, outputs.div_ceil(2048), 1], 0),
     };
     let kernel = format!("{name}_{}_{suffix}", format.suffix());
     // SAFETY: the caller's promise.

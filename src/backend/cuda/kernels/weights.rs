@@ -1,4 +1,4 @@
-//! Weights in device memory: `pack_weights`, and `random_weights` for models without a checkpoint.
+//! Weights in device memory: `pack_weights` and its inverse `unpack_weights`, and `random_weights` for models without a checkpoint.
 
 use super::{Address, Format, Launcher, Shape, launch};
 use crate::backend::BackendError;
@@ -19,6 +19,24 @@ arguments! {
         /// Where the first block of 16 rows goes.
         first_block: i32,
         /// Blocks from one to the next: 2 interleaves.
+        block_step: i32,
+    }
+}
+
+arguments! {
+    /// `cuda/unpack_weights.cu`.
+    UnpackWeights {
+        /// The packed matrix, its block 0 ([`pack`](crate::backend::cuda::pack)).
+        source: Address,
+        /// `[row_count, 64 · chunks]` of 2-byte elements, at a multiple of 16 bytes.
+        rows: Address,
+        /// Rows.
+        row_count: i32,
+        /// Of 64 columns.
+        chunks: i32,
+        /// Where the first block of 16 rows lies.
+        first_block: i32,
+        /// Blocks from one to the next: 2 where they are interleaved.
         block_step: i32,
     }
 }
@@ -50,11 +68,28 @@ const WARPS: usize = THREADS as usize / 32;
 /// # Errors
 /// If the device refuses or fails.
 pub unsafe fn pack_weights(on: &impl Launcher, arguments: &PackWeights) -> Result<(), BackendError> {
-    let blocks = (arguments.row_count as usize).div_ceil(BLOCK_ROWS);
-    let tasks = blocks * chunks(arguments.columns as usize);
-    let shape = Shape { grid: [tasks.div_ceil(WARPS) as u32, 1, 1], threads: THREADS, shared_bytes: 0 };
+    let shape = by_blocks(arguments.row_count, chunks(arguments.columns as usize));
     // SAFETY: the caller's promise.
     unsafe { launch(on, "pack_weights", shape, arguments) }
+}
+
+/// Brings a packed matrix, or one of several that are stacked or interleaved, back into rows.
+///
+/// # Safety
+/// As [`Launcher::launch`].
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn unpack_weights(on: &impl Launcher, arguments: &UnpackWeights) -> Result<(), BackendError> {
+    let shape = by_blocks(arguments.row_count, arguments.chunks as usize);
+    // SAFETY: the caller's promise.
+    unsafe { launch(on, "unpack_weights", shape, arguments) }
+}
+
+/// A warp for 16 rows and 64 columns.
+fn by_blocks(row_count: i32, chunks: usize) -> Shape {
+    let tasks = (row_count as usize).div_ceil(BLOCK_ROWS) * chunks;
+    Shape { grid: [tasks.div_ceil(WARPS) as u32, 1, 1], threads: THREADS, shared_bytes: 0 }
 }
 
 /// Fills memory with nearly normal weights.

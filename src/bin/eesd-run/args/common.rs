@@ -3,6 +3,7 @@
 use super::values::{self, Device, ExitChoice};
 use clap::ValueEnum;
 use eesd::TokenId;
+use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::sample::VerifyMode;
 use std::path::PathBuf;
@@ -33,6 +34,37 @@ pub struct MachineArgs {
     /// Launch a GPU's kernels one by one, so that profilers see layers
     #[arg(long, help_heading = "Model and machine")]
     pub no_graphs: bool,
+}
+
+/// How prompts are taken in.
+#[derive(Debug, clap::Args)]
+pub struct PrefillArgs {
+    /// How a GPU multiplies prompts with the weights
+    ///
+    /// exact: as everything else is multiplied, with the same bits. fast: through NVIDIA's cuBLASLt, where more than
+    /// 128 tokens of a prompt are taken in at a time; needs that library, memory for a matrix and its sums, and a GPU.
+    /// The two round differently, so answers to long prompts may differ between them. Within either, speculation
+    /// changes nothing: an answer is the one that plain decoding gives with the same --prefill.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "exact", help_heading = "Model and machine")]
+    pub prefill: PrefillChoice,
+}
+
+/// The two ways to multiply prompts with the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrefillChoice {
+    /// This project's own kernels.
+    Exact,
+    /// cuBLASLt.
+    Fast,
+}
+
+impl From<PrefillChoice> for Prefill {
+    fn from(choice: PrefillChoice) -> Self {
+        match choice {
+            PrefillChoice::Exact => Prefill::Exact,
+            PrefillChoice::Fast => Prefill::Fast,
+        }
+    }
 }
 
 /// Who drafts, and how far.

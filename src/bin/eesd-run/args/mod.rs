@@ -5,7 +5,7 @@ mod common;
 mod distill;
 mod values;
 
-pub use common::{DraftArgs, MachineArgs, ModelArgs, SamplingArgs};
+pub use common::{DraftArgs, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use values::{ControllerList, Device, ExitChoice};
 
@@ -98,6 +98,8 @@ pub struct GenerateArgs {
     pub draft: DraftArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub prefill: PrefillArgs,
 
     /// Requests answered side by side
     #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Model and machine")]
@@ -147,6 +149,8 @@ pub struct ChatArgs {
     pub draft: DraftArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub prefill: PrefillArgs,
     /// Colour what the draft wrote and the verifier kept
     #[arg(long, help_heading = "Output")]
     pub show_drafts: bool,
@@ -207,6 +211,8 @@ pub struct BenchArgs {
     pub draft_max: usize,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub prefill: PrefillArgs,
     /// How to print the results
     #[arg(short, long, value_enum, default_value = "md", value_name = "FORMAT", help_heading = "Output")]
     pub output_format: TableFormat,

@@ -56,7 +56,8 @@ pub fn run(args: BenchArgs) -> Outcome {
     }
     let exit = model.exit_block(args.exit.as_ref())?;
     let controllers = controllers(&args.controllers.0, exit.is_some(), &model)?;
-    let machine = Machine::new(&args.machine, &model, args.batch_size, args.draft_max, reporter);
+    let machine =
+        Machine::new(&args.machine, args.prefill.prefill.into(), &model, args.batch_size, args.draft_max, reporter)?;
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &ControllerSpec::Off);
     interrupt::listen();

@@ -6,6 +6,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::report::Reporter;
 use crate::settings::Model;
+use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::distill::data::{
     Dataset, Document, Origin, SelectOptions, Source, WriteOptions, read_corpus, read_prompts, select, write_answers,
@@ -55,7 +56,7 @@ fn answers(
     let data = &args.data;
     let tokenizer = model.tokenizer()?;
     let prompts = read_prompts(prompts, &tokenizer, model.checkpoint.chat_template(), data.chat)?;
-    let machine = Machine::new(&args.machine, model, data.batch_size, MAX_DRAFT, reporter);
+    let machine = Machine::new(&args.machine, Prefill::Exact, model, data.batch_size, MAX_DRAFT, reporter)?;
     // Whatever drafts, the answers are the same; so the first block there is will do.
     let exit = model.checkpoint.exit_blocks()?.into_iter().next();
     let backend = machine.backend(model, exit.as_ref(), reporter)?;

@@ -9,6 +9,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
 use eesd::TokenId;
+use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
 
@@ -43,7 +44,7 @@ pub fn compare(run: &Run<'_>, blocks: &[Trained]) -> Outcome<Vec<Speed>> {
     let mut speeds = Vec::new();
     for block in blocks {
         let exit = run.model.checkpoint.open_exit(&block.path)?;
-        let machine = Machine::new(&run.args.machine, run.model, 1, MAX_DRAFT, run.reporter);
+        let machine = Machine::new(&run.args.machine, Prefill::Exact, run.model, 1, MAX_DRAFT, run.reporter)?;
         let backend = machine.backend(run.model, Some(&exit), run.reporter)?;
         let mut engine = run.model.engine(backend, &ControllerSpec::Off);
         match measure(block.n, &mut engine, &requests, &|| bar.inc(1))? {

@@ -6,6 +6,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::report::{Reporter, count};
 use crate::settings::Model;
+use eesd::backend::cuda::Prefill;
 use eesd::backend::training::loss::{LossOptions, LossSum};
 use eesd::backend::training::parameters::{Head, Layout};
 use eesd::backend::training::{CpuStudent, Student};
@@ -48,7 +49,7 @@ impl Run<'_> {
     /// Trains the block after `n` layers and writes it; `None` if interrupted.
     pub fn train(&self, n: usize) -> Outcome<Option<Trained>> {
         let TrainingArgs { batch_tokens, measure_every, save_every, .. } = self.args.training;
-        let machine = Machine::new(&self.args.machine, self.model, 1, 1, self.reporter);
+        let machine = Machine::new(&self.args.machine, Prefill::Exact, self.model, 1, 1, self.reporter)?;
         let window = self.args.training.window.unwrap_or(WINDOW.min(machine.context()).min(batch_tokens));
         let batches = |documents| Batches::new(documents, window, batch_tokens, self.args.data.seed);
         let train = batches(&self.dataset.train)?;

@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use eesd::TokenId;
+use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Completion, Engine, Event, Request};
 use eesd::sample::{SamplingParams, VerifyMode};
@@ -62,7 +63,8 @@ pub fn run(args: VerifyArgs) -> Outcome {
     let controllers =
         args.controllers.as_ref().map_or_else(|| default_controllers(args.draft_max), |list| list.0.clone());
     let prompts = settings::encode(&tokenizer, &texts)?;
-    let machine = Machine::new(&args.machine, &model, BATCH, args.draft_max, reporter);
+    // The checks hold passes against each other bit for bit, and reading a text is always exact.
+    let machine = Machine::new(&args.machine, Prefill::Exact, &model, BATCH, args.draft_max, reporter)?;
     if let Some(number) = prompts.iter().position(|prompt| prompt.len() + distribution::TESTED > machine.context()) {
         return Err(Failure::failed(format!(
             "prompt {number} has {} tokens, but the context holds {}: the checks need room for {} more",
