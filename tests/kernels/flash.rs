@@ -127,7 +127,7 @@ impl Case {
             ];
             for (name, found, expected) in pairs {
                 // A window of one row leaves gradients that are exactly zero, of terms that are not.
-                let largest = expected.iter().fold(0.1f64, |most, x| most.max(x.abs()));
+                let largest = expected.iter().fold(1f64, |most, x| most.max(x.abs()));
                 for (at, (&found, &expected)) in found.iter().zip(expected).enumerate() {
                     let what = || format!("{name}[{at}] of heads of {}, window {}", self.head_dim, self.window);
                     assert_close(found.into(), expected, TOLERANCE * largest, what);

@@ -63,7 +63,7 @@ const MUTANTS: [Mutant; 38] = [
     mutant(SAMPLING, "= value;\n  __syncthreads();", "= value;", Check::Races, SAMPLE),
     mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SAMPLE),
     mutant("flash_attention.cu", "    __syncthreads();  // the keys", "    // the keys", Check::Races, FLASH),
-    mutant("common/reduce.cuh", "  __syncthreads();  // what an earlier", "  // what an earlier", Check::Races, LOSS),
+    mutant("common/reduce.cuh", "    __syncthreads();\n  }\n  return", "  }\n  return", Check::Races, LOSS),
     // Copies that are used before they land.
     mutant(GEMM, "wait_copies<GEMM_STAGES - 2>", "wait_copies<GEMM_STAGES - 1>", Check::Orders, PROJECTION),
     // Lanes that part ways.

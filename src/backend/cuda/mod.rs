@@ -15,9 +15,9 @@
 //! A pass of a round is one copy in, one graph, one copy out, and one wait. Without nvcc [`FATBINS`] is empty and
 //! [`BUILT_WITH`] says so.
 
-mod arena;
+pub(super) mod arena;
 mod backend;
-mod budget;
+pub(super) mod budget;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]
 pub mod emulator;
