@@ -1,6 +1,6 @@
 //! The whole block's gradients and losses against the processor's, for every kind of block and every term of the loss.
 
-use crate::subject::{Case, can_multiply, difference, step};
+use crate::subject::{Case, ROWS, WINDOW, can_multiply, difference, step};
 use eesd::backend::training::Student;
 use eesd::backend::training::adamw::AdamStep;
 use eesd::backend::training::cuda::Operands;
@@ -67,6 +67,25 @@ fn kinds_of_blocks() {
         original_max_positions: 8,
     };
     check(&scaled, "a rotation with a magnitude");
+}
+
+/// A batch as large as was planned for, and logits that come in pieces, the last of them shorter: of any size they are
+/// one batch.
+#[test]
+fn whole_batches_and_pieces_of_logits() {
+    if !can_multiply() {
+        return;
+    }
+    let case = Case::new((2, 1), None, &[WINDOW, WINDOW - 1, 1]);
+    assert_eq!(case.lengths.iter().sum::<usize>(), ROWS);
+    check(&case, "as many rows as there is room for");
+    let expected = learn(&mut case.cpu(), &case);
+    for positions in [1, 7, 64] {
+        let found = learn(&mut *case.in_pieces(positions), &case);
+        let error = difference(&found.2, &expected.2);
+        assert!(error < 3e-6, "{positions} positions at a time: gradients are off by {error:.1e}");
+        assert!((found.0.loss - expected.0.loss).abs() < 1e-5 * expected.0.loss, "{positions} positions at a time");
+    }
 }
 
 #[test]

@@ -125,6 +125,20 @@ impl Case {
         CpuStudent::new(&self.geometry, layout, values, WINDOW, Some(1)).unwrap()
     }
 
+    /// On the device to be tested, with the teacher's logits of so many positions at a time.
+    pub fn in_pieces(&self, positions: usize) -> Box<dyn Student> {
+        fn made<D: Driver>(case: &Case, driver: Arc<D>, options: CudaStudentOptions) -> Box<dyn Student> {
+            let (layout, values) = case.layout();
+            Box::new(CudaStudent::new(driver, &case.geometry, layout, values, options).unwrap())
+        }
+        let logits = positions * self.geometry.vocab_size;
+        let options = CudaStudentOptions { logits, ..options(Operands::F32) };
+        match tested_gpu() {
+            Some(number) => made(self, Arc::new(Gpu::open(number).unwrap()), options),
+            None => made(self, emulated(1), options),
+        }
+    }
+
     /// On the device to be tested; where that is the emulated one, its threads run in an order of their own.
     pub fn cuda(&self, operands: Operands, seed: u64) -> Box<dyn Student> {
         match tested_gpu() {
@@ -133,6 +147,7 @@ impl Case {
         }
     }
 
+    /// On a device.
     pub fn on<D: Driver>(&self, driver: &Arc<D>, operands: Operands) -> CudaStudent<D> {
         let (layout, values) = self.layout();
         CudaStudent::new(driver.clone(), &self.geometry, layout, values, options(operands)).unwrap()
@@ -140,7 +155,8 @@ impl Case {
 }
 
 pub fn options(operands: Operands) -> CudaStudentOptions {
-    CudaStudentOptions { window: WINDOW, rows: ROWS, memory_fraction: 0.9, operands }
+    let logits = CudaStudentOptions::LOGITS;
+    CudaStudentOptions { window: WINDOW, rows: ROWS, memory_fraction: 0.9, operands, logits }
 }
 
 pub fn emulated(seed: u64) -> Arc<EmulatedDevice> {

@@ -11,9 +11,6 @@ use crate::backend::training::parameters::Layout;
 use crate::model::Geometry;
 use std::fmt;
 
-/// Logits of the teacher that are on the device at a time: enough rows for the products of the head to be large.
-const LOGITS: usize = 32 << 20;
-
 /// An f32 array that products multiply with: by itself, or as its bf16 copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand {
@@ -146,7 +143,7 @@ impl Workspace {
     ) -> (Self, usize) {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, heads, kv_heads, vocab_size, .. } = *geometry;
         let (rows, q, kv) = (options.rows, geometry.q_size(), geometry.kv_size());
-        let piece = (LOGITS / vocab_size).clamp(1, rows);
+        let piece = (options.logits / vocab_size).clamp(1, rows);
         let mut arena = Arena::new(base);
         let inbox = Inbox {
             base,

@@ -75,6 +75,13 @@ pub struct CudaStudentOptions {
     pub memory_fraction: f64,
     /// What products multiply.
     pub operands: Operands,
+    /// Logits of the teacher that are on the device at a time; those of one position at least.
+    pub logits: usize,
+}
+
+impl CudaStudentOptions {
+    /// Enough positions for the products of the head to be large.
+    pub const LOGITS: usize = 32 << 20;
 }
 
 /// An exit block that is trained on a CUDA device.

@@ -13,7 +13,8 @@ kept in OUTPUT/answers.jsonl: the same command goes on with them, and a longer r
 
 Files: OUTPUT/exit-N.safetensors is the block, beside exit-N.metrics.jsonl (a line for each update) and \
 exit-N.training, from which the same command goes on after Ctrl-C, a kill or a crash as if nothing had happened; it is \
-of no use once the run is done. --steps 0 trains nothing and says what a block reaches on the held-out text.";
+of no use once the run is done. --device cuda reads and trains on a GPU, which needs NVIDIA's cuBLASLt; that has never \
+been run on one. --steps 0 trains nothing and says what a block reaches on the held-out text.";
 
 /// Flags of `distill`.
 #[derive(Debug, clap::Args)]

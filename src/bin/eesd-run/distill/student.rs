@@ -36,7 +36,13 @@ pub fn student(
                  you trust it",
             );
             let memory_fraction = options.memory_fraction;
-            let of_student = CudaStudentOptions { window, rows, memory_fraction, operands: Operands::Bf16 };
+            let of_student = CudaStudentOptions {
+                window,
+                rows,
+                memory_fraction,
+                operands: Operands::Bf16,
+                logits: CudaStudentOptions::LOGITS,
+            };
             let student = CudaStudent::new(gpu.clone(), geometry, layout, values, of_student)?;
             let taken = student.device_bytes() as f64 / gpu.memory()?.total as f64;
             options.memory_fraction = (memory_fraction - taken).max(LEAST_FRACTION);
