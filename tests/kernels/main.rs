@@ -9,6 +9,7 @@ mod attention;
 mod device;
 mod finish;
 mod flash;
+mod losses;
 mod mutations;
 mod projection;
 mod rows;

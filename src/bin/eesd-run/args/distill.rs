@@ -153,7 +153,7 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "1", help_heading = "Training")]
     pub soft: f64,
     /// Temperature of both distributions there
-    #[arg(long, value_name = "T", value_parser = values::positive, default_value = "1", help_heading = "Training")]
+    #[arg(long, value_name = "T", value_parser = values::positive, allow_negative_numbers = true, default_value = "1", help_heading = "Training")]
     pub soft_temp: f64,
     /// Weight of the cross-entropy to the tokens of the text
     #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", help_heading = "Training")]
