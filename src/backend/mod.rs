@@ -218,6 +218,9 @@ pub enum BackendError {
     /// A GPU has too little memory for what was asked for.
     #[error("{0}")]
     DeviceMemory(cuda::Budget),
+    /// A GPU has too little memory to train there.
+    #[error("{0}")]
+    TrainingMemory(training::cuda::TrainingBudget),
     /// The exit block's shapes are not the model's, or its layer is not inside it.
     #[error("exit block: {0}")]
     Exit(String),

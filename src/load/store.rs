@@ -59,6 +59,7 @@ pub(crate) fn save(
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or lacks one of the vectors.
+#[expect(clippy::type_complexity, reason = "a name for it would hide more than it tells")]
 pub(crate) fn load(
     path: &Path,
     names: &[&str],

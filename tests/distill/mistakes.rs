@@ -41,6 +41,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (1, with(&["--window", "1"]), "window"),
         (1, with(&["--window", "64", "--batch-tokens", "32"]), "batch_tokens"),
         (1, with(&["--window", "9999", "--batch-tokens", "9999"]), "window"),
+        (1, with(&["--device", "cuda:99"]), "cuda:99"),
         (1, with(&["--held-out", "1"]), "held_out"),
         (1, with(&["--prompts", &bad_prompts]), "bad.jsonl:2"),
         (1, with(&["--prompts", &corpus]), "corpus.jsonl:1"),

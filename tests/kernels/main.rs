@@ -9,6 +9,8 @@ mod attention;
 mod device;
 mod drafting;
 mod finish;
+mod flash;
+mod losses;
 mod mutations;
 mod projection;
 mod rows;
@@ -16,6 +18,7 @@ mod sampling;
 mod support;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;
+mod training;
 mod verdicts;
 mod weights;
 mod workshop;
@@ -27,13 +30,26 @@ use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 fn every_kernel_is_registered() {
     let mut expected: Vec<String> = [
         "accept_drafts",
+        "adamw",
+        "add_partials",
         "adjust_logits",
+        "column_sums",
         "continue_loop",
         "count_tokens",
+        "distill_loss",
+        "gradient_norm",
+        "gradient_squares",
         "keep_rows",
+        "narrow_bf16",
         "next_draft",
         "pack_weights",
+        "rms_norm",
+        "rms_norm_backward",
+        "rotate",
         "sample_rows",
+        "start_rows",
+        "swiglu",
+        "swiglu_backward",
         "unpack_weights",
     ]
     .map(String::from)
@@ -48,6 +64,9 @@ fn every_kernel_is_registered() {
         }
         expected.extend([format!("wrapper_mma_{format}")]);
         expected.extend(["embedding", "gather_rows", "random_weights"].map(|name| format!("{name}_{format}")));
+    }
+    for pass in ["flash_attention", "flash_attention_dkv", "flash_attention_dq"] {
+        expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{pass}_{head_dim}")));
     }
     expected.extend(["copy", "lanes", "last_block", "numbers"].map(|name| format!("wrapper_{name}")));
     expected.sort();

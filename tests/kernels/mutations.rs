@@ -32,6 +32,9 @@ const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
 const FINISH_RESIDUAL: Family = ("finish::residual", &["qkv.cu", "residual.cu"]);
 const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
 const UNPACK: Family = ("weights::unpacked_as_before_packing", &["unpack_weights.cu"]);
+const FLASH: Family = ("flash::windows_end_inside_tiles", &["flash_attention.cu", "flash_attention_backward.cu"]);
+const LOSS: Family = ("losses::losses_and_their_gradients", &["distill_loss.cu"]);
+const NORMS: Family = ("training::norms_and_their_gradients", &["rms_norm.cu", "column_sums.cu"]);
 const PACK: Family = ("weights::packed_as_the_host_packs", &["pack_weights.cu"]);
 const RANDOM: Family = ("weights::random_weights_are_the_reference", &["random_weights.cu"]);
 
@@ -44,7 +47,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 36] = [
+const MUTANTS: [Mutant; 42] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -61,6 +64,8 @@ const MUTANTS: [Mutant; 36] = [
     ),
     mutant(SAMPLING, "= value;\n  __syncthreads();", "= value;", Check::Races, SAMPLE),
     mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SAMPLE),
+    mutant("flash_attention.cu", "    __syncthreads();  // the keys", "    // the keys", Check::Races, FLASH),
+    mutant("common/reduce.cuh", "    __syncthreads();\n  }\n  return", "  }\n  return", Check::Races, LOSS),
     // Copies that are used before they land.
     mutant(GEMM, "wait_copies<GEMM_STAGES - 2>", "wait_copies<GEMM_STAGES - 1>", Check::Orders, PROJECTION),
     // Lanes that part ways.
@@ -136,6 +141,17 @@ const MUTANTS: [Mutant; 36] = [
     mutant("next_draft.cu", "loop.survival *= rule.kept", "loop.survival = rule.kept", Check::Orders, NEXT),
     mutant("next_draft.cu", "(loop.drafted - 1) * (loop.edges", "loop.drafted * (loop.edges", Check::Orders, NEXT),
     mutant("next_draft.cu", "row.position++, row.drafted++", "row.position++", Check::Orders, NEXT),
+    // Training: what attention sees, whose gradient it is, what is summed.
+    mutant("common/flash.cuh", "key > query - args.window)", "key >= query - args.window)", Check::Orders, FLASH),
+    mutant(
+        "flash_attention_backward.cu",
+        "tile.first + keys - 1 + args.window",
+        "tile.first + args.window",
+        Check::Orders,
+        FLASH,
+    ),
+    mutant("distill_loss.cu", "if (own && i == int(token))", "if (own)", Check::Orders, LOSS),
+    mutant("column_sums.cu", "sum += dy * args.x[source", "sum += dy * args.x[size_t(row)", Check::Orders, NORMS),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
     // Memory that is not the kernel's.

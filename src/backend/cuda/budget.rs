@@ -29,8 +29,7 @@ pub struct Budget {
 impl Budget {
     /// How much may be used.
     pub fn allowed(&self) -> u64 {
-        let fraction = (self.memory.total as f64 * self.fraction) as u64;
-        fraction.min(self.memory.free.saturating_sub(SPARED.min(self.memory.free / 16)))
+        allowed(self.memory, self.fraction)
     }
 
     /// How many of `wanted` pages there is room for: at least one sequence's.
@@ -71,8 +70,14 @@ impl fmt::Display for Budget {
     }
 }
 
+/// How much of a device's memory may be used, if `fraction` of all of it may.
+pub(in crate::backend) fn allowed(memory: MemoryInfo, fraction: f64) -> u64 {
+    let most = (memory.total as f64 * fraction) as u64;
+    most.min(memory.free.saturating_sub(SPARED.min(memory.free / 16)))
+}
+
 /// Bytes for people.
-pub(super) struct Amount(pub u64);
+pub(in crate::backend) struct Amount(pub u64);
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,9 +16,9 @@
 //! the driver has loops and the controller can plan. Without nvcc [`FATBINS`] is empty and
 //! [`BUILT_WITH`] says so.
 
-mod arena;
+pub(super) mod arena;
 mod backend;
-mod budget;
+pub(super) mod budget;
 mod drafts;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]

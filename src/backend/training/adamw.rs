@@ -70,9 +70,11 @@ mod tests {
         let mut expected = ([1.0f64, -1.0, 3.0], [0f64; 3], [0f64; 3]);
         for (number, gradient) in (1..).zip(gradients) {
             let step = AdamStep { number, ..step };
-            update(&step, 2.0, &gradient, &mut found.0, &mut found.1, &mut found.2, &[1..3]);
-            for i in 0..3 {
-                let g = 2.0 * f64::from(gradient[i]);
+            let decayed = 1..3;
+            let (values, decayed) = (&mut found.0, std::slice::from_ref(&decayed));
+            update(&step, 2.0, &gradient, values, &mut found.1, &mut found.2, decayed);
+            for (i, &gradient) in gradient.iter().enumerate() {
+                let g = 2.0 * f64::from(gradient);
                 expected.1[i] = 0.9 * expected.1[i] + 0.1 * g;
                 expected.2[i] = 0.99 * expected.2[i] + 0.01 * g * g;
                 let (m, v) = (

@@ -3,6 +3,8 @@
 //! A [`Student`] knows parameters and batches; it knows no data, no schedule and no files (those are
 //! `distill`'s). The teacher's side of a batch comes from [`Backend::evaluate`](super::Backend::evaluate).
 //!
+//! There are two: [`CpuStudent`], and [`CudaStudent`](cuda::CudaStudent) beside it.
+//!
 //! From the bottom up, on the processor: `real` is the number type (f64 in tests, so that the very code that trains is
 //! checked against central differences), `gemm` the products; `norm`, `rotary` and `attention` with their gradients,
 //! `layer` and `head` the block, [`loss`] what a position costs, [`adamw`] the update; [`parameters`] says where each
@@ -11,6 +13,7 @@
 pub mod adamw;
 mod attention;
 mod cpu;
+pub mod cuda;
 mod gemm;
 #[cfg(test)]
 mod gradients;

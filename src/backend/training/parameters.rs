@@ -103,6 +103,7 @@ impl Layout {
     }
 
     /// All elements.
+    #[expect(clippy::len_without_is_empty, reason = "no block is empty")]
     pub fn len(&self) -> usize {
         self.head.range.end
     }

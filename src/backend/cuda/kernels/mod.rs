@@ -13,13 +13,16 @@ macro_rules! arguments {
 
 mod attention;
 mod drafting;
+mod flash;
 mod projection;
 mod rows;
 mod sampling;
+pub mod training;
 mod weights;
 
 pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use drafting::{ContinueLoop, DraftLoop, DraftRule, NextDraft, next_draft};
+pub use flash::{Flash, FlashPass, RowTile, flash};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
 pub use rows::{Embedding, GatherRows, KeepRows, keep_rows, per_token};
 pub use sampling::{

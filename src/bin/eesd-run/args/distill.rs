@@ -13,7 +13,8 @@ kept in OUTPUT/answers.jsonl: the same command goes on with them, and a longer r
 
 Files: OUTPUT/exit-N.safetensors is the block, beside exit-N.metrics.jsonl (a line for each update) and \
 exit-N.training, from which the same command goes on after Ctrl-C, a kill or a crash as if nothing had happened; it is \
-of no use once the run is done. --steps 0 trains nothing and says what a block reaches on the held-out text.";
+of no use once the run is done. --device cuda reads and trains on a GPU, which needs NVIDIA's cuBLASLt; that has never \
+been run on one. --steps 0 trains nothing and says what a block reaches on the held-out text.";
 
 /// Flags of `distill`.
 #[derive(Debug, clap::Args)]
@@ -152,7 +153,7 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "1", help_heading = "Training")]
     pub soft: f64,
     /// Temperature of both distributions there
-    #[arg(long, value_name = "T", value_parser = values::positive, default_value = "1", help_heading = "Training")]
+    #[arg(long, value_name = "T", value_parser = values::positive, allow_negative_numbers = true, default_value = "1", help_heading = "Training")]
     pub soft_temp: f64,
     /// Weight of the cross-entropy to the tokens of the text
     #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", help_heading = "Training")]

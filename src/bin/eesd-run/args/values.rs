@@ -173,6 +173,15 @@ pub fn context(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n <= 1usize << 24).ok_or_else(expected)
 }
 
+/// Two whole numbers, `A..B`, of which the second is not the smaller one.
+pub fn span(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
+    match numbers {
+        Some((Ok(first), Ok(last))) if first <= last && first > 0 => Ok((first, last)),
+        _ => Err("expected A..B, whole numbers with A from 1 to B, as in 1..8".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,14 +216,5 @@ mod tests {
         assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
         assert!("cuda:x".parse::<Device>().is_err() && "tpu".parse::<Device>().is_err());
-    }
-}
-
-/// Two whole numbers, `A..B`, of which the second is not the smaller one.
-pub fn span(text: &str) -> Result<(usize, usize), String> {
-    let numbers = text.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
-    match numbers {
-        Some((Ok(first), Ok(last))) if first <= last && first > 0 => Ok((first, last)),
-        _ => Err("expected A..B, whole numbers with A from 1 to B, as in 1..8".into()),
     }
 }

@@ -4,11 +4,12 @@
 //! prompts -> the model's answers -> documents -> training -> exit-N.safetensors
 //! ```
 //!
-//! [`data`] brings the documents together, [`training`] trains one block, [`sweep`] several, which it measures and
+//! [`data`] brings the documents together, [`training`] trains one block on a [`student`] of the machine's kind, [`sweep`] several, which it measures and
 //! compares; [`plot`] draws what happened.
 
 mod data;
 mod plot;
+mod student;
 mod sweep;
 mod training;
 

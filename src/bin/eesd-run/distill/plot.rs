@@ -77,7 +77,8 @@ fn smoothed(curve: &[(u64, LossSum)]) -> Vec<(f64, f64)> {
 
 /// What each block reaches on held-out text.
 fn acceptance(area: &Area<'_>, blocks: &[Trained]) -> Drawn {
-    let series: [(&str, fn(&LossSum) -> f64); 2] =
+    type Figure = fn(&LossSum) -> f64;
+    let series: [(&str, Figure); 2] =
         [("top-1 agreement", |means| means.agreement), ("mean 1 - TV", |means| means.overlap)];
     let points = |of: fn(&LossSum) -> f64| -> Vec<(f64, f64)> {
         blocks.iter().filter_map(|block| Some((block.n as f64, of(block.reached.as_ref()?)))).collect()

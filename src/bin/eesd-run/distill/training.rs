@@ -1,5 +1,6 @@
 //! One exit block's training: from flags to a file.
 
+use super::student::student;
 use crate::args::{BlockArgs, DistillArgs, ExitChoice, TrainingArgs};
 use crate::cost;
 use crate::failure::{Failure, Outcome};
@@ -10,7 +11,6 @@ use crate::settings::Model;
 use eesd::backend::cuda::Prefill;
 use eesd::backend::training::loss::{LossOptions, LossSum};
 use eesd::backend::training::parameters::{Head, Layout};
-use eesd::backend::training::{CpuStudent, Student};
 use eesd::distill::data::{Batches, Dataset};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
@@ -52,7 +52,7 @@ impl Run<'_> {
     /// Trains the block after `n` layers and writes it; `None` if interrupted.
     pub fn train(&self, n: usize) -> Outcome<Option<Trained>> {
         let TrainingArgs { batch_tokens, measure_every, save_every, .. } = self.args.training;
-        let machine = Machine::new(&self.args.machine, Prefill::Exact, self.model, 1, 1, self.reporter)?;
+        let mut machine = Machine::new(&self.args.machine, Prefill::Exact, self.model, 1, 1, self.reporter)?;
         let window = self.args.training.window.unwrap_or(WINDOW.min(machine.context()).min(batch_tokens));
         let batches = |documents| Batches::new(documents, window, batch_tokens, self.args.data.seed);
         let train = batches(&self.dataset.train)?;
@@ -64,12 +64,12 @@ impl Run<'_> {
         let identity =
             Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
-        let student = CpuStudent::new(geometry, layout, values, window, self.args.machine.threads)?;
+        // The student comes first: the teacher's cache makes do with what is left of a GPU's memory.
+        let student = student(&mut machine, geometry, (layout, values), window, batch_tokens, self.reporter)?;
         let teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
         let trained = count(student.layout().trained() as u64);
         let snapshot = snapshot_path(self.output, n);
-        let mut trainer =
-            Trainer::new(teacher, Box::new(student), &train, held_out.as_ref(), identity, Some(snapshot.clone()))?;
+        let mut trainer = Trainer::new(teacher, student, &train, held_out.as_ref(), identity, Some(snapshot.clone()))?;
         let path = self.output.join(format!("exit-{n}.safetensors"));
         if self.args.overwrite {
             remove(&snapshot)?;

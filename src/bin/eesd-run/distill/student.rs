@@ -1,0 +1,52 @@
+//! Where a block is trained: on the device that reads for it.
+
+use crate::failure::Outcome;
+use crate::machine::Machine;
+use crate::report::Reporter;
+use eesd::backend::cuda::driver::Driver;
+use eesd::backend::cuda::gpu::Gpu;
+use eesd::backend::training::cuda::{CudaStudent, CudaStudentOptions, Operands};
+use eesd::backend::training::parameters::Layout;
+use eesd::backend::training::{CpuStudent, Student};
+use eesd::model::Geometry;
+use std::sync::Arc;
+
+/// Least part of a GPU's memory left to the teacher: so that what it lacks is told in bytes.
+const LEAST_FRACTION: f64 = 1e-3;
+
+/// A student on the machine, for batches of at most `rows` tokens in segments of at most `window`. What it takes of a
+/// GPU's memory is taken from what the machine may use from here on.
+///
+/// # Errors
+/// If there is no such device, it lacks a library of matrix products, or memory cannot be had.
+pub fn student(
+    machine: &mut Machine,
+    geometry: &Geometry,
+    (layout, values): (Layout, Vec<f32>),
+    window: usize,
+    rows: usize,
+    reporter: Reporter,
+) -> Outcome<Box<dyn Student>> {
+    match machine {
+        Machine::Cpu(options) => Ok(Box::new(CpuStudent::new(geometry, layout, values, window, options.threads)?)),
+        Machine::Cuda(number, options) => {
+            let gpu = Arc::new(reporter.wait("opening the GPU", || Gpu::open(*number))?);
+            reporter.note(
+                "training has not been run on a GPU yet: compare the first losses with those of --device cpu before \
+                 you trust it",
+            );
+            let memory_fraction = options.memory_fraction;
+            let of_student = CudaStudentOptions {
+                window,
+                rows,
+                memory_fraction,
+                operands: Operands::Bf16,
+                logits: CudaStudentOptions::LOGITS,
+            };
+            let student = CudaStudent::new(gpu.clone(), geometry, layout, values, of_student)?;
+            let taken = student.device_bytes() as f64 / gpu.memory()?.total as f64;
+            options.memory_fraction = (memory_fraction - taken).max(LEAST_FRACTION);
+            Ok(Box::new(student))
+        }
+    }
+}

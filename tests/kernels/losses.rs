@@ -1,0 +1,118 @@
+//! Losses of self-distillation and their gradients, against their definitions in float64: every term, heads of fewer
+//! tokens, ties, a token that cannot be drafted.
+
+use crate::support::{Noise, assert_close, bits, from, schedules, to};
+use crate::training::wide;
+use eesd::backend::cuda::kernels::training::{DistillLoss, PositionLoss};
+use eesd::backend::training::loss::LossOptions;
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f64::MIN, f64::max);
+    let total: f64 = logits.iter().map(|x| (x - most).exp()).sum();
+    logits.iter().map(|x| (x - most).exp() / total).collect()
+}
+
+fn first_of_largest(values: &[f64]) -> usize {
+    (0..values.len()).rev().max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap()
+}
+
+/// The loss and the other figures by their definitions, and the gradient of the loss.
+fn lose(student: &[f64], teacher: &[f64], token: usize, options: &LossOptions) -> (PositionLoss, Vec<f64>) {
+    let LossOptions { soft, temperature, hard, variation } = *options;
+    let drafted = student.len();
+    let (p, q) = (softmax(teacher), softmax(student));
+    let softened = |x: &[f64]| softmax(&x.iter().map(|x| x / temperature).collect::<Vec<_>>());
+    let (soft_p, soft_q) = (softened(&teacher[..drafted]), softened(student));
+    let cross: f64 = soft_p.iter().zip(&soft_q).map(|(p, q)| -p * q.ln()).sum();
+    let overlap: f64 = p.iter().zip(&q).map(|(p, q)| p.min(*q)).sum();
+    let seen: f64 = p[..drafted].iter().sum();
+    let own = token < drafted;
+    let hard = if own { hard } else { 0.0 };
+    let surprise = if own { -q[token].ln() } else { 0.0 };
+    let position = PositionLoss {
+        loss: soft * temperature.powi(2) * cross + hard * surprise + variation * (1.0 - overlap),
+        divergence: p.iter().zip(&q).map(|(p, q)| p / seen * (p / seen / q).ln()).sum(),
+        overlap,
+        agreement: f64::from(u8::from(first_of_largest(teacher) == first_of_largest(student))),
+    };
+    let sign = |at: usize| if q[at] > p[at] { 0.5 } else { -0.5 };
+    let mean: f64 = (0..drafted).map(|at| q[at] * sign(at)).sum();
+    let gradient = |at: usize| {
+        let target = if own && at == token { 1.0 } else { 0.0 };
+        soft * temperature * (soft_q[at] - soft_p[at]) + hard * (q[at] - target) + variation * q[at] * (sign(at) - mean)
+    };
+    (position, (0..drafted).map(gradient).collect())
+}
+
+#[test]
+fn losses_and_their_gradients() {
+    let terms =
+        [(1.0, 1.0, 0.0, 0.0), (1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
+    for (vocab, teacher_vocab) in [(700, 700), (300, 700), (1, 40)] {
+        let rows = 4;
+        let mut noise = Noise::new(13);
+        let mut student = noise.floats(rows * vocab, 6.0);
+        let mut teacher = noise.floats(rows * teacher_vocab, 6.0);
+        // Ties of the likeliest token: the lower one counts; and one row where both agree on it.
+        for row in [0, 1] {
+            for at in [vocab / 3, vocab - 1] {
+                student[row * vocab + at] = 9.0;
+                teacher[row * teacher_vocab + at] = 9.0;
+            }
+        }
+        let tokens: Vec<u32> =
+            (0..rows).map(|row| [0, vocab - 1, vocab, vocab / 2][row].min(teacher_vocab - 1) as u32).collect();
+        let weights: Vec<f64> = (0..rows).map(|row| 0.5 + row as f64).collect();
+        for (soft, temperature, hard, variation) in terms {
+            let options = LossOptions { soft, temperature, hard, variation };
+            let expected: Vec<_> = (0..rows)
+                .map(|row| {
+                    let (s, t) = (&student[row * vocab..][..vocab], &teacher[row * teacher_vocab..][..teacher_vocab]);
+                    lose(&wide(s), &wide(t), tokens[row] as usize, &options)
+                })
+                .collect();
+            let mut first: Option<Vec<u32>> = None;
+            for on in schedules() {
+                let mut logits = student.clone();
+                let nothing = PositionLoss { loss: f64::NAN, divergence: 0.0, overlap: 0.0, agreement: 0.0 };
+                let mut losses = vec![nothing; rows];
+                let arguments = DistillLoss {
+                    student: to(&mut logits),
+                    teacher: from(&teacher),
+                    tokens: from(&tokens),
+                    weights: from(&weights),
+                    losses: to(&mut losses),
+                    vocab: vocab as i32,
+                    teacher_vocab: teacher_vocab as i32,
+                    soft,
+                    temperature,
+                    hard,
+                    variation,
+                    gradient: 0,
+                    rows: rows as u32,
+                };
+                // SAFETY: buffers of the sizes that cuda/distill_loss.cu states.
+                unsafe { arguments.launch(&on) }.unwrap();
+                assert_eq!(bits(&logits), bits(&student), "no gradient was asked for");
+                let tested: Vec<f64> = losses.iter().map(|loss| loss.loss).collect();
+                // SAFETY: as above.
+                unsafe { DistillLoss { gradient: 1, ..arguments }.launch(&on) }.unwrap();
+                assert_eq!(losses.iter().map(|loss| loss.loss).collect::<Vec<_>>(), tested);
+                for (row, (position, gradient)) in expected.iter().enumerate() {
+                    let what = |name: &'static str| move || format!("{name} of row {row}, {vocab} tokens, {options:?}");
+                    let (weight, found) = (weights[row], losses[row]);
+                    assert_close(found.loss, position.loss * weight, 4e-5 * weight, what("loss"));
+                    assert_close(found.divergence, position.divergence * weight, 4e-5 * weight, what("divergence"));
+                    assert_close(found.overlap, position.overlap * weight, 1e-6 * weight, what("overlap"));
+                    assert_eq!(found.agreement, position.agreement * weight, "{}", what("agreement")());
+                    let gradient: Vec<f64> = gradient.iter().map(|x| x * weight).collect();
+                    for (at, (&found, &expected)) in logits[row * vocab..].iter().zip(&gradient).enumerate() {
+                        assert_close(found.into(), expected, 2e-6 * weight, || format!("{}[{at}]", what("gradient")()));
+                    }
+                }
+                let all = bits(&logits);
+                assert!(*first.get_or_insert_with(|| all.clone()) == all, "seed {}", on.seed());
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The whole block's gradients and losses against the processor's, for every kind of block and every term of the loss.
+
+use crate::subject::{Case, ROWS, WINDOW, can_multiply, difference, step};
+use eesd::backend::training::Student;
+use eesd::backend::training::adamw::AdamStep;
+use eesd::backend::training::cuda::Operands;
+use eesd::backend::training::loss::{LossOptions, LossSum};
+use eesd::backend::training::parameters::Head;
+use eesd::model::RopeScaling;
+
+/// Losses of a batch, the norm of its mean gradient, and that gradient: AdamW's mean where it forgets all before.
+fn learn(student: &mut dyn Student, case: &Case) -> (LossSum, f64, Vec<f32>) {
+    let step = AdamStep { beta1: 0.0, clip: f64::INFINITY, ..step(1) };
+    let tested = student.test(&case.batch(), &case.loss).unwrap();
+    let losses = student.learn(&case.batch(), &case.loss).unwrap();
+    assert_eq!(losses, tested);
+    let norm = student.update(&step).unwrap();
+    (losses, norm, student.state().unwrap().mean)
+}
+
+fn check(case: &Case, name: &str) {
+    let expected = learn(&mut case.cpu(), case);
+    // f32 factors: what is left is the order of sums. bf16 factors: each is off by up to one part in 256. The total
+    // variation's gradient jumps where both distributions meet: tokens that rounding brings to the other side show.
+    let rounded = if case.loss.variation > 0.0 { 0.3 } else { 1.5e-2 };
+    for (operands, tolerance) in [(Operands::F32, 3e-6), (Operands::Bf16, rounded)] {
+        let found = learn(&mut *case.cuda(operands, 3), case);
+        let error = difference(&found.2, &expected.2);
+        assert!(error < tolerance, "{name}, {operands}: gradients are off by {error:.1e}");
+        if operands == Operands::F32 {
+            let largest = expected.2.iter().fold(0f32, |most, x| most.max(x.abs()));
+            for (at, (found, expected)) in found.2.iter().zip(&expected.2).enumerate() {
+                assert!((found - expected).abs() < 2e-5 * largest, "{name}: element {at}: {found} {expected}");
+            }
+            assert_eq!(found.0.agreement, expected.0.agreement, "{name}");
+        }
+        assert!((found.1 - expected.1).abs() < tolerance * expected.1, "{name}, {operands}: norms");
+        let figures = |of: &LossSum| [of.loss, of.divergence, of.overlap];
+        for (found, expected) in figures(&found.0).into_iter().zip(figures(&expected.0)) {
+            let error = (found - expected).abs() / expected.abs();
+            assert!(error < tolerance * 2.0, "{name}, {operands}: {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn kinds_of_blocks() {
+    if !can_multiply() {
+        return;
+    }
+    let plain = || Case::new((2, 2), None, &[37, 1, 20]);
+    check(&plain(), "plain");
+    check(&Case::new((4, 2), Some(9), &[40, 14]), "grouped heads, sliding window");
+    check(&Case { biases: true, ..plain() }, "biases");
+    let mut normed = Case::new((4, 1), None, &[33, 8]);
+    normed.geometry.qk_norm = true;
+    check(&normed, "norms of queries and keys");
+    normed.biases = true;
+    check(&normed, "biases and norms");
+    let mut scaled = plain();
+    scaled.geometry.rope.scaling = RopeScaling::Yarn {
+        factor: 4.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 1.3,
+        truncate: true,
+        original_max_positions: 8,
+    };
+    check(&scaled, "a rotation with a magnitude");
+}
+
+/// A batch as large as was planned for, and logits that come in pieces, the last of them shorter: of any size they are
+/// one batch.
+#[test]
+fn whole_batches_and_pieces_of_logits() {
+    if !can_multiply() {
+        return;
+    }
+    let case = Case::new((2, 1), None, &[WINDOW, WINDOW - 1, 1]);
+    assert_eq!(case.lengths.iter().sum::<usize>(), ROWS);
+    check(&case, "as many rows as there is room for");
+    let expected = learn(&mut case.cpu(), &case);
+    for positions in [1, 7, 64] {
+        let found = learn(&mut *case.in_pieces(positions), &case);
+        let error = difference(&found.2, &expected.2);
+        assert!(error < 3e-6, "{positions} positions at a time: gradients are off by {error:.1e}");
+        assert!((found.0.loss - expected.0.loss).abs() < 1e-5 * expected.0.loss, "{positions} positions at a time");
+    }
+}
+
+#[test]
+fn kinds_of_heads_and_losses() {
+    if !can_multiply() {
+        return;
+    }
+    let plain = || Case::new((2, 1), None, &[20, 14]);
+    check(&Case { head: Head::Frozen, draft_vocab: 41, ..plain() }, "frozen head of fewer tokens");
+    check(&Case { head: Head::Shared, ..plain() }, "the model's head");
+    let terms = [(1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
+    for (soft, temperature, hard, variation) in terms {
+        let loss = LossOptions { soft, temperature, hard, variation };
+        check(&Case { loss, ..plain() }, &format!("{loss:?}"));
+        check(&Case { loss, draft_vocab: 41, ..plain() }, &format!("{loss:?}, fewer tokens"));
+    }
+}
