@@ -9,8 +9,8 @@
 // out    losses [rows]: each times the row's weight; with `gradient`, student becomes the loss's gradient in it
 // grid   (rows), 256 threads: a block takes a row
 // order  every sum: a thread's tokens ascending, every 256th, then threads as a tree (common/reduce.cuh)
-// bytes  both rows three times, the second and third time from L2 where that holds the rows in flight (two rows a block);
-//        4 written per token of the student
+// bytes  both rows three times, the second and third time from L2 where that holds the rows in flight (two a block); 4
+//        written per token of the student
 #include "common/reduce.cuh"
 
 constexpr int LOSS_THREADS = 256;

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The soft term is the paper's; τ² keeps its gradient's size whatever τ is (Hinton et al., arXiv 1503.02531). The
-//! total variation is the chance that rejection sampling refuses the draft, and is [ours]. A student of the first
-//! tokens of the vocabulary alone is taught the teacher's distribution over those; its total variation counts the
-//! others as missed, and a token that it cannot draft has no hard term.
+//! total variation is the chance that rejection sampling refuses the draft, and is this project's own. A student of the
+//! first tokens of the vocabulary alone is taught the teacher's distribution over those; its total variation counts
+//! the others as missed, and a token that it cannot draft has no hard term.
 
 use super::real::Real;
 

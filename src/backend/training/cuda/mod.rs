@@ -5,12 +5,12 @@
 //! steps and `pass` their order, `update` AdamW.
 //!
 //! Values, activations, gradients and the optimiser's memory are f32. Products read bf16 copies and sum in f32
-//! ([`Operands::Bf16`]): that is what tensor cores are fast at, and a gradient needs bf16's range more than f16's digits,
-//! so f16 models train with it too. [`Operands::F32`] keeps full f32 factors, to compare with the processor.
+//! ([`Operands::Bf16`]): that is what tensor cores are fast at, and a gradient needs bf16's range more than f16's
+//! digits, so f16 models train with it too. [`Operands::F32`] keeps full f32 factors, to compare with the processor.
 //!
 //! Kernels sum in fixed orders; the library's depends on shapes, device and release ([`Driver::matmul`]). So training
-//! twice on one machine gives the same bits, and on another one close ones. Everything is queued on one stream; the host
-//! waits once per batch and once per update. **It has never been run on a GPU.**
+//! twice on one machine gives the same bits, and on another one close ones. Everything is queued on one stream; the
+//! host waits once per batch and once per update. **It has never been run on a GPU.**
 
 mod host;
 mod launches;
