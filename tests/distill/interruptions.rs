@@ -93,7 +93,7 @@ fn answers_go_on_too() {
     let prompts = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-4m/prompts.jsonl");
     let command = |output: &str| -> Command {
         let output = place.path(output);
-        let mut command = crate::distill(&["--prompts", prompts, "-n", "24", "-N", "1", "--steps", "2"]);
+        let mut command = crate::distill(&["--prompts", prompts, "-n", "24", "-N", "1", "--steps", "2", "-t", "1"]);
         command.args(["--output", output.to_str().unwrap(), "--window", "64", "--batch-tokens", "256"]);
         command
     };

@@ -62,6 +62,10 @@ impl Place {
             "--held-out",
             "0.2",
         ]);
+        // Tests run side by side, and passes wait for their threads.
+        if !more.contains(&"-t") {
+            command.args(["-t", "1"]);
+        }
         command.args(more);
         command
     }

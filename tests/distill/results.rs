@@ -81,7 +81,7 @@ fn a_sweep_compares_and_recommends() {
     let place = Place::new();
     let corpus = place.path("corpus.jsonl");
     let (output, plot) = (place.path("out"), place.path("sweep.svg"));
-    let mut command = crate::distill(&["--sweep-exit", "1..2", "--budget", "2000", "--window", "48"]);
+    let mut command = crate::distill(&["--sweep-exit", "1..2", "--budget", "2000", "--window", "48", "-t", "1"]);
     command
         .args(["--batch-tokens", "192", "--corpus"])
         .arg(&corpus)
