@@ -36,6 +36,18 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (2, with(&["--init-from", "8"]), "0 to 7"),
         (2, with(&["--init-from", exit]), "after layer 1"),
         (2, with(&["--chat"]), "--prompts"),
+        (2, with(&["--samples", "3"]), "--prompts"),
+        (2, with(&["-n", "3"]), "--prompts"),
+        (2, with(&["--temp", "0.5"]), "--prompts"),
+        (2, with(&["--top-k", "3"]), "--prompts"),
+        (2, with(&["--top-p", "0.5"]), "--prompts"),
+        (2, with(&["--batch-size", "2"]), "--prompts"),
+        (2, with(&["--soft", "-1"]), "0 or more"),
+        (2, with(&["--tv", "-1"]), "0 or more"),
+        (2, with(&["--weight-decay", "-1"]), "0 or more"),
+        (2, with(&["--shortest", "-1"]), "0 or more"),
+        (2, with(&["--half-life", "-1"]), "above 0"),
+        (2, with(&["--plot", "/nowhere/at/all.svg"]), "/nowhere/at/all.svg"),
         (1, with(&["--init-from", "nowhere.safetensors"]), "nowhere.safetensors"),
         (1, with(&["--soft", "0"]), "at least one term"),
         (1, with(&["--window", "1"]), "window"),
@@ -71,4 +83,17 @@ fn a_loss_that_is_no_number_ends_the_run() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("lower learning rate"), "{told}");
     assert!(!place.path("out/exit-2.safetensors").exists());
+}
+
+/// A block that another run has made is not written over, and that is said before anything is done.
+#[test]
+fn a_block_in_the_way_is_told_at_once() {
+    let place = Place::new();
+    fs::create_dir(place.path("out")).unwrap();
+    fs::write(place.path("out/exit-2.safetensors"), "precious").unwrap();
+    let output = place.training("out", &["--steps", "3"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.starts_with("error: ") && told.contains("there already; --overwrite"), "{told}");
+    assert_eq!(place.read("out/exit-2.safetensors"), b"precious");
 }

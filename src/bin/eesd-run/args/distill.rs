@@ -57,35 +57,35 @@ pub struct DataArgs {
     #[arg(long, requires = "prompts", help_heading = "Data")]
     pub chat: bool,
     /// Answers to each prompt
-    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "1", help_heading = "Data")]
+    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "1", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
     pub samples: usize,
     /// Most tokens of an answer
-    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "256", help_heading = "Data")]
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "256", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
     pub max_tokens: usize,
     /// Temperature of answers; 0 is greedy
     #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::not_negative, default_value = "1",
-        allow_negative_numbers = true, help_heading = "Data")]
+        allow_negative_numbers = true, requires = "prompts", help_heading = "Data")]
     pub temp: f64,
     /// Keep the K most probable tokens in answers; 0 keeps all
-    #[arg(long, value_name = "K", value_parser = values::whole, default_value = "0", help_heading = "Data")]
+    #[arg(long, value_name = "K", value_parser = values::whole, default_value = "0", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
     pub top_k: usize,
     /// Keep the most probable tokens whose probabilities add up to P in answers; 1 keeps all
-    #[arg(long, value_name = "P", value_parser = values::positive_fraction, default_value = "1", help_heading = "Data")]
+    #[arg(long, value_name = "P", value_parser = values::positive_fraction, default_value = "1", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
     pub top_p: f64,
     /// Answers written side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "8", help_heading = "Data")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "8", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
     pub batch_size: usize,
     /// Leave out documents of fewer tokens
-    #[arg(long, value_name = "N", value_parser = values::whole, default_value = "2", help_heading = "Data")]
+    #[arg(long, value_name = "N", value_parser = values::whole, default_value = "2", allow_negative_numbers = true, help_heading = "Data")]
     pub shortest: usize,
     /// Leave out documents of more tokens [default: none]
-    #[arg(long, value_name = "N", value_parser = values::count, help_heading = "Data")]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Data")]
     pub longest: Option<usize>,
     /// The part of documents (of prompts, for answers) that is measured on and never trained on
-    #[arg(long, value_name = "F", value_parser = values::fraction, default_value = "0.05", help_heading = "Data")]
+    #[arg(long, value_name = "F", value_parser = values::fraction, default_value = "0.05", allow_negative_numbers = true, help_heading = "Data")]
     pub held_out: f64,
     /// Seed of answers, of what is held out, and of the order of training
-    #[arg(short, long, value_name = "SEED", value_parser = values::seed, default_value = "0", help_heading = "Data")]
+    #[arg(short, long, value_name = "SEED", value_parser = values::seed, default_value = "0", allow_negative_numbers = true, help_heading = "Data")]
     pub seed: u64,
 }
 
@@ -93,11 +93,11 @@ pub struct DataArgs {
 #[derive(Debug, clap::Args)]
 pub struct BlockArgs {
     /// N: how many layers of the model come before the block
-    #[arg(short = 'N', long, value_name = "N", value_parser = values::count, help_heading = "Exit block",
+    #[arg(short = 'N', long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Exit block",
         required_unless_present = "sweep_exit")]
     pub exit_layer: Option<usize>,
     /// Train a block for each N of A..B (both included), compare them, and recommend one
-    #[arg(long, value_name = "A..B", value_parser = values::span, conflicts_with = "exit_layer", help_heading = "Exit block")]
+    #[arg(long, value_name = "A..B", value_parser = values::span, conflicts_with = "exit_layer", allow_negative_numbers = true, help_heading = "Exit block")]
     pub sweep_exit: Option<(usize, usize)>,
     /// Start from a copy of this layer of the model (from 0), or from a block in a file [default: the last layer]
     #[arg(long, value_name = "LAYER|FILE", help_heading = "Exit block")]
@@ -109,7 +109,7 @@ pub struct BlockArgs {
     #[arg(long, conflicts_with_all = ["freeze_head", "draft_vocab"], help_heading = "Exit block")]
     pub shared_head: bool,
     /// Draft only the first K tokens of the vocabulary (in merge order the frequent ones); output stays exact
-    #[arg(long, value_name = "K", value_parser = values::count, help_heading = "Exit block")]
+    #[arg(long, value_name = "K", value_parser = values::count, allow_negative_numbers = true, help_heading = "Exit block")]
     pub draft_vocab: Option<usize>,
 }
 
@@ -117,57 +117,57 @@ pub struct BlockArgs {
 #[derive(Debug, clap::Args)]
 pub struct TrainingArgs {
     /// Times that all data is seen [default: 1]
-    #[arg(long, value_name = "X", value_parser = values::positive, conflicts_with_all = ["steps", "budget"], help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::positive, conflicts_with_all = ["steps", "budget"], allow_negative_numbers = true, help_heading = "Training")]
     pub epochs: Option<f64>,
     /// Updates; 0 trains nothing
-    #[arg(long, value_name = "N", value_parser = values::whole, conflicts_with = "budget", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::whole, conflicts_with = "budget", allow_negative_numbers = true, help_heading = "Training")]
     pub steps: Option<usize>,
     /// Positions to train at, for each exit layer
-    #[arg(long, value_name = "N", value_parser = values::count, help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Training")]
     pub budget: Option<usize>,
     /// Tokens that texts are cut to [default: 512, or the context where that is less]
-    #[arg(long, value_name = "N", value_parser = values::count, help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Training")]
     pub window: Option<usize>,
     /// Most tokens of a batch
-    #[arg(long, value_name = "N", value_parser = values::count, default_value = "2048", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "2048", allow_negative_numbers = true, help_heading = "Training")]
     pub batch_tokens: usize,
     /// Batches for one update
-    #[arg(long, value_name = "N", value_parser = values::count, default_value = "1", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "1", allow_negative_numbers = true, help_heading = "Training")]
     pub accumulate: usize,
     /// Highest learning rate
-    #[arg(long, visible_alias = "learning-rate", value_name = "X", value_parser = values::positive, default_value = "0.002", help_heading = "Training")]
+    #[arg(long, visible_alias = "learning-rate", value_name = "X", value_parser = values::positive, default_value = "0.002", allow_negative_numbers = true, help_heading = "Training")]
     pub lr: f64,
     /// Last learning rate, as a part of the highest
-    #[arg(long, value_name = "F", value_parser = values::fraction, default_value = "0.02", help_heading = "Training")]
+    #[arg(long, value_name = "F", value_parser = values::fraction, default_value = "0.02", allow_negative_numbers = true, help_heading = "Training")]
     pub last_lr: f64,
     /// Updates in which the learning rate rises [default: a twentieth of all, at most 100]
-    #[arg(long, value_name = "N", value_parser = values::whole, help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Training")]
     pub warmup: Option<usize>,
     /// Weight decay of matrices
-    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0.01", help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0.01", allow_negative_numbers = true, help_heading = "Training")]
     pub weight_decay: f64,
     /// Largest norm of a gradient
-    #[arg(long, value_name = "X", value_parser = values::positive, default_value = "1", help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::positive, default_value = "1", allow_negative_numbers = true, help_heading = "Training")]
     pub clip: f64,
     /// Weight of the cross-entropy to the model's distribution
-    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "1", help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "1", allow_negative_numbers = true, help_heading = "Training")]
     pub soft: f64,
     /// Temperature of both distributions there
     #[arg(long, value_name = "T", value_parser = values::positive, allow_negative_numbers = true, default_value = "1", help_heading = "Training")]
     pub soft_temp: f64,
     /// Weight of the cross-entropy to the tokens of the text
-    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", allow_negative_numbers = true, help_heading = "Training")]
     pub hard: f64,
     /// Weight of the total variation, the chance that sampling refuses a draft
-    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::not_negative, default_value = "0", allow_negative_numbers = true, help_heading = "Training")]
     pub tv: f64,
     /// Positions after which one counts half as much as the first of its text [default: all count alike]
-    #[arg(long, value_name = "X", value_parser = values::positive, help_heading = "Training")]
+    #[arg(long, value_name = "X", value_parser = values::positive, allow_negative_numbers = true, help_heading = "Training")]
     pub half_life: Option<f64>,
     /// Updates between two measurements on held-out text
-    #[arg(long, value_name = "N", value_parser = values::count, default_value = "200", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "200", allow_negative_numbers = true, help_heading = "Training")]
     pub measure_every: usize,
     /// Updates between two snapshots
-    #[arg(long, value_name = "N", value_parser = values::count, default_value = "100", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "100", allow_negative_numbers = true, help_heading = "Training")]
     pub save_every: usize,
 }

@@ -18,7 +18,8 @@ use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::report::Reporter;
 use crate::settings::Model;
-use std::path::PathBuf;
+use eesd::distill::snapshot_path;
+use std::path::{Path, PathBuf};
 use training::{Run, Trained};
 
 /// Reads, trains, reports.
@@ -27,6 +28,7 @@ pub fn run(args: DistillArgs) -> Outcome {
     let model = Model::open(&args.model, reporter)?;
     let output = output(&args, &model)?;
     let layers = layers(&args, &model)?;
+    refuse_in_vain(&args, &output, &layers)?;
     interrupt::listen();
     let Some(dataset) = data::gather(&args, &model, &output, reporter)? else { return Ok(()) };
     let run = Run { args: &args, model: &model, dataset: &dataset, output: &output, reporter };
@@ -54,6 +56,33 @@ fn output(args: &DistillArgs, model: &Model) -> Outcome<PathBuf> {
     })?;
     std::fs::create_dir_all(&folder).map_err(|e| Failure::file(&folder, "made", &e))?;
     Ok(folder)
+}
+
+/// What would make hours of work end in an error, while it costs nothing yet: a block of somebody else's in the way, or
+/// no folder for the picture.
+fn refuse_in_vain(args: &DistillArgs, output: &Path, layers: &[usize]) -> Outcome {
+    if let Some(path) = &args.plot
+        && !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir())
+    {
+        let text =
+            format!("--plot: {} is in no folder that exists (expected a file that can be written)", path.display());
+        return Err(Failure::usage(text));
+    }
+    if args.overwrite || args.training.steps == Some(0) {
+        return Ok(());
+    }
+    let in_the_way = |&&n: &&usize| block_path(output, n).exists() && !snapshot_path(output, n).exists();
+    layers.iter().find(in_the_way).map_or(Ok(()), |&n| Err(there_already(&block_path(output, n))))
+}
+
+/// Where the block after `n` layers goes.
+fn block_path(output: &Path, n: usize) -> PathBuf {
+    output.join(format!("exit-{n}.safetensors"))
+}
+
+fn there_already(path: &Path) -> Failure {
+    let ways = "--overwrite replaces it, --output DIR writes elsewhere";
+    Failure::failed(format!("{}: there already; {ways}", path.display()))
 }
 
 /// The exit layers to train blocks for.

@@ -70,15 +70,13 @@ impl Run<'_> {
         let trained = count(student.layout().trained() as u64);
         let snapshot = snapshot_path(self.output, n);
         let mut trainer = Trainer::new(teacher, student, &train, held_out.as_ref(), identity, Some(snapshot.clone()))?;
-        let path = self.output.join(format!("exit-{n}.safetensors"));
+        let path = super::block_path(self.output, n);
         if self.args.overwrite {
             remove(&snapshot)?;
         }
         let done = trainer.resume()?;
         if plan.steps > 0 && done == 0 && path.exists() && !self.args.overwrite {
-            let text =
-                format!("{}: there already; --overwrite replaces it, --output DIR writes elsewhere", path.display());
-            return Err(Failure::failed(text));
+            return Err(super::there_already(&path));
         }
         let (reader, learner) = trainer.describe();
         self.reporter.note(&format!(
@@ -215,9 +213,12 @@ impl Run<'_> {
 fn worth(ratio: f64, reached: Option<LossSum>) -> String {
     let Some(means) = reached else { return String::new() };
     let (drafts, speed) = cost::best(ratio, means.overlap, MAX_DRAFT);
+    if drafts == 0 {
+        return "; no draft pays at temperature 1, even where decoding waits for memory".into();
+    }
     let tokens = cost::tokens_per_round(means.overlap, drafts);
     format!(
-        "; where decoding waits for memory, {drafts} drafts a round give {tokens:.2} tokens and {speed:.2}x at temperature 1"
+        "; where decoding waits for memory, {drafts} drafts a round would give {tokens:.2} tokens and {speed:.2}x at temperature 1"
     )
 }
 
