@@ -4,6 +4,8 @@
 //! `cargo test --release --features emulated-kernels --test training_cuda`
 #![cfg(feature = "emulated-kernels")]
 
+#[path = "../common/blocks.rs"]
+mod blocks;
 mod device;
 mod gradients;
 mod runs;
