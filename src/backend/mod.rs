@@ -39,6 +39,24 @@ pub trait Backend: Send {
     /// If the device fails.
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError>;
 
+    /// Whether what [`prefill`](Self::prefill) leaves in the cache depends on the tokens alone, not on how they were cut
+    /// into chunks: then a prompt may be taken in piece by piece, and its pages may serve other prompts.
+    fn prefill_is_exact(&self) -> bool {
+        true
+    }
+
+    /// Copies pages out of the cache, in all layers, the exit layer included.
+    ///
+    /// # Errors
+    /// If there is no such page, or the device fails.
+    fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError>;
+
+    /// Puts saved pages back, bit for bit, into as many pages, which need not be those they came from.
+    ///
+    /// # Errors
+    /// If there is no such page, their number is another, or the device fails.
+    fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError>;
+
     /// One draft step: First-N and the exit block on the last token of each sequence, at most one
     /// row per slot. Keeps `h_N` and `q` for [`verify`](Self::verify).
     ///
@@ -143,8 +161,46 @@ impl Limits {
             let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
             return Err(BackendError::Device(format!("{positions} positions in {limits}")));
         }
-        if let Some(page) = pages.iter().find(|page| page.0 as usize >= self.pages) {
-            return Err(BackendError::Device(format!("page {} of {}", page.0, self.pages)));
+        self.check_pages(pages)
+    }
+
+    /// Refuses pages that the cache does not have.
+    fn check_pages(&self, pages: &[PageId]) -> Result<(), BackendError> {
+        match pages.iter().find(|page| page.0 as usize >= self.pages) {
+            Some(page) => Err(BackendError::Device(format!("page {} of {}", page.0, self.pages))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Pages copied out of a cache, in the layout of the backend that made it.
+#[derive(Clone, Default)]
+pub struct SavedPages {
+    pages: usize,
+    bytes: Vec<u8>,
+}
+
+impl SavedPages {
+    /// `pages` pages of equal size, one after the other.
+    pub fn new(pages: usize, bytes: Vec<u8>) -> Self {
+        Self { pages, bytes }
+    }
+
+    /// How many pages.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Refuses to be put into another number of pages.
+    fn check(&self, pages: &[PageId], page_bytes: usize) -> Result<(), BackendError> {
+        if self.pages != pages.len() || self.bytes.len() != pages.len() * page_bytes {
+            let found = format!("{} saved pages of {} bytes in all", self.pages, self.bytes.len());
+            return Err(BackendError::Device(format!("{found} (expected {} of {page_bytes} each)", pages.len())));
         }
         Ok(())
     }

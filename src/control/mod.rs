@@ -59,6 +59,19 @@ pub struct Outcome<'a> {
     pub verify_seconds: f64,
 }
 
+/// What the passes of one round took, over all its sequences.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundTimes<'a> {
+    /// Sequences in the round.
+    pub batch: usize,
+    /// Each draft step: sequences in it, and seconds.
+    pub draft_steps: &'a [(usize, f64)],
+    /// Rows of the verification pass, over all sequences.
+    pub rows: usize,
+    /// Seconds of everything but the draft steps.
+    pub verify_seconds: f64,
+}
+
 impl Outcome<'_> {
     /// Drafts that verification told something about: how many were accepted, and whether (1 or 0) one
     /// was refused after them. Later drafts were not observed.
@@ -78,6 +91,25 @@ pub trait Controller: Send {
 
     /// Draft one more token? Never asked beyond `step.limit`. `rng` is fresh for every decision.
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool;
+
+    /// One more draft token for each of several sequences, which draft in lock-step? Of a round of several sequences all
+    /// that may go on are asked about at once; those that do not are not asked about again in this round. Answers
+    /// `steps` in order. `rows` are those that the verification pass has if none goes on; `draws` has a random stream
+    /// for each of the steps, as [`proceed`](Self::proceed) gets one.
+    fn proceed_together(&mut self, steps: &[Step<'_>], rows: usize, draws: &mut [Philox]) -> Vec<bool> {
+        let _ = rows;
+        steps.iter().zip(draws).map(|(step, rng)| self.proceed(step, rng)).collect()
+    }
+
+    /// Whether [`observe_times`](Self::observe_times) should be told, before the first round, of rounds that were played
+    /// for nothing but to time them.
+    fn wants_step_times(&self) -> bool {
+        false
+    }
+
+    /// Learns what a round's passes took; comes before the round's [`observe`](Self::observe)s, and for rounds that were
+    /// played to be timed, alone.
+    fn observe_times(&mut self, _times: &RoundTimes<'_>) {}
 
     /// The whole round at once, if this controller can tell ahead, in place of asking it after every draft:
     /// `step` is the round's first, and `draws(j)` is the random stream of the decision after `j` drafts.

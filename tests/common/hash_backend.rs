@@ -3,7 +3,7 @@
 //! reads a stale row or writes into a page it does not own is caught where it happens.
 
 use eesd::TokenId;
-use eesd::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
+use eesd::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::model::{Geometry, Rope, RopeScaling};
 use eesd::sample::{Drafted, History, Verdict};
@@ -106,6 +106,28 @@ impl Backend for HashBackend {
                 *self.cell(chunk.pages, chunk.start + i) =
                     Cell { first: Some(token), last: Some(token), exit: Some(token) };
             }
+        }
+        Ok(())
+    }
+
+    fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
+        let cells = pages.iter().flat_map(|page| &self.cells[page.0 as usize * PAGE_TOKENS..][..PAGE_TOKENS]);
+        // 0 for nothing, else the token's number and one more.
+        let layers = cells.flat_map(|cell| [cell.first, cell.last, cell.exit]);
+        let bytes = layers.flat_map(|layer| layer.map_or(0, |token| token + 1).to_le_bytes()).collect();
+        Ok(SavedPages::new(pages.len(), bytes))
+    }
+
+    fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
+        assert_eq!(saved.pages(), pages.len());
+        let layer = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap()).checked_sub(1);
+        let mut cells = saved.bytes().chunks_exact(12).map(|bytes| Cell {
+            first: layer(&bytes[..4]),
+            last: layer(&bytes[4..8]),
+            exit: layer(&bytes[8..]),
+        });
+        for page in pages {
+            self.cells[page.0 as usize * PAGE_TOKENS..][..PAGE_TOKENS].fill_with(|| cells.next().unwrap());
         }
         Ok(())
     }

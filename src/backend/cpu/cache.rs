@@ -39,6 +39,22 @@ impl Cache {
         self.numbers.at(block * 2 * padded(self.head_dim) * PAGE_TOKENS)
     }
 
+    /// All numbers of one page: every layer and head.
+    ///
+    /// # Safety
+    /// Nobody else touches the page meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "as the cache's other accesses, which are to disjoint parts")]
+    pub unsafe fn page(&self, page: PageId) -> &mut [f32] {
+        let len = self.page_floats();
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers.slice_mut(page.0 as usize * len, len) }
+    }
+
+    /// Floats of one page.
+    pub fn page_floats(&self) -> usize {
+        self.layers * self.kv_heads * 2 * padded(self.head_dim) * PAGE_TOKENS
+    }
+
     /// Values `[64][head_dim, padded]` of one page, layer and head.
     pub fn values(&self, page: PageId, layer: usize, kv_head: usize) -> *mut f32 {
         self.keys(page, layer, kv_head).wrapping_add(padded(self.head_dim) * PAGE_TOKENS)

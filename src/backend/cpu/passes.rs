@@ -1,12 +1,13 @@
 //! The passes: prefill, draft step, verify, evaluate.
 
-use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence};
+use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
 use super::CpuBackend;
 use super::attention::Span;
 use super::layer::{Extent, Pass};
 use super::pool::{Pool, Worker};
 use super::workspace::PREFILL_ROWS;
 use crate::TokenId;
+use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
 use std::sync::OnceLock;
@@ -58,6 +59,27 @@ impl Backend for CpuBackend {
                     pass.model_layer(worker, layer, extent);
                 }
             });
+        }
+        Ok(())
+    }
+
+    fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
+        self.limits.check_pages(pages)?;
+        let mut bytes = Vec::with_capacity(pages.len() * self.cache.page_floats() * size_of::<f32>());
+        for &page in pages {
+            // SAFETY: no pass is running.
+            bytes.extend_from_slice(bytemuck::cast_slice(unsafe { self.cache.page(page) }));
+        }
+        Ok(SavedPages::new(pages.len(), bytes))
+    }
+
+    fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
+        self.limits.check_pages(pages)?;
+        let page_bytes = self.cache.page_floats() * size_of::<f32>();
+        saved.check(pages, page_bytes)?;
+        for (&page, bytes) in pages.iter().zip(saved.bytes().chunks_exact(page_bytes)) {
+            // SAFETY: no pass is running.
+            bytemuck::cast_slice_mut(unsafe { self.cache.page(page) }).copy_from_slice(bytes);
         }
         Ok(())
     }

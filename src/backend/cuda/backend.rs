@@ -4,8 +4,11 @@ use super::CudaBackend;
 use super::driver::Driver;
 use super::kernels::Address;
 use crate::TokenId;
-use crate::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Sequence, draft_step_by_step};
+use crate::backend::{
+    Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence, draft_step_by_step,
+};
 use crate::control::DraftPlan;
+use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::Verdict;
 
@@ -30,6 +33,18 @@ impl<D: Driver> Backend for CudaBackend<D> {
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
         batch.iter().try_for_each(|chunk| self.check_chunk(chunk))?;
         self.fill(batch)
+    }
+
+    fn prefill_is_exact(&self) -> bool {
+        self.model.work.fast.is_none()
+    }
+
+    fn save_pages(&mut self, _pages: &[PageId]) -> Result<SavedPages, BackendError> {
+        Err(BackendError::Device("pages cannot be saved yet".to_owned()))
+    }
+
+    fn restore_pages(&mut self, _saved: &SavedPages, _pages: &[PageId]) -> Result<(), BackendError> {
+        Err(BackendError::Device("pages cannot be saved yet".to_owned()))
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
