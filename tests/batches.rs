@@ -5,11 +5,11 @@ mod common {
     pub mod requests;
 }
 
-use common::requests::run;
+use common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
-use eesd::engine::{Completion, Engine, EngineOptions, Request, Totals};
+use eesd::engine::{Engine, EngineOptions, Request, Totals};
 use eesd::load::{Checkpoint, bundled_prompts};
 use eesd::sample::{SamplingParams, VerifyMode};
 
@@ -48,10 +48,6 @@ fn requests() -> Vec<Request> {
     prompts.iter().enumerate().flat_map(request).collect()
 }
 
-fn ids(completions: &[Completion]) -> Vec<&[TokenId]> {
-    completions.iter().map(|completion| &completion.tokens[..]).collect()
-}
-
 #[test]
 fn answers_do_not_depend_on_what_runs_beside_them() {
     let requests = requests();
@@ -75,11 +71,11 @@ fn answers_do_not_depend_on_what_runs_beside_them() {
     for (controller, batch, pages, token_budget) in cases {
         let mut engine = engine(controller, batch, pages, EngineOptions { token_budget, reuse_prefixes: batch != 2 });
         let found = run(&mut engine, &requests, batch);
-        assert_eq!(ids(&found), ids(&alone), "{controller}, {batch} at a time");
+        assert_eq!(tokens(&found), tokens(&alone), "{controller}, {batch} at a time");
         // Backwards, with pages of the first time.
         let mut found = run(&mut engine, &reverse, batch);
         found.reverse();
-        assert_eq!(ids(&found), ids(&alone), "{controller}, {batch} at a time, backwards");
+        assert_eq!(tokens(&found), tokens(&alone), "{controller}, {batch} at a time, backwards");
         let now = engine.snapshot();
         assert_eq!(now.free_pages, now.pages);
         all.preemptions += now.totals.preemptions;

@@ -83,6 +83,7 @@ fn request() -> impl Strategy<Value = Request> {
             sampling,
             ignore_end,
             speculate,
+            draft_max: (max_tokens % 3 == 0).then_some(max_tokens % 5),
             ..Request::new(prompt, max_tokens)
         },
     )
@@ -144,6 +145,8 @@ proptest! {
             let plain = plainly(request);
             if let Some(completion) = done.get(&id) {
                 prop_assert_eq!(&completion.tokens, &plain, "request {}", id);
+                let most = if request.speculate { request.draft_max.unwrap_or(6) } else { 0 };
+                prop_assert!(completion.stats.lengths.len() <= most + 1, "{:?}", completion.stats);
             } else {
                 let completion = &cancelled[&id];
                 prop_assert!(completion.finish == Finish::Cancelled && plain.starts_with(&completion.tokens));

@@ -148,11 +148,12 @@ impl Engine {
         &*self.controller
     }
 
-    /// Puts another controller in charge; sequences already running are new to it.
-    pub fn set_controller(&mut self, controller: Box<dyn Controller>) {
-        self.controller = controller;
+    /// Puts another controller in charge and returns the one that was; sequences already running are new to it.
+    pub fn set_controller(&mut self, controller: Box<dyn Controller>) -> Box<dyn Controller> {
         self.times_told = false;
+        let before = std::mem::replace(&mut self.controller, controller);
         self.prefilling.iter().chain(&self.running).for_each(|sequence| self.controller.start(sequence.slot));
+        before
     }
 
     /// Runs one request on an idle engine; `on_token` sees each token as it becomes certain and may cancel.

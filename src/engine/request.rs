@@ -19,6 +19,8 @@ pub struct Request {
     pub ignore_end: bool,
     /// Draft at all; `false` decodes plainly whatever the controller.
     pub speculate: bool,
+    /// Most drafts in one round, if fewer than the backend's.
+    pub draft_max: Option<usize>,
 }
 
 impl Request {
@@ -31,6 +33,7 @@ impl Request {
             stop: Vec::new(),
             ignore_end: false,
             speculate: true,
+            draft_max: None,
         }
     }
 }

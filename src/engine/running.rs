@@ -18,6 +18,8 @@ pub(super) struct Running {
     pub slot: usize,
     /// May draft at all.
     pub speculate: bool,
+    /// Most drafts in one round.
+    draft_max: usize,
     pub sampler: Sampler,
     pub table: BlockTable,
     /// Pages kept for other prompts, from the first one on.
@@ -55,6 +57,7 @@ impl Running {
             arrival,
             slot,
             speculate: request.speculate,
+            draft_max: request.draft_max.unwrap_or(usize::MAX),
             sampler,
             kept: table.len() / PAGE_TOKENS,
             table,
@@ -134,7 +137,7 @@ impl Running {
     /// Most drafts that a round may make, if there are pages for them. It emits them and one token more, so one token
     /// of room is never drafted for.
     pub fn most_drafts(&self, limits: &Limits) -> usize {
-        if self.speculate { limits.max_draft.min(self.output.room() - 1) } else { 0 }
+        if self.speculate { limits.max_draft.min(self.draft_max).min(self.output.room() - 1) } else { 0 }
     }
 
     /// Most drafts of this round, for which there are pages.
