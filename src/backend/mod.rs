@@ -90,6 +90,15 @@ pub trait Backend: Send {
     /// If the device fails.
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError>;
 
+    /// Tells an attached profiler to record from here on, or no longer (`cudaProfilerStart`, `cudaProfilerStop`); false
+    /// where there is nobody to tell.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn set_profiling(&mut self, _on: bool) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
     /// The target's raw logits `[k + 1, vocab]` of the slot's last [`verify`](Self::verify), copied
     /// from the device. For proofs of losslessness, not for speed. To be asked for before the next
     /// pass, which may reuse their memory.

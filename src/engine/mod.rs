@@ -143,6 +143,14 @@ impl Engine {
         &*self.backend
     }
 
+    /// As [`Backend::set_profiling`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_profiling(&mut self, on: bool) -> Result<bool, BackendError> {
+        self.backend.set_profiling(on)
+    }
+
     /// The controller in charge.
     pub fn controller(&self) -> &dyn Controller {
         &*self.controller

@@ -14,7 +14,8 @@ impl Engine {
     pub(super) fn prefill(&mut self) -> Result<(), BackendError> {
         let chosen = self.choose_chunks();
         if !chosen.is_empty() {
-            let _range = profile::range("prefill");
+            let mut range = profile::range("prefill");
+            range.note("tokens", || chosen.iter().map(|(_, positions)| positions.len()).sum::<usize>().into());
             let start = Instant::now();
             let chunk = |(i, positions): &(usize, Range<usize>)| {
                 let sequence = &self.prefilling[*i];

@@ -16,12 +16,14 @@ impl Engine {
         &mut self,
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, BackendError> {
-        let _range = profile::range("round");
+        let mut range = profile::range("round");
+        range.note("controller", || self.controller.state());
         let start = Instant::now();
         let draft_steps = self.draft()?;
         let drafting = start.elapsed();
         let verdicts = self.verify()?;
         let took = start.elapsed();
+        range.note("sequences", || self.describe_round(&verdicts));
         self.accept(&verdicts, &draft_steps, took.saturating_sub(drafting));
         Ok(self.emit(&verdicts, took, on_event))
     }
@@ -42,7 +44,8 @@ impl Engine {
             if active.is_empty() {
                 return Ok(steps);
             }
-            let _range = profile::range("draft step");
+            let mut range = profile::range("draft step");
+            range.note("sequences", || active.len().into());
             let step = Instant::now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             let drafts = self.backend.draft(&batch)?;
@@ -105,8 +108,9 @@ impl Engine {
 
     /// Checks all drafts in one pass.
     fn verify(&mut self) -> Result<Vec<Verdict>, BackendError> {
-        let _range = profile::range("verify");
+        let mut range = profile::range("verify");
         let batch: Vec<Sequence<'_>> = self.running.iter().map(Running::as_sequence).collect();
+        range.note("rows", || batch.iter().map(|sequence| sequence.drafted() + 1).sum::<usize>().into());
         self.backend.verify(&batch)
     }
 
@@ -139,6 +143,20 @@ impl Engine {
                 sequence.kept = self.pages.keep(&mut sequence.table, &sequence.tokens, sequence.kept);
             }
         }
+    }
+
+    /// A verified round in a trace: what each sequence drafted, how sure it was, and what was accepted.
+    fn describe_round(&self, verdicts: &[Verdict]) -> serde_json::Value {
+        let sequence = |(sequence, verdict): (&Running, &Verdict)| {
+            serde_json::json!({
+                "id": sequence.id,
+                "position": sequence.committed(),
+                "drafted": sequence.drafted(),
+                "confidences": sequence.confidences,
+                "accepted": verdict.accepted,
+            })
+        };
+        self.running.iter().zip(verdicts).map(sequence).collect()
     }
 
     /// Hands out the committed tokens up to where each answer ends; nothing after that is emitted,

@@ -219,6 +219,14 @@ pub struct BenchArgs {
     /// Draw speed, acceptance and draft lengths into this file
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
     pub plot: Option<PathBuf>,
+    /// Write when each round of the repetitions and its parts began and ended, with what the controller believed and
+    /// what was drafted and accepted, to this file: Chrome's trace format, which https://ui.perfetto.dev opens
+    #[arg(long, value_name = "FILE.json", help_heading = "Profiling")]
+    pub trace: Option<PathBuf>,
+    /// Tell an attached profiler to record the repetitions only, as `nsys profile -c cudaProfilerApi` and `ncu
+    /// --profile-from-start off` expect
+    #[arg(long, help_heading = "Profiling")]
+    pub profile: bool,
     /// No progress
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,

@@ -6,6 +6,7 @@ use crate::interrupt;
 use eesd::TokenId;
 use eesd::control::{Controller, ControllerSpec, DraftPlan, Outcome as RoundOutcome, RoundTimes, Step};
 use eesd::engine::{Engine, EngineError, Event, Request, Stats};
+use eesd::profile;
 use eesd::sample::Philox;
 use std::mem;
 use std::ops::ControlFlow;
@@ -48,6 +49,7 @@ impl Contender {
     /// If a request is malformed or a pass fails.
     pub fn play(&mut self, engine: &mut Engine, chunk: &[Request], first: usize) -> Outcome<Option<Turn>> {
         engine.set_controller(Box::new(self.watched.clone()));
+        let _range = profile::range(format!("{} on prompts {first} to {}", self.spec, first + chunk.len() - 1));
         let mut turn =
             Turn { tokens: vec![Vec::new(); chunk.len()], seconds: 0.0, stats: Stats::default(), rounds: Vec::new() };
         let mut failed: Option<(usize, EngineError)> = None;

@@ -4,7 +4,7 @@
 //!    reported; the costs of its passes are what the predictions are made of.
 //! 2. Repetitions: controllers take turns on each batch of prompts (A B A B …), and must keep giving
 //!    the same tokens.
-//! 3. Report: a table, and a picture where asked for.
+//! 3. Report: a table, and a picture and a trace of the repetitions where asked for.
 //!
 //! All controllers share one engine with the exit block loaded, so `off` too fills the exit layer's
 //! K and V (below one percent of a plain step); what each has learned it keeps from turn to turn.
@@ -12,6 +12,7 @@
 pub mod contender;
 pub mod costs;
 mod plot;
+mod profiling;
 mod table;
 
 use crate::args::BenchArgs;
@@ -28,6 +29,7 @@ use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
 use eesd::sample::VerifyMode;
 use indicatif::ProgressBar;
+use profiling::Recording;
 use std::ops::ControlFlow;
 use table::Subject;
 
@@ -72,6 +74,7 @@ pub fn run(args: BenchArgs) -> Outcome {
     let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &bar)?;
     bar.finish_and_clear();
 
+    let recording = Recording::begin(&args, &mut engine, reporter)?;
     let bar = reporter.bar(args.repetitions * chunks.len() * contenders.len(), "measuring");
     let mut prefill_speeds = Vec::new();
     for _ in 0..args.repetitions {
@@ -82,6 +85,7 @@ pub fn run(args: BenchArgs) -> Outcome {
         repetition(&mut engine, &chunks, &mut contenders, &expected, &bar)?;
     }
     bar.finish_and_clear();
+    recording.end(&mut engine, reporter)?;
     if interrupt::pressed() {
         reporter.note("interrupted: what follows is what was measured so far");
     }
