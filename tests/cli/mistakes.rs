@@ -121,6 +121,7 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (vec!["bench", "--input", &no_prompt], "no-prompt.jsonl:1"),
         (vec!["bench", "--input", &empty], "no prompts"),
         (vec!["bench", "--prompts", "1", "-n", "4", "-r", "1", "--controllers", "off", "--plot", &plot], "plot.svg"),
+        (vec!["bench", "--prompts", "1", "-n", "4", "-r", "1", "--controllers", "off", "--trace", &plot], "plot.svg"),
         (vec!["verify", "--input", &not_json], "not.jsonl:2"),
         (vec!["verify", "-p", "x", "-c", "2"], "prompt 0 has 2 tokens"),
         (vec!["verify", "-p", "x", "-c", "3"], "prompt 0 has 2 tokens"),

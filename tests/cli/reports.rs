@@ -65,6 +65,45 @@ fn bench(more: &[&str]) -> String {
 }
 
 #[test]
+fn a_trace_has_every_round_with_what_was_believed_drafted_and_accepted() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("trace.json");
+    let jsonl = lines(&bench(&["-o", "jsonl", "--batch-size", "2", "--trace", path.to_str().unwrap(), "--profile"]));
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let span =
+        |event: &Value| (event["ts"].as_f64().unwrap(), event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap());
+    let inside = |outer: &Value, name: &str| -> Vec<Value> {
+        let (start, end) = span(outer);
+        let within = |event: &&Value| event["name"] == name && start <= span(event).0 && span(event).1 <= end + 1e-3;
+        events.iter().filter(within).cloned().collect()
+    };
+    let turn = |controller: &str| {
+        let name = format!("{controller} on prompts 0 to 1");
+        events.iter().find(|event| event["name"] == *name).unwrap_or_else(|| panic!("no range {name}")).clone()
+    };
+    let rounds = inside(&turn("fixed:2"), "round");
+    let told = jsonl.iter().find(|line| line["controller"] == "fixed:2").unwrap();
+    let sequences = || rounds.iter().flat_map(|round| round["args"]["sequences"].as_array().unwrap());
+    assert_eq!(json!(sequences().count()), told["rounds"]);
+    for sequence in sequences() {
+        let drafted = sequence["drafted"].as_u64().unwrap();
+        assert!(drafted <= 2 && sequence["accepted"].as_u64().unwrap() <= drafted);
+        assert_eq!(sequence["confidences"].as_array().unwrap().len() as u64, drafted);
+    }
+    for round in &rounds {
+        let (verify, drafted) = (inside(round, "verify"), inside(round, "draft step").len() as u64);
+        let sequences = round["args"]["sequences"].as_array().unwrap();
+        let rows: u64 = sequences.iter().map(|sequence| sequence["drafted"].as_u64().unwrap() + 1).sum();
+        assert_eq!((verify.len(), verify[0]["args"]["rows"].as_u64()), (1, Some(rows)));
+        assert_eq!(Some(drafted), sequences.iter().filter_map(|sequence| sequence["drafted"].as_u64()).max());
+    }
+    let learned = inside(&turn("goodput-ts"), "round");
+    assert!(learned.iter().all(|round| round["args"]["controller"].is_object()));
+    assert!(inside(&turn("off"), "draft step").is_empty());
+}
+
+#[test]
 fn bench_prints_each_format() {
     let table = bench(&[]);
     let rows: Vec<&str> = table.lines().collect();
