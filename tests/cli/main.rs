@@ -3,6 +3,7 @@
 mod mistakes;
 mod reports;
 mod requests;
+mod resume;
 mod text;
 
 use serde_json::Value;

@@ -1,8 +1,10 @@
 //! Many requests at once: JSON lines in, JSON lines out, each written as soon as it is finished.
 
 mod line;
+mod resume;
 
 pub use line::{Item, Job, Lines, open_input};
+pub use resume::TakenOver;
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
@@ -16,16 +18,21 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-/// Answers `items`, up to `batch` side by side, and writes one line for each.
+/// The error of a request that an interrupt kept from being begun.
+const INTERRUPTED: &str = "interrupted";
+
+/// Answers `items`, up to `batch` side by side, and writes one line for each. `earlier` is what the output holds already.
 ///
 /// # Errors
-/// If the output cannot be written or the device fails; and, in the end, if any item failed.
+/// If the output cannot be written, the input not read, or the device fails; and, in the end, if any item failed, now or
+/// earlier.
 pub fn serve(
     engine: &mut Engine,
     batch: usize,
     items: &mut dyn Iterator<Item = Item>,
     tokenizer: &Tokenizer,
     output: &mut Output,
+    earlier: &TakenOver,
     reporter: Reporter,
 ) -> Outcome {
     let begun = Instant::now();
@@ -36,6 +43,8 @@ pub fn serve(
         sum: Stats::default(),
         answered: 0,
         failed: 0,
+        earlier,
+        unreadable: None,
         broken: None,
     });
     let mut admitted = 0;
@@ -51,6 +60,7 @@ pub fn serve(
                     return Some(*request);
                 }
                 Item::Wrong { job, error } => desk.borrow_mut().refuse(&job, &error),
+                Item::Unreadable { error } => desk.borrow_mut().unreadable = Some(error),
             }
         }
     });
@@ -61,7 +71,7 @@ pub fn serve(
     })?;
     let mut desk = desk.into_inner();
     for job in std::mem::take(&mut desk.running).into_values() {
-        desk.refuse(&job, "interrupted");
+        desk.refuse(&job, INTERRUPTED);
     }
     desk.close(begun, reporter)
 }
@@ -75,6 +85,9 @@ struct Desk<'a> {
     sum: Stats,
     answered: usize,
     failed: usize,
+    earlier: &'a TakenOver,
+    /// The input ended before its end, and why.
+    unreadable: Option<String>,
     /// The output can no longer be written.
     broken: Option<Failure>,
 }
@@ -120,7 +133,11 @@ impl Desk<'_> {
             return Err(failure);
         }
         let seconds = begun.elapsed().as_secs_f64();
-        let mut line = format!("{} answered, {} failed in {seconds:.2} s", self.answered, self.failed);
+        let mut line = match self.earlier.lines() {
+            0 => String::new(),
+            lines => format!("{lines} taken over, "),
+        };
+        line += &format!("{} answered, {} failed in {seconds:.2} s", self.answered, self.failed);
         if self.answered > 0 {
             line += &format!(
                 ": {} tokens, {:.0} tok/s together, {} rounds, first token after {:.1} ms on average{}",
@@ -132,7 +149,10 @@ impl Desk<'_> {
             );
         }
         reporter.note(&line);
-        match self.failed {
+        if let Some(error) = self.unreadable {
+            return Err(Failure::failed(error));
+        }
+        match self.failed + self.earlier.failed {
             _ if interrupt::pressed() => Err(Failure::failed("interrupted: not every request was answered to its end")),
             0 => Ok(()),
             1 => Err(Failure::failed("1 request failed: its line in the output says why")),

@@ -1,11 +1,11 @@
 //! `eesd-run generate`: continues a prompt on standard output, or serves a file of requests.
 
 use crate::args::{ColorChoice, GenerateArgs};
-use crate::batch::{self, Item, Job};
+use crate::batch::{self, Item, Job, Lines, TakenOver};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
-use crate::output::Output;
+use crate::output::{AnswerFile, Output};
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use eesd::engine::{Completion, Emission, Engine, Finish, Request};
@@ -26,6 +26,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
     {
         return Err(Failure::usage(format!("--output {}: would overwrite the input", output.display())));
     }
+    if args.resume {
+        resumable(&args)?;
+    }
     let input = args.input.as_deref().map(batch::open_input).transpose()?;
     let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
 
@@ -40,16 +43,38 @@ pub fn run(args: GenerateArgs) -> Outcome {
         args.draft.draft_max,
         reporter,
     )?;
+    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    let request = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
+    // What can be refused is refused before a large model is made ready, which takes its time.
+    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let file = file.map(|path| AnswerFile::open(path, args.resume)).transpose()?;
+    let lines = |input| Lines::new(input, &model, tokenizer.clone(), request.clone());
+    let earlier = match (&args.input, &file) {
+        (Some(input), Some(file)) if args.resume => {
+            let requests = lines(batch::open_input(input)?);
+            reporter.wait("checking the output", || TakenOver::check(file, requests))?
+        }
+        _ => TakenOver::default(),
+    };
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
-    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
     interrupt::listen();
 
-    let request = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
+    let mut output = match file {
+        None => Output::stdout(),
+        Some(file) if args.resume => {
+            if let dropped @ 1.. = earlier.dropped.len() {
+                let path = file.path().display();
+                reporter
+                    .note(&format!("{path}: lines that were cut short are taken out and answered again: {dropped}"));
+            }
+            file.without(&earlier.dropped)?
+        }
+        Some(file) => file.overwrite()?,
+    };
     if let Some(input) = input {
-        let mut lines = batch::Lines::new(input, &model, tokenizer.clone(), request);
-        let mut output = Output::open(args.output.as_deref())?;
-        return batch::serve(&mut engine, args.batch_size, &mut lines, &tokenizer, &mut output, reporter);
+        let mut requests = lines(input).only(|index| !earlier.has(index));
+        return batch::serve(&mut engine, args.batch_size, &mut requests, &tokenizer, &mut output, &earlier, reporter);
     }
 
     let tokens = match &args.system {
@@ -62,14 +87,12 @@ pub fn run(args: GenerateArgs) -> Outcome {
             let request = Box::new(request);
             Item::Request { job: Job { id: None, index }, request }
         });
-        let mut output = Output::open(args.output.as_deref())?;
-        return batch::serve(&mut engine, args.batch_size, &mut items, &tokenizer, &mut output, reporter);
+        return batch::serve(&mut engine, args.batch_size, &mut items, &tokenizer, &mut output, &earlier, reporter);
     }
 
     if args.batch_size > 1 {
         reporter.note("--batch-size changes nothing for text, which is written in order: add --json or --output");
     }
-    let mut output = Output::stdout();
     let separate = args.samples > 1 || std::io::stdout().is_terminal();
     for (number, request) in samples(&request, args.samples).enumerate() {
         if args.samples > 1 {
@@ -90,6 +113,25 @@ pub fn run(args: GenerateArgs) -> Outcome {
         if interrupt::pressed() {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Whether a run with these flags can go on where another one stopped.
+fn resumable(args: &GenerateArgs) -> Outcome {
+    let refused = |found: &str, expected: &str| Err(Failure::usage(format!("--resume {found} (expected {expected})")));
+    let Some(input) = &args.input else {
+        return refused("without --input: only a file of requests is gone on with", "--input FILE.jsonl");
+    };
+    if input == Path::new("-") {
+        return refused("with --input -: a pipe cannot be read from its beginning again", "--input FILE.jsonl");
+    }
+    if std::fs::metadata(input).is_ok_and(|kind| !kind.is_file()) {
+        let found = format!("with --input {}: it cannot be read from its beginning again", input.display());
+        return refused(&found, "a regular file");
+    }
+    if args.output.as_deref() == Some(Path::new("-")) {
+        return refused("with --output -: standard output keeps nothing to go on with", "--output FILE.jsonl");
     }
     Ok(())
 }

@@ -110,6 +110,14 @@ pub struct GenerateArgs {
     /// Write JSON lines to this file instead of text to standard output
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Output")]
     pub output: Option<PathBuf>,
+    /// Go on with the --output of a run that was killed or interrupted: answer what it has no finished line for
+    ///
+    /// Finished lines stay as they are, errors of single requests among them; lines that were cut short ("finish":
+    /// "cancelled", "error": "interrupted", or no line break) are taken out and answered again. Give the same --input
+    /// and the same flags. A line that does not belong to the input is an error, and the file stays as it is; without
+    /// a file there, everything is answered.
+    #[arg(long, requires = "output", help_heading = "Output")]
+    pub resume: bool,
     /// Print one JSON object per answer instead of its text
     #[arg(long, help_heading = "Output")]
     pub json: bool,

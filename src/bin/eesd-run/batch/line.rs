@@ -47,6 +47,11 @@ pub enum Item {
         /// Why.
         error: String,
     },
+    /// The input ends here, before its end.
+    Unreadable {
+        /// Why.
+        error: String,
+    },
 }
 
 /// The keys of a line.
@@ -112,6 +117,8 @@ pub struct Lines<'a> {
     tokenizer: Arc<Tokenizer>,
     /// What the flags say, for lines that do not.
     base: Request,
+    /// Which of the requests are of interest, by index; the others are counted and not looked into.
+    wanted: Box<dyn Fn(usize) -> bool + 'a>,
     line: usize,
     requests: usize,
 }
@@ -119,7 +126,17 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// The requests of `input`, with `base` for what a line does not say.
     pub fn new(input: Input, model: &'a Model, tokenizer: Arc<Tokenizer>, base: Request) -> Self {
-        Self { input, model, tokenizer, base, line: 0, requests: 0 }
+        Self { input, model, tokenizer, base, wanted: Box::new(|_| true), line: 0, requests: 0 }
+    }
+
+    /// Leaves out all requests but those whose index is `wanted`.
+    pub fn only(self, wanted: impl Fn(usize) -> bool + 'a) -> Self {
+        Self { wanted: Box::new(wanted), ..self }
+    }
+
+    /// The input, for messages.
+    pub fn name(&self) -> &str {
+        &self.input.name
     }
 
     fn request(&self, line: &mut Line) -> Outcome<Request> {
@@ -172,7 +189,7 @@ impl<'a> Lines<'a> {
             Err(error) => {
                 // The id is worth having even where another key is wrong.
                 let object: Map<String, Value> = serde_json::from_slice(bytes).unwrap_or_default();
-                let id = object.get("id").cloned();
+                let id = object.get("id").filter(|id| !id.is_null()).cloned();
                 return Item::Wrong { job: Job { id, index }, error: at(&error) };
             }
         };
@@ -198,13 +215,15 @@ impl Iterator for Lines<'_> {
                 Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => {}
                 Ok(_) => {
                     self.requests += 1;
-                    return Some(self.item(&bytes, index));
+                    if (self.wanted)(index) {
+                        return Some(self.item(&bytes, index));
+                    }
                 }
                 Err(error) => {
                     // Nothing can be read after this; the next call must see the end.
                     self.input.reader = Box::new(io::empty());
                     let error = format!("{}:{}: could not be read: {error}", self.input.name, self.line);
-                    return Some(Item::Wrong { job: Job { id: None, index }, error });
+                    return Some(Item::Unreadable { error });
                 }
             }
         }
