@@ -2,7 +2,7 @@
 
 use crate::costs::Round;
 use eesd::TokenId;
-use eesd::control::{Controller, Outcome, Step};
+use eesd::control::{Controller, DraftPlan, Outcome, RoundTimes, Step};
 use eesd::engine::{Engine, Request};
 use eesd::sample::Philox;
 use std::error::Error;
@@ -141,6 +141,22 @@ impl Controller for Recorded {
 
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
         self.lock().controller.proceed(step, rng)
+    }
+
+    fn proceed_together(&mut self, steps: &[Step<'_>], rows: usize, draws: &mut [Philox]) -> Vec<bool> {
+        self.lock().controller.proceed_together(steps, rows, draws)
+    }
+
+    fn plan(&mut self, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        self.lock().controller.plan(step, draws)
+    }
+
+    fn wants_step_times(&self) -> bool {
+        self.lock().controller.wants_step_times()
+    }
+
+    fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        self.lock().controller.observe_times(times);
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {

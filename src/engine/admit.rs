@@ -1,30 +1,65 @@
-//! From a submitted request to a running sequence: checks, slot, pages, prefill.
+//! From a submitted request to a sequence with a slot and pages.
 
 use super::output::Output;
 use super::running::Running;
-use super::{Engine, EngineError, Event, Finish, Request};
-use crate::backend::{BackendError, Chunk};
+use super::{Completion, Engine, EngineError, Event, Finish, Request, Stats};
+use crate::backend::BackendError;
 use crate::kv::{BlockTable, PAGE_TOKENS};
-use crate::profile;
 use crate::sample::Sampler;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+/// A request in the queue.
+pub(super) struct Waiting {
+    /// The caller's name for it.
+    pub id: usize,
+    /// Its number among all submitted.
+    arrival: u64,
+    request: Request,
+    submitted: Instant,
+}
+
+impl Waiting {
+    pub fn new(id: usize, arrival: u64, request: Request) -> Self {
+        Self { id, arrival, request, submitted: Instant::now() }
+    }
+
+    /// The answer of a request that was cancelled before it had its turn.
+    pub fn into_completion(self) -> Completion {
+        let stats =
+            Stats { prompt_tokens: self.request.prompt.len(), queued: self.submitted.elapsed(), ..Stats::default() };
+        Completion {
+            tokens: Vec::new(),
+            text: String::new(),
+            logprobs: Vec::new(),
+            finish: Finish::Cancelled,
+            seed: self.request.sampling.seed.unwrap_or_default(),
+            stats,
+        }
+    }
+}
+
 impl Engine {
-    /// Admits requests while there are slots and pages, first come, first served, and fills their
-    /// prompts into the cache. A malformed request fails here, alone.
+    /// Admits requests while there are slots and pages, first come, first served, preempted ones before new ones. A
+    /// malformed request fails here, alone.
     pub(super) fn admit(
         &mut self,
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, BackendError> {
-        let already_running = self.running.len();
-        while let Some(&slot) = self.free_slots.last()
-            && let Some((id, request)) = self.queue.pop_front()
-        {
-            let (sampler, room) = match self.check(&request) {
+        self.tell_step_times()?;
+        while let Some(&slot) = self.free_slots.last() {
+            if !self.swapped_out.is_empty() {
+                if !self.swap_in(slot)? {
+                    break; // a running sequence will give pages back
+                }
+                continue;
+            }
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            let (sampler, room) = match self.check(&waiting.request) {
                 Ok(checked) => checked,
                 Err(error) => {
-                    let flow = on_event(id, Event::Failed(error));
+                    self.totals.failed += 1;
+                    let flow = on_event(waiting.id, Event::Failed(error));
                     if flow.is_break() {
                         return Ok(flow);
                     }
@@ -32,16 +67,26 @@ impl Engine {
                 }
             };
             let mut table = BlockTable::default();
-            if table.reserve(request.prompt.len() + room, &mut self.pool).is_err() {
-                self.queue.push_front((id, request)); // a running sequence will give pages back
+            let prompt = &waiting.request.prompt;
+            if self.reuses_prefixes() {
+                self.pages.adopt(&mut table, &prompt[..prompt.len() - 1]);
+            }
+            if !self.pages.reserve(&mut table, prompt.len(), self.pages_to_spare()) {
+                self.pages.release(&mut table);
+                self.waiting.push_front(waiting); // a running sequence will give pages back
                 break;
             }
             self.free_slots.pop();
             self.controller.start(slot);
-            let output = self.output(&request, room);
-            self.running.push(Running::new(id, slot, request, sampler, table, output));
+            let output = self.output(&waiting.request, room);
+            let Waiting { id, arrival, request, submitted } = waiting;
+            let mut sequence = Running::new((id, arrival), slot, request, sampler, table, output);
+            sequence.stats.queued = submitted.elapsed();
+            sequence.count_reused(sequence.table.len());
+            self.totals.reused_tokens += sequence.table.len();
+            self.totals.prompt_tokens += sequence.stats.prompt_tokens;
+            self.prefilling.push(sequence);
         }
-        self.prefill(already_running)?;
         Ok(ControlFlow::Continue(()))
     }
 
@@ -68,10 +113,11 @@ impl Engine {
         if !request.stop.is_empty() && self.tokenizer.is_none() {
             return Err(EngineError::StopNeedsTokenizer);
         }
+        // Alone, every admitted sequence has room to its end: whoever is preempted gets its turn.
         let room = request.max_tokens.min(context - prompt);
         let needed = (prompt + room).div_ceil(PAGE_TOKENS);
-        if needed > self.pool.total() {
-            return Err(EngineError::CacheTooSmall { needed, total: self.pool.total() });
+        if needed > self.pages.total() {
+            return Err(EngineError::CacheTooSmall { needed, total: self.pages.total() });
         }
         Ok((Sampler::new(request.sampling.clone(), vocab)?, room))
     }
@@ -81,22 +127,5 @@ impl Engine {
         let end_tokens = if request.ignore_end { Vec::new() } else { self.end_tokens.clone() };
         let at_limit = if room == request.max_tokens { Finish::Length } else { Finish::Context };
         Output::new(stream, request.stop.clone(), end_tokens, room, at_limit)
-    }
-
-    /// Fills the prompts of the sequences from `first` on into the cache, in one pass.
-    fn prefill(&mut self, first: usize) -> Result<(), BackendError> {
-        let start = Instant::now();
-        let chunks: Vec<Chunk<'_>> = self.running[first..]
-            .iter()
-            .map(|s| Chunk { pages: s.table.pages(), start: 0, tokens: s.prompt_to_fill() })
-            .filter(|chunk| !chunk.tokens.is_empty())
-            .collect();
-        if !chunks.is_empty() {
-            let _range = profile::range("prefill");
-            self.backend.prefill(&chunks)?;
-        }
-        let took = start.elapsed();
-        self.running[first..].iter_mut().for_each(|sequence| sequence.prefilled(took));
-        Ok(())
     }
 }

@@ -1,33 +1,63 @@
-//! The speculative loop: requests are admitted, their prompts filled into the cache, and rounds
-//! played until each has its answer.
+//! The speculative loop under continuous batching: requests join and leave between rounds.
 //!
 //! ```text
 //! submit -> admit -> prefill -> ( draft -> verify -> accept -> emit )* -> retire
+//!             ^          \                        /
+//!             '------ swapped out <-- preempted -'
 //! ```
+//!
+//! A [`step`](Engine::step) admits what fits, takes in a piece of the prompts that are not complete, and plays one round
+//! of all sequences that are. First come, first served: no request is admitted before one that was submitted earlier,
+//! and where pages of the cache run out, the one that came last gives its own up until there are some again. So the
+//! oldest request always goes on, and every other one gets its turn.
 //!
 //! The engine knows tokens, pages and clocks; it knows no device ([`Backend`]) and no rule for the
 //! draft's length ([`Controller`]).
 
 mod admit;
 mod error;
+mod metrics;
 mod output;
+mod pages;
+mod prefill;
 mod request;
 mod round;
 mod running;
+mod step_times;
 mod stop;
 
 pub use error::EngineError;
+pub use metrics::{Snapshot, Totals};
 pub use request::{Completion, Emission, Finish, Request, Stats};
 
 use crate::TokenId;
 use crate::backend::{Backend, BackendError};
 use crate::control::Controller;
-use crate::kv::PagePool;
 use crate::load::Tokenizer;
+use admit::Waiting;
+use pages::{Pages, SwappedOut};
 use running::Running;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use step_times::TimedRound;
+
+/// How an engine schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Tokens that a step takes in at most, of prompts and pending ones together, but 64 of prompts in any case: what
+    /// it takes to read a long prompt is spread over rounds of the others. Prompts that may not be cut
+    /// ([`Backend::prefill_is_exact`]) are taken in whole.
+    pub token_budget: usize,
+    /// Keep full pages of texts, and take prompts that begin alike from them. Never where a prompt may not be cut.
+    pub reuse_prefixes: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { token_budget: 512, reuse_prefixes: true }
+    }
+}
 
 /// Runs requests on a backend.
 pub struct Engine {
@@ -35,12 +65,26 @@ pub struct Engine {
     controller: Box<dyn Controller>,
     tokenizer: Option<Arc<Tokenizer>>,
     end_tokens: Vec<TokenId>,
-    pool: PagePool,
+    options: EngineOptions,
+    pages: Pages,
     /// Slots that no sequence has.
     free_slots: Vec<usize>,
-    /// Submitted, not admitted yet; first come, first served.
-    queue: VecDeque<(usize, Request)>,
+    /// Requests submitted so far.
+    arrivals: u64,
+    /// Submitted, not admitted yet. Each queue is in order of arrival, and all of `prefilling` and `running` came
+    /// before all of `swapped_out`, those before all of `waiting`.
+    waiting: VecDeque<Waiting>,
+    /// Preempted: their pages are in the host's memory.
+    swapped_out: VecDeque<SwappedOut>,
+    /// Admitted, their prompts not in the cache yet.
+    prefilling: Vec<Running>,
+    /// In the rounds.
     running: Vec<Running>,
+    totals: Totals,
+    /// Rounds that were played to be timed, once a controller has asked for them.
+    timed: Option<Vec<TimedRound>>,
+    /// The controller has been told of them.
+    times_told: bool,
 }
 
 /// What happens to a request.
@@ -70,11 +114,28 @@ impl Engine {
             controller,
             tokenizer,
             end_tokens,
-            pool: PagePool::new(limits.pages),
+            options: EngineOptions::default(),
+            pages: Pages::new(limits.pages),
             free_slots: (0..limits.slots).rev().collect(),
-            queue: VecDeque::new(),
+            arrivals: 0,
+            waiting: VecDeque::new(),
+            swapped_out: VecDeque::new(),
+            prefilling: Vec::new(),
             running: Vec::new(),
+            totals: Totals::default(),
+            timed: None,
+            times_told: false,
         }
+    }
+
+    /// The same engine with these options.
+    #[must_use]
+    pub fn with_options(mut self, options: EngineOptions) -> Self {
+        self.options = options;
+        if !self.reuses_prefixes() {
+            self.pages.forget_prefixes();
+        }
+        self
     }
 
     /// The backend.
@@ -87,10 +148,12 @@ impl Engine {
         &*self.controller
     }
 
-    /// Puts another controller in charge; sequences already running are new to it.
-    pub fn set_controller(&mut self, controller: Box<dyn Controller>) {
-        self.controller = controller;
-        self.running.iter().for_each(|sequence| self.controller.start(sequence.slot));
+    /// Puts another controller in charge and returns the one that was; sequences already running are new to it.
+    pub fn set_controller(&mut self, controller: Box<dyn Controller>) -> Box<dyn Controller> {
+        self.times_told = false;
+        let before = std::mem::replace(&mut self.controller, controller);
+        self.prefilling.iter().chain(&self.running).for_each(|sequence| self.controller.start(sequence.slot));
+        before
     }
 
     /// Runs one request on an idle engine; `on_token` sees each token as it becomes certain and may cancel.
@@ -129,7 +192,7 @@ impl Engine {
         let batch = batch.clamp(1, self.backend.limits().slots);
         let mut requests = requests.enumerate();
         loop {
-            while self.queue.len() + self.running.len() < batch
+            while self.unfinished() < batch
                 && let Some((id, request)) = requests.next()
             {
                 self.submit(id, request);
@@ -142,16 +205,38 @@ impl Engine {
 
     /// Queues a request under a name of the caller's choice.
     pub fn submit(&mut self, id: usize, request: Request) {
-        self.queue.push_back((id, request));
+        self.waiting.push_back(Waiting::new(id, self.arrivals, request));
+        self.arrivals += 1;
+    }
+
+    /// Requests submitted and not done or failed yet.
+    pub fn unfinished(&self) -> usize {
+        self.waiting.len() + self.swapped_out.len() + self.prefilling.len() + self.running.len()
     }
 
     /// Nothing is running or queued.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.queue.is_empty()
+        self.unfinished() == 0
     }
 
-    /// Admits what fits, plays one round, retires what is finished. Breaks if `on_event` did:
-    /// then everything running is cancelled, each with its [`Event::Done`], what is queued is dropped,
+    /// Ends one request where it is, between steps, and returns what it has; `None` if there is none of that name.
+    pub fn cancel(&mut self, id: usize) -> Option<Completion> {
+        let is_named = |sequence: &Running| sequence.id == id;
+        let completion = if let Some(i) = self.waiting.iter().position(|waiting| waiting.id == id) {
+            self.waiting.remove(i)?.into_completion()
+        } else if let Some(i) = self.swapped_out.iter().position(|swapped| is_named(&swapped.sequence)) {
+            self.swapped_out.remove(i)?.sequence.ended().into_completion()
+        } else {
+            let admitted = [&mut self.running, &mut self.prefilling];
+            let sequence = admitted.into_iter().find_map(|of| Some(of.remove(of.iter().position(is_named)?)))?;
+            self.retire(sequence.ended()).1
+        };
+        self.totals.cancelled += 1;
+        Some(completion)
+    }
+
+    /// Admits what fits, takes prompts in, plays one round, retires what is finished. Breaks if `on_event` did:
+    /// then everything admitted is cancelled, each with its [`Event::Done`], what is queued is dropped,
     /// and the engine is idle.
     ///
     /// # Errors
@@ -161,25 +246,19 @@ impl Engine {
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, EngineError> {
         let flow = self.try_step(on_event).inspect_err(|_| {
-            self.queue.clear();
-            while let Some(sequence) = self.running.pop() {
+            self.totals.failed += self.unfinished();
+            self.waiting.clear();
+            self.swapped_out.clear();
+            while let Some(sequence) = self.running.pop().or_else(|| self.prefilling.pop()) {
                 self.retire(sequence);
             }
+            // Nobody knows what the failed pass has left in them.
+            self.pages.forget_prefixes();
         })?;
         if flow.is_break() {
-            self.cancel(on_event);
+            self.cancel_all(on_event);
         }
         Ok(flow)
-    }
-
-    /// Slots and ids of the running sequences, in the order of the passes' batch.
-    pub fn running(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.running.iter().map(|sequence| (sequence.slot, sequence.id))
-    }
-
-    /// Pages that no sequence holds.
-    pub fn free_pages(&self) -> usize {
-        self.pool.free()
     }
 
     fn try_step(
@@ -187,13 +266,19 @@ impl Engine {
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, BackendError> {
         let flow = self.admit(on_event)?;
-        if flow.is_break() || self.running.is_empty() {
+        if flow.is_break() {
+            return Ok(flow);
+        }
+        self.prefill()?;
+        self.secure_pages()?;
+        if self.running.is_empty() {
             return Ok(flow);
         }
         let flow = self.round(on_event)?;
         while let Some(i) = self.running.iter().position(|s| s.output.finish.is_some()) {
             let sequence = self.running.remove(i);
             let (id, completion) = self.retire(sequence);
+            self.totals.finished += 1;
             if on_event(id, Event::Done(completion)).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -203,21 +288,27 @@ impl Engine {
 
     /// Gives a sequence's slot and pages back.
     fn retire(&mut self, mut sequence: Running) -> (usize, Completion) {
-        sequence.table.release(&mut self.pool);
+        self.pages.release(&mut sequence.table);
         self.free_slots.push(sequence.slot);
         (sequence.id, sequence.into_completion())
     }
 
-    /// Ends everything running where it is, and forgets what is queued.
-    fn cancel(&mut self, on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>) {
-        self.queue.clear();
-        for mut sequence in std::mem::take(&mut self.running) {
-            if sequence.output.finish.is_none() {
-                sequence.output.cancel();
-            }
-            let (id, completion) = self.retire(sequence);
+    /// Ends everything admitted where it is, and forgets what is queued.
+    fn cancel_all(&mut self, on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>) {
+        self.totals.cancelled += self.unfinished();
+        self.waiting.clear();
+        let admitted: Vec<Running> = self.running.drain(..).chain(self.prefilling.drain(..)).collect();
+        let mut ended: Vec<_> = admitted.into_iter().map(|sequence| self.retire(sequence.ended())).collect();
+        let swapped_out = std::mem::take(&mut self.swapped_out).into_iter();
+        ended.extend(swapped_out.map(|swapped| (swapped.sequence.id, swapped.sequence.ended().into_completion())));
+        for (id, completion) in ended {
             // The receiver has asked to stop already: there is nothing more its answer could change.
             let _ = on_event(id, Event::Done(completion));
         }
+    }
+
+    /// Prompts are taken from pages kept, and pages are kept for others.
+    fn reuses_prefixes(&self) -> bool {
+        self.options.reuse_prefixes && self.backend.prefill_is_exact()
     }
 }

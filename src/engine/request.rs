@@ -19,6 +19,8 @@ pub struct Request {
     pub ignore_end: bool,
     /// Draft at all; `false` decodes plainly whatever the controller.
     pub speculate: bool,
+    /// Most drafts in one round, if fewer than the backend's.
+    pub draft_max: Option<usize>,
 }
 
 impl Request {
@@ -31,6 +33,7 @@ impl Request {
             stop: Vec::new(),
             ignore_end: false,
             speculate: true,
+            draft_max: None,
         }
     }
 }
@@ -109,7 +112,13 @@ pub struct Stats {
     pub accepted_at: Vec<usize>,
     /// `lengths[k]`: rounds that drafted exactly `k` tokens.
     pub lengths: Vec<usize>,
-    /// Filling the cache with the prompt.
+    /// Tokens of the prompt that were found in pages kept of earlier texts.
+    pub reused_tokens: usize,
+    /// Times that it was preempted.
+    pub preemptions: usize,
+    /// From submission to admission.
+    pub queued: Duration,
+    /// Filling the cache with the prompt: the passes that a part of it was in.
     pub prefill: Duration,
     /// From admission to the first emitted token, prefill included.
     pub first_token: Duration,
@@ -159,6 +168,9 @@ impl Stats {
         add_at(&mut self.drafted_at, &other.drafted_at);
         add_at(&mut self.accepted_at, &other.accepted_at);
         add_at(&mut self.lengths, &other.lengths);
+        self.reused_tokens += other.reused_tokens;
+        self.preemptions += other.preemptions;
+        self.queued += other.queued;
         self.prefill += other.prefill;
         self.first_token += other.first_token;
         self.draft += other.draft;

@@ -3,9 +3,9 @@
 use super::running::Running;
 use super::{Engine, Event};
 use crate::backend::{BackendError, Sequence};
-use crate::control::{Outcome, Step};
+use crate::control::{Outcome, RoundTimes, Step};
 use crate::profile;
-use crate::sample::Verdict;
+use crate::sample::{Philox, Verdict};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -18,33 +18,36 @@ impl Engine {
     ) -> Result<ControlFlow<()>, BackendError> {
         let _range = profile::range("round");
         let start = Instant::now();
-        let drafting = self.draft()?;
+        let draft_steps = self.draft()?;
+        let drafting = start.elapsed();
         let verdicts = self.verify()?;
         let took = start.elapsed();
-        self.accept(&verdicts, took.saturating_sub(drafting));
+        self.accept(&verdicts, &draft_steps, took.saturating_sub(drafting));
         Ok(self.emit(&verdicts, took, on_event))
     }
 
-    /// Drafts in lock-step until the controller has stopped every sequence; returns the time it took.
-    fn draft(&mut self) -> Result<Duration, BackendError> {
-        let start = Instant::now();
+    /// Drafts in lock-step until the controller has stopped every sequence; returns the steps: sequences in each, and
+    /// seconds.
+    fn draft(&mut self) -> Result<Vec<(usize, f64)>, BackendError> {
         if self.backend.exit_layer().is_none() {
-            return Ok(Duration::ZERO);
+            return Ok(Vec::new());
         }
-        if self.draft_planned()? {
-            return Ok(start.elapsed());
+        if let Some(steps) = self.draft_planned()? {
+            return Ok(steps);
         }
+        let mut steps = Vec::new();
         let mut active: Vec<usize> = (0..self.running.len()).collect();
         loop {
-            active.retain(|&i| self.wants_draft(i));
+            active = self.who_drafts(active);
             if active.is_empty() {
-                return Ok(start.elapsed());
+                return Ok(steps);
             }
             let _range = profile::range("draft step");
             let step = Instant::now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             let drafts = self.backend.draft(&batch)?;
             let seconds = step.elapsed().as_secs_f64();
+            steps.push((active.len(), seconds));
             for (&i, draft) in active.iter().zip(drafts) {
                 self.running[i].push_draft(draft, seconds);
             }
@@ -52,39 +55,52 @@ impl Engine {
     }
 
     /// Drafts the whole round by a plan, where a sequence runs alone, its controller can plan, and the
-    /// backend is the faster for it; else returns false, and drafts nothing.
-    fn draft_planned(&mut self) -> Result<bool, BackendError> {
+    /// backend is the faster for it; else returns nothing, and drafts nothing.
+    fn draft_planned(&mut self) -> Result<Option<Vec<(usize, f64)>>, BackendError> {
         let limits = self.backend.limits();
-        let [sequence] = &mut self.running[..] else { return Ok(false) };
-        let limit = sequence.most_drafts(&limits);
-        if !self.backend.follows_plans() || !sequence.speculate || limit == 0 {
-            return Ok(false);
+        let [sequence] = &mut self.running[..] else { return Ok(None) };
+        let limit = sequence.drafts_with_room(&limits);
+        if !self.backend.follows_plans() || limit == 0 {
+            return Ok(None);
         }
         let step = Step { slot: sequence.slot, batch: 1, confidences: &[], limit };
         let draws = |drafts| sequence.draws(sequence.committed() + drafts);
-        let Some(plan) = self.controller.plan(&step, &draws) else { return Ok(false) };
+        let Some(plan) = self.controller.plan(&step, &draws) else { return Ok(None) };
         if plan.limit == 0 {
-            return Ok(true);
+            return Ok(Some(Vec::new()));
         }
         let _range = profile::range("draft loop");
         let start = Instant::now();
         let drafts = self.backend.draft_planned(&sequence.as_sequence(), &plan, sequence.output.end_tokens())?;
         // Nobody sees where one draft ends and the next begins, and each costs the same but for its longer context.
         let seconds = start.elapsed().as_secs_f64() / drafts.len().max(1) as f64;
+        let steps = vec![(1, seconds); drafts.len()];
         drafts.into_iter().for_each(|draft| sequence.push_draft(draft, seconds));
-        Ok(true)
+        Ok(Some(steps))
     }
 
-    /// Whether sequence `i` drafts one more token in this round.
-    fn wants_draft(&mut self, i: usize) -> bool {
-        let batch = self.running.len();
-        let sequence = &self.running[i];
-        let limit = sequence.most_drafts(&self.backend.limits());
-        if !sequence.speculate || sequence.drafted() >= limit || sequence.drafted_an_end() {
-            return false;
+    /// Those of the `active` sequences that draft one more token in this round.
+    fn who_drafts(&mut self, mut active: Vec<usize>) -> Vec<usize> {
+        let limits = self.backend.limits();
+        active.retain(|&i| {
+            let sequence = &self.running[i];
+            sequence.drafted() < sequence.drafts_with_room(&limits) && !sequence.drafted_an_end()
+        });
+        if active.is_empty() {
+            return active;
         }
-        let step = Step { slot: sequence.slot, batch, confidences: &sequence.confidences, limit };
-        self.controller.proceed(&step, &mut sequence.draws(sequence.position()))
+        let batch = self.running.len();
+        let step = |&i: &usize| {
+            let Running { slot, confidences, .. } = &self.running[i];
+            Step { slot: *slot, batch, confidences, limit: self.running[i].drafts_with_room(&limits) }
+        };
+        let steps: Vec<Step<'_>> = active.iter().map(step).collect();
+        let mut draws: Vec<Philox> =
+            active.iter().map(|&i| self.running[i].draws(self.running[i].position())).collect();
+        let rows = self.running.iter().map(|sequence| sequence.drafted() + 1).sum();
+        let mut goes_on = self.controller.proceed_together(&steps, rows, &mut draws).into_iter();
+        active.retain(|_| goes_on.next().unwrap_or(false));
+        active
     }
 
     /// Checks all drafts in one pass.
@@ -95,10 +111,17 @@ impl Engine {
     }
 
     /// Tells the controller how the drafts fared, and commits what was accepted.
-    fn accept(&mut self, verdicts: &[Verdict], verifying: Duration) {
+    fn accept(&mut self, verdicts: &[Verdict], draft_steps: &[(usize, f64)], verifying: Duration) {
         let _range = profile::range("accept");
         let batch = self.running.len();
         let rows = self.running.iter().map(|s| s.drafted() + 1).sum();
+        self.totals.rounds += 1;
+        self.totals.sequences += batch;
+        self.totals.rows += rows;
+        self.totals.draft_steps += draft_steps.len();
+        let verify_seconds = verifying.as_secs_f64();
+        self.controller.observe_times(&RoundTimes { batch, draft_steps, rows, verify_seconds });
+        let reuse = self.reuses_prefixes();
         for (sequence, verdict) in self.running.iter_mut().zip(verdicts) {
             if sequence.speculate {
                 self.controller.observe(&Outcome {
@@ -108,10 +131,13 @@ impl Engine {
                     confidences: &sequence.confidences,
                     accepted: verdict.accepted,
                     draft_seconds: &sequence.draft_seconds,
-                    verify_seconds: verifying.as_secs_f64(),
+                    verify_seconds,
                 });
             }
             sequence.commit(verdict);
+            if reuse {
+                sequence.kept = self.pages.keep(&mut sequence.table, &sequence.tokens, sequence.kept);
+            }
         }
     }
 
@@ -137,7 +163,11 @@ impl Engine {
             }
             sequence.drop_last(tokens.len() - emitted);
             let tested = sequence.confidences.len().min(emitted);
-            sequence.count_round(tested, verdict.accepted.min(emitted), emitted, round);
+            let accepted = verdict.accepted.min(emitted);
+            sequence.count_round(tested, accepted, emitted, round);
+            self.totals.generated += emitted;
+            self.totals.drafted += tested;
+            self.totals.accepted += accepted;
         }
         flow
     }

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::request::{Completion, Finish, Request, Stats};
 use crate::TokenId;
 use crate::backend::{Draft, Limits, Sequence};
-use crate::kv::BlockTable;
+use crate::kv::{BlockTable, PAGE_TOKENS};
 use crate::sample::{Philox, Purpose, Sampler, Verdict};
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,20 @@ use std::time::{Duration, Instant};
 pub(super) struct Running {
     /// The caller's name for it.
     pub id: usize,
+    /// Its number among all requests submitted.
+    pub arrival: u64,
     /// Where backend and controller keep its state.
     pub slot: usize,
     /// May draft at all.
     pub speculate: bool,
+    /// Most drafts in one round.
+    draft_max: usize,
     pub sampler: Sampler,
     pub table: BlockTable,
+    /// Pages kept for other prompts, from the first one on.
+    pub kept: usize,
     /// Committed tokens, the last one pending, then this round's drafts.
-    tokens: Vec<TokenId>,
+    pub tokens: Vec<TokenId>,
     committed: usize,
     prompt: usize,
     /// Confidence of each of this round's drafts.
@@ -30,18 +36,30 @@ pub(super) struct Running {
     pub stats: Stats,
     admitted: Instant,
     prefilled: Instant,
+    /// Positions that were complete when it was swapped out.
+    saved: usize,
 }
 
 impl Running {
-    /// A request that was just admitted to `slot` with its pages.
-    pub fn new(id: usize, slot: usize, request: Request, sampler: Sampler, table: BlockTable, output: Output) -> Self {
+    /// A request, by its name and its number among all submitted, that was just admitted to `slot` with its pages.
+    pub fn new(
+        (id, arrival): (usize, u64),
+        slot: usize,
+        request: Request,
+        sampler: Sampler,
+        table: BlockTable,
+        output: Output,
+    ) -> Self {
         let now = Instant::now();
         let prompt = request.prompt.len();
         Self {
             id,
+            arrival,
             slot,
             speculate: request.speculate,
+            draft_max: request.draft_max.unwrap_or(usize::MAX),
             sampler,
+            kept: table.len() / PAGE_TOKENS,
             table,
             tokens: request.prompt,
             committed: prompt,
@@ -52,6 +70,7 @@ impl Running {
             stats: Stats { prompt_tokens: prompt, ..Stats::default() },
             admitted: now,
             prefilled: now,
+            saved: 0,
         }
     }
 
@@ -67,16 +86,37 @@ impl Running {
         }
     }
 
-    /// The prompt's tokens that go through the model before the first round: all but the last.
-    pub fn prompt_to_fill(&self) -> &[TokenId] {
-        &self.tokens[..self.prompt - 1]
+    /// Positions of the prompt that have to be complete before the first round: all but the last.
+    pub fn to_prefill(&self) -> usize {
+        self.prompt - 1
     }
 
-    /// The prompt is in the cache.
-    pub fn prefilled(&mut self, took: Duration) {
-        self.table.set_len(self.prompt - 1);
-        self.stats.prefill = took;
+    /// They are.
+    pub fn is_prefilled(&self) -> bool {
+        self.table.len() >= self.to_prefill()
+    }
+
+    /// The first round is next.
+    pub fn prefilled(&mut self) {
         self.prefilled = Instant::now();
+    }
+
+    /// Positions of the prompt were found in pages kept.
+    pub fn count_reused(&mut self, positions: usize) {
+        self.stats.reused_tokens += positions;
+        self.kept = self.kept.max(self.table.len() / PAGE_TOKENS);
+    }
+
+    /// Its pages, of which `complete` positions were complete, are somewhere else now.
+    pub fn swapped_out(&mut self, complete: usize) {
+        self.saved = complete;
+        self.kept = 0;
+        self.stats.preemptions += 1;
+    }
+
+    /// It has pages again, with what the old ones held.
+    pub fn swapped_in(&mut self) {
+        self.table.set_len(self.saved);
     }
 
     /// Tokens committed, the pending one included.
@@ -94,10 +134,15 @@ impl Running {
         self.tokens.len()
     }
 
-    /// Most drafts that this round may make. It emits them and one token more, so one token of room is never
-    /// drafted for.
+    /// Most drafts that a round may make, if there are pages for them. It emits them and one token more, so one token
+    /// of room is never drafted for.
     pub fn most_drafts(&self, limits: &Limits) -> usize {
-        limits.max_draft.min(self.output.room() - 1)
+        if self.speculate { limits.max_draft.min(self.draft_max).min(self.output.room() - 1) } else { 0 }
+    }
+
+    /// Most drafts of this round, for which there are pages.
+    pub fn drafts_with_room(&self, limits: &Limits) -> usize {
+        self.most_drafts(limits).min(self.table.capacity() - self.committed)
     }
 
     /// The controller's random stream for its decision about the token at `position`.
@@ -164,6 +209,14 @@ impl Running {
             self.stats.first_token = self.admitted.elapsed();
         }
         self.stats.decode = self.prefilled.elapsed();
+    }
+
+    /// The same, ended where it is unless its answer has its end already.
+    pub fn ended(mut self) -> Self {
+        if self.output.finish.is_none() {
+            self.output.cancel();
+        }
+        self
     }
 
     /// The finished answer. Its pages must have been given back.

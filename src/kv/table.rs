@@ -5,7 +5,7 @@ use super::{PAGE_TOKENS, PageId, PagePool};
 /// The pages of one sequence in order of position, and how many positions of them are complete.
 ///
 /// Rolling a draft back lowers [`len`](Self::len); the pages past it stay with the sequence and are
-/// written over by the next round.
+/// written over by the next round. Complete pages may be held by others too; those are never written.
 #[derive(Debug, Default)]
 pub struct BlockTable {
     pages: Vec<PageId>,
@@ -18,10 +18,30 @@ impl BlockTable {
     /// # Errors
     /// The number of pages missing from the pool.
     pub fn reserve(&mut self, positions: usize, pool: &mut PagePool) -> Result<(), usize> {
-        let wanted = positions.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len());
+        let wanted = self.missing(positions);
         let pages = pool.take(wanted).ok_or_else(|| wanted - pool.free())?;
         self.pages.extend(pages);
         Ok(())
+    }
+
+    /// Pages that room for `positions` in all would take from the pool.
+    pub fn missing(&self, positions: usize) -> usize {
+        positions.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len())
+    }
+
+    /// Adds a page after the others; the caller has made the table a holder of it.
+    pub fn push(&mut self, page: PageId) {
+        self.pages.push(page);
+    }
+
+    /// Puts a page that holds the same, or will before it is read, in the place of page `index`; of the new page the
+    /// caller has made the table a holder.
+    ///
+    /// # Panics
+    /// If the table has no such page.
+    pub fn replace(&mut self, index: usize, page: PageId, pool: &mut PagePool) {
+        let old = std::mem::replace(&mut self.pages[index], page);
+        pool.give_back([old]);
     }
 
     /// The pages, first positions first.

@@ -10,7 +10,7 @@ use crate::report::Reporter;
 use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
-use eesd::engine::{Engine, Request};
+use eesd::engine::{Engine, EngineOptions, Request};
 use eesd::load::{ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer, json_error};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ const BUNDLED_EXIT: usize = 2;
 /// Prompts that the bundled model comes with, in builds without that model too: the default of
 /// `bench` and `verify`.
 const BUNDLED_PROMPTS: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
+
+/// For engines that are measured or checked: every prompt is read, though another began alike.
+pub const EVERY_PROMPT: EngineOptions = EngineOptions { token_budget: 512, reuse_prefixes: false };
 
 /// An opened model and where it came from.
 pub struct Model {

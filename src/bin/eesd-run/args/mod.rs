@@ -55,7 +55,7 @@ const REQUEST_KEYS: &str = "\
 JSON lines: each line of --input is an object with \"prompt\" (text) or \"messages\" (a conversation \
 for the chat template), and, all optional: id, max_tokens, temperature, top_k, top_p, min_p, \
 repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), seed, verify \
-(\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate. What a line \
+(\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate, draft_max. What a line \
 does not say, the flags do. A line that is wrong gets {\"id\", \"index\", \"error\"} and the others go \
 on; the exit code is then 1. Answers are written as they are finished, \"index\" counting input \
 lines from 0.

@@ -76,6 +76,7 @@ struct Line {
     ignore_eos: Option<bool>,
     logprobs: Option<usize>,
     speculate: Option<bool>,
+    draft_max: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,6 +151,7 @@ impl<'a> Lines<'a> {
         set(&mut request.max_tokens, line.max_tokens);
         set(&mut request.ignore_end, line.ignore_eos);
         set(&mut request.speculate, line.speculate);
+        request.draft_max = line.draft_max.or(request.draft_max);
         if let Some(stop) = line.stop.take() {
             request.stop = match stop {
                 Stop::One(stop) => vec![stop],

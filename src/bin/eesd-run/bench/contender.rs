@@ -4,7 +4,7 @@ use super::costs::Round;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use eesd::TokenId;
-use eesd::control::{Controller, ControllerSpec, Outcome as RoundOutcome, Step};
+use eesd::control::{Controller, ControllerSpec, DraftPlan, Outcome as RoundOutcome, RoundTimes, Step};
 use eesd::engine::{Engine, EngineError, Event, Request, Stats};
 use eesd::sample::Philox;
 use std::mem;
@@ -136,6 +136,22 @@ impl Controller for Watched {
 
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
         self.lock().controller.proceed(step, rng)
+    }
+
+    fn proceed_together(&mut self, steps: &[Step<'_>], rows: usize, draws: &mut [Philox]) -> Vec<bool> {
+        self.lock().controller.proceed_together(steps, rows, draws)
+    }
+
+    fn plan(&mut self, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
+        self.lock().controller.plan(step, draws)
+    }
+
+    fn wants_step_times(&self) -> bool {
+        self.lock().controller.wants_step_times()
+    }
+
+    fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        self.lock().controller.observe_times(times);
     }
 
     fn observe(&mut self, outcome: &RoundOutcome<'_>) {

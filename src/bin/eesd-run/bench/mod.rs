@@ -20,7 +20,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
-use crate::settings::{self, Model};
+use crate::settings::{self, EVERY_PROMPT, Model};
 use contender::Contender;
 use costs::{Costs, Round};
 use eesd::TokenId;
@@ -59,7 +59,7 @@ pub fn run(args: BenchArgs) -> Outcome {
     let machine =
         Machine::new(&args.machine, args.prefill.prefill.into(), &model, args.batch_size, args.draft_max, reporter)?;
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
-    let mut engine = model.engine(backend, &ControllerSpec::Off);
+    let mut engine = model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
     interrupt::listen();
 
     let request = |tokens| settings::request(tokens, args.max_tokens, sampling.clone(), &args.sampling);

@@ -8,6 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
+use crate::settings::EVERY_PROMPT;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
@@ -46,7 +47,7 @@ pub fn compare(run: &Run<'_>, blocks: &[Trained]) -> Outcome<Vec<Speed>> {
         let exit = run.model.checkpoint.open_exit(&block.path)?;
         let machine = Machine::new(&run.args.machine, Prefill::Exact, run.model, 1, MAX_DRAFT, run.reporter)?;
         let backend = machine.backend(run.model, Some(&exit), run.reporter)?;
-        let mut engine = run.model.engine(backend, &ControllerSpec::Off);
+        let mut engine = run.model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
         match measure(block.n, &mut engine, &requests, &|| bar.inc(1))? {
             Some(speed) => speeds.push(speed),
             None => break,

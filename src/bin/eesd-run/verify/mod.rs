@@ -17,7 +17,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
 use crate::report::Reporter;
-use crate::settings::{self, Model};
+use crate::settings::{self, EVERY_PROMPT, Model};
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
@@ -81,7 +81,7 @@ pub fn run(args: VerifyArgs) -> Outcome {
     bar.inc(1);
     let exact = distribution::Exact::of(&mut *backend, &prompts[0], args.temp)?;
     bar.inc(1);
-    let mut engine = model.engine(backend, &ControllerSpec::Off);
+    let mut engine = model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
 
     let greedy = SamplingParams { logprobs: Some(LOGPROBS), ..SamplingParams::default() };
     let coupled = SamplingParams {

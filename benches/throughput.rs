@@ -1,0 +1,183 @@
+//! Many requests through the scheduler: does speculation help or stand aside at every batch size?
+//! `cargo bench --bench throughput -- [bundled] [random]` (both by default).
+//!
+//! For each batch size every controller answers the same requests, in turns (A B A B …): prompts and answers of different
+//! lengths, more of them than run side by side, so that sequences join and leave all the time. A speed is all tokens
+//! over the whole time, prefill and scheduling included; printed are medians of ratios to `off` in the same turn. The
+//! last column is `goodput-ts` against the best of the others. Every answer must be that of plain decoding at batch 1,
+//! token for token, or nothing is printed and the exit code is 1.
+//!
+//! `bundled` is the bundled model with its exit block after layer 2. `random` has 330 M random weights in 24 layers and
+//! an exit after 3, whose acceptance is set by construction: it measures the engine and says nothing of how often a
+//! trained exit block is right.
+
+#[path = "synthetic/construction.rs"]
+#[expect(dead_code, reason = "shared with benches that print more of it")]
+mod construction;
+mod synthetic;
+
+use clap::Parser;
+use construction::Construction;
+use eesd::TokenId;
+use eesd::backend::Backend;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::control::{Controller, ControllerSpec};
+use eesd::engine::{Engine, EngineOptions, Event, Request};
+use eesd::load::{Checkpoint, bundled_prompts};
+use eesd::model::{Dtype, ExitWeights};
+use eesd::sample::SamplingParams;
+use std::error::Error;
+use std::ops::ControlFlow;
+use std::time::Instant;
+use synthetic::RandomModel;
+
+/// Most drafts of a round.
+const MAX_DRAFT: usize = 8;
+/// Longest sequence.
+const CONTEXT: usize = 256;
+/// Exit layer of the random model.
+const EXIT_LAYER: usize = 3;
+
+/// Measures throughput over batch sizes.
+#[derive(Parser)]
+struct Args {
+    /// Models: bundled, random.
+    models: Vec<String>,
+    /// Batch sizes.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32")]
+    batches: Vec<usize>,
+    /// Controllers that compete with `off`; the last one is compared with all others.
+    #[arg(long, value_delimiter = ';', default_value = "fixed:1;fixed:2;fixed:4;goodput-ts")]
+    controllers: Vec<ControllerSpec>,
+    /// Tokens of an answer on average.
+    #[arg(long, default_value_t = 48)]
+    tokens: usize,
+    /// Requests: so many times the batch size.
+    #[arg(long, default_value_t = 2.5)]
+    load: f64,
+    /// Times that every controller answers all requests.
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// Acceptance of the random model's drafts.
+    #[arg(long, default_value_t = 0.8)]
+    acceptance: f64,
+    /// What cargo bench passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let wanted = |name: &str| args.models.is_empty() || args.models.iter().any(|model| model == name);
+    let most = args.batches.iter().copied().max().unwrap_or(1);
+    let options =
+        CpuOptions { threads: None, simd: None, slots: most, context: CONTEXT, max_draft: MAX_DRAFT, pages: None };
+    if wanted("bundled") {
+        let checkpoint = Checkpoint::bundled()?;
+        let tokenizer = checkpoint.tokenizer().ok_or("the bundled model has no tokenizer")?;
+        let prompts: Result<Vec<_>, _> = bundled_prompts().iter().map(|text| tokenizer.encode(text, true)).collect();
+        let blocks = checkpoint.exit_blocks()?;
+        let exit = blocks.iter().find(|block| block.after() == 2).ok_or("no exit block after layer 2")?.weights();
+        let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit), &options)?;
+        measure(&args, "pycode-4m, exit layer 2", backend, &prompts?)?;
+    }
+    if wanted("random") {
+        let prompt = |i: usize| (0..16 + i % 16).map(|j| ((i * 31 + j + 1) * 7919 % 32_000) as TokenId).collect();
+        let prompts: Vec<Vec<TokenId>> = (0..32).map(prompt).collect();
+        let (tokens, slots) = (16, options.slots.max(4));
+        let build = move |scale: f32| {
+            let model = RandomModel::new(Dtype::BF16, |layer| if layer < EXIT_LAYER { 1.0 } else { scale });
+            let weights = model.weights();
+            let exit = ExitWeights::from_model(&weights, EXIT_LAYER, EXIT_LAYER);
+            let options = CpuOptions { slots, ..options.clone() };
+            let backend: Box<dyn Backend> = CpuBackend::new(&model.geometry, &weights, Some(&exit), &options)?;
+            Ok(backend)
+        };
+        let greedy = SamplingParams::default();
+        let mut construction = Construction::new(EXIT_LAYER, Box::new(build), prompts[..4].to_vec(), tokens, greedy);
+        let (scale, acceptance) = construction.find(args.acceptance)?;
+        let name = format!("330 M random weights, exit layer {EXIT_LAYER}, acceptance {acceptance:.2} by construction");
+        measure(&args, &name, construction.build(scale)?, &prompts)?;
+    }
+    Ok(())
+}
+
+/// Measures one model and prints its table.
+fn measure(args: &Args, name: &str, backend: Box<dyn Backend>, prompts: &[Vec<TokenId>]) -> Result<(), Box<dyn Error>> {
+    let device = backend.describe();
+    let options = EngineOptions { reuse_prefixes: false, ..EngineOptions::default() };
+    let mut engine = Engine::new(backend, ControllerSpec::Off.build(), None, Vec::new()).with_options(options);
+    let mut table = format!("#### {name}; {device}\n\n| batch | requests | off, tok/s |");
+    args.controllers.iter().for_each(|spec| table += &format!(" {spec} |"));
+    table += " last / best of the others |\n|--:|--:|--:|";
+    table += &"--:|".repeat(args.controllers.len() + 1);
+    for &batch in &args.batches {
+        let requests = requests(args, batch, prompts);
+        let expected = play(&mut engine, &requests, 1)?.0;
+        let mut specs = vec![ControllerSpec::Off];
+        specs.extend(args.controllers.iter().cloned());
+        let mut contenders: Vec<Option<Box<dyn Controller>>> = specs.iter().map(|spec| Some(spec.build())).collect();
+        let mut speeds = vec![Vec::new(); specs.len()];
+        // The first turn teaches the controllers what passes cost.
+        for turn in 0..=args.repetitions {
+            for (i, spec) in specs.iter().enumerate() {
+                let controller = contenders[i].take().ok_or("a controller is missing")?;
+                engine.set_controller(controller);
+                let (found, speed) = play(&mut engine, &requests, batch)?;
+                contenders[i] = Some(engine.set_controller(ControllerSpec::Off.build()));
+                if found != expected {
+                    return Err(format!("not lossless: {spec}, {batch} at a time, differs from off alone").into());
+                }
+                if turn > 0 {
+                    speeds[i].push(speed);
+                }
+            }
+        }
+        let ratios = |i: usize, to: usize| -> f64 {
+            median(std::iter::zip(&speeds[i], &speeds[to]).map(|(a, b)| a / b).collect())
+        };
+        let last = specs.len() - 1;
+        let best = (0..last).max_by(|&a, &b| ratios(a, 0).total_cmp(&ratios(b, 0))).unwrap_or(0);
+        table += &format!("\n| {batch} | {} | {:.1} |", requests.len(), median(speeds[0].clone()));
+        (1..specs.len()).for_each(|i| table += &format!(" {:.2}x |", ratios(i, 0)));
+        table += &format!(" {:.3} |", ratios(last, best));
+        eprintln!("{}", table.lines().last().unwrap_or_default());
+    }
+    println!("{table}\n");
+    Ok(())
+}
+
+/// More requests than run side by side, with answers of half to one and a half times the mean length.
+fn requests(args: &Args, batch: usize, prompts: &[Vec<TokenId>]) -> Vec<Request> {
+    let count = ((batch as f64 * args.load) as usize).max(4);
+    let tokens = |i: usize| (args.tokens / 2 + args.tokens * (i * 7 % 16) / 16).max(1);
+    (0..count).map(|i| Request::new(prompts[i % prompts.len()].clone(), tokens(i))).collect()
+}
+
+/// Answers all requests, `batch` at a time: the answers, and tokens per second.
+fn play(engine: &mut Engine, requests: &[Request], batch: usize) -> Result<(Vec<Vec<TokenId>>, f64), Box<dyn Error>> {
+    let mut answers = vec![Vec::new(); requests.len()];
+    let mut failed = None;
+    let begun = Instant::now();
+    engine.run(&mut requests.iter().cloned(), batch, &mut |i, event| {
+        match event {
+            Event::Token(_) => {}
+            Event::Done(completion) => answers[i] = completion.tokens,
+            Event::Failed(error) => failed = Some(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    match failed {
+        Some(error) => Err(error.into()),
+        None => {
+            let tokens: usize = answers.iter().map(Vec::len).sum();
+            Ok((answers, tokens as f64 / seconds))
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

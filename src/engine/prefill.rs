@@ -1,0 +1,91 @@
+//! Prompts go into the cache, a piece in every step.
+
+use super::Engine;
+use super::running::Running;
+use crate::backend::{BackendError, Chunk};
+use crate::kv::PAGE_TOKENS;
+use crate::profile;
+use std::ops::Range;
+use std::time::Instant;
+
+impl Engine {
+    /// Takes prompts in, those that came first first, as many tokens as the budget leaves; what is complete joins the
+    /// rounds.
+    pub(super) fn prefill(&mut self) -> Result<(), BackendError> {
+        let chosen = self.choose_chunks();
+        if !chosen.is_empty() {
+            let _range = profile::range("prefill");
+            let start = Instant::now();
+            let chunk = |(i, positions): &(usize, Range<usize>)| {
+                let sequence = &self.prefilling[*i];
+                let tokens = &sequence.tokens[positions.clone()];
+                Chunk { pages: sequence.table.pages(), start: positions.start, tokens }
+            };
+            self.backend.prefill(&chosen.iter().map(chunk).collect::<Vec<_>>())?;
+            let took = start.elapsed();
+            for (i, positions) in chosen {
+                self.totals.prefilled_tokens += positions.len();
+                let sequence = &mut self.prefilling[i];
+                sequence.table.set_len(positions.end);
+                sequence.stats.prefill += took;
+                self.keep_pages(i);
+            }
+        }
+        for mut sequence in self.prefilling.extract_if(.., |sequence| sequence.is_prefilled()) {
+            sequence.prefilled();
+            let place = self.running.partition_point(|other| other.arrival < sequence.arrival);
+            self.running.insert(place, sequence);
+        }
+        Ok(())
+    }
+
+    /// The next piece of each prompt that has a share of this step's budget: its index in `prefilling`, and positions.
+    fn choose_chunks(&mut self) -> Vec<(usize, Range<usize>)> {
+        let (exact, reuse) = (self.backend.prefill_is_exact(), self.reuses_prefixes());
+        let mut budget = self.options.token_budget.saturating_sub(self.running.len()).max(PAGE_TOKENS);
+        let mut chosen: Vec<(usize, Range<usize>)> = Vec::new();
+        for i in 0..self.prefilling.len() {
+            if budget == 0 {
+                break;
+            }
+            let sequence = &mut self.prefilling[i];
+            if reuse {
+                let prompt = sequence.to_prefill();
+                let reused = self.pages.adopt(&mut sequence.table, &sequence.tokens[..prompt]);
+                sequence.count_reused(reused);
+                self.totals.reused_tokens += reused;
+            }
+            let sequence = &self.prefilling[i];
+            let rest = sequence.table.len()..sequence.to_prefill();
+            let waits = reuse && chosen.iter().any(|(other, _)| sequence.shares_next_page(&self.prefilling[*other]));
+            if rest.is_empty() || waits {
+                continue;
+            }
+            let most = if exact { budget } else { rest.len() };
+            if rest.len() > budget && !exact && !chosen.is_empty() {
+                break;
+            }
+            let positions = rest.start..rest.end.min(rest.start + most);
+            budget = budget.saturating_sub(positions.len());
+            chosen.push((i, positions));
+        }
+        chosen
+    }
+
+    /// Keeps what is complete of a prompt for others.
+    fn keep_pages(&mut self, i: usize) {
+        if self.reuses_prefixes() {
+            let sequence = &mut self.prefilling[i];
+            sequence.kept = self.pages.keep(&mut sequence.table, &sequence.tokens, sequence.kept);
+        }
+    }
+}
+
+impl Running {
+    /// The next page of this prompt is one that the other prompt, being taken in, will have as well: it can be had from
+    /// there in a moment.
+    fn shares_next_page(&self, other: &Running) -> bool {
+        let end = (self.table.len() / PAGE_TOKENS + 1) * PAGE_TOKENS;
+        end <= self.to_prefill().min(other.to_prefill()) && self.tokens[..end] == other.tokens[..end]
+    }
+}
