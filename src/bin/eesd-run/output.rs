@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,11 @@ impl Output {
     /// Standard output.
     pub fn stdout() -> Self {
         Self { sink: Box::new(BufWriter::new(io::stdout())), path: None }
+    }
+
+    /// Whether people see it on the terminal that they are told everything else on.
+    pub fn is_terminal(&self) -> bool {
+        self.path.is_none() && io::stdout().is_terminal()
     }
 
     /// Writes `text` and hands it on at once.

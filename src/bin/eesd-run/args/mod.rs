@@ -5,9 +5,9 @@ mod common;
 mod distill;
 mod values;
 
-pub use common::{DraftArgs, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs};
+pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
-pub use values::{ControllerList, Device, ExitChoice};
+pub use values::{BatchSize, ControllerList, Device, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
 use clap::error::ErrorKind;
@@ -101,9 +101,9 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prefill: PrefillArgs,
 
-    /// Requests answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Model and machine")]
-    pub batch_size: usize,
+    /// Requests answered side by side; auto: as many as make answers faster here, found out in about a second [default: 1]
+    #[arg(short, long, value_name = "N|auto", allow_negative_numbers = true, help_heading = "Model and machine")]
+    pub batch_size: Option<BatchSize>,
     /// Print the prompt before its continuation
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
     pub echo: bool,
@@ -118,6 +118,8 @@ pub struct GenerateArgs {
     /// a file there, everything is answered.
     #[arg(long, requires = "output", help_heading = "Output")]
     pub resume: bool,
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
     /// Print one JSON object per answer instead of its text
     #[arg(long, help_heading = "Output")]
     pub json: bool,

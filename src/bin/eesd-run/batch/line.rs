@@ -105,6 +105,29 @@ pub fn open_input(path: &Path) -> Outcome<Input> {
     Ok(Input { reader: Box::new(BufReader::new(file)), name: path.display().to_string() })
 }
 
+/// Requests in a file; `None` where they come through a pipe, which can be read only once.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn count(path: &Path) -> Outcome<Option<usize>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let io = |error| Failure::file(path, "read", &error);
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let (mut requests, mut line) = (0, Vec::new());
+    while reader.read_until(b'\n', &mut line).map_err(io)? > 0 {
+        requests += usize::from(!is_empty(&line));
+        line.clear();
+    }
+    Ok(Some(requests))
+}
+
+/// Whether a line holds no request.
+fn is_empty(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace)
+}
+
 /// An opened file of requests.
 pub struct Input {
     reader: Box<dyn BufRead>,
@@ -214,7 +237,7 @@ impl Iterator for Lines<'_> {
             let index = self.requests;
             match self.input.reader.read_until(b'\n', &mut bytes) {
                 Ok(0) => return None,
-                Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => {}
+                Ok(_) if is_empty(&bytes) => {}
                 Ok(_) => {
                     self.requests += 1;
                     if (self.wanted)(index) {
