@@ -57,8 +57,17 @@ for the chat template), and, all optional: id, max_tokens, temperature, top_k, t
 repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), seed, verify \
 (\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate, draft_max. What a line \
 does not say, the flags do. A line that is wrong gets {\"id\", \"index\", \"error\"} and the others go \
-on; the exit code is then 1. Answers are written as they are finished, \"index\" counting input \
-lines from 0.
+on; the exit code is then 1. Answers are written as they are finished, \"index\" counting requests \
+from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
+cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any.
+
+Statistics, in \"stats\" of a line, --stats, --metrics and --stats-json: a round drafts and verifies once; the mean \
+accepted length is 1 + accepted / rounds, where a round of several requests counts once for each; drafted \
+counts drafts that were tested; acceptance by position is of those tested there. queued_s is from \
+submission to admission, first_token_s from admission to the first token; time to first token is both \
+together. Time per output token is decoding, divided by the tokens of the answer. Prefilled tokens went \
+through the model, reused ones were found in the cache. A verification pass has a row for each draft and \
+for each request's pending token. Preempted requests wait in the host's memory while the cache is full.
 
 Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
 a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \

@@ -42,7 +42,6 @@ impl Display {
         } else {
             self.next = now + REFRESH;
             self.block.set_message(parts.join("\n"));
-            self.block.tick();
         }
     }
 
@@ -56,8 +55,8 @@ impl Display {
         self.block.finish_and_clear();
     }
 
-    /// Requests; speed; cache.
-    fn parts(&self, sample: &Sample<'_>) -> [String; 3] {
+    /// Requests; speed; drafts; cache. Each fits a narrow terminal.
+    fn parts(&self, sample: &Sample<'_>) -> [String; 4] {
         let Sample { snapshot, written, controller, .. } = sample;
         let since = self.last.map(|(elapsed, snapshot)| (elapsed, snapshot.totals));
         let (begun, before) = since.unwrap_or_default();
@@ -81,13 +80,12 @@ impl Display {
                 snapshot.waiting, snapshot.swapped_out
             ),
             format!(
-                "{:.0} tok/s, mean accepted length {:.2}, {:.1} rows a pass, {} drafts {:.2} a round",
+                "{:.0} tok/s, mean accepted length {:.2}, {:.1} rows a pass",
                 generated / seconds,
                 1.0 + accepted / sequences.max(1.0),
                 rows / rounds.max(1.0),
-                controller.spec(),
-                (rows - sequences) / sequences.max(1.0),
             ),
+            format!("{} drafts {:.2} a round", controller.spec(), (rows - sequences) / sequences.max(1.0)),
             format!(
                 "{} of {} pages held, {} kept, {} preemptions",
                 snapshot.pages - snapshot.free_pages,
