@@ -1,8 +1,12 @@
 //! The command line from outside: what it prints where, its exit codes, and what it says to mistakes.
 
+mod batches;
 mod mistakes;
+mod monitoring;
+mod prometheus;
 mod reports;
 mod requests;
+mod resume;
 mod text;
 
 use serde_json::Value;

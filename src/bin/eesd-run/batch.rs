@@ -1,143 +1,215 @@
 //! Many requests at once: JSON lines in, JSON lines out, each written as soon as it is finished.
 
 mod line;
+mod resume;
 
-pub use line::{Item, Job, Lines, open_input};
+pub use line::{Item, Job, Lines, count, open_input};
+pub use resume::TakenOver;
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
+use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::report::{self, Reporter};
-use eesd::engine::{Completion, Engine, Event, Finish, Stats};
+use eesd::engine::{Completion, Engine, Event, Finish, Request, Stats};
 use eesd::load::Tokenizer;
 use serde_json::{Map, Value, json};
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
-/// Answers `items`, up to `batch` side by side, and writes one line for each.
+/// The error of a request that an interrupt kept from being begun.
+const INTERRUPTED: &str = "interrupted";
+
+/// Lines of the output, by how their requests ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Written {
+    /// Earlier, in a run that this one goes on with.
+    pub taken_over: usize,
+    /// With an answer that is complete.
+    pub answered: usize,
+    /// With an error of their own.
+    pub failed: usize,
+    /// By an interrupt.
+    pub cut_short: usize,
+}
+
+/// Answers `items`, as many side by side as the monitor says, and writes one line for each.
 ///
 /// # Errors
-/// If the output cannot be written or the device fails; and, in the end, if any item failed.
-pub fn serve(
-    engine: &mut Engine,
-    batch: usize,
-    items: &mut dyn Iterator<Item = Item>,
-    tokenizer: &Tokenizer,
-    output: &mut Output,
-    reporter: Reporter,
-) -> Outcome {
-    let begun = Instant::now();
-    let desk = RefCell::new(Desk {
-        output,
-        tokenizer,
-        running: HashMap::new(),
-        sum: Stats::default(),
-        answered: 0,
-        failed: 0,
-        broken: None,
-    });
-    let mut admitted = 0;
-    let mut requests = std::iter::from_fn(|| {
-        loop {
-            if desk.borrow().stopping() {
-                return None;
-            }
-            match items.next()? {
-                Item::Request { job, request } => {
-                    desk.borrow_mut().running.insert(admitted, job);
-                    admitted += 1;
-                    return Some(*request);
-                }
-                Item::Wrong { job, error } => desk.borrow_mut().refuse(&job, &error),
-            }
+/// If the output cannot be written, the input not read, or the device fails; and, in the end, if any item failed, now or
+/// earlier.
+pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut desk: Desk<'_>) -> Outcome {
+    let batch = desk.monitor.batch();
+    let mut submitted = 0;
+    let ran = loop {
+        while engine.unfinished() < batch
+            && let Some((job, request)) = desk.next(items)
+        {
+            desk.running.insert(submitted, job);
+            engine.submit(submitted, request);
+            submitted += 1;
         }
-    });
-    engine.run(&mut requests, batch, &mut |index, event| {
-        let mut desk = desk.borrow_mut();
-        desk.take(index, event);
-        if desk.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    let mut desk = desk.into_inner();
-    for job in std::mem::take(&mut desk.running).into_values() {
-        desk.refuse(&job, "interrupted");
+        desk.monitor.look(engine, desk.written);
+        if engine.is_idle() {
+            break Ok(());
+        }
+        match engine.step(&mut |number, event| desk.take(number, event)) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    if ran.is_ok() {
+        desk.give_up();
     }
-    desk.close(begun, reporter)
+    let told = desk.monitor.close(engine, desk.written);
+    ran?;
+    desk.close().and(told)
 }
 
 /// Who waits for what, and what has been handed out.
-struct Desk<'a> {
+pub struct Desk<'a> {
     output: &'a mut Output,
     tokenizer: &'a Tokenizer,
-    /// By the engine's index.
+    monitor: Monitor,
+    reporter: Reporter,
+    /// By the number under which the engine knows them.
     running: HashMap<usize, Job>,
-    sum: Stats,
-    answered: usize,
-    failed: usize,
+    written: Written,
+    /// Errors in lines that an earlier run has written.
+    failed_earlier: usize,
+    /// The input ended before its end, and why.
+    unreadable: Option<String>,
     /// The output can no longer be written.
     broken: Option<Failure>,
 }
 
-impl Desk<'_> {
+impl<'a> Desk<'a> {
+    /// Writes to `output`, which holds already what an `earlier` run wrote.
+    pub fn new(
+        output: &'a mut Output,
+        earlier: &TakenOver,
+        tokenizer: &'a Tokenizer,
+        monitor: Monitor,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            output,
+            tokenizer,
+            monitor,
+            reporter,
+            running: HashMap::new(),
+            written: Written { taken_over: earlier.lines(), ..Written::default() },
+            failed_earlier: earlier.failed,
+            unreadable: None,
+            broken: None,
+        }
+    }
+
+    /// The next request that can be run; the others are answered with their errors.
+    fn next(&mut self, items: &mut dyn Iterator<Item = Item>) -> Option<(Job, Request)> {
+        while !self.stopping() {
+            match items.next()? {
+                Item::Request { job, request } => return Some((job, *request)),
+                Item::Wrong { job, error } => self.refuse(&job, &error),
+                Item::Unreadable { error } => self.unreadable = Some(error),
+            }
+        }
+        None
+    }
+
     fn stopping(&self) -> bool {
         self.broken.is_some() || interrupt::pressed()
     }
 
-    fn take(&mut self, index: usize, event: Event) {
+    fn take(&mut self, number: usize, event: Event) -> ControlFlow<()> {
         match event {
             Event::Token(_) => {}
             Event::Done(completion) => {
-                if let Some(job) = self.running.remove(&index) {
-                    self.sum.add(&completion.stats);
-                    self.answered += 1;
+                if let Some(job) = self.running.remove(&number) {
+                    self.monitor.ended(&completion.stats);
+                    match completion.finish {
+                        Finish::Cancelled => self.written.cut_short += 1,
+                        _ => self.written.answered += 1,
+                    }
                     self.write(&answer(&job, &completion, self.tokenizer));
                 }
             }
             Event::Failed(error) => {
-                if let Some(job) = self.running.remove(&index) {
+                if let Some(job) = self.running.remove(&number) {
                     self.refuse(&job, &with_causes(&error));
                 }
             }
         }
+        if self.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn refuse(&mut self, job: &Job, error: &str) {
-        self.failed += 1;
+        self.written.failed += 1;
+        self.write_error(job, error);
+    }
+
+    /// Nobody answers what still waits.
+    fn give_up(&mut self) {
+        for job in std::mem::take(&mut self.running).into_values() {
+            self.written.cut_short += 1;
+            self.write_error(&job, INTERRUPTED);
+        }
+    }
+
+    fn write_error(&mut self, job: &Job, error: &str) {
         let mut line = job.head();
         line.insert("error".into(), error.into());
         self.write(&line);
     }
 
     fn write(&mut self, line: &Map<String, Value>) {
-        if self.broken.is_none() {
-            self.broken = self.output.json_line(line).err();
+        if self.broken.is_some() {
+            return;
         }
+        let written = match self.output.is_terminal() {
+            true => self.monitor.aside(|| self.output.json_line(line)),
+            false => self.output.json_line(line),
+        };
+        self.broken = written.err();
     }
 
-    fn close(self, begun: Instant, reporter: Reporter) -> Outcome {
+    fn close(self) -> Outcome {
         if let Some(failure) = self.broken {
             return Err(failure);
         }
-        let seconds = begun.elapsed().as_secs_f64();
-        let mut line = format!("{} answered, {} failed in {seconds:.2} s", self.answered, self.failed);
-        if self.answered > 0 {
-            line += &format!(
-                ": {} tokens, {:.0} tok/s together, {} rounds, first token after {:.1} ms on average{}",
-                self.sum.generated,
-                self.sum.generated as f64 / seconds,
-                self.sum.rounds,
-                self.sum.first_token.as_secs_f64() * 1e3 / self.answered as f64,
-                report::drafting(&self.sum),
-            );
+        self.reporter.note(&self.report());
+        if let Some(error) = self.unreadable {
+            return Err(Failure::failed(error));
         }
-        reporter.note(&line);
-        match self.failed {
+        match self.written.failed + self.failed_earlier {
             _ if interrupt::pressed() => Err(Failure::failed("interrupted: not every request was answered to its end")),
             0 => Ok(()),
             1 => Err(Failure::failed("1 request failed: its line in the output says why")),
             n => Err(Failure::failed(format!("{n} requests failed: their lines in the output say why"))),
         }
+    }
+
+    /// The closing line.
+    fn report(&self) -> String {
+        let Written { taken_over, answered, failed, cut_short } = self.written;
+        let seconds = self.monitor.elapsed().as_secs_f64();
+        let of = |count: usize, what: &str| if count > 0 { format!("{count} {what}, ") } else { String::new() };
+        let mut line = of(taken_over, "taken over") + &of(cut_short, "cut short");
+        line += &format!("{answered} answered, {failed} failed in {seconds:.2} s");
+        let sum = &self.monitor.sum;
+        if sum.generated > 0 {
+            line += &format!(
+                ": {} tokens, {:.0} tok/s together, {} side by side, {} rounds, first token after {:.1} ms on average{}",
+                sum.generated,
+                sum.generated as f64 / seconds,
+                self.monitor.batch(),
+                sum.rounds,
+                sum.first_token.as_secs_f64() * 1e3 / (answered + cut_short).max(1) as f64,
+                report::drafting(sum),
+            );
+        }
+        line
     }
 }
 
@@ -171,9 +243,10 @@ fn answer(job: &Job, completion: &Completion, tokenizer: &Tokenizer) -> Map<Stri
 }
 
 /// Counts and times for machines; times in seconds.
-pub fn statistics(stats: &Stats) -> Value {
+fn statistics(stats: &Stats) -> Value {
     json!({
         "prompt_tokens": stats.prompt_tokens,
+        "reused_tokens": stats.reused_tokens,
         "generated": stats.generated,
         "rounds": stats.rounds,
         "drafted": stats.drafted(),
@@ -182,6 +255,8 @@ pub fn statistics(stats: &Stats) -> Value {
         "acceptance_by_position": stats.acceptance_by_position(),
         "draft_lengths": stats.lengths,
         "tokens_per_second": stats.tokens_per_second(),
+        "preemptions": stats.preemptions,
+        "queued_s": stats.queued.as_secs_f64(),
         "first_token_s": stats.first_token.as_secs_f64(),
         "prefill_s": stats.prefill.as_secs_f64(),
         "decode_s": stats.decode.as_secs_f64(),

@@ -2,6 +2,7 @@
 
 use crate::args::DoctorArgs;
 use crate::failure::Outcome;
+use crate::memory::{self, meminfo};
 use crate::output::Output;
 use crate::report;
 use eesd::backend::cpu::Simd;
@@ -84,15 +85,8 @@ fn simd() -> Finding {
     }
 }
 
-/// A line of `/proc/meminfo`, in bytes.
-fn meminfo(key: &str) -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 fn memory() -> Finding {
-    match (meminfo("MemTotal"), meminfo("MemAvailable")) {
+    match (meminfo("MemTotal"), memory::free()) {
         (Some(total), Some(free)) => {
             let finding =
                 Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
@@ -107,7 +101,7 @@ fn memory() -> Finding {
 
 /// The best of three readings and multiplications, on the threads that a model would run on.
 fn speed() -> Finding {
-    let bytes = meminfo("MemAvailable").map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
+    let bytes = memory::free().map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
     let mut probe = match Probe::new(threads(), bytes as usize) {
         Ok(probe) => probe,
         Err(error) => return Finding::new("speed", "not measured").advise(error.to_string()),

@@ -1,95 +1,179 @@
 //! `eesd-run generate`: continues a prompt on standard output, or serves a file of requests.
 
-use crate::args::{ColorChoice, GenerateArgs};
-use crate::batch::{self, Item, Job};
+use crate::args::{BatchSize, ColorChoice, GenerateArgs, MonitorArgs};
+use crate::batch::{self, Desk, Item, Job, Lines, TakenOver};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
-use crate::output::Output;
+use crate::monitor::{Listeners, MetricsTarget, Monitor, Subject, resolved};
+use crate::output::{AnswerFile, Output};
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use eesd::engine::{Completion, Emission, Engine, Finish, Request};
 use eesd::load::Message;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Most requests side by side where the machine decides: far more than make a processor faster, and enough for rows
+/// that a GPU multiplies at the price of one.
+const MOST_SIDE_BY_SIDE: usize = 32;
 
 /// Decides, loads, generates, reports.
 pub fn run(args: GenerateArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
     let json = args.json || args.output.is_some() || args.input.is_some();
-    if args.sampling.logprobs.is_some() && !json {
-        return Err(Failure::usage("--logprobs N is written as JSON: add --json or --output FILE.jsonl"));
-    }
-    if let (Some(input), Some(output)) = (args.input.as_ref().or(args.file.as_ref()), &args.output)
-        && input.canonicalize().is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output))
-    {
-        return Err(Failure::usage(format!("--output {}: would overwrite the input", output.display())));
-    }
+    check(&args, json)?;
+    let listeners = Listeners::open(&args.monitor, reporter)?;
     let input = args.input.as_deref().map(batch::open_input).transpose()?;
     let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
 
     let model = Model::open(&args.model, reporter)?;
     let tokenizer = model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
-    let machine = Machine::new(
-        &args.machine,
-        args.prefill.prefill.into(),
-        &model,
-        args.batch_size,
-        args.draft.draft_max,
-        reporter,
-    )?;
+    let batch_size = args.batch_size.unwrap_or(BatchSize::Fixed(1));
+    let most = match batch_size {
+        BatchSize::Auto => MOST_SIDE_BY_SIDE,
+        BatchSize::Fixed(size) => size,
+    };
+    let prefill = args.prefill.prefill.into();
+    let mut machine = Machine::new(&args.machine, prefill, &model, most, args.draft.draft_max, reporter)?;
+    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    let base = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
+
+    // What can be refused is refused before a large model is made ready, which takes its time.
+    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let file = file.map(|path| AnswerFile::open(path, args.resume)).transpose()?;
+    let lines = |input| Lines::new(input, &model, tokenizer.clone(), base.clone());
+    let earlier = match (&args.input, &file) {
+        (Some(input), Some(file)) if args.resume => {
+            let requests = lines(batch::open_input(input)?);
+            reporter.wait("checking the output", || TakenOver::check(file, requests))?
+        }
+        _ => TakenOver::default(),
+    };
+    let requests = args.input.as_deref().map_or(Ok(Some(args.samples)), batch::count)?;
+    machine.limit_slots(requests.map_or(most, |requests| requests.saturating_sub(earlier.lines())));
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
-    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    let batch = match batch_size {
+        BatchSize::Auto => reporter.wait("timing batches", || engine.suggested_batch())?,
+        BatchSize::Fixed(_) => machine.slots(),
+    };
     interrupt::listen();
 
-    let request = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
-    if let Some(input) = input {
-        let mut lines = batch::Lines::new(input, &model, tokenizer.clone(), request);
-        let mut output = Output::open(args.output.as_deref())?;
-        return batch::serve(&mut engine, args.batch_size, &mut lines, &tokenizer, &mut output, reporter);
-    }
-
-    let tokens = match &args.system {
-        Some(system) => tokenizer.encode(&templated(&model, system, &prompt)?, false)?,
-        None => tokenizer.encode(&prompt, true)?,
+    let mut output = match file {
+        None => Output::stdout(),
+        Some(file) if args.resume => {
+            if let dropped @ 1.. = earlier.dropped.len() {
+                let path = file.path().display();
+                reporter
+                    .note(&format!("{path}: lines that were cut short are taken out and answered again: {dropped}"));
+            }
+            file.without(&earlier.dropped)?
+        }
+        Some(file) => file.overwrite()?,
     };
-    let request = Request { prompt: tokens, ..request };
-    if json {
-        let mut items = samples(&request, args.samples).enumerate().map(|(index, request)| {
-            let request = Box::new(request);
-            Item::Request { job: Job { id: None, index }, request }
-        });
-        let mut output = Output::open(args.output.as_deref())?;
-        return batch::serve(&mut engine, args.batch_size, &mut items, &tokenizer, &mut output, reporter);
-    }
+    let mut items: Box<dyn Iterator<Item = Item>> = match input {
+        Some(input) => Box::new(lines(input).only(|index| !earlier.has(index))),
+        None => {
+            let prompt_tokens = match &args.system {
+                Some(system) => tokenizer.encode(&templated(&model, system, &prompt)?, false)?,
+                None => tokenizer.encode(&prompt, true)?,
+            };
+            let request = Request { prompt: prompt_tokens, ..base.clone() };
+            if !json {
+                if batch_size != BatchSize::Fixed(1) {
+                    reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
+                }
+                return text(&mut engine, &request, &prompt, &args, &mut output, reporter);
+            }
+            let item = |(index, request)| Item::Request { job: Job { id: None, index }, request: Box::new(request) };
+            Box::new(samples(request, args.samples).enumerate().map(item))
+        }
+    };
+    let device = engine.backend().describe();
+    let subject = Subject { model: model.checkpoint.name().to_owned(), device, batch, requests };
+    let monitor = Monitor::new(subject, listeners, reporter)?;
+    batch::serve(&mut engine, &mut *items, Desk::new(&mut output, &earlier, &tokenizer, monitor, reporter))
+}
 
-    if args.batch_size > 1 {
-        reporter.note("--batch-size changes nothing for text, which is written in order: add --json or --output");
-    }
-    let mut output = Output::stdout();
+/// Continues a prompt on standard output, each of its samples after the other.
+fn text(
+    engine: &mut Engine,
+    request: &Request,
+    prompt: &str,
+    args: &GenerateArgs,
+    output: &mut Output,
+    reporter: Reporter,
+) -> Outcome {
     let separate = args.samples > 1 || std::io::stdout().is_terminal();
-    for (number, request) in samples(&request, args.samples).enumerate() {
+    for (number, request) in samples(request.clone(), args.samples).enumerate() {
         if args.samples > 1 {
             reporter.note(&format!("sample {} of {}", number + 1, args.samples));
         }
         if args.echo {
-            output.text(&prompt)?;
+            output.text(prompt)?;
         }
-        let completion = stream(&mut engine, &request, &mut output, colour(args.show_drafts, args.color))?;
+        let completion = stream(engine, &request, output, colour(args.show_drafts, args.color))?;
         if separate {
             output.text("\n")?;
         }
         if completion.finish == Finish::Context {
-            reporter
-                .note(&format!("the context of {} tokens is full: --ctx-size N makes it longer", machine.context()));
+            let context = engine.backend().limits().context;
+            reporter.note(&format!("the context of {context} tokens is full: --ctx-size N makes it longer"));
         }
         reporter.statistics(&completion.stats);
         if interrupt::pressed() {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Whether the flags make sense together.
+fn check(args: &GenerateArgs, json: bool) -> Outcome {
+    if args.sampling.logprobs.is_some() && !json {
+        return Err(Failure::usage("--logprobs N is written as JSON: add --json or --output FILE.jsonl"));
+    }
+    let MonitorArgs { stats, metrics, stats_json } = &args.monitor;
+    let watching = [("--stats", *stats), ("--metrics", !metrics.is_empty()), ("--stats-json", stats_json.is_some())];
+    if let Some((flag, _)) = watching.iter().find(|(_, given)| *given && !json) {
+        let expected = "add --input FILE.jsonl, --output FILE.jsonl or --json";
+        return Err(Failure::usage(format!("{flag} tells how JSON answers are going: {expected}")));
+    }
+    let files = metrics.iter().filter_map(|target| match target {
+        MetricsTarget::File(path) => Some(("--metrics", path)),
+        MetricsTarget::Address(_) => None,
+    });
+    // Those that are read, then those that are written.
+    let named =
+        [("--input", &args.input), ("--file", &args.file), ("--output", &args.output), ("--stats-json", stats_json)];
+    let named = named.iter().filter_map(|(flag, path)| Some((*flag, path.as_ref()?)));
+    let all: Vec<(&str, &PathBuf)> = named.chain(files).collect();
+    for (i, (flag, path)) in all.iter().enumerate().filter(|(_, (_, path))| **path != Path::new("-")) {
+        if let Some((before, _)) = all[..i].iter().find(|(_, other)| resolved(other) == resolved(path)) {
+            return Err(Failure::usage(format!("{flag} {}: would overwrite the file of {before}", path.display())));
+        }
+    }
+    if args.resume { resumable(args) } else { Ok(()) }
+}
+
+/// Whether a run with these flags can go on where another one stopped.
+fn resumable(args: &GenerateArgs) -> Outcome {
+    let refused = |found: &str, expected: &str| Err(Failure::usage(format!("--resume {found} (expected {expected})")));
+    let Some(input) = &args.input else {
+        return refused("without --input: only a file of requests is gone on with", "--input FILE.jsonl");
+    };
+    if input == Path::new("-") {
+        return refused("with --input -: a pipe cannot be read from its beginning again", "--input FILE.jsonl");
+    }
+    if std::fs::metadata(input).is_ok_and(|kind| !kind.is_file()) {
+        let found = format!("with --input {}: it cannot be read from its beginning again", input.display());
+        return refused(&found, "a regular file");
+    }
+    if args.output.as_deref() == Some(Path::new("-")) {
+        return refused("with --output -: standard output keeps nothing to go on with", "--output FILE.jsonl");
     }
     Ok(())
 }
@@ -129,8 +213,8 @@ pub fn colour(asked: bool, choice: ColorChoice) -> bool {
 }
 
 /// The request once per sample, each with a seed of its own.
-fn samples(request: &Request, count: usize) -> impl Iterator<Item = Request> {
-    (0..count as u64).map(|sample| {
+fn samples(request: Request, count: usize) -> impl Iterator<Item = Request> {
+    (0..count as u64).map(move |sample| {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample));
         request

@@ -173,7 +173,7 @@ impl Exit {
 }
 
 /// Bytes that one position takes in the cache: K and V of every layer, the exit layer being one more.
-fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
+pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
     let layers = geometry.layers + usize::from(exit);
     (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
 }

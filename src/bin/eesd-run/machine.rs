@@ -2,12 +2,15 @@
 
 use crate::args::{Device, MachineArgs};
 use crate::failure::{Failure, Outcome};
+use crate::inspect::cache_bytes_per_token;
+use crate::memory;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
+use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use std::sync::Arc;
 
@@ -46,6 +49,7 @@ impl Machine {
             reporter.note(&format!("--ctx-size {context}: the model was trained for {trained} positions"));
         }
         let max_draft = max_draft.min(context);
+        let pages = args.cache_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
         match args.device {
             Device::Cuda(number) => {
                 if args.threads.is_some() {
@@ -54,7 +58,8 @@ impl Machine {
                 let defaults = CudaOptions::default();
                 let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
                 let graphs = !args.no_graphs;
-                let options = CudaOptions { slots, context, max_draft, memory_fraction, prefill, graphs, ..defaults };
+                let options =
+                    CudaOptions { slots, context, max_draft, pages, memory_fraction, prefill, graphs, ..defaults };
                 Ok(Machine::Cuda(number, options))
             }
             Device::Cpu | Device::Auto if prefill == Prefill::Fast => {
@@ -74,8 +79,25 @@ impl Machine {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
                 let threads = args.threads;
-                Ok(Machine::Cpu(CpuOptions { threads, simd: None, slots, context, max_draft, pages: None }))
+                Ok(Machine::Cpu(CpuOptions { threads, simd: None, slots, context, max_draft, pages }))
             }
+        }
+    }
+
+    /// Reserves room for no more than `most` sequences side by side.
+    pub fn limit_slots(&mut self, most: usize) {
+        let slots = match self {
+            Machine::Cpu(options) => &mut options.slots,
+            Machine::Cuda(_, options) => &mut options.slots,
+        };
+        *slots = most.clamp(1, *slots);
+    }
+
+    /// Sequences side by side that there is room for.
+    pub fn slots(&self) -> usize {
+        match self {
+            Machine::Cpu(options) => options.slots,
+            Machine::Cuda(_, options) => options.slots,
         }
     }
 
@@ -95,8 +117,19 @@ impl Machine {
         let exit = exit.map(ExitBlock::weights);
         let (geometry, weights) = (model.checkpoint.geometry(), model.checkpoint.weights());
         match self {
-            Machine::Cpu(options) => Ok(reporter
-                .wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), options))?),
+            Machine::Cpu(options) => {
+                let pages = options.pages.or_else(|| Some(affordable_pages(model, options, memory::free()?)));
+                if let Some(positions) = pages.map(|pages| pages * PAGE_TOKENS).filter(|&n| n < options.context) {
+                    reporter.note(&format!(
+                        "the KV cache has room for {positions} positions: a request that needs more of its context of \
+                         {} fails (--cache-tokens N makes room)",
+                        options.context
+                    ));
+                }
+                let options = CpuOptions { pages, ..options.clone() };
+                Ok(reporter
+                    .wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), &options))?)
+            }
             Machine::Cuda(number, options) => {
                 let gpu = Arc::new(reporter.wait("opening the GPU", || Gpu::open(*number))?);
                 reporter.note("the CUDA engine has not been run on a GPU yet: `eesd-run verify` checks it on yours");
@@ -106,4 +139,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Pages for every sequence at its longest, but for no more than half of what the weights leave of the free memory.
+fn affordable_pages(model: &Model, options: &CpuOptions, free: u64) -> usize {
+    let wanted = options.slots * options.context.div_ceil(PAGE_TOKENS);
+    let page = PAGE_TOKENS as u64 * cache_bytes_per_token(model.checkpoint.geometry(), true);
+    let affordable = free.saturating_sub(model.checkpoint.bytes()) / 2 / page;
+    wanted.min(affordable as usize).max(1)
 }

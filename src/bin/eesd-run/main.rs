@@ -19,6 +19,8 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod machine;
+mod memory;
+mod monitor;
 mod output;
 mod report;
 mod settings;

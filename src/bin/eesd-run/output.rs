@@ -2,8 +2,10 @@
 
 use crate::failure::{Failure, Outcome};
 use serde::Serialize;
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Where results go.
@@ -19,18 +21,9 @@ impl Output {
         Self { sink: Box::new(BufWriter::new(io::stdout())), path: None }
     }
 
-    /// The file at `path`, made anew; standard output where there is none or it is `-`.
-    ///
-    /// # Errors
-    /// If the file cannot be made.
-    pub fn open(path: Option<&Path>) -> Outcome<Self> {
-        match path {
-            Some(path) if path != Path::new("-") => {
-                let file = File::create(path).map_err(|e| Failure::file(path, "written", &e))?;
-                Ok(Self { sink: Box::new(BufWriter::new(file)), path: Some(path.to_owned()) })
-            }
-            _ => Ok(Self::stdout()),
-        }
+    /// Whether people see it on the terminal that they are told everything else on.
+    pub fn is_terminal(&self) -> bool {
+        self.path.is_none() && io::stdout().is_terminal()
     }
 
     /// Writes `text` and hands it on at once.
@@ -64,4 +57,122 @@ impl Output {
         text.push('\n');
         self.text(&text)
     }
+}
+
+/// A file of answers that no other run of this program writes at the same time. What it holds stays until it is
+/// overwritten or gone on with.
+pub struct AnswerFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl AnswerFile {
+    /// Opens the file at `path`, or makes it. To be gone on with it is read too, so it has to be a regular file.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or another run is writing it.
+    pub fn open(path: &Path, resume: bool) -> Outcome<Self> {
+        let io = |error| Failure::file(path, "written", &error);
+        if resume && fs::metadata(path).is_ok_and(|kind| !kind.is_file()) {
+            let found = format!("--resume: {} is not a regular file", path.display());
+            return Err(Failure::failed(format!("{found} (expected one that can be read and gone on with)")));
+        }
+        let file = OpenOptions::new().read(resume).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        // Pipes and devices have nothing to protect. Some network file systems have no locks: no reason to refuse them.
+        if file.metadata().map_err(io)?.is_file() {
+            let locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            if !locked || !is_at(&file, path).map_err(io)? {
+                return Err(Failure::failed(format!("{}: another run is writing it", path.display())));
+            }
+        }
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it from where reading stopped.
+    pub fn reader(&self) -> impl Read {
+        &self.file
+    }
+
+    /// Drops what it holds.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn overwrite(self) -> Outcome<Output> {
+        let io = |error| Failure::file(&self.path, "written", &error);
+        if self.file.metadata().map_err(io)?.is_file() {
+            self.file.set_len(0).map_err(io)?;
+        }
+        Ok(self.into_output())
+    }
+
+    /// Goes on at its end, without these bytes, given in order. Whatever happens meanwhile, either all of them are in
+    /// the file or none, and everything else is.
+    ///
+    /// # Errors
+    /// If it cannot be read or written; then it is as it was.
+    pub fn without(mut self, dropped: &[Range<u64>]) -> Outcome<Output> {
+        if !dropped.is_empty() {
+            self.file = self.rewritten(dropped).map_err(|error| Failure::file(&self.path, "rewritten", &error))?;
+        }
+        self.file.seek(SeekFrom::End(0)).map_err(|error| Failure::file(&self.path, "written", &error))?;
+        Ok(self.into_output())
+    }
+
+    /// A file in the place of this one, without the dropped bytes.
+    fn rewritten(&self, dropped: &[Range<u64>]) -> io::Result<File> {
+        // Where `path` is a link, the file that it leads to is replaced, not the link.
+        let place = fs::canonicalize(&self.path)?;
+        let temporary = PathBuf::from([place.as_os_str(), ".resume.tmp".as_ref()].into_iter().collect::<OsString>());
+        let written = self.copy(dropped, &temporary).and_then(|file| {
+            fs::rename(&temporary, &place)?;
+            Ok(file)
+        });
+        if written.is_err() {
+            // The error to report is the first one; a left-over file is only untidy, and the next attempt reuses it.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    fn copy(&self, dropped: &[Range<u64>], to: &Path) -> io::Result<File> {
+        let mut copy = File::create(to)?;
+        // Before it takes the other's place, so that there is no moment at which nobody has the lock. Only the owner of
+        // that one makes such a copy, and where there are no locks there are none to lose.
+        let _ = copy.try_lock();
+        let mut file = &self.file;
+        let metadata = file.metadata()?;
+        copy.set_permissions(metadata.permissions())?;
+        let mut kept_from = 0;
+        let end = metadata.len()..metadata.len();
+        for dropped in dropped.iter().chain(std::iter::once(&end)) {
+            file.seek(SeekFrom::Start(kept_from))?;
+            io::copy(&mut file.take(dropped.start - kept_from), &mut copy)?;
+            kept_from = dropped.end;
+        }
+        copy.sync_all()?;
+        Ok(copy)
+    }
+
+    fn into_output(self) -> Output {
+        Output { sink: Box::new(BufWriter::new(self.file)), path: Some(self.path) }
+    }
+}
+
+/// Whether `path` still leads to `file`: before this run had the lock, another one may have put a new file there.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (ours, there) = (file.metadata()?, fs::metadata(path)?);
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+}
+
+/// Elsewhere nothing tells, and the lock has to be enough.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }

@@ -1,6 +1,7 @@
 //! Groups of flags that several subcommands share, in llama.cpp's spellings.
 
 use super::values::{self, Device, ExitChoice};
+use crate::monitor::MetricsTarget;
 use clap::ValueEnum;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
@@ -22,6 +23,13 @@ pub struct MachineArgs {
     /// Longest sequence in tokens; 0: the model's own [default: the model's, at most 8192]
     #[arg(short, long, value_name = "N", value_parser = values::context, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub ctx_size: Option<usize>,
+    /// Positions that the KV cache has room for, in pages of 64 [default: the context for every request side by side,
+    /// but at most half of the memory that is free]
+    ///
+    /// Requests share the cache page by page, as their texts grow. Where it is full, the latest requests wait in the
+    /// host's memory until there is room again. A request that alone needs more than there is fails.
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Model and machine")]
+    pub cache_tokens: Option<usize>,
     /// auto, cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
@@ -85,6 +93,23 @@ pub struct DraftArgs {
     /// Most drafts in one round
     #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
+}
+
+/// How a batch is watched.
+#[derive(Debug, clap::Args)]
+pub struct MonitorArgs {
+    /// Show how a batch is going: refreshed on a terminal, else a line every 5 s
+    #[arg(long, conflicts_with = "quiet", help_heading = "Output")]
+    pub stats: bool,
+    /// Write metrics for Prometheus: into a file, or served over HTTP at /metrics (may be repeated)
+    ///
+    /// A file is replaced as a whole about once a second. A number alone is a port of this machine only, 127.0.0.1;
+    /// ADDRESS:PORT serves others too. Port 0 takes a free one and says which.
+    #[arg(long, value_name = "FILE|[ADDRESS:]PORT", allow_negative_numbers = true, help_heading = "Output")]
+    pub metrics: Vec<MetricsTarget>,
+    /// Write what the batch came to into this file: counts, speed, quantiles of latencies
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub stats_json: Option<PathBuf>,
 }
 
 /// How tokens are chosen. A flag goes before generation_config.json, which goes before greedy decoding.

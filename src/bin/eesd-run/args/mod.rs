@@ -5,9 +5,9 @@ mod common;
 mod distill;
 mod values;
 
-pub use common::{DraftArgs, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs};
+pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
-pub use values::{ControllerList, Device, ExitChoice};
+pub use values::{BatchSize, ControllerList, Device, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
 use clap::error::ErrorKind;
@@ -57,8 +57,17 @@ for the chat template), and, all optional: id, max_tokens, temperature, top_k, t
 repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), seed, verify \
 (\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate, draft_max. What a line \
 does not say, the flags do. A line that is wrong gets {\"id\", \"index\", \"error\"} and the others go \
-on; the exit code is then 1. Answers are written as they are finished, \"index\" counting input \
-lines from 0.
+on; the exit code is then 1. Answers are written as they are finished, \"index\" counting requests \
+from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
+cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any.
+
+Statistics, in \"stats\" of a line, --stats, --metrics and --stats-json: a round drafts and verifies once; the mean \
+accepted length is 1 + accepted / rounds, where a round of several requests counts once for each; drafted \
+counts drafts that were tested; acceptance by position is of those tested there. queued_s is from \
+submission to admission, first_token_s from admission to the first token; time to first token is both \
+together. Time per output token is decoding, divided by the tokens of the answer. Prefilled tokens went \
+through the model, reused ones were found in the cache. A verification pass has a row for each draft and \
+for each request's pending token. Preempted requests wait in the host's memory while the cache is full.
 
 Only the continuation is printed (--echo prints the prompt before it). One line break at the end of \
 a prompt from a file or a pipe is left out, as in llama.cpp. Ctrl-C ends a text early but well, \
@@ -101,15 +110,25 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prefill: PrefillArgs,
 
-    /// Requests answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Model and machine")]
-    pub batch_size: usize,
+    /// Requests answered side by side; auto: as many as make answers faster here, found out in about a second [default: 1]
+    #[arg(short, long, value_name = "N|auto", allow_negative_numbers = true, help_heading = "Model and machine")]
+    pub batch_size: Option<BatchSize>,
     /// Print the prompt before its continuation
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
     pub echo: bool,
     /// Write JSON lines to this file instead of text to standard output
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Output")]
     pub output: Option<PathBuf>,
+    /// Go on with the --output of a run that was killed or interrupted: answer what it has no finished line for
+    ///
+    /// Finished lines stay as they are, errors of single requests among them; lines that were cut short ("finish":
+    /// "cancelled", "error": "interrupted", or no line break) are taken out and answered again. Give the same --input
+    /// and the same flags. A line that does not belong to the input is an error, and the file stays as it is; without
+    /// a file there, everything is answered.
+    #[arg(long, requires = "output", help_heading = "Output")]
+    pub resume: bool,
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
     /// Print one JSON object per answer instead of its text
     #[arg(long, help_heading = "Output")]
     pub json: bool,

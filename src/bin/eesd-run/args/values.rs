@@ -34,6 +34,24 @@ impl FromStr for Device {
     }
 }
 
+/// How many requests are answered side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchSize {
+    /// As many as make answers faster on this machine.
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(BatchSize::Auto) } else { up_to_1024(text).map(BatchSize::Fixed) }
+            .map_err(|expected| format!("{expected}, or auto"))
+    }
+}
+
 /// Which exit block: a file, or the number of an `exit-N.safetensors` beside the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExitChoice {

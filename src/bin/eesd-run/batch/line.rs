@@ -47,6 +47,11 @@ pub enum Item {
         /// Why.
         error: String,
     },
+    /// The input ends here, before its end.
+    Unreadable {
+        /// Why.
+        error: String,
+    },
 }
 
 /// The keys of a line.
@@ -100,6 +105,29 @@ pub fn open_input(path: &Path) -> Outcome<Input> {
     Ok(Input { reader: Box::new(BufReader::new(file)), name: path.display().to_string() })
 }
 
+/// Requests in a file; `None` where they come through a pipe, which can be read only once.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn count(path: &Path) -> Outcome<Option<usize>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let io = |error| Failure::file(path, "read", &error);
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let (mut requests, mut line) = (0, Vec::new());
+    while reader.read_until(b'\n', &mut line).map_err(io)? > 0 {
+        requests += usize::from(!is_empty(&line));
+        line.clear();
+    }
+    Ok(Some(requests))
+}
+
+/// Whether a line holds no request.
+fn is_empty(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace)
+}
+
 /// An opened file of requests.
 pub struct Input {
     reader: Box<dyn BufRead>,
@@ -113,6 +141,8 @@ pub struct Lines<'a> {
     tokenizer: Arc<Tokenizer>,
     /// What the flags say, for lines that do not.
     base: Request,
+    /// Which of the requests are of interest, by index; the others are counted and not looked into.
+    wanted: Box<dyn Fn(usize) -> bool + 'a>,
     line: usize,
     requests: usize,
 }
@@ -120,7 +150,17 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// The requests of `input`, with `base` for what a line does not say.
     pub fn new(input: Input, model: &'a Model, tokenizer: Arc<Tokenizer>, base: Request) -> Self {
-        Self { input, model, tokenizer, base, line: 0, requests: 0 }
+        Self { input, model, tokenizer, base, wanted: Box::new(|_| true), line: 0, requests: 0 }
+    }
+
+    /// Leaves out all requests but those whose index is `wanted`.
+    pub fn only(self, wanted: impl Fn(usize) -> bool + 'a) -> Self {
+        Self { wanted: Box::new(wanted), ..self }
+    }
+
+    /// The input, for messages.
+    pub fn name(&self) -> &str {
+        &self.input.name
     }
 
     fn request(&self, line: &mut Line) -> Outcome<Request> {
@@ -174,7 +214,7 @@ impl<'a> Lines<'a> {
             Err(error) => {
                 // The id is worth having even where another key is wrong.
                 let object: Map<String, Value> = serde_json::from_slice(bytes).unwrap_or_default();
-                let id = object.get("id").cloned();
+                let id = object.get("id").filter(|id| !id.is_null()).cloned();
                 return Item::Wrong { job: Job { id, index }, error: at(&error) };
             }
         };
@@ -197,16 +237,18 @@ impl Iterator for Lines<'_> {
             let index = self.requests;
             match self.input.reader.read_until(b'\n', &mut bytes) {
                 Ok(0) => return None,
-                Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => {}
+                Ok(_) if is_empty(&bytes) => {}
                 Ok(_) => {
                     self.requests += 1;
-                    return Some(self.item(&bytes, index));
+                    if (self.wanted)(index) {
+                        return Some(self.item(&bytes, index));
+                    }
                 }
                 Err(error) => {
                     // Nothing can be read after this; the next call must see the end.
                     self.input.reader = Box::new(io::empty());
                     let error = format!("{}:{}: could not be read: {error}", self.input.name, self.line);
-                    return Some(Item::Wrong { job: Job { id: None, index }, error });
+                    return Some(Item::Unreadable { error });
                 }
             }
         }

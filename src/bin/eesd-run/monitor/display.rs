@@ -1,0 +1,98 @@
+//! The live statistics of `--stats`: a block that is refreshed on a terminal, a line every few seconds elsewhere.
+
+use super::Sample;
+use eesd::engine::Snapshot;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::{Duration, Instant};
+
+/// Time between two refreshes on a terminal.
+const REFRESH: Duration = Duration::from_millis(500);
+/// Time between two lines elsewhere.
+const LINE: Duration = Duration::from_secs(5);
+
+/// Shows how a batch is going.
+pub struct Display {
+    block: ProgressBar,
+    requests: Option<usize>,
+    next: Instant,
+    /// What was shown last: the speeds are those since then.
+    last: Option<(Duration, Snapshot)>,
+}
+
+impl Display {
+    /// Of a batch of so many requests, if that is known.
+    pub fn new(requests: Option<usize>) -> Self {
+        let block = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        block.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        Self { block, requests, next: Instant::now() + REFRESH, last: None }
+    }
+
+    /// Whether it is time to show something.
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.next
+    }
+
+    /// Shows a sample.
+    pub fn show(&mut self, sample: &Sample<'_>, now: Instant) {
+        let parts = self.parts(sample);
+        self.last = Some((sample.elapsed, sample.snapshot));
+        if self.block.is_hidden() {
+            self.next = now + LINE;
+            eprintln!("{:.0} s: {}", sample.elapsed.as_secs_f64(), parts.join("; "));
+        } else {
+            self.next = now + REFRESH;
+            self.block.set_message(parts.join("\n"));
+        }
+    }
+
+    /// Takes the block away while something else writes.
+    pub fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.block.suspend(work)
+    }
+
+    /// Takes the block away.
+    pub fn clear(self) {
+        self.block.finish_and_clear();
+    }
+
+    /// Requests; speed; drafts; cache. Each fits a narrow terminal.
+    fn parts(&self, sample: &Sample<'_>) -> [String; 4] {
+        let Sample { snapshot, written, controller, .. } = sample;
+        let since = self.last.map(|(elapsed, snapshot)| (elapsed, snapshot.totals));
+        let (begun, before) = since.unwrap_or_default();
+        let totals = &snapshot.totals;
+        let seconds = (sample.elapsed - begun).as_secs_f64().max(f64::MIN_POSITIVE);
+        let [generated, rounds, sequences, rows, accepted] = [
+            totals.generated - before.generated,
+            totals.rounds - before.rounds,
+            totals.sequences - before.sequences,
+            totals.rows - before.rows,
+            totals.accepted - before.accepted,
+        ]
+        .map(|count| count as f64);
+        let running = snapshot.prefilling + snapshot.decoding;
+        let done = written.taken_over + written.answered + written.failed + written.cut_short;
+        let of = self.requests.map_or(String::new(), |requests| format!(" of {requests}"));
+        let failed = if written.failed > 0 { format!(" ({} failed)", written.failed) } else { String::new() };
+        [
+            format!(
+                "{} waiting, {running} running, {} swapped out, {done}{of} done{failed}",
+                snapshot.waiting, snapshot.swapped_out
+            ),
+            format!(
+                "{:.0} tok/s, mean accepted length {:.2}, {:.1} rows a pass",
+                generated / seconds,
+                1.0 + accepted / sequences.max(1.0),
+                rows / rounds.max(1.0),
+            ),
+            format!("{} drafts {:.2} a round", controller.spec(), (rows - sequences) / sequences.max(1.0)),
+            format!(
+                "{} of {} pages held, {} kept, {} preemptions",
+                snapshot.pages - snapshot.free_pages,
+                snapshot.pages,
+                snapshot.kept_pages,
+                totals.preemptions
+            ),
+        ]
+    }
+}

@@ -1,0 +1,141 @@
+//! Where metrics go: a file, or whoever asks at an address.
+
+use crate::failure::{Failure, Outcome};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// A value of `--metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsTarget {
+    /// Written anew about once a second.
+    File(PathBuf),
+    /// Served over HTTP, at an address with its port.
+    Address(String),
+}
+
+impl FromStr for MetricsTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (host, port) = match text.rsplit_once(':') {
+            _ if is_number(text) => ("127.0.0.1", text),
+            Some((host, port)) if !host.is_empty() && is_number(port) && !host.contains(['/', '\\']) => (host, port),
+            _ if text.is_empty() || text == "-" => return Err("expected a file, a port or ADDRESS:PORT".into()),
+            _ => return Ok(MetricsTarget::File(text.into())),
+        };
+        match port.parse::<u16>() {
+            Ok(port) => Ok(MetricsTarget::Address(format!("{host}:{port}"))),
+            Err(_) => Err(format!("expected a port from 0 to {}, or a file (written as ./{port})", u16::MAX)),
+        }
+    }
+}
+
+/// Puts a text in the place of a file: whoever reads it sees the old one or the new one, never a part.
+///
+/// # Errors
+/// If it cannot be written, or there is something else than a regular file.
+pub fn replace_file(path: &Path, text: &str) -> Outcome {
+    let (place, temporary) = places(path)?;
+    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &place)).map_err(|error| {
+        // The error to report is the first one; a left-over file is only untidy.
+        let _ = fs::remove_file(&temporary);
+        Failure::file(path, "written", &error)
+    })
+}
+
+/// Whether [`replace_file`] could write there; leaves everything as it is.
+///
+/// # Errors
+/// As there.
+pub fn check_file(path: &Path) -> Outcome {
+    let (_, temporary) = places(path)?;
+    fs::write(&temporary, "")
+        .and_then(|()| fs::remove_file(&temporary))
+        .map_err(|error| Failure::file(path, "written", &error))
+}
+
+/// The file itself, and the one that is to take its place.
+fn places(path: &Path) -> Outcome<(PathBuf, PathBuf)> {
+    // Where `path` is a link, the file that it leads to is replaced, not the link.
+    let place = resolved(path);
+    if fs::metadata(&place).is_ok_and(|kind| !kind.is_file()) {
+        let found = io::Error::new(ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(Failure::file(path, "written", &found));
+    }
+    let temporary = PathBuf::from([place.as_os_str(), ".tmp".as_ref()].into_iter().collect::<OsString>());
+    Ok((place, temporary))
+}
+
+/// Where a path leads, whether or not there is a file yet.
+pub fn resolved(path: &Path) -> PathBuf {
+    let of_folder = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(folder.canonicalize().ok()?.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use MetricsTarget::{Address, File};
+    use tempfile::TempDir;
+
+    #[test]
+    fn files_and_addresses_are_told_apart() {
+        let target = |text: &str| text.parse::<MetricsTarget>();
+        for (text, address) in [
+            ("9090", "127.0.0.1:9090"),
+            ("0", "127.0.0.1:0"),
+            ("0.0.0.0:9090", "0.0.0.0:9090"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:8000", "localhost:8000"),
+        ] {
+            assert_eq!(target(text), Ok(Address(address.into())), "{text}");
+        }
+        for file in ["m.prom", "./9090", "dir/a:9090", "a:b", ":9090", "C:\\x", "a:"] {
+            assert_eq!(target(file), Ok(File(file.into())), "{file}");
+        }
+        for wrong in ["", "-", "65536", "host:70000", "99999999999999"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_nothing_else_is() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("m.prom");
+        check_file(&file).unwrap();
+        assert!(!file.exists());
+        replace_file(&file, "one").unwrap();
+        check_file(&file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one");
+        replace_file(&file, "two").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+        for wrong in [dir.path().to_owned(), dir.path().join("missing/m.prom")] {
+            for error in [replace_file(&wrong, "x").unwrap_err(), check_file(&wrong).unwrap_err()] {
+                assert!(error.message().starts_with(&format!("{}: could not be written: ", wrong.display())));
+            }
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_lead_on_and_devices_stay() {
+        use std::os::unix::fs::symlink;
+        let dir = TempDir::new().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        symlink("file", &link).unwrap();
+        replace_file(&link, "new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert!(replace_file(Path::new("/dev/null"), "x").unwrap_err().message().contains("not a regular file"));
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+}
