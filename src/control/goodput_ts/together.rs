@@ -1,0 +1,309 @@
+//! How far sequences draft that share their passes.
+//!
+//! Their drafts compete for one pass: a draft step costs about the same however many take part, and a further row to
+//! verify costs what it costs, whoever drafted it. So all drafts that may be made, of every sequence and position, are
+//! ranked by the chance to be kept, and the best set of them is one from the top of the ranking. At a round's start
+//! the set with the most expected tokens per second tells R, what a second is worth; none drafted is one of the sets.
+//! Before each draft step the set with the highest gain, less R times what it takes, says who goes on: a draft that
+//! opens a tile of rows may pay only with those that fill it.
+
+use super::ledger::{Ledger, probe_every};
+use super::sequence::{Draft, Outlook, Sequence};
+use crate::control::calibration::Calibration;
+use crate::control::step_times::{StepCosts, StepTimes};
+use crate::control::{Outcome, RoundTimes, Step};
+use crate::sample::Philox;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Plain round `n` is due at round `8n²`, as for a sequence alone.
+const PLAIN_SPACING: usize = 8;
+/// Most rounds from one plain round to the next.
+const PLAIN_EVERY: usize = 500;
+
+/// Draft steps that a decision looks ahead.
+const HORIZON: usize = 32;
+
+/// What rounds of several sequences have taught.
+#[derive(Debug, Clone, Default)]
+pub struct Together {
+    times: StepTimes,
+    /// By the logarithm of the batch size.
+    sizes: BTreeMap<u32, Size>,
+    /// Of the round in progress.
+    plan: Plan,
+    /// What the round that is being told about gained so far.
+    entry: Option<Entry>,
+}
+
+/// Rounds of about the same number of sequences.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    /// In plain rounds.
+    ledger: Ledger,
+    rounds: usize,
+    plain_rounds: usize,
+    /// Rounds since a plain one.
+    since_plain: usize,
+    /// Rounds since one that drafted.
+    undrafted: usize,
+}
+
+/// The ledger's entry for a round: its gain, once a sequence has told how its drafts fared.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    size: u32,
+    gain: f64,
+    told: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Plan {
+    /// This many drafts of every sequence.
+    Exactly(usize),
+    /// One draft of those with these slots.
+    Probe(Vec<usize>),
+    /// Draft while it pays, at R tokens a second.
+    WhileItPays { rate: f64 },
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::Exactly(0)
+    }
+}
+
+/// A sequence that may draft, as it stands.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    slot: usize,
+    undrafted: u32,
+    draft: &'a Draft,
+    /// Most drafts that it may still make.
+    most: usize,
+}
+
+/// A draft that may be made.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Index of its sequence among those asked.
+    sequence: usize,
+    /// Draft steps from now to its own.
+    ahead: usize,
+    /// Chance that it is accepted, with all drafts before it.
+    kept: f64,
+}
+
+/// Drafts that are made together: what they are expected to give and to take.
+struct Set<'a> {
+    costs: &'a StepCosts,
+    batch: usize,
+    /// Rows of verification without them.
+    rows: usize,
+    /// Sequences in each draft step.
+    steps: [usize; HORIZON],
+    drafts: usize,
+    tokens: f64,
+    drafting: f64,
+}
+
+impl<'a> Set<'a> {
+    fn new(costs: &'a StepCosts, batch: usize, rows: usize) -> Self {
+        Self { costs, batch, rows, steps: [0; HORIZON], drafts: 0, tokens: 0.0, drafting: 0.0 }
+    }
+
+    fn add(&mut self, candidate: &Candidate) {
+        let step = &mut self.steps[candidate.ahead];
+        self.drafting += self.costs.draft(*step + 1) - self.costs.draft(*step);
+        *step += 1;
+        self.drafts += 1;
+        self.tokens += candidate.kept;
+    }
+
+    /// Seconds of the draft steps and of verification.
+    fn seconds(&self) -> f64 {
+        self.drafting + self.costs.verify(self.batch, self.rows + self.drafts)
+    }
+}
+
+impl Together {
+    /// Which of several sequences, none without a draft in progress, draft one more token.
+    pub fn proceed(
+        &mut self,
+        steps: &[Step<'_>],
+        rows: usize,
+        sequences: &BTreeMap<usize, Sequence>,
+        calibration: &Calibration,
+        draws: &mut [Philox],
+    ) -> Vec<bool> {
+        let asked = |step: &Step<'_>| {
+            let sequence = sequences.get(&step.slot)?;
+            let most = step.limit.saturating_sub(step.confidences.len());
+            Some(Asked { slot: step.slot, undrafted: sequence.undrafted, draft: sequence.drafting()?, most })
+        };
+        let asked: Vec<Asked<'_>> = steps.iter().filter_map(asked).collect();
+        let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
+        if steps.iter().all(|step| step.confidences.is_empty()) {
+            self.plan = self.decide(&asked, batch, rows, calibration);
+        }
+        match (&self.plan, self.times.costs()) {
+            (&Plan::WhileItPays { rate }, Some(costs)) => {
+                let outlook = |(a, rng): (&Asked<'_>, &mut Philox)| {
+                    let mut outlook = a.draft.outlook(calibration);
+                    let (mean, theta) = (outlook.clone().next(calibration), a.draft.theta(calibration, rng));
+                    outlook.scale(a.draft.survival * theta / mean.max(f64::MIN_POSITIVE));
+                    (outlook, a.most)
+                };
+                let outlooks = asked.iter().zip(draws).map(outlook).collect();
+                admit(
+                    ranked(outlooks, rate * costs.draft(1), calibration),
+                    rate,
+                    Set::new(costs, batch, rows),
+                    asked.len(),
+                )
+            }
+            (Plan::Probe(slots), _) => {
+                asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
+            }
+            (&Plan::Exactly(drafts), _) => asked.iter().map(|a| a.most > 0 && a.draft.drafts < drafts).collect(),
+            (Plan::WhileItPays { .. }, None) => vec![false; asked.len()],
+        }
+    }
+
+    /// Learns what a round took.
+    pub fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        self.settle();
+        self.times.observe(times);
+        if times.batch < 2 {
+            return;
+        }
+        let key = size(times.batch);
+        let size = self.sizes.entry(key).or_default();
+        size.rounds += 1;
+        if times.draft_steps.is_empty() {
+            size.plain_rounds += 1;
+            size.since_plain = 0;
+            size.undrafted += 1;
+        } else {
+            size.since_plain += 1;
+            size.undrafted = 0;
+        }
+        self.entry = self.times.costs().map(|costs| {
+            let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
+            Entry { size: key, gain, told: false }
+        });
+    }
+
+    /// Learns how the drafts of one of the round's sequences fared.
+    pub fn observe(&mut self, outcome: &Outcome<'_>) {
+        if let Some(entry) = &mut self.entry {
+            let (accepted, _) = outcome.tested();
+            entry.gain += accepted as f64 / outcome.batch as f64;
+            entry.told = true;
+        }
+    }
+
+    /// Enters the last round. Rounds that were played to be timed have no sequence that tells of drafts, and no entry.
+    fn settle(&mut self) {
+        if let Some(entry) = self.entry.take().filter(|entry| entry.told) {
+            self.sizes.entry(entry.size).or_default().ledger.enter(entry.gain);
+        }
+    }
+
+    fn decide(&mut self, asked: &[Asked<'_>], batch: usize, rows: usize, calibration: &Calibration) -> Plan {
+        self.settle();
+        let wanted = self.times.wanted_drafts();
+        let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted.unwrap_or(0)) };
+        let size = *self.sizes.entry(size(batch)).or_default();
+        if size.plain_is_due() || size.ledger.in_debt() {
+            return Plan::Exactly(0);
+        }
+        let plain = costs.verify(batch, rows);
+        let probe = |tests: usize| (tests, costs.draft(tests) + costs.verify(batch, rows + tests) - plain);
+        let cheaper = |a: (usize, f64), b: (usize, f64)| if b.1 * (a.0 as f64) < a.1 * b.0 as f64 { b } else { a };
+        let Some((tests, cost)) = (1..=asked.len()).map(probe).reduce(cheaper) else { return Plan::Exactly(0) };
+        if size.undrafted as f64 >= probe_every(cost / plain) {
+            return Plan::Probe(longest_undrafted(asked, tests));
+        }
+        let outlooks = asked.iter().map(|a| (a.draft.outlook(calibration), a.most)).collect();
+        let plain_rate = batch as f64 / plain;
+        let candidates = ranked(outlooks, plain_rate * costs.draft(1), calibration);
+        let mut set = Set::new(costs, batch, rows);
+        let rate = candidates.iter().fold(plain_rate, |best, candidate| {
+            set.add(candidate);
+            best.max((batch as f64 + set.tokens) / set.seconds())
+        });
+        Plan::WhileItPays { rate }
+    }
+
+    /// Ledgers and step times, for people.
+    pub fn state(&self) -> Value {
+        let size = |(&key, size): (&u32, &Size)| {
+            let state = json!({ "ledger": size.ledger.balance(), "rounds": size.rounds, "undrafted": size.undrafted });
+            ((1usize << key).to_string(), state)
+        };
+        json!({
+            "ledgers": self.sizes.iter().map(size).collect::<serde_json::Map<_, _>>(),
+            "step_times": self.times.state(),
+        })
+    }
+}
+
+impl Size {
+    /// Plain rounds keep their cost known where all others draft.
+    fn plain_is_due(&self) -> bool {
+        let due = self.rounds >= PLAIN_SPACING * self.plain_rounds * self.plain_rounds && self.since_plain > 0;
+        due || self.since_plain >= PLAIN_EVERY
+    }
+}
+
+/// The size that a batch counts as: the nearest power of two, by its exponent.
+fn size(batch: usize) -> u32 {
+    (batch.max(1) as f64).log2().round() as u32
+}
+
+/// All drafts that may be made, from the likeliest on, as far ahead as a draft step may give `least` tokens: sequences
+/// as the chances of their drafts and the most that they may make.
+fn ranked(mut sequences: Vec<(Outlook, usize)>, least: f64, calibration: &Calibration) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::with_capacity(4 * sequences.len());
+    for ahead in 0..HORIZON {
+        let (step, mut tokens) = (candidates.len(), 0.0);
+        for (sequence, (outlook, _)) in sequences.iter_mut().enumerate().filter(|(_, (_, most))| ahead < *most) {
+            let kept = outlook.next(calibration);
+            candidates.push(Candidate { sequence, ahead, kept });
+            tokens += kept;
+        }
+        // Drafts further ahead are less likely still.
+        if tokens <= least {
+            candidates.truncate(step);
+            break;
+        }
+    }
+    // Stable, so that of one sequence's drafts none comes before those that it needs.
+    candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
+    candidates
+}
+
+/// Which of `asked` sequences have their next draft in the set that is worth most, at R tokens a second, if any is
+/// worth more than none.
+fn admit(candidates: Vec<Candidate>, rate: f64, mut set: Set<'_>, asked: usize) -> Vec<bool> {
+    let without = set.seconds();
+    let (mut most, mut admitted) = (0.0, 0);
+    for (i, candidate) in candidates.iter().enumerate() {
+        set.add(candidate);
+        let worth = set.tokens - rate * (set.seconds() - without);
+        if worth > most {
+            (most, admitted) = (worth, i + 1);
+        }
+    }
+    let mut proceed = vec![false; asked];
+    candidates[..admitted].iter().filter(|c| c.ahead == 0).for_each(|c| proceed[c.sequence] = true);
+    proceed
+}
+
+/// The slots of some sequences, those first that have not drafted for longest.
+fn longest_undrafted(asked: &[Asked<'_>], count: usize) -> Vec<usize> {
+    let mut order: Vec<&Asked<'_>> = asked.iter().collect();
+    order.sort_by_key(|a| std::cmp::Reverse(a.undrafted));
+    order.iter().take(count).map(|a| a.slot).collect()
+}
