@@ -103,7 +103,7 @@ impl Mix {
 pub enum Load {
     /// Always this many, until no text is left to join.
     Steady(usize),
-    /// From 1 to this many and back, a little further every 400 tokens.
+    /// From 1 to this many and back, a little further every 100 tokens.
     Changing(usize),
 }
 
@@ -119,7 +119,7 @@ impl Load {
         match self {
             Self::Steady(batch) => batch,
             Self::Changing(batch) => {
-                let swing = tokens / 400 % (2 * batch);
+                let swing = tokens / 100 % (2 * batch);
                 if swing < batch { swing + 1 } else { 2 * batch - swing }
             }
         }

@@ -21,6 +21,8 @@ pub struct Point {
 pub struct Curve {
     /// `(rows, cost)`, ascending in both.
     corners: Vec<(f64, f64)>,
+    /// Standard error of the cost near each corner, relative to it.
+    errors: Vec<f64>,
     /// Cost of a row before the first corner, and of one after the last.
     before: f64,
     beyond: f64,
@@ -28,8 +30,12 @@ pub struct Curve {
 
 /// How far above a later point one may lie before it is held to be too long a time, of a pass that was disturbed.
 const CONTRADICTION: f64 = 1.1;
-/// Passes that the chain of lines counts for at each point.
-const CHAIN_PRIOR: f64 = 3.0;
+/// How far single times lie apart, relative to them.
+const NOISE: f64 = 0.06;
+/// Rows that a tile's first one may cost as much as.
+const TILE: f64 = 4.0;
+/// Points so close, relative to their rows, tell of each other.
+const NEAR: f64 = 0.1;
 /// A row where nothing was measured costs this share of what rows cost on average up to there: of all that is
 /// possible, between nothing and the whole, the middle.
 const UNKNOWN_ROW: f64 = 0.5;
@@ -57,7 +63,8 @@ impl Curve {
             lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
         };
         points.iter_mut().for_each(|p| {
-            p.cost = (p.weight * p.cost + CHAIN_PRIOR * along(p.rows)) / (p.weight + CHAIN_PRIOR);
+            let prior = 1.0 + (NOISE * p.rows / TILE).powi(2);
+            p.cost = (p.weight * p.cost + prior * along(p.rows)) / (p.weight + prior);
         });
         let unknown = |p: Point| UNKNOWN_ROW * p.cost / p.rows;
         let (flattest, steepest) = (lines.first().map(|l| l.slope), lines.last().map(|l| l.slope));
@@ -65,7 +72,20 @@ impl Curve {
             before: flattest.unwrap_or(f64::INFINITY).min(unknown(first)),
             beyond: steepest.unwrap_or(0.0).max(unknown(last)),
             corners: ascending(&points),
+            errors: errors(&points),
         })
+    }
+
+    /// The curve lowered by its standard errors.
+    pub fn hopeful(&self) -> Self {
+        let lowered = self.corners.iter().zip(&self.errors).map(|(&(rows, cost), error)| (rows, cost * (1.0 - error)));
+        let mut hopeful = Self { corners: lowered.collect(), ..self.clone() };
+        let mut least = f64::INFINITY;
+        for corner in hopeful.corners.iter_mut().rev() {
+            corner.1 = corner.1.min(least);
+            least = corner.1;
+        }
+        hopeful
     }
 
     /// The cost of a pass with this many rows.
@@ -102,7 +122,12 @@ fn chain(points: &[Point]) -> Vec<Line> {
     for (from, pair) in points.windows(2).enumerate() {
         let width = pair[1].rows - pair[0].rows;
         let certainty = width * width / (1.0 / weight(&pair[0]) + 1.0 / weight(&pair[1]));
-        let mut pooled = ((pair[1].cost - pair[0].cost) / width, certainty, from, from + 1);
+        // Points close by say little of a slope: as much as the noise lets them, it is taken to be that before.
+        let doubt = (NOISE * pair[1].rows / pair[1].cost).powi(2);
+        let flatter = slopes.last().map_or(0.0, |s| s.0.max(0.0));
+        let slope = (pair[1].cost - pair[0].cost) / width;
+        let slope = (slope * certainty + flatter * doubt) / (certainty + doubt);
+        let mut pooled = (slope, certainty, from, from + 1);
         while let Some((slope, certainty, from, _)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
             let both = certainty + pooled.1;
             pooled = ((slope * certainty + pooled.0 * pooled.1) / both, both, from, pooled.3);
@@ -116,6 +141,23 @@ fn chain(points: &[Point]) -> Vec<Line> {
         Line { rows: middle(|p| p.rows), cost: middle(|p| p.cost), slope: slope.max(0.0) }
     };
     slopes.iter().map(line).collect()
+}
+
+/// The relative standard errors of the points' costs, from all that was measured near them.
+fn errors(points: &[Point]) -> Vec<f64> {
+    let (mut from, mut to, mut passes) = (0, 0, 0.0);
+    let error = |p: &Point| {
+        while to < points.len() && points[to].rows <= p.rows * (1.0 + NEAR) {
+            passes += points[to].weight;
+            to += 1;
+        }
+        while points[from].rows < p.rows * (1.0 - NEAR) {
+            passes -= points[from].weight;
+            from += 1;
+        }
+        NOISE / (1.0 + passes).sqrt()
+    };
+    points.iter().map(error).collect()
 }
 
 /// The points' costs made ascending, by pooling adjacent violators again.

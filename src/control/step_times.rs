@@ -55,6 +55,8 @@ pub struct StepTimes {
 pub struct StepCosts {
     draft: Curve,
     rows: Curve,
+    /// What decisions take rows to cost: what is thought dear by mistake is never tried again, what is thought cheap is.
+    hopeful: Curve,
     per_sequence: f64,
 }
 
@@ -67,6 +69,11 @@ impl StepCosts {
     /// The rest of a round: verifying `rows` rows of `batch` sequences, and all else.
     pub fn verify(&self, batch: usize, rows: usize) -> f64 {
         self.rows.at(rows as f64) + self.per_sequence * batch as f64
+    }
+
+    /// The same, as low as it may be after what was measured.
+    pub fn hoped_verify(&self, batch: usize, rows: usize) -> f64 {
+        self.hopeful.at(rows as f64) + self.per_sequence * batch as f64
     }
 
     /// A round that drafts nothing.
@@ -88,7 +95,7 @@ struct Cells(BTreeMap<usize, Cell>);
 /// Passes with about the same number of rows.
 #[derive(Debug, Clone, Default)]
 struct Cell {
-    seconds: Recent<31>,
+    seconds: Recent<63>,
     /// Round of the last one.
     seen: usize,
     passes: f64,
@@ -116,16 +123,13 @@ impl StepTimes {
         let step = |&(sequences, seconds)| Pass { rows: sequences, sequences, seconds };
         let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
-        let (mut measured, mut expected) = (0.0, 0.0);
-        let expectations = steps()
-            .map(|pass| (pass, self.expected_draft(pass)))
-            .chain(std::iter::once(verify).filter(Pass::is_one).map(|pass| (pass, self.expected_verify(pass))));
-        for (pass, seconds) in expectations {
-            measured += seconds.map_or(0.0, |_| pass.seconds);
-            expected += seconds.unwrap_or(0.0);
-        }
-        if expected > 0.0 {
-            self.speeds.extend(&[measured / expected]);
+        let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
+        let drafting: Vec<f64> = steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))).collect();
+        // Where the two disagree it is the rows that are misjudged, of which there are many more numbers.
+        if !drafting.is_empty() {
+            self.speeds.extend(&[drafting.iter().sum::<f64>() / drafting.len() as f64]);
+        } else if verify.is_one() && times.draft_steps.is_empty() {
+            self.speeds.extend(&Vec::from_iter(ratio((verify, self.expected_verify(verify)))));
         }
         let speed = self.speed();
         for pass in steps() {
@@ -165,11 +169,9 @@ impl StepTimes {
             return None;
         }
         let per_sequence = self.verify.per_sequence();
-        Some(StepCosts {
-            draft: Curve::fit(&self.draft.points(0.0, self.rounds))?,
-            rows: Curve::fit(&self.verify.points(per_sequence, self.rounds))?,
-            per_sequence,
-        })
+        let rows = Curve::fit(&self.verify.points(per_sequence, self.rounds))?;
+        let draft = Curve::fit(&self.draft.points(0.0, self.rounds))?;
+        Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_sequence })
     }
 
     /// A pass's time at the table's speed, if much is known of passes like it.

@@ -23,6 +23,8 @@ const PLAIN_EVERY: usize = 500;
 
 /// Draft steps that a decision looks ahead.
 const HORIZON: usize = 32;
+/// Further draft steps that may not pay before none is expected to.
+const PATIENCE: usize = 3;
 
 /// What rounds of several sequences have taught.
 #[derive(Debug, Clone, Default)]
@@ -94,35 +96,59 @@ struct Candidate {
     kept: f64,
 }
 
-/// Drafts that are made together: what they are expected to give and to take.
-struct Set<'a> {
-    costs: &'a StepCosts,
-    batch: usize,
-    /// Rows of verification without them.
-    rows: usize,
-    /// Sequences in each draft step.
-    steps: [usize; HORIZON],
-    drafts: usize,
-    tokens: f64,
-    drafting: f64,
+/// What drafts cost, in seconds.
+struct Prices {
+    /// Of a draft step, by its sequences.
+    draft: Vec<f64>,
+    /// Of verifying further rows, by their number.
+    verify: Vec<f64>,
 }
 
-impl<'a> Set<'a> {
-    fn new(costs: &'a StepCosts, batch: usize, rows: usize) -> Self {
-        Self { costs, batch, rows, steps: [0; HORIZON], drafts: 0, tokens: 0.0, drafting: 0.0 }
+impl Prices {
+    /// In a round of `batch` sequences, of which `drafting` may make `drafts` drafts in all, beside the verification of
+    /// `rows` rows.
+    fn new(costs: &StepCosts, batch: usize, rows: usize, drafting: usize, drafts: usize) -> Self {
+        let without = costs.hoped_verify(batch, rows);
+        Self {
+            draft: (0..=drafting).map(|sequences| costs.draft(sequences)).collect(),
+            verify: (0..=drafts).map(|drafts| costs.hoped_verify(batch, rows + drafts) - without).collect(),
+        }
     }
+}
 
-    fn add(&mut self, candidate: &Candidate) {
-        let step = &mut self.steps[candidate.ahead];
-        self.drafting += self.costs.draft(*step + 1) - self.costs.draft(*step);
-        *step += 1;
-        self.drafts += 1;
-        self.tokens += candidate.kept;
-    }
+/// The best set of drafts: how many of the ranked candidates that are fewer than `steps` steps ahead.
+#[derive(Debug, Clone, Copy)]
+struct Best {
+    steps: usize,
+    drafts: usize,
+    value: f64,
+}
 
-    /// Seconds of the draft steps and of verification.
-    fn seconds(&self) -> f64 {
-        self.drafting + self.costs.verify(self.batch, self.rows + self.drafts)
+impl Best {
+    /// The set of the highest value, by its tokens and seconds. Whatever the number of draft steps, the likeliest drafts
+    /// are the best ones; but a step costs, so that the likeliest of all need not be.
+    fn of(candidates: &[Candidate], prices: &Prices, value: impl Fn(f64, f64) -> f64) -> Self {
+        let mut best = Self { steps: 0, drafts: 0, value: value(0.0, 0.0) };
+        let most = candidates.iter().map(|candidate| candidate.ahead + 1).max().unwrap_or(0);
+        for steps in 1..=most {
+            let (mut sequences, mut drafts) = ([0usize; HORIZON], 0);
+            let (mut tokens, mut drafting) = (0.0, 0.0);
+            for candidate in candidates.iter().filter(|candidate| candidate.ahead < steps) {
+                let others = &mut sequences[candidate.ahead];
+                drafting += prices.draft[*others + 1] - prices.draft[*others];
+                *others += 1;
+                drafts += 1;
+                tokens += candidate.kept;
+                let value = value(tokens, drafting + prices.verify[drafts]);
+                if value > best.value {
+                    best = Self { steps, drafts, value };
+                }
+            }
+            if steps >= best.steps + PATIENCE {
+                break;
+            }
+        }
+        best
     }
 }
 
@@ -155,12 +181,13 @@ impl Together {
                     (outlook, a.most)
                 };
                 let outlooks = asked.iter().zip(draws).map(outlook).collect();
-                admit(
-                    ranked(outlooks, rate * costs.draft(1), calibration),
-                    rate,
-                    Set::new(costs, batch, rows),
-                    asked.len(),
-                )
+                let candidates = ranked(outlooks, rate * costs.draft(1), calibration);
+                let prices = Prices::new(costs, batch, rows, asked.len(), candidates.len());
+                let best = Best::of(&candidates, &prices, |tokens, seconds| tokens - rate * seconds);
+                let mut proceed = vec![false; asked.len()];
+                let set = candidates.iter().filter(|candidate| candidate.ahead < best.steps).take(best.drafts);
+                set.filter(|candidate| candidate.ahead == 0).for_each(|candidate| proceed[candidate.sequence] = true);
+                proceed
             }
             (Plan::Probe(slots), _) => {
                 asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
@@ -218,8 +245,8 @@ impl Together {
         if size.plain_is_due() || size.ledger.in_debt() {
             return Plan::Exactly(0);
         }
-        let plain = costs.verify(batch, rows);
-        let probe = |tests: usize| (tests, costs.draft(tests) + costs.verify(batch, rows + tests) - plain);
+        let plain = costs.hoped_verify(batch, rows);
+        let probe = |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows + tests) - plain);
         let cheaper = |a: (usize, f64), b: (usize, f64)| if b.1 * (a.0 as f64) < a.1 * b.0 as f64 { b } else { a };
         let Some((tests, cost)) = (1..=asked.len()).map(probe).reduce(cheaper) else { return Plan::Exactly(0) };
         if size.undrafted as f64 >= probe_every(cost / plain) {
@@ -228,11 +255,9 @@ impl Together {
         let outlooks = asked.iter().map(|a| (a.draft.outlook(calibration), a.most)).collect();
         let plain_rate = batch as f64 / plain;
         let candidates = ranked(outlooks, plain_rate * costs.draft(1), calibration);
-        let mut set = Set::new(costs, batch, rows);
-        let rate = candidates.iter().fold(plain_rate, |best, candidate| {
-            set.add(candidate);
-            best.max((batch as f64 + set.tokens) / set.seconds())
-        });
+        let prices = Prices::new(costs, batch, rows, asked.len(), candidates.len());
+        let all = batch as f64;
+        let rate = Best::of(&candidates, &prices, |tokens, seconds| (all + tokens) / (plain + seconds)).value;
         Plan::WhileItPays { rate }
     }
 
@@ -282,23 +307,6 @@ fn ranked(mut sequences: Vec<(Outlook, usize)>, least: f64, calibration: &Calibr
     // Stable, so that of one sequence's drafts none comes before those that it needs.
     candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
     candidates
-}
-
-/// Which of `asked` sequences have their next draft in the set that is worth most, at R tokens a second, if any is
-/// worth more than none.
-fn admit(candidates: Vec<Candidate>, rate: f64, mut set: Set<'_>, asked: usize) -> Vec<bool> {
-    let without = set.seconds();
-    let (mut most, mut admitted) = (0.0, 0);
-    for (i, candidate) in candidates.iter().enumerate() {
-        set.add(candidate);
-        let worth = set.tokens - rate * (set.seconds() - without);
-        if worth > most {
-            (most, admitted) = (worth, i + 1);
-        }
-    }
-    let mut proceed = vec![false; asked];
-    candidates[..admitted].iter().filter(|c| c.ahead == 0).for_each(|c| proceed[c.sequence] = true);
-    proceed
 }
 
 /// The slots of some sequences, those first that have not drafted for longest.
