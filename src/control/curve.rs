@@ -34,6 +34,8 @@ const CONTRADICTION: f64 = 1.1;
 const NOISE: f64 = 0.06;
 /// Rows that a tile's first one may cost as much as.
 const TILE: f64 = 4.0;
+/// Relative standard error of a cost that is well known.
+const WELL_KNOWN: f64 = 0.025;
 /// Points so close, relative to their rows, tell of each other.
 const NEAR: f64 = 0.1;
 /// A row where nothing was measured costs this share of what rows cost on average up to there: of all that is
@@ -76,16 +78,36 @@ impl Curve {
         })
     }
 
-    /// The curve lowered by its standard errors.
+    /// The curve as low as it may be: lowered by its standard errors, and where nothing was measured for many rows
+    /// bent down to the lines on either side.
     pub fn hopeful(&self) -> Self {
-        let lowered = self.corners.iter().zip(&self.errors).map(|(&(rows, cost), error)| (rows, cost * (1.0 - error)));
-        let mut hopeful = Self { corners: lowered.collect(), ..self.clone() };
+        let mut corners: Vec<(f64, f64)> = Vec::with_capacity(2 * self.corners.len());
+        for (i, (&(rows, cost), error)) in self.corners.iter().zip(&self.errors).enumerate() {
+            corners.extend(i.checked_sub(1).and_then(|before| self.bend(before)));
+            corners.push((rows, cost * (1.0 - error)));
+        }
         let mut least = f64::INFINITY;
-        for corner in hopeful.corners.iter_mut().rev() {
+        for corner in corners.iter_mut().rev() {
             corner.1 = corner.1.min(least);
             least = corner.1;
         }
-        hopeful
+        Self { corners, errors: Vec::new(), ..*self }
+    }
+
+    /// Where the lines before corner `i` and after the next one meet, if the gap between them is wide.
+    fn bend(&self, i: usize) -> Option<(f64, f64)> {
+        let slope = |from: usize| {
+            let (a, b) = (self.corners.get(from)?, self.corners.get(from + 1)?);
+            Some((b.1 - a.1) / (b.0 - a.0))
+        };
+        let (a, b) = (self.corners.get(i)?, self.corners.get(i + 1)?);
+        let before = i.checked_sub(1).and_then(slope).unwrap_or(0.0);
+        let (between, after) = (slope(i)?, slope(i + 1).unwrap_or(self.beyond));
+        let wide = b.0 - a.0 > 1.0 && b.0 > a.0 * (1.0 + NEAR);
+        (wide && before < between && between < after).then(|| {
+            let rows = (a.1 - b.1 + after * b.0 - before * a.0) / (after - before);
+            (rows, a.1 + before * (rows - a.0))
+        })
     }
 
     /// The cost of a pass with this many rows.
@@ -99,9 +121,12 @@ impl Curve {
         }
     }
 
-    /// Whether passes with at least and with at most this many rows were measured.
-    pub fn covers(&self, rows: f64) -> bool {
-        self.corners.first().is_some_and(|c| c.0 <= rows) && self.corners.last().is_some_and(|c| c.0 >= rows)
+    /// The cost of a pass with this many rows, if passes like it were measured so often that it is well known.
+    pub fn known(&self, rows: f64) -> Option<f64> {
+        let above = self.corners.partition_point(|corner| corner.0 < rows);
+        let near = |&i: &usize| (self.corners[i].0 - rows).abs() <= NEAR * rows && self.errors[i] <= WELL_KNOWN;
+        let known = [above.checked_sub(1), Some(above)].into_iter().flatten().filter(|&i| i < self.corners.len());
+        known.filter(near).count().gt(&0).then(|| self.at(rows))
     }
 
     /// `(rows, cost)` where it was measured.

@@ -23,9 +23,9 @@ const MAX_ROWS: usize = 1 << 16;
 /// Rounds after which a cell that was not measured again counts for half.
 const FRESH_FOR: f64 = 500.0;
 /// Passes in a cell before it is a measure of the machine's speed.
-const KNOWN: usize = 2;
-/// Rounds that tell the speed, without the fastest and the slowest.
-const SPEED_ROUNDS: usize = 4;
+const KNOWN: usize = 4;
+/// Rounds that tell the speed, without the fastest and the slowest quarter.
+const SPEED_ROUNDS: usize = 8;
 /// How far off a time may be from what was expected, either way; beyond, it counts as this far off.
 const CREDIBLE: f64 = 2.0;
 /// Passes after which a cell's mean number of sequences forgets.
@@ -125,11 +125,11 @@ impl StepTimes {
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
         let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
         let drafting: Vec<f64> = steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))).collect();
-        // Where the two disagree it is the rows that are misjudged, of which there are many more numbers.
-        if !drafting.is_empty() {
-            self.speeds.extend(&[drafting.iter().sum::<f64>() / drafting.len() as f64]);
-        } else if verify.is_one() && times.draft_steps.is_empty() {
-            self.speeds.extend(&Vec::from_iter(ratio((verify, self.expected_verify(verify)))));
+        let drafting = (!drafting.is_empty()).then(|| drafting.iter().sum::<f64>() / drafting.len() as f64);
+        let verifying = Some(verify).filter(Pass::is_one).and_then(|pass| ratio((pass, self.expected_verify(pass))));
+        // Each for itself: draft steps are short, and would else say nothing of verification that is misjudged.
+        if let Some(speed) = drafting.or(verifying) {
+            self.speeds.extend(&[(speed + verifying.unwrap_or(speed)) / 2.0]);
         }
         let speed = self.speed();
         for pass in steps() {
@@ -174,15 +174,18 @@ impl StepTimes {
         Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_sequence })
     }
 
-    /// A pass's time at the table's speed, if much is known of passes like it.
+    /// A draft step's time at the table's speed, if much is known of steps like it.
     fn expected_draft(&self, pass: Pass) -> Option<f64> {
-        let fitted = || self.costs.as_ref().filter(|c| c.draft.covers(pass.rows as f64)).map(|c| c.draft(pass.rows));
+        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft.known(pass.rows as f64));
         self.draft.expected(pass, 0.0).or_else(fitted)
     }
 
+    /// The same of a verification.
     fn expected_verify(&self, pass: Pass) -> Option<f64> {
-        let fitted = |c: &StepCosts| c.rows.covers(pass.rows as f64).then(|| c.verify(pass.sequences, pass.rows));
-        let per_sequence = self.costs.as_ref().map_or(0.0, |c| c.per_sequence);
+        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
+        let fitted = |costs: &StepCosts| {
+            costs.rows.known(pass.rows as f64).map(|cost| cost + per_sequence * pass.sequences as f64)
+        };
         self.verify.expected(pass, per_sequence).or_else(|| self.costs.as_ref().and_then(fitted))
     }
 

@@ -16,10 +16,12 @@ use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Plain round `n` is due at round `8n²`, as for a sequence alone.
+/// Rounds from the start of drafting to the first plain round, and half of what every further one takes longer to come.
 const PLAIN_SPACING: usize = 8;
 /// Most rounds from one plain round to the next.
 const PLAIN_EVERY: usize = 500;
+/// Plain rounds at a stretch after which drafting starts anew.
+const STRETCH: usize = 8;
 
 /// Draft steps that a decision looks ahead.
 const HORIZON: usize = 32;
@@ -44,6 +46,7 @@ struct Size {
     /// In plain rounds.
     ledger: Ledger,
     rounds: usize,
+    /// Plain rounds since drafting started.
     plain_rounds: usize,
     /// Rounds since a plain one.
     since_plain: usize,
@@ -208,9 +211,9 @@ impl Together {
         let size = self.sizes.entry(key).or_default();
         size.rounds += 1;
         if times.draft_steps.is_empty() {
-            size.plain_rounds += 1;
-            size.since_plain = 0;
             size.undrafted += 1;
+            size.plain_rounds = if size.undrafted < STRETCH { size.plain_rounds + 1 } else { 0 };
+            size.since_plain = 0;
         } else {
             size.since_plain += 1;
             size.undrafted = 0;
@@ -275,10 +278,9 @@ impl Together {
 }
 
 impl Size {
-    /// Plain rounds keep their cost known where all others draft.
+    /// Plain rounds keep their cost known where all others draft: the more there were, the rarer.
     fn plain_is_due(&self) -> bool {
-        let due = self.rounds >= PLAIN_SPACING * self.plain_rounds * self.plain_rounds && self.since_plain > 0;
-        due || self.since_plain >= PLAIN_EVERY
+        self.since_plain >= (PLAIN_SPACING * (2 * self.plain_rounds + 1)).min(PLAIN_EVERY)
     }
 }
 
