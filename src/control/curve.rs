@@ -53,18 +53,13 @@ struct Line {
 impl Curve {
     /// The curve through points in ascending order of rows; `None` if there are none.
     pub fn fit(points: &[Point]) -> Option<Self> {
-        let mut points = points.to_vec();
-        let mut least = f64::INFINITY;
-        for p in points.iter_mut().rev() {
-            p.cost = p.cost.min(least * CONTRADICTION);
-            least = least.min(p.cost);
-        }
+        let mut points = uncontradicted(points);
         let (first, last) = (*points.first()?, *points.last()?);
         let lines = chain(&points);
         let along = |rows: f64| {
             lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
         };
-        points.iter_mut().for_each(|p| {
+        points.iter_mut().filter(|_| !lines.is_empty()).for_each(|p| {
             let prior = 1.0 + (NOISE * p.rows / TILE).powi(2);
             p.cost = (p.weight * p.cost + prior * along(p.rows)) / (p.weight + prior);
         });
@@ -133,6 +128,21 @@ impl Curve {
     pub fn corners(&self) -> &[(f64, f64)] {
         &self.corners
     }
+}
+
+/// The points without what contradicts them: a pass of more rows, measured as often, that took less time.
+fn uncontradicted(points: &[Point]) -> Vec<Point> {
+    // `(weight, cost)` of later points: of those measured as often, the cheapest.
+    let mut cheapest: Vec<(f64, f64)> = Vec::new();
+    let mut points = points.to_vec();
+    for p in points.iter_mut().rev() {
+        let least =
+            cheapest.iter().filter(|later| later.0 >= p.weight).map(|later| later.1).fold(f64::INFINITY, f64::min);
+        p.cost = p.cost.min(least * CONTRADICTION);
+        cheapest.retain(|later| later.0 > p.weight || later.1 < p.cost);
+        cheapest.push((p.weight, p.cost));
+    }
+    points
 }
 
 /// The convex chain of lines, the highest of which counts, in ascending order of slopes; none for a single point.

@@ -26,6 +26,8 @@ const FRESH_FOR: f64 = 500.0;
 const KNOWN: usize = 4;
 /// Rounds that tell the speed, without the fastest and the slowest quarter.
 const SPEED_ROUNDS: usize = 8;
+/// How far off the speed a round may be, either way, for its times to be kept.
+const STEADY: f64 = 1.4;
 /// How far off a time may be from what was expected, either way; beyond, it counts as this far off.
 const CREDIBLE: f64 = 2.0;
 /// Passes after which a cell's mean number of sequences forgets.
@@ -128,10 +130,14 @@ impl StepTimes {
         let drafting = (!drafting.is_empty()).then(|| drafting.iter().sum::<f64>() / drafting.len() as f64);
         let verifying = Some(verify).filter(Pass::is_one).and_then(|pass| ratio((pass, self.expected_verify(pass))));
         // Each for itself: draft steps are short, and would else say nothing of verification that is misjudged.
-        if let Some(speed) = drafting.or(verifying) {
-            self.speeds.extend(&[(speed + verifying.unwrap_or(speed)) / 2.0]);
-        }
+        let present = drafting.or(verifying).map(|speed| (speed + verifying.unwrap_or(speed)) / 2.0);
+        self.speeds.extend(present.as_slice());
+        self.outdated = true;
         let speed = self.speed();
+        // While the speed changes, or in a round that was disturbed, nobody knows which times are whose.
+        if present.is_some_and(|present| present > speed * STEADY || present < speed / STEADY) {
+            return;
+        }
         for pass in steps() {
             let pass = pass.credible(speed, self.expected_draft(pass));
             self.draft.measure(pass, self.rounds);
@@ -140,7 +146,6 @@ impl StepTimes {
             let pass = verify.credible(speed, self.expected_verify(verify));
             self.verify.measure(pass, self.rounds);
         }
-        self.outdated = true;
     }
 
     /// What passes cost by now; `None` while too little was measured.

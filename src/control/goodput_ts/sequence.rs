@@ -108,9 +108,13 @@ impl Draft {
 }
 
 impl Outlook {
-    /// Multiplies all chances to come.
-    pub fn scale(&mut self, factor: f64) {
+    /// The same with a draw for the next draft's chance in place of its mean, and times the chance that all of `draft`,
+    /// from which it looks on, is kept.
+    pub fn sampled(mut self, draft: &Draft, rng: &mut Philox) -> Self {
+        let mean: f64 = self.bins.iter().zip(self.chances).map(|(bin, chance)| bin * chance).sum();
+        let factor = draft.survival * sample(mean, &draft.level, rng) / mean.max(f64::MIN_POSITIVE);
         self.bins.iter_mut().for_each(|bin| *bin *= factor);
+        self
     }
 
     /// The chance of the next draft.
@@ -126,6 +130,10 @@ impl Outlook {
 pub fn theta(before: Before, level: &Level, calibration: &Calibration, rng: &mut Philox) -> f64 {
     let bins = calibration.next(before);
     let mean: f64 = bins.iter().zip(chances(level, calibration)).map(|(bin, chance)| bin * chance).sum();
+    sample(mean, level, rng)
+}
+
+fn sample(mean: f64, level: &Level, rng: &mut Philox) -> f64 {
     Beta::with_mean(mean, level.tests() + LEAST_STRENGTH).sample(rng)
 }
 

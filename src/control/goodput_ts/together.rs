@@ -99,59 +99,88 @@ struct Candidate {
     kept: f64,
 }
 
-/// What drafts cost, in seconds.
-struct Prices {
+/// What drafts cost beside the verification of certain rows, in seconds.
+struct Prices<'a> {
+    costs: &'a StepCosts,
+    batch: usize,
+    rows: usize,
     /// Of a draft step, by its sequences.
     draft: Vec<f64>,
     /// Of verifying further rows, by their number.
     verify: Vec<f64>,
 }
 
-impl Prices {
-    /// In a round of `batch` sequences, of which `drafting` may make `drafts` drafts in all, beside the verification of
-    /// `rows` rows.
-    fn new(costs: &StepCosts, batch: usize, rows: usize, drafting: usize, drafts: usize) -> Self {
-        let without = costs.hoped_verify(batch, rows);
-        Self {
-            draft: (0..=drafting).map(|sequences| costs.draft(sequences)).collect(),
-            verify: (0..=drafts).map(|drafts| costs.hoped_verify(batch, rows + drafts) - without).collect(),
-        }
+impl<'a> Prices<'a> {
+    /// For a round of `batch` sequences, of which `drafting` may draft, beside the verification of `rows` rows.
+    fn new(costs: &'a StepCosts, batch: usize, rows: usize, drafting: usize) -> Self {
+        let draft = (0..=drafting).map(|sequences| costs.draft(sequences)).collect();
+        Self { costs, batch, rows, draft, verify: vec![0.0] }
+    }
+
+    /// Knows the price of this many further rows from now on.
+    fn extend(&mut self, drafts: usize) {
+        let without = self.costs.hoped_verify(self.batch, self.rows);
+        let further = self.verify.len()..=drafts;
+        self.verify.extend(further.map(|drafts| self.costs.hoped_verify(self.batch, self.rows + drafts) - without));
     }
 }
 
-/// The best set of drafts: how many of the ranked candidates that are fewer than `steps` steps ahead.
-#[derive(Debug, Clone, Copy)]
+/// A set of drafts that is worth most.
 struct Best {
-    steps: usize,
-    drafts: usize,
     value: f64,
+    /// By index of the sequences asked: whether its next draft is in the set.
+    next: Vec<bool>,
 }
 
 impl Best {
-    /// The set of the highest value, by its tokens and seconds. Whatever the number of draft steps, the likeliest drafts
-    /// are the best ones; but a step costs, so that the likeliest of all need not be.
-    fn of(candidates: &[Candidate], prices: &Prices, value: impl Fn(f64, f64) -> f64) -> Self {
-        let mut best = Self { steps: 0, drafts: 0, value: value(0.0, 0.0) };
-        let most = candidates.iter().map(|candidate| candidate.ahead + 1).max().unwrap_or(0);
-        for steps in 1..=most {
-            let (mut sequences, mut drafts) = ([0usize; HORIZON], 0);
-            let (mut tokens, mut drafting) = (0.0, 0.0);
-            for candidate in candidates.iter().filter(|candidate| candidate.ahead < steps) {
-                let others = &mut sequences[candidate.ahead];
-                drafting += prices.draft[*others + 1] - prices.draft[*others];
-                *others += 1;
-                drafts += 1;
-                tokens += candidate.kept;
-                let value = value(tokens, drafting + prices.verify[drafts]);
-                if value > best.value {
-                    best = Self { steps, drafts, value };
-                }
+    /// The set of the highest `value`, by its tokens and seconds, of all drafts of some sequences: each given by the
+    /// chances of its drafts and the most that it may make.
+    ///
+    /// Whatever the number of draft steps, the likeliest drafts are the best ones; but a step costs, so that the likeliest
+    /// of any number of steps need not be.
+    fn of(
+        mut sequences: Vec<(Outlook, usize)>,
+        prices: &mut Prices<'_>,
+        calibration: &Calibration,
+        value: impl Fn(f64, f64) -> f64,
+    ) -> Self {
+        let mut best = Self { value: value(0.0, 0.0), next: vec![false; sequences.len()] };
+        let mut candidates: Vec<Candidate> = Vec::with_capacity(8 * sequences.len());
+        let mut without_gain = 0;
+        for ahead in 0..HORIZON {
+            let known = candidates.len();
+            for (sequence, (outlook, _)) in sequences.iter_mut().enumerate().filter(|(_, (_, most))| ahead < *most) {
+                candidates.push(Candidate { sequence, ahead, kept: outlook.next(calibration) });
             }
-            if steps >= best.steps + PATIENCE {
+            if candidates.len() == known || without_gain == PATIENCE {
                 break;
             }
+            // Stable, so that of one sequence's drafts none comes before those that it needs.
+            candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
+            prices.extend(candidates.len());
+            without_gain = if best.improve(&candidates, prices, &value) { 0 } else { without_gain + 1 };
         }
         best
+    }
+
+    /// Takes the best set of the first so many candidates, if there is a better one.
+    fn improve(&mut self, candidates: &[Candidate], prices: &Prices<'_>, value: &impl Fn(f64, f64) -> f64) -> bool {
+        let (mut sequences, mut tokens, mut drafting, mut drafts) = ([0; HORIZON], 0.0, 0.0, 0);
+        for (i, candidate) in candidates.iter().enumerate() {
+            let others: &mut usize = &mut sequences[candidate.ahead];
+            drafting += prices.draft[*others + 1] - prices.draft[*others];
+            *others += 1;
+            tokens += candidate.kept;
+            let value = value(tokens, drafting + prices.verify[i + 1]);
+            if value > self.value {
+                (self.value, drafts) = (value, i + 1);
+            }
+        }
+        if drafts > 0 {
+            self.next.fill(false);
+            candidates[..drafts].iter().filter(|c| c.ahead == 0).for_each(|c| self.next[c.sequence] = true);
+        }
+        drafts > 0
     }
 }
 
@@ -172,25 +201,17 @@ impl Together {
         };
         let asked: Vec<Asked<'_>> = steps.iter().filter_map(asked).collect();
         let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
+        let outlooks: Vec<Outlook> = asked.iter().map(|a| a.draft.outlook(calibration)).collect();
         if steps.iter().all(|step| step.confidences.is_empty()) {
-            self.plan = self.decide(&asked, batch, rows, calibration);
+            self.plan = self.decide(&asked, &outlooks, batch, rows, calibration);
         }
         match (&self.plan, self.times.costs()) {
             (&Plan::WhileItPays { rate }, Some(costs)) => {
-                let outlook = |(a, rng): (&Asked<'_>, &mut Philox)| {
-                    let mut outlook = a.draft.outlook(calibration);
-                    let (mean, theta) = (outlook.clone().next(calibration), a.draft.theta(calibration, rng));
-                    outlook.scale(a.draft.survival * theta / mean.max(f64::MIN_POSITIVE));
-                    (outlook, a.most)
-                };
-                let outlooks = asked.iter().zip(draws).map(outlook).collect();
-                let candidates = ranked(outlooks, rate * costs.draft(1), calibration);
-                let prices = Prices::new(costs, batch, rows, asked.len(), candidates.len());
-                let best = Best::of(&candidates, &prices, |tokens, seconds| tokens - rate * seconds);
-                let mut proceed = vec![false; asked.len()];
-                let set = candidates.iter().filter(|candidate| candidate.ahead < best.steps).take(best.drafts);
-                set.filter(|candidate| candidate.ahead == 0).for_each(|candidate| proceed[candidate.sequence] = true);
-                proceed
+                let sampled =
+                    |((a, outlook), rng): ((&Asked<'_>, Outlook), &mut Philox)| (outlook.sampled(a.draft, rng), a.most);
+                let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
+                let mut prices = Prices::new(costs, batch, rows, asked.len());
+                Best::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
             }
             (Plan::Probe(slots), _) => {
                 asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
@@ -240,7 +261,14 @@ impl Together {
         }
     }
 
-    fn decide(&mut self, asked: &[Asked<'_>], batch: usize, rows: usize, calibration: &Calibration) -> Plan {
+    fn decide(
+        &mut self,
+        asked: &[Asked<'_>],
+        outlooks: &[Outlook],
+        batch: usize,
+        rows: usize,
+        calibration: &Calibration,
+    ) -> Plan {
         self.settle();
         let wanted = self.times.wanted_drafts();
         let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted.unwrap_or(0)) };
@@ -255,12 +283,11 @@ impl Together {
         if size.undrafted as f64 >= probe_every(cost / plain) {
             return Plan::Probe(longest_undrafted(asked, tests));
         }
-        let outlooks = asked.iter().map(|a| (a.draft.outlook(calibration), a.most)).collect();
-        let plain_rate = batch as f64 / plain;
-        let candidates = ranked(outlooks, plain_rate * costs.draft(1), calibration);
-        let prices = Prices::new(costs, batch, rows, asked.len(), candidates.len());
+        let sequences = outlooks.iter().zip(asked).map(|(outlook, a)| (outlook.clone(), a.most)).collect();
+        let mut prices = Prices::new(costs, batch, rows, asked.len());
         let all = batch as f64;
-        let rate = Best::of(&candidates, &prices, |tokens, seconds| (all + tokens) / (plain + seconds)).value;
+        let rate = |tokens: f64, seconds: f64| (all + tokens) / (plain + seconds);
+        let rate = Best::of(sequences, &mut prices, calibration, rate).value;
         Plan::WhileItPays { rate }
     }
 
@@ -287,28 +314,6 @@ impl Size {
 /// The size that a batch counts as: the nearest power of two, by its exponent.
 fn size(batch: usize) -> u32 {
     (batch.max(1) as f64).log2().round() as u32
-}
-
-/// All drafts that may be made, from the likeliest on, as far ahead as a draft step may give `least` tokens: sequences
-/// as the chances of their drafts and the most that they may make.
-fn ranked(mut sequences: Vec<(Outlook, usize)>, least: f64, calibration: &Calibration) -> Vec<Candidate> {
-    let mut candidates: Vec<Candidate> = Vec::with_capacity(4 * sequences.len());
-    for ahead in 0..HORIZON {
-        let (step, mut tokens) = (candidates.len(), 0.0);
-        for (sequence, (outlook, _)) in sequences.iter_mut().enumerate().filter(|(_, (_, most))| ahead < *most) {
-            let kept = outlook.next(calibration);
-            candidates.push(Candidate { sequence, ahead, kept });
-            tokens += kept;
-        }
-        // Drafts further ahead are less likely still.
-        if tokens <= least {
-            candidates.truncate(step);
-            break;
-        }
-    }
-    // Stable, so that of one sequence's drafts none comes before those that it needs.
-    candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
-    candidates
 }
 
 /// The slots of some sequences, those first that have not drafted for longest.
