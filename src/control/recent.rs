@@ -24,6 +24,15 @@ impl<const KEPT: usize> Recent<KEPT> {
         }
     }
 
+    /// Drops all but the latest `count`.
+    pub fn keep_latest(&mut self, count: usize) {
+        if self.seconds.len() > count {
+            self.seconds.drain(..self.seconds.len() - count);
+            self.sorted = self.seconds.iter().copied().collect();
+            self.sorted.sort_by(f64::total_cmp);
+        }
+    }
+
     /// Number of times kept.
     pub fn len(&self) -> usize {
         self.seconds.len()

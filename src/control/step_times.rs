@@ -22,6 +22,9 @@ const CELLS_AN_OCTAVE: f64 = 16.0;
 const MAX_ROWS: usize = 1 << 16;
 /// Rounds after which a cell that was not measured again counts for half.
 const FRESH_FOR: f64 = 500.0;
+/// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
+const LONG_AGO: usize = 100;
+const KEPT_LONG: usize = 6;
 /// Passes in a cell before it is a measure of the machine's speed.
 const KNOWN: usize = 4;
 /// Rounds that tell the speed, without the fastest and the slowest quarter.
@@ -47,6 +50,9 @@ pub struct StepTimes {
     /// Time over the table's, of recent rounds.
     speeds: Recent<SPEED_ROUNDS>,
     rounds: usize,
+    /// Rows of the last round, and whether it took about what was expected.
+    rows: usize,
+    steady: bool,
     costs: Option<StepCosts>,
     /// Whether something was measured since `costs` were fitted.
     outdated: bool,
@@ -126,16 +132,22 @@ impl StepTimes {
         let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
         let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
-        let drafting: Vec<f64> = steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))).collect();
-        let drafting = (!drafting.is_empty()).then(|| drafting.iter().sum::<f64>() / drafting.len() as f64);
+        let drafting = median(steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))));
         let verifying = Some(verify).filter(Pass::is_one).and_then(|pass| ratio((pass, self.expected_verify(pass))));
-        // Each for itself: draft steps are short, and would else say nothing of verification that is misjudged.
-        let present = drafting.or(verifying).map(|speed| (speed + verifying.unwrap_or(speed)) / 2.0);
+        let present = match (drafting, verifying) {
+            // Nothing makes a pass too short.
+            (Some(a), Some(b)) if a.max(b) > STEADY * a.min(b) => Some(a.min(b)),
+            // Each for itself: draft steps are short, and would else say nothing of verification that is misjudged.
+            (Some(a), Some(b)) => Some((a + b) / 2.0),
+            (a, b) => a.or(b),
+        };
         self.speeds.extend(present.as_slice());
         self.outdated = true;
         let speed = self.speed();
-        // While the speed changes, or in a round that was disturbed, nobody knows which times are whose.
-        if present.is_some_and(|present| present > speed * STEADY || present < speed / STEADY) {
+        // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
+        let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
+        let same = std::mem::replace(&mut self.rows, times.rows) == times.rows;
+        if !std::mem::replace(&mut self.steady, steady) && !steady || !steady && same {
             return;
         }
         for pass in steps() {
@@ -211,6 +223,13 @@ impl StepTimes {
     }
 }
 
+/// The middle one; of two in the middle the lower.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
 impl Pass {
     /// Whether it is one, of one or more rows, and its time is a time.
     fn is_one(&self) -> bool {
@@ -275,6 +294,10 @@ impl Cells {
 
 impl Cell {
     fn measure(&mut self, pass: Pass, round: usize) {
+        // What is measured now is in proportion to all else that is; what was, may be no more.
+        if round > self.seen + LONG_AGO {
+            self.seconds.keep_latest(KEPT_LONG);
+        }
         self.seen = round;
         self.seconds.extend(&[pass.seconds]);
         self.passes += 1.0;

@@ -16,13 +16,13 @@ use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Rounds from the start of drafting to the first plain round, and half of what every further one takes longer to come.
-const PLAIN_SPACING: usize = 8;
-/// Most rounds from one plain round to the next.
-const PLAIN_EVERY: usize = 500;
+/// Rounds from the start of drafting to the first of another length, and half of what every further one takes longer to
+/// come.
+const VARY_SPACING: usize = 8;
+/// Most rounds from one to the next.
+const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
 const STRETCH: usize = 8;
-
 /// Draft steps that a decision looks ahead.
 const HORIZON: usize = 32;
 /// Further draft steps that may not pay before none is expected to.
@@ -46,10 +46,11 @@ struct Size {
     /// In plain rounds.
     ledger: Ledger,
     rounds: usize,
-    /// Plain rounds since drafting started.
-    plain_rounds: usize,
-    /// Rounds since a plain one.
-    since_plain: usize,
+    /// Draft steps of a round, lately.
+    steps: f64,
+    /// Rounds of another length since drafting started, and rounds since the last one.
+    varied: usize,
+    since_varied: usize,
     /// Rounds since one that drafted.
     undrafted: usize,
 }
@@ -231,14 +232,7 @@ impl Together {
         let key = size(times.batch);
         let size = self.sizes.entry(key).or_default();
         size.rounds += 1;
-        if times.draft_steps.is_empty() {
-            size.undrafted += 1;
-            size.plain_rounds = if size.undrafted < STRETCH { size.plain_rounds + 1 } else { 0 };
-            size.since_plain = 0;
-        } else {
-            size.since_plain += 1;
-            size.undrafted = 0;
-        }
+        size.took(times.draft_steps.len());
         self.entry = self.times.costs().map(|costs| {
             let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
             Entry { size: key, gain, told: false }
@@ -272,9 +266,12 @@ impl Together {
         self.settle();
         let wanted = self.times.wanted_drafts();
         let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted.unwrap_or(0)) };
-        let size = *self.sizes.entry(size(batch)).or_default();
-        if size.plain_is_due() || size.ledger.in_debt() {
+        let size = self.sizes.entry(size(batch)).or_default();
+        if size.ledger.in_debt() {
             return Plan::Exactly(0);
+        }
+        if let Some(drafts) = size.vary() {
+            return Plan::Exactly(drafts);
         }
         let plain = costs.hoped_verify(batch, rows);
         let probe = |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows + tests) - plain);
@@ -305,9 +302,32 @@ impl Together {
 }
 
 impl Size {
-    /// Plain rounds keep their cost known where all others draft: the more there were, the rarer.
-    fn plain_is_due(&self) -> bool {
-        self.since_plain >= (PLAIN_SPACING * (2 * self.plain_rounds + 1)).min(PLAIN_EVERY)
+    /// A round had this many draft steps.
+    fn took(&mut self, steps: usize) {
+        self.rounds += 1;
+        if steps > 0 {
+            self.steps += (steps as f64 - self.steps) / self.rounds.min(STRETCH) as f64;
+            self.since_varied += 1;
+            self.undrafted = 0;
+        } else {
+            self.undrafted += 1;
+        }
+        if self.undrafted >= STRETCH {
+            (self.varied, self.since_varied) = (0, 0);
+        }
+    }
+
+    /// The drafts of every sequence in a round that is played to compare its time with those around it, if one is due:
+    /// none, as many as most rounds have steps, one more, one less. Where all rounds are alike nothing else tells the
+    /// machine's speed from what that length costs.
+    fn vary(&mut self) -> Option<usize> {
+        if self.since_varied < (VARY_SPACING * (2 * self.varied + 1)).min(VARY_EVERY) {
+            return None;
+        }
+        let steps = self.steps.round() as usize;
+        let drafts = [0, steps, steps + 1, steps.saturating_sub(1)][self.varied % 4];
+        (self.varied, self.since_varied) = (self.varied + 1, 0);
+        Some(drafts)
     }
 }
 
