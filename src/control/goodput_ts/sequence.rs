@@ -8,6 +8,10 @@ use crate::sample::Philox;
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
 
+/// What the tokens and rounds of a sequence's pace are multiplied by per round, and rounds that the usual pace counts for.
+const PACE_DECAY: f64 = 0.98;
+const PACE_PRIOR: f64 = 8.0;
+
 /// What is known about one sequence.
 #[derive(Debug, Clone)]
 pub struct Sequence {
@@ -17,6 +21,9 @@ pub struct Sequence {
     pub before: Before,
     /// Rounds since the last one that drafted.
     pub undrafted: u32,
+    /// Tokens and rounds of this sequence, old ones counting for less.
+    tokens: f64,
+    rounds: f64,
     /// Its draft of the round in progress.
     draft: Option<Draft>,
 }
@@ -44,7 +51,7 @@ pub struct Outlook {
 impl Sequence {
     /// A new one, which trusts the decays that others found right.
     pub fn new(trusted: &Level) -> Self {
-        Self { level: trusted.fresh(), before: Before::Correction, undrafted: 0, draft: None }
+        Self { level: trusted.fresh(), before: Before::Correction, undrafted: 0, tokens: 0.0, rounds: 0.0, draft: None }
     }
 
     /// A round that begins.
@@ -65,10 +72,17 @@ impl Sequence {
         self.draft.as_ref()
     }
 
+    /// Tokens that it makes in a round, where one of which nothing is known makes `usual`.
+    pub fn pace(&self, usual: f64) -> f64 {
+        (self.tokens + PACE_PRIOR * usual) / (self.rounds + PACE_PRIOR)
+    }
+
     /// Learns from its finished round, and teaches `calibration`.
     pub fn observe(&mut self, outcome: &Outcome<'_>, calibration: &mut Calibration) {
         self.draft = None;
         let (accepted, refused) = outcome.tested();
+        self.tokens = self.tokens * PACE_DECAY + (accepted + 1) as f64;
+        self.rounds = self.rounds * PACE_DECAY + 1.0;
         for (i, &confidence) in outcome.confidences.iter().take(accepted + refused).enumerate() {
             self.level.observe(calibration.rates()[bin(confidence)], i < accepted);
         }
@@ -110,9 +124,13 @@ impl Draft {
 impl Outlook {
     /// The same with a draw for the next draft's chance in place of its mean, and times the chance that all of `draft`,
     /// from which it looks on, is kept.
-    pub fn sampled(mut self, draft: &Draft, rng: &mut Philox) -> Self {
+    pub fn sampled(self, draft: &Draft, rng: &mut Philox) -> Self {
         let mean: f64 = self.bins.iter().zip(self.chances).map(|(bin, chance)| bin * chance).sum();
-        let factor = draft.survival * sample(mean, &draft.level, rng) / mean.max(f64::MIN_POSITIVE);
+        self.times(draft.survival * sample(mean, &draft.level, rng) / mean.max(f64::MIN_POSITIVE))
+    }
+
+    /// All chances to come, times a factor.
+    pub fn times(mut self, factor: f64) -> Self {
         self.bins.iter_mut().for_each(|bin| *bin *= factor);
         self
     }

@@ -23,17 +23,21 @@ const VARY_SPACING: usize = 8;
 const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
 const STRETCH: usize = 8;
+/// How much a round counts for the usual pace.
+const PACE_RATE: f64 = 1.0 / 256.0;
 /// Draft steps that a decision looks ahead.
 const HORIZON: usize = 32;
 /// Further draft steps that may not pay before none is expected to.
 const PATIENCE: usize = 3;
 
 /// What rounds of several sequences have taught.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Together {
     times: StepTimes,
     /// By the logarithm of the batch size.
     sizes: BTreeMap<u32, Size>,
+    /// Tokens that a sequence makes in a round, over all of them.
+    pace: f64,
     /// Of the round in progress.
     plan: Plan,
     /// What the round that is being told about gained so far.
@@ -84,6 +88,8 @@ impl Default for Plan {
 struct Asked<'a> {
     slot: usize,
     undrafted: u32,
+    /// Of a token, in rounds of the sequence.
+    worth: f64,
     draft: &'a Draft,
     /// Most drafts that it may still make.
     most: usize,
@@ -185,6 +191,13 @@ impl Best {
     }
 }
 
+impl Default for Together {
+    fn default() -> Self {
+        let (times, sizes, plan) = (StepTimes::default(), BTreeMap::new(), Plan::default());
+        Self { times, sizes, pace: 1.0, plan, entry: None }
+    }
+}
+
 impl Together {
     /// Which of several sequences, none without a draft in progress, draft one more token.
     pub fn proceed(
@@ -198,7 +211,8 @@ impl Together {
         let asked = |step: &Step<'_>| {
             let sequence = sequences.get(&step.slot)?;
             let most = step.limit.saturating_sub(step.confidences.len());
-            Some(Asked { slot: step.slot, undrafted: sequence.undrafted, draft: sequence.drafting()?, most })
+            let worth = 1.0 / sequence.pace(self.pace);
+            Some(Asked { slot: step.slot, undrafted: sequence.undrafted, worth, draft: sequence.drafting()?, most })
         };
         let asked: Vec<Asked<'_>> = steps.iter().filter_map(asked).collect();
         let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
@@ -208,8 +222,9 @@ impl Together {
         }
         match (&self.plan, self.times.costs()) {
             (&Plan::WhileItPays { rate }, Some(costs)) => {
-                let sampled =
-                    |((a, outlook), rng): ((&Asked<'_>, Outlook), &mut Philox)| (outlook.sampled(a.draft, rng), a.most);
+                let sampled = |((a, outlook), rng): ((&Asked<'_>, Outlook), &mut Philox)| {
+                    (outlook.sampled(a.draft, rng).times(a.worth), a.most)
+                };
                 let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
                 let mut prices = Prices::new(costs, batch, rows, asked.len());
                 Best::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
@@ -241,8 +256,9 @@ impl Together {
 
     /// Learns how the drafts of one of the round's sequences fared.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
+        let (accepted, _) = outcome.tested();
+        self.pace += PACE_RATE * ((accepted + 1) as f64 - self.pace);
         if let Some(entry) = &mut self.entry {
-            let (accepted, _) = outcome.tested();
             entry.gain += accepted as f64 / outcome.batch as f64;
             entry.told = true;
         }
@@ -280,9 +296,11 @@ impl Together {
         if size.undrafted as f64 >= probe_every(cost / plain) {
             return Plan::Probe(longest_undrafted(asked, tests));
         }
-        let sequences = outlooks.iter().zip(asked).map(|(outlook, a)| (outlook.clone(), a.most)).collect();
+        let sequences =
+            outlooks.iter().zip(asked).map(|(outlook, a)| (outlook.clone().times(a.worth), a.most)).collect();
         let mut prices = Prices::new(costs, batch, rows, asked.len());
-        let all = batch as f64;
+        // Sequences that do not speculate make a token a round.
+        let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
         let rate = |tokens: f64, seconds: f64| (all + tokens) / (plain + seconds);
         let rate = Best::of(sequences, &mut prices, calibration, rate).value;
         Plan::WhileItPays { rate }
