@@ -16,9 +16,9 @@ use crate::sample::Philox;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Rounds from the start of drafting to the first of another length, and half of what every further one takes longer to
-/// come.
+/// Rounds from the start of drafting to the first of another length, and what every further one takes longer to come.
 const VARY_SPACING: usize = 8;
+const VARY_LATER: usize = 6;
 /// Most rounds from one to the next.
 const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
@@ -246,7 +246,6 @@ impl Together {
         }
         let key = size(times.batch);
         let size = self.sizes.entry(key).or_default();
-        size.rounds += 1;
         size.took(times.draft_steps.len());
         self.entry = self.times.costs().map(|costs| {
             let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
@@ -339,7 +338,7 @@ impl Size {
     /// none, as many as most rounds have steps, one more, one less. Where all rounds are alike nothing else tells the
     /// machine's speed from what that length costs.
     fn vary(&mut self) -> Option<usize> {
-        if self.since_varied < (VARY_SPACING * (2 * self.varied + 1)).min(VARY_EVERY) {
+        if self.since_varied < (VARY_SPACING + VARY_LATER * self.varied).min(VARY_EVERY) {
             return None;
         }
         let steps = self.steps.round() as usize;
