@@ -1,22 +1,23 @@
 //! `goodput-ts`, the default: draft on while the next draft earns more than its time costs.
 //!
-//! A round is a renewal: it takes time and gives tokens, and the best policy maximises their ratio R.
-//! One more draft gives a token with the chance `S·θ` that it and all drafts before it are accepted,
-//! and takes `c_draft` seconds, in which the best policy would have made `R·c_draft` tokens elsewhere.
-//! So draft on iff `S·θ > R·c_draft`. All three are measured: costs by [`Costs`], what a confidence
-//! says by [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ of the next
-//! draft, whose confidence nobody knows yet, is drawn from its posterior (Thompson sampling); S is the
-//! product of the posterior means of the drafts already made, and R is solved for from the same
-//! beliefs, so that it follows a change of the text at once.
+//! A round is a renewal: it takes time and gives tokens, and the best policy maximises their ratio R. One more draft
+//! gives a token with the chance `S·θ` that it and all drafts before it are accepted, and takes time in which the best
+//! policy would have made R tokens a second elsewhere. All of it is measured: times, what a confidence says by
+//! [`Calibration`], how this passage of this sequence stands to it by [`Level`]. θ of the next draft, whose confidence
+//! nobody knows yet, is drawn from its posterior (Thompson sampling); S is the product of the posterior means of the
+//! drafts already made, and R is solved for from the same beliefs, so that it follows a change of the text at once.
 //!
-//! In a batch every sequence reckons with the costs of the whole pass and as if the others did as it
-//! does: R and the gain then both grow by the batch size, and the same comparison holds.
+//! A sequence that runs alone decides for itself (`alone`), by costs in draft steps. Sequences that share their passes
+//! compete for them, so that one decision is made for all (`together`), by a table of step times that rounds played to be
+//! timed fill before the first one, or else the first rounds themselves.
 //!
-//! Drafting can lose. A ledger, in plain rounds, adds up what drafting gained over plain decoding plus
-//! a small allowance; while it is in debt no draft is made. Where drafting does not pay a probe now and
-//! then finds out whether it does again, and where it does a plain round now and then keeps its cost known.
+//! Drafting can lose. A ledger, in plain rounds, adds up what drafting gained over plain decoding plus a small allowance;
+//! while it is in debt no draft is made. A sequence alone has one, and each batch size, to the nearest power of two.
+//! Where drafting does not pay a probe now and then finds out whether it does again: of a batch, as many sequences as give
+//! the most tests for their time, in turn. Where it does a round of another length now and then keeps costs known.
 
 mod alone;
+mod best_set;
 mod ledger;
 mod sequence;
 mod together;

@@ -172,8 +172,8 @@ impl StepTimes {
     /// How many drafts a sequence should make for the sake of the table, if any: one and none in turn while nothing is
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
-        let known = self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
-        (!known).then_some(1 - self.rounds % 2)
+        let known = || self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
+        (self.costs.is_none() && !known()).then_some(1 - self.rounds % 2)
     }
 
     /// The machine's present time over that of the table.

@@ -2,15 +2,21 @@
 //!
 //! Their drafts compete for one pass: a draft step costs about the same however many take part, and a further row to
 //! verify costs what it costs, whoever drafted it. So all drafts that may be made, of every sequence and position, are
-//! ranked by the chance to be kept, and the best set of them is one from the top of the ranking. At a round's start
-//! the set with the most expected tokens per second tells R, what a second is worth; none drafted is one of the sets.
-//! Before each draft step the set with the highest gain, less R times what it takes, says who goes on: a draft that
-//! opens a tile of rows may pay only with those that fill it.
+//! ranked by what they are worth, and the best set of a number of draft steps is one from the top of the ranking. At a
+//! round's start the set worth most per second tells R, what a second is worth; none drafted is one of the sets. Before
+//! each draft step the set worth most, less R times what it takes, says who goes on: a draft that opens a tile of rows
+//! may pay only with those that fill it.
+//!
+//! A draft is worth its chance to be kept, over the tokens that its sequence makes in a round. Plain tokens per second
+//! would favour sequences that draft well; but those leave soon, and the slots fill with the others. Where all texts
+//! have to be written, what counts is a sequence's share of its own way, and the time of a text that is slow is the
+//! dearest: so most texts are written per hour.
 
+use super::best_set::{BestSet, Prices};
 use super::ledger::{Ledger, probe_every};
 use super::sequence::{Draft, Outlook, Sequence};
 use crate::control::calibration::Calibration;
-use crate::control::step_times::{StepCosts, StepTimes};
+use crate::control::step_times::StepTimes;
 use crate::control::{Outcome, RoundTimes, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
@@ -25,10 +31,6 @@ const VARY_EVERY: usize = 500;
 const STRETCH: usize = 8;
 /// How much a round counts for the usual pace.
 const PACE_RATE: f64 = 1.0 / 256.0;
-/// Draft steps that a decision looks ahead.
-const HORIZON: usize = 32;
-/// Further draft steps that may not pay before none is expected to.
-const PATIENCE: usize = 3;
 
 /// What rounds of several sequences have taught.
 #[derive(Debug, Clone)]
@@ -95,102 +97,6 @@ struct Asked<'a> {
     most: usize,
 }
 
-/// A draft that may be made.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    /// Index of its sequence among those asked.
-    sequence: usize,
-    /// Draft steps from now to its own.
-    ahead: usize,
-    /// Chance that it is accepted, with all drafts before it.
-    kept: f64,
-}
-
-/// What drafts cost beside the verification of certain rows, in seconds.
-struct Prices<'a> {
-    costs: &'a StepCosts,
-    batch: usize,
-    rows: usize,
-    /// Of a draft step, by its sequences.
-    draft: Vec<f64>,
-    /// Of verifying further rows, by their number.
-    verify: Vec<f64>,
-}
-
-impl<'a> Prices<'a> {
-    /// For a round of `batch` sequences, of which `drafting` may draft, beside the verification of `rows` rows.
-    fn new(costs: &'a StepCosts, batch: usize, rows: usize, drafting: usize) -> Self {
-        let draft = (0..=drafting).map(|sequences| costs.draft(sequences)).collect();
-        Self { costs, batch, rows, draft, verify: vec![0.0] }
-    }
-
-    /// Knows the price of this many further rows from now on.
-    fn extend(&mut self, drafts: usize) {
-        let without = self.costs.hoped_verify(self.batch, self.rows);
-        let further = self.verify.len()..=drafts;
-        self.verify.extend(further.map(|drafts| self.costs.hoped_verify(self.batch, self.rows + drafts) - without));
-    }
-}
-
-/// A set of drafts that is worth most.
-struct Best {
-    value: f64,
-    /// By index of the sequences asked: whether its next draft is in the set.
-    next: Vec<bool>,
-}
-
-impl Best {
-    /// The set of the highest `value`, by its tokens and seconds, of all drafts of some sequences: each given by the
-    /// chances of its drafts and the most that it may make.
-    ///
-    /// Whatever the number of draft steps, the likeliest drafts are the best ones; but a step costs, so that the likeliest
-    /// of any number of steps need not be.
-    fn of(
-        mut sequences: Vec<(Outlook, usize)>,
-        prices: &mut Prices<'_>,
-        calibration: &Calibration,
-        value: impl Fn(f64, f64) -> f64,
-    ) -> Self {
-        let mut best = Self { value: value(0.0, 0.0), next: vec![false; sequences.len()] };
-        let mut candidates: Vec<Candidate> = Vec::with_capacity(8 * sequences.len());
-        let mut without_gain = 0;
-        for ahead in 0..HORIZON {
-            let known = candidates.len();
-            for (sequence, (outlook, _)) in sequences.iter_mut().enumerate().filter(|(_, (_, most))| ahead < *most) {
-                candidates.push(Candidate { sequence, ahead, kept: outlook.next(calibration) });
-            }
-            if candidates.len() == known || without_gain == PATIENCE {
-                break;
-            }
-            // Stable, so that of one sequence's drafts none comes before those that it needs.
-            candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
-            prices.extend(candidates.len());
-            without_gain = if best.improve(&candidates, prices, &value) { 0 } else { without_gain + 1 };
-        }
-        best
-    }
-
-    /// Takes the best set of the first so many candidates, if there is a better one.
-    fn improve(&mut self, candidates: &[Candidate], prices: &Prices<'_>, value: &impl Fn(f64, f64) -> f64) -> bool {
-        let (mut sequences, mut tokens, mut drafting, mut drafts) = ([0; HORIZON], 0.0, 0.0, 0);
-        for (i, candidate) in candidates.iter().enumerate() {
-            let others: &mut usize = &mut sequences[candidate.ahead];
-            drafting += prices.draft[*others + 1] - prices.draft[*others];
-            *others += 1;
-            tokens += candidate.kept;
-            let value = value(tokens, drafting + prices.verify[i + 1]);
-            if value > self.value {
-                (self.value, drafts) = (value, i + 1);
-            }
-        }
-        if drafts > 0 {
-            self.next.fill(false);
-            candidates[..drafts].iter().filter(|c| c.ahead == 0).for_each(|c| self.next[c.sequence] = true);
-        }
-        drafts > 0
-    }
-}
-
 impl Default for Together {
     fn default() -> Self {
         let (times, sizes, plan) = (StepTimes::default(), BTreeMap::new(), Plan::default());
@@ -227,7 +133,7 @@ impl Together {
                 };
                 let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
                 let mut prices = Prices::new(costs, batch, rows, asked.len());
-                Best::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
+                BestSet::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
             }
             (Plan::Probe(slots), _) => {
                 asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
@@ -279,8 +185,8 @@ impl Together {
         calibration: &Calibration,
     ) -> Plan {
         self.settle();
-        let wanted = self.times.wanted_drafts();
-        let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted.unwrap_or(0)) };
+        let wanted = self.times.wanted_drafts().unwrap_or(0);
+        let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted) };
         let size = self.sizes.entry(size(batch)).or_default();
         if size.ledger.in_debt() {
             return Plan::Exactly(0);
@@ -289,7 +195,8 @@ impl Together {
             return Plan::Exactly(drafts);
         }
         let plain = costs.hoped_verify(batch, rows);
-        let probe = |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows + tests) - plain);
+        let probe =
+            |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows.saturating_add(tests)) - plain);
         let cheaper = |a: (usize, f64), b: (usize, f64)| if b.1 * (a.0 as f64) < a.1 * b.0 as f64 { b } else { a };
         let Some((tests, cost)) = (1..=asked.len()).map(probe).reduce(cheaper) else { return Plan::Exactly(0) };
         if size.undrafted as f64 >= probe_every(cost / plain) {
@@ -301,7 +208,7 @@ impl Together {
         // Sequences that do not speculate make a token a round.
         let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
         let rate = |tokens: f64, seconds: f64| (all + tokens) / (plain + seconds);
-        let rate = Best::of(sequences, &mut prices, calibration, rate).value;
+        let rate = BestSet::of(sequences, &mut prices, calibration, rate).value;
         Plan::WhileItPays { rate }
     }
 
@@ -350,7 +257,7 @@ impl Size {
 
 /// The size that a batch counts as: the nearest power of two, by its exponent.
 fn size(batch: usize) -> u32 {
-    (batch.max(1) as f64).log2().round() as u32
+    (batch.clamp(1, 1 << 20) as f64).log2().round() as u32
 }
 
 /// The slots of some sequences, those first that have not drafted for longest.
