@@ -2,8 +2,10 @@
 //!
 //! Prints one Markdown table per cost ratio: each controller's speed over that of the fixed length
 //! that would have been best in hindsight, mean and standard deviation over seeds. `--plot FILE`
-//! draws it as SVG.
+//! draws it as SVG. `--batches` instead prints that of `goodput-ts` in rounds of several sequences.
 
+#[path = "simulator/batch_table.rs"]
+mod batch_table;
 #[path = "simulator/picture.rs"]
 mod picture;
 mod simulator;
@@ -57,6 +59,15 @@ struct Args {
     /// Draw the tables, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Rounds of several sequences instead, by batch size, on three kinds of machines.
+    #[arg(long)]
+    batches: bool,
+    /// With `--batches`: plain rounds that a batch's texts are long enough for.
+    #[arg(long, default_value_t = 3000)]
+    rounds: usize,
+    /// With `--batches`: no rounds are played to be timed before the first one.
+    #[arg(long)]
+    unprofiled: bool,
     /// What cargo bench passes.
     #[arg(long, hide = true)]
     bench: bool,
@@ -68,6 +79,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (jitter, slow_every) = (args.jitter, args.slow_every);
     let costs: Vec<Costs> = args.ratios.iter().map(|&draft| Costs { draft, rows, jitter, slow_every }).collect();
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
+    if args.batches {
+        println!("{}", batch_table::markdown(args.rounds, !args.unprofiled, &seeds, &args.stream));
+        return Ok(());
+    }
     let mut sources = table::made_up();
     sources.extend(table::traces()?);
     sources.retain(|(name, _)| name.contains(&args.stream));

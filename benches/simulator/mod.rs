@@ -5,6 +5,7 @@
 //! keeps what is accepted up to the first miss, and the token after that comes from the model. On
 //! the wrong path after a miss the confidences would be others; here they are the right path's.
 
+pub mod batches;
 mod recording;
 pub mod streams;
 

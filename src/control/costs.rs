@@ -1,4 +1,4 @@
-//! What draft steps and rounds cost, measured as they happen, per batch size.
+//! What draft steps and rounds of a sequence that runs alone cost, measured as they happen.
 //!
 //! Decisions need ratios of costs alone, and the machine's speed changes: other programs come and go,
 //! processors grow hot. So the unit is the draft step. A round's verification is kept as its time over
@@ -11,15 +11,10 @@
 //! lines that best joins those means.
 
 use super::Outcome;
-use std::collections::{BTreeMap, VecDeque};
+use super::recent::Recent;
+use std::collections::BTreeMap;
 
-/// Measured costs, by the number of sequences in the batch.
-#[derive(Debug, Clone, Default)]
-pub struct Costs {
-    batches: BTreeMap<usize, BatchCosts>,
-}
-
-/// What one sequence's round costs in a batch of a certain size, in draft steps.
+/// What a round costs, in draft steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundCosts<'a> {
     /// Seconds of a draft step, lately.
@@ -38,20 +33,21 @@ impl RoundCosts<'_> {
         self.round(0)
     }
 
-    /// One more draft after `drafts`: a draft step and one more row per sequence to verify. Never less
-    /// than the draft before it.
+    /// One more draft after `drafts`: a draft step and one more row to verify. Never less than the draft
+    /// before it.
     pub fn next(&self, drafts: usize) -> f64 {
         self.round(drafts + 1) - self.round(drafts)
     }
 }
 
+/// Measured costs.
 #[derive(Debug, Clone, Default)]
-struct BatchCosts {
+pub struct Costs {
     /// Seconds.
     draft: Recent<8>,
     /// Rounds since a draft step was measured.
     since_draft: usize,
-    /// Rounds by rows verified per sequence.
+    /// Rounds by rows verified.
     verify: BTreeMap<usize, Rounds>,
     rounds: usize,
     plain_rounds: usize,
@@ -84,63 +80,37 @@ const WARM_UP_DRAFTS: usize = 3;
 const PLAIN_SPACING: usize = 8;
 /// Most rounds from one plain round to the next.
 const PLAIN_EVERY: usize = 500;
-/// Kept numbers of rows per sequence; longer drafts count as this long.
+/// Kept numbers of rows; longer drafts count as this long.
 const MAX_ROWS: usize = 64;
 
 impl Costs {
     /// Learns from a finished round's times; times that are no times are ignored.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
-        let batch = outcome.batch.max(1);
-        let rows = (outcome.rows as f64 / batch as f64).round().clamp(1.0, MAX_ROWS as f64) as usize;
-        let costs = self.batches.entry(batch).or_default();
-        costs.rounds += 1;
-        costs.plain_rounds += usize::from(rows == 1);
-        costs.since_plain = if rows == 1 { 0 } else { costs.since_plain + 1 };
+        let rows = outcome.rows.clamp(1, MAX_ROWS);
+        self.rounds += 1;
+        self.plain_rounds += usize::from(rows == 1);
+        self.since_plain = if rows == 1 { 0 } else { self.since_plain + 1 };
         // The first round of all warms caches up, and each of its parts is slow in its own way.
-        if costs.rounds > 1 {
-            costs.measure(rows, outcome);
+        if self.rounds > 1 {
+            self.measure(rows, outcome);
         }
     }
 
-    /// Costs in a batch of this size, or of the nearest size measured; `None` before a draft step and
-    /// a verification have been measured.
-    pub fn round(&self, batch: usize) -> Option<RoundCosts<'_>> {
-        let below = self.batches.range(..=batch).rev().find_map(BatchCosts::known);
-        let above = self.batches.range(batch.saturating_add(1)..).find_map(BatchCosts::known);
-        let nearest = match (below, above) {
-            (Some(b), Some(a)) => Some(if batch - b.0 <= a.0 - batch { b } else { a }),
-            (b, a) => b.or(a),
-        };
-        nearest.map(|(_, costs)| costs)
-    }
-
-    /// How many drafts a round in a batch of this size should make for the sake of the costs, if any:
-    /// short and plain rounds in turn at first, then plain rounds ever more rarely, so that the cost of
-    /// a row stays known however little draft lengths vary.
-    pub fn wanted_drafts(&self, batch: usize) -> Option<usize> {
-        let (rounds, plain, since_plain) =
-            self.batches.get(&batch).map_or((0, 0, 0), |costs| (costs.rounds, costs.plain_rounds, costs.since_plain));
-        if rounds < WARM_UP {
-            return Some(if rounds == 0 || rounds % 2 == 1 { WARM_UP_DRAFTS } else { 0 });
-        }
-        let due = rounds >= PLAIN_SPACING * plain * plain && since_plain > 0 || since_plain >= PLAIN_EVERY;
-        due.then_some(0)
-    }
-
-    /// The costs of every batch size, for people.
-    pub fn all(&self) -> impl Iterator<Item = (usize, RoundCosts<'_>)> {
-        self.batches.iter().filter_map(BatchCosts::known)
-    }
-}
-
-impl BatchCosts {
-    fn round(&self) -> Option<RoundCosts<'_>> {
+    /// What rounds cost; `None` before a draft step and a verification have been measured.
+    pub fn round(&self) -> Option<RoundCosts<'_>> {
         Some(RoundCosts { step_seconds: self.draft.mean()?, verify: self.fit.as_ref()? })
     }
 
-    /// The costs of an entry of [`Costs::batches`], if they are known.
-    fn known<'a>((&batch, costs): (&usize, &'a Self)) -> Option<(usize, RoundCosts<'a>)> {
-        costs.round().map(|round| (batch, round))
+    /// How many drafts a round should make for the sake of the costs, if any: short and plain rounds in
+    /// turn at first, then plain rounds ever more rarely, so that the cost of a row stays known however
+    /// little draft lengths vary.
+    pub fn wanted_drafts(&self) -> Option<usize> {
+        let (rounds, plain) = (self.rounds, self.plain_rounds);
+        if rounds < WARM_UP {
+            return Some(if rounds == 0 || rounds % 2 == 1 { WARM_UP_DRAFTS } else { 0 });
+        }
+        let due = rounds >= PLAIN_SPACING * plain * plain && self.since_plain > 0 || self.since_plain >= PLAIN_EVERY;
+        due.then_some(0)
     }
 
     fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
@@ -252,49 +222,16 @@ fn mean(points: &[Point], value: impl Fn(&Point) -> f64) -> f64 {
     points.iter().map(|p| p.weight * value(p)).sum::<f64>() / weight
 }
 
-/// The last `KEPT` times, and their mean without the lowest and highest quarter.
-#[derive(Debug, Clone, Default)]
-struct Recent<const KEPT: usize> {
-    seconds: VecDeque<f64>,
-    sorted: Vec<f64>,
-}
-
-impl<const KEPT: usize> Recent<KEPT> {
-    fn extend(&mut self, seconds: &[f64]) {
-        for &seconds in seconds.iter().filter(|s| s.is_finite() && **s >= 0.0) {
-            // Zero or absurd times would make ratios of costs meaningless.
-            let seconds = seconds.clamp(1e-9, 1e6);
-            if self.seconds.len() == KEPT {
-                let oldest = self.seconds.pop_front().unwrap_or_default();
-                self.sorted.remove(self.sorted.partition_point(|&s| s < oldest));
-            }
-            self.seconds.push_back(seconds);
-            self.sorted.insert(self.sorted.partition_point(|&s| s < seconds), seconds);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.seconds.len()
-    }
-
-    fn mean(&self) -> Option<f64> {
-        // Of two the lower one: what goes wrong with a time makes it longer.
-        let high = (self.sorted.len() * 3 / 4).max(1);
-        let middle = self.sorted.get(self.sorted.len() / 4..high)?;
-        Some(middle.iter().sum::<f64>() / middle.len() as f64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn round(batch: usize, drafts: usize, draft: f64, verify: f64) -> impl FnOnce(&mut Costs) {
+    fn round(drafts: usize, draft: f64, verify: f64) -> impl FnOnce(&mut Costs) {
         move |costs| {
             costs.observe(&Outcome {
                 slot: 0,
-                batch,
-                rows: batch * (drafts + 1),
+                batch: 1,
+                rows: drafts + 1,
                 confidences: &vec![0.5; drafts],
                 accepted: 0,
                 draft_seconds: &vec![draft; drafts],
@@ -305,7 +242,7 @@ mod tests {
 
     /// What fits tell about rounds with up to six drafts, in plain rounds.
     fn found(costs: &Costs) -> [f64; 7] {
-        let found = costs.round(1).unwrap();
+        let found = costs.round().unwrap();
         std::array::from_fn(|drafts| found.round(drafts) / found.plain())
     }
     fn close(found: [f64; 7], expected: impl Fn(usize) -> f64) -> bool {
@@ -319,7 +256,7 @@ mod tests {
             let drafts = i % 5;
             // The very first round, and then every 37th, is far too long.
             let slow = if i % 37 == 0 { 10.0 } else { 1.0 };
-            round(1, drafts, 0.2, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
+            round(drafts, 0.2, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
         }
         assert!(close(found(&costs), |drafts| 1.0 + 0.3 * drafts as f64), "{:?}", found(&costs));
     }
@@ -333,7 +270,7 @@ mod tests {
             let slow = if i / 100 % 2 == 1 { 3.0 } else { 1.0 };
             // Mostly short drafts, and hardly a plain round while the machine is fast.
             let drafts = if i % 100 == 60 { 0 } else { [1, 2, 1, 2, 3, 4][i % 6] };
-            round(1, drafts, 0.2 * slow, (cost(drafts) - 0.2 * drafts as f64) * slow)(&mut costs);
+            round(drafts, 0.2 * slow, (cost(drafts) - 0.2 * drafts as f64) * slow)(&mut costs);
         }
         assert!(close(found(&costs), cost), "{:?}", found(&costs));
     }
@@ -353,35 +290,22 @@ mod tests {
     #[test]
     fn a_plain_round_is_not_measured_against_draft_steps_of_long_ago() {
         let mut costs = Costs::default();
-        (0..20).for_each(|i| round(1, i % 3, 0.2, 1.0)(&mut costs));
+        (0..20).for_each(|i| round(i % 3, 0.2, 1.0)(&mut costs));
         let before = found(&costs);
-        (0..=SPEED_KNOWN).for_each(|_| round(1, 0, 0.0, 1.0)(&mut costs));
-        (0..100).for_each(|_| round(1, 0, 0.0, 5.0)(&mut costs));
+        (0..=SPEED_KNOWN).for_each(|_| round(0, 0.0, 1.0)(&mut costs));
+        (0..100).for_each(|_| round(0, 0.0, 5.0)(&mut costs));
         assert!(close(found(&costs), |drafts| before[drafts]), "{before:?} {:?}", found(&costs));
-    }
-
-    #[test]
-    fn an_unmeasured_batch_size_costs_what_the_nearest_does() {
-        let mut costs = Costs::default();
-        assert_eq!(costs.round(3), None);
-        for _ in 0..2 {
-            round(1, 1, 1.0, 1.0)(&mut costs);
-            round(8, 1, 4.0, 8.0)(&mut costs);
-        }
-        assert_eq!(costs.round(3), costs.round(1));
-        assert_eq!(costs.round(6), costs.round(8));
-        assert_eq!(costs.round(usize::MAX), costs.round(8));
     }
 
     #[test]
     fn what_is_no_time_is_ignored() {
         let mut costs = Costs::default();
         for seconds in [f64::NAN, f64::INFINITY, -1.0] {
-            round(1, 2, seconds, seconds)(&mut costs);
+            round(2, seconds, seconds)(&mut costs);
         }
-        assert_eq!(costs.round(1), None);
-        round(1, 2, 0.0, 0.0)(&mut costs);
-        let found = costs.round(1).unwrap();
+        assert_eq!(costs.round(), None);
+        round(2, 0.0, 0.0)(&mut costs);
+        let found = costs.round().unwrap();
         assert!(found.plain() > 0.0 && found.next(0) > 0.0, "{found:?}");
     }
 
@@ -390,9 +314,9 @@ mod tests {
         let mut costs = Costs::default();
         let mut plain = Vec::new();
         for i in 0..6000 {
-            let drafts = costs.wanted_drafts(1).unwrap_or(4);
+            let drafts = costs.wanted_drafts().unwrap_or(4);
             plain.extend((drafts == 0).then_some(i));
-            round(1, drafts, 0.1, 1.0)(&mut costs);
+            round(drafts, 0.1, 1.0)(&mut costs);
         }
         assert!(plain.len() < 40, "{plain:?}");
         assert!(plain.windows(2).all(|p| p[1] - p[0] <= PLAIN_EVERY + 1), "{plain:?}");

@@ -9,11 +9,14 @@ mod beta_ts;
 mod calibration;
 mod calibration_ts;
 mod costs;
+mod curve;
 mod fixed;
 mod goodput_ts;
 mod plan;
 mod posterior;
+mod recent;
 mod spec;
+mod step_times;
 mod threshold;
 
 pub use beta_ts::BetaTs;

@@ -1,0 +1,291 @@
+//! Rounds of several sequences: texts that join and leave a batch, on machines where rows cost what they do on
+//! memory-bound and on arithmetic-bound ones.
+
+use super::streams::Kind;
+use super::{MAX_DRAFT, Position, Replay};
+use eesd::control::{Controller, ControllerSpec, Outcome, RoundTimes, Step};
+use eesd::sample::{Philox, Purpose};
+use rand::RngExt;
+
+/// Fewest and most tokens of a text.
+const LENGTHS: std::ops::Range<usize> = 60..600;
+/// Drafts of the rounds that are played to be timed before the first one.
+const PROFILED_DRAFTS: [usize; 5] = [0, 1, 2, 4, 8];
+/// Fixed lengths that a controller is compared with, beside none.
+const LENGTHS_TRIED: [usize; 6] = [1, 2, 3, 4, 6, 8];
+/// Rounds after which the machine falls to half its speed, and after as many more is back.
+const SLOW_EVERY: usize = 400;
+
+/// What passes cost by their rows, in passes of one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Regime {
+    /// Reading the weights hides the arithmetic of 64 rows.
+    MemoryBound,
+    /// Each row costs, and the one that opens a tile of six costs most.
+    Tiles,
+    /// Arithmetic is the limit from eight rows on.
+    ArithmeticBound,
+}
+
+impl Regime {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MemoryBound, Self::Tiles, Self::ArithmeticBound];
+
+    /// As the table names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MemoryBound => "memory-bound to 64 rows",
+            Self::Tiles => "rows cost, tiles of 6",
+            Self::ArithmeticBound => "arithmetic-bound from 8 rows",
+        }
+    }
+
+    /// Verification of `rows >= 1` rows, and all else of a round but its draft steps.
+    fn verify(self, rows: usize) -> f64 {
+        let beyond = |rows: usize, hidden: usize| rows.saturating_sub(hidden) as f64 / hidden as f64;
+        match self {
+            Self::MemoryBound => 1.0 + 0.001 * (rows - 1) as f64 + beyond(rows, 64),
+            // 0.15 a row in all: 0.075 for each, and six times as much more for each further tile.
+            Self::Tiles => 1.0 + 0.075 * (rows - 1) as f64 + 0.45 * ((rows - 1) / 6) as f64,
+            Self::ArithmeticBound => 1.0 + beyond(rows, 8),
+        }
+    }
+
+    /// A draft step of this many sequences.
+    fn draft(self, sequences: usize) -> f64 {
+        let share = if self == Self::Tiles { 0.2 } else { 0.1 };
+        share * self.verify(sequences)
+    }
+}
+
+/// What the sequences of a batch are like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mix {
+    /// All the same.
+    Of(Kind),
+    /// Each of one of these, in turn.
+    Mixed(&'static [Kind]),
+}
+
+impl Mix {
+    /// As the table names it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Of(kind) => kind.name(),
+            Self::Mixed(kinds) => {
+                kinds.iter().map(|kind| kind.name().replace("i.i.d. ", "")).collect::<Vec<_>>().join(" / ")
+            }
+        }
+    }
+
+    /// Texts of `tokens` tokens and somewhat more in all, cut from streams of these kinds.
+    fn texts(self, tokens: usize, seed: u64) -> Vec<Vec<Position>> {
+        let kinds = match &self {
+            Self::Of(kind) => std::slice::from_ref(kind),
+            Self::Mixed(kinds) => kinds,
+        };
+        let streams: Vec<Vec<Position>> = kinds.iter().map(|kind| kind.stream(seed).texts.concat()).collect();
+        let mut rng = Philox::new(seed, 1, Purpose::Draft, 0);
+        let (mut texts, mut cut) = (Vec::new(), 0);
+        while cut < tokens {
+            let stream = &streams[texts.len() % streams.len()];
+            let length = rng.random_range(LENGTHS);
+            let from = rng.random_range(0..stream.len() - length);
+            texts.push(stream[from..from + length].to_vec());
+            cut += length;
+        }
+        texts
+    }
+}
+
+/// How many sequences run at a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Load {
+    /// Always this many, until no text is left to join.
+    Steady(usize),
+    /// From 1 to this many and back, a little further every 100 tokens.
+    Changing(usize),
+}
+
+impl Load {
+    fn most(self) -> usize {
+        match self {
+            Self::Steady(batch) | Self::Changing(batch) => batch,
+        }
+    }
+
+    /// Sequences wanted once so many tokens are out.
+    fn wanted(self, tokens: usize) -> usize {
+        match self {
+            Self::Steady(batch) => batch,
+            Self::Changing(batch) => {
+                let swing = tokens / 100 % (2 * batch);
+                if swing < batch { swing + 1 } else { 2 * batch - swing }
+            }
+        }
+    }
+}
+
+/// A case of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// What passes cost.
+    pub regime: Regime,
+    /// Sequences at a time.
+    pub load: Load,
+    /// What they are like.
+    pub mix: Mix,
+    /// Plain rounds that the texts are long enough for.
+    pub rounds: usize,
+    /// Whether rounds are played to be timed before the first one.
+    pub profiled: bool,
+    /// What streams and draws come from.
+    pub seed: u64,
+}
+
+/// The machine as a controller gets to see it: times jitter by a tenth, one in a hundred is ten times too long, and its
+/// speed swings slowly by a third and falls to half for 400 rounds at a time. Time itself is counted at full speed.
+struct Machine {
+    regime: Regime,
+    round: usize,
+    noise: Philox,
+}
+
+impl Machine {
+    fn measured(&mut self, seconds: f64) -> f64 {
+        let slow = if self.round / SLOW_EVERY % 2 == 1 { 2.0 } else { 1.0 };
+        let swing = (0.3 * (self.round as f64 / 700.0).sin()).exp();
+        let jitter = 1.0 + 0.1 * (2.0 * self.noise.uniform() - 1.0);
+        let disturbed = if self.noise.uniform() < 0.01 { 10.0 } else { 1.0 };
+        seconds * slow * swing * jitter * disturbed * 0.01
+    }
+
+    /// Rounds as an engine plays them before its first one.
+    fn profile(&mut self, controller: &mut dyn Controller, slots: usize) {
+        let sizes = std::iter::successors(Some(1), |size| Some(2 * size)).take_while(|&size| size <= slots);
+        for (batch, drafts) in sizes.flat_map(|batch| PROFILED_DRAFTS.map(|drafts| (batch, drafts))) {
+            let steps: Vec<(usize, f64)> =
+                (0..drafts).map(|_| (batch, self.measured(self.regime.draft(batch)))).collect();
+            let rows = batch * (drafts + 1);
+            let verify_seconds = self.measured(self.regime.verify(rows));
+            controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
+        }
+    }
+}
+
+/// A text on its way.
+struct Running {
+    slot: usize,
+    text: Vec<Position>,
+    at: usize,
+    confidences: Vec<f32>,
+    seconds: Vec<f64>,
+}
+
+impl Running {
+    fn limit(&self) -> usize {
+        MAX_DRAFT.min(self.text.len() - self.at - 1)
+    }
+
+    fn accepted(&self) -> usize {
+        self.text[self.at..][..self.confidences.len()].iter().take_while(|p| p.accepted).count()
+    }
+}
+
+impl Case {
+    /// Plays all texts with the controller `spec`.
+    pub fn play(&self, spec: &ControllerSpec) -> Replay {
+        self.play_with(spec.build().as_mut())
+    }
+
+    /// Plays all texts with `controller`, until fewer are left than should run.
+    pub fn play_with(&self, controller: &mut dyn Controller) -> Replay {
+        let mut waiting = self.mix.texts(self.rounds * self.load.most(), self.seed);
+        let mut machine =
+            Machine { regime: self.regime, round: 0, noise: Philox::new(self.seed, 0, Purpose::Bonus, 0) };
+        if self.profiled && controller.wants_step_times() {
+            machine.profile(controller, self.load.most());
+        }
+        let mut running: Vec<Running> = Vec::new();
+        let mut total = Replay::default();
+        loop {
+            while running.len() < self.load.wanted(total.tokens) {
+                let Some(text) = waiting.pop() else { return total };
+                let slot = (0..).find(|slot| running.iter().all(|r| r.slot != *slot)).unwrap_or_default();
+                controller.start(slot);
+                running.push(Running { slot, text, at: 0, confidences: Vec::new(), seconds: Vec::new() });
+            }
+            self.round(controller, &mut running, &mut machine, &mut total);
+            running.retain(|r| r.at < r.text.len());
+        }
+    }
+
+    fn round(
+        &self,
+        controller: &mut dyn Controller,
+        running: &mut [Running],
+        machine: &mut Machine,
+        total: &mut Replay,
+    ) {
+        let batch = running.len();
+        let mut drafting: Vec<usize> = (0..batch).collect();
+        let mut steps: Vec<(usize, f64)> = Vec::new();
+        loop {
+            drafting.retain(|&i| running[i].confidences.len() < running[i].limit());
+            let rows = running.iter().map(|r| r.confidences.len() + 1).sum();
+            let asked: Vec<Step<'_>> = drafting
+                .iter()
+                .map(|&i| &running[i])
+                .map(|r| Step { slot: r.slot, batch, confidences: &r.confidences, limit: r.limit() })
+                .collect();
+            let draw = |step: &Step<'_>| {
+                let index = (step.slot * 1000 + step.confidences.len()) as u32;
+                Philox::new(self.seed, total.rounds, Purpose::Controller, index)
+            };
+            let mut draws: Vec<Philox> = asked.iter().map(draw).collect();
+            let mut proceed = controller.proceed_together(&asked, rows, &mut draws).into_iter();
+            drafting.retain(|_| proceed.next() == Some(true));
+            if drafting.is_empty() {
+                break;
+            }
+            total.time += self.regime.draft(drafting.len());
+            let seconds = machine.measured(self.regime.draft(drafting.len()));
+            steps.push((drafting.len(), seconds));
+            for &i in &drafting {
+                let r = &mut running[i];
+                r.confidences.push(r.text[r.at + r.confidences.len()].confidence);
+                r.seconds.push(seconds);
+            }
+        }
+        let rows = running.iter().map(|r| r.confidences.len() + 1).sum();
+        total.time += self.regime.verify(rows);
+        let verify_seconds = machine.measured(self.regime.verify(rows));
+        controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
+        for r in running {
+            let accepted = r.accepted();
+            controller.observe(&Outcome {
+                slot: r.slot,
+                batch,
+                rows,
+                confidences: &r.confidences,
+                accepted,
+                draft_seconds: &r.seconds,
+                verify_seconds,
+            });
+            r.at += accepted + 1;
+            total.tokens += accepted + 1;
+            total.drafts += r.confidences.len();
+            r.confidences.clear();
+            r.seconds.clear();
+        }
+        total.rounds += 1;
+        machine.round += 1;
+    }
+
+    /// The fixed length, 0 included, that is fastest on these texts, and its replay.
+    pub fn best_fixed(&self) -> (usize, Replay) {
+        let play = |length| (length, self.play(&ControllerSpec::Fixed(length)));
+        let faster = |a: (usize, Replay), b: (usize, Replay)| if b.1.speedup() > a.1.speedup() { b } else { a };
+        LENGTHS_TRIED.into_iter().map(play).fold((0, self.play(&ControllerSpec::Off)), faster)
+    }
+}

@@ -1,0 +1,212 @@
+//! What a pass costs as a function of its rows, from what passes of some numbers of rows were measured to cost.
+//!
+//! More rows never cost less, and about each costs at least what the one before it did: the arithmetic of the
+//! first ones hides behind reading the weights. But kernels take rows in tiles, and the row that opens a tile costs
+//! more than those that fill it. So the curve is the convex chain of lines that best joins the points, and each point
+//! moves it as far as it was measured often; a last pass over the result makes it ascend.
+
+/// What passes with a number of rows were measured to cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    /// Rows of the pass.
+    pub rows: f64,
+    /// Its cost, in any unit; above 0.
+    pub cost: f64,
+    /// Passes measured, old ones counting for less.
+    pub weight: f64,
+}
+
+/// A cost that ascends with the rows: lines between corners, and one beyond the last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// `(rows, cost)`, ascending in both.
+    corners: Vec<(f64, f64)>,
+    /// Standard error of the cost near each corner, relative to it.
+    errors: Vec<f64>,
+    /// Cost of a row before the first corner, and of one after the last.
+    before: f64,
+    beyond: f64,
+}
+
+/// How far above a later point one may lie before it is held to be too long a time, of a pass that was disturbed.
+const CONTRADICTION: f64 = 1.1;
+/// How far single times lie apart, relative to them.
+const NOISE: f64 = 0.06;
+/// Rows that a tile's first one may cost as much as.
+const TILE: f64 = 4.0;
+/// Relative standard error of a cost that is well known.
+const WELL_KNOWN: f64 = 0.025;
+/// Points so close, relative to their rows, tell of each other.
+const NEAR: f64 = 0.1;
+/// A row where nothing was measured costs this share of what rows cost on average up to there: of all that is
+/// possible, between nothing and the whole, the middle.
+const UNKNOWN_ROW: f64 = 0.5;
+
+/// A line through `(rows, cost)`.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    rows: f64,
+    cost: f64,
+    slope: f64,
+}
+
+impl Curve {
+    /// The curve through points in ascending order of rows; `None` if there are none.
+    pub fn fit(points: &[Point]) -> Option<Self> {
+        let mut points = uncontradicted(points);
+        let (first, last) = (*points.first()?, *points.last()?);
+        let lines = chain(&points);
+        let along = |rows: f64| {
+            lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
+        };
+        points.iter_mut().filter(|_| !lines.is_empty()).for_each(|p| {
+            let prior = 1.0 + (NOISE * p.rows / TILE).powi(2);
+            p.cost = (p.weight * p.cost + prior * along(p.rows)) / (p.weight + prior);
+        });
+        let unknown = |p: Point| UNKNOWN_ROW * p.cost / p.rows;
+        let (flattest, steepest) = (lines.first().map(|l| l.slope), lines.last().map(|l| l.slope));
+        Some(Self {
+            before: flattest.unwrap_or(f64::INFINITY).min(unknown(first)),
+            beyond: steepest.unwrap_or(0.0).max(unknown(last)),
+            corners: ascending(&points),
+            errors: errors(&points),
+        })
+    }
+
+    /// The curve as low as it may be: lowered by its standard errors, and where nothing was measured for many rows
+    /// bent down to the lines on either side.
+    pub fn hopeful(&self) -> Self {
+        let mut corners: Vec<(f64, f64)> = Vec::with_capacity(2 * self.corners.len());
+        for (i, (&(rows, cost), error)) in self.corners.iter().zip(&self.errors).enumerate() {
+            corners.extend(i.checked_sub(1).and_then(|before| self.bend(before)));
+            corners.push((rows, cost * (1.0 - error)));
+        }
+        let mut least = f64::INFINITY;
+        for corner in corners.iter_mut().rev() {
+            corner.1 = corner.1.min(least);
+            least = corner.1;
+        }
+        Self { corners, errors: Vec::new(), ..*self }
+    }
+
+    /// Where the lines before corner `i` and after the next one meet, if the gap between them is wide.
+    fn bend(&self, i: usize) -> Option<(f64, f64)> {
+        let slope = |from: usize| {
+            let (a, b) = (self.corners.get(from)?, self.corners.get(from + 1)?);
+            Some((b.1 - a.1) / (b.0 - a.0))
+        };
+        let (a, b) = (self.corners.get(i)?, self.corners.get(i + 1)?);
+        let before = i.checked_sub(1).and_then(slope).unwrap_or(0.0);
+        let (between, after) = (slope(i)?, slope(i + 1).unwrap_or(self.beyond));
+        let wide = b.0 - a.0 > 1.0 && b.0 > a.0 * (1.0 + NEAR);
+        (wide && before < between && between < after).then(|| {
+            let rows = (a.1 - b.1 + after * b.0 - before * a.0) / (after - before);
+            (rows, a.1 + before * (rows - a.0))
+        })
+    }
+
+    /// The cost of a pass with this many rows.
+    pub fn at(&self, rows: f64) -> f64 {
+        let above = self.corners.partition_point(|corner| corner.0 < rows);
+        match (above.checked_sub(1).map(|below| self.corners[below]), self.corners.get(above)) {
+            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * (rows - a.0) / (b.0 - a.0),
+            (None, Some(b)) => b.1 - self.before * (b.0 - rows),
+            (Some(a), None) => a.1 + self.beyond * (rows - a.0),
+            (None, None) => 0.0,
+        }
+    }
+
+    /// The cost of a pass with this many rows, if passes like it were measured so often that it is well known.
+    pub fn known(&self, rows: f64) -> Option<f64> {
+        let above = self.corners.partition_point(|corner| corner.0 < rows);
+        let near = |&i: &usize| (self.corners[i].0 - rows).abs() <= NEAR * rows && self.errors[i] <= WELL_KNOWN;
+        let known = [above.checked_sub(1), Some(above)].into_iter().flatten().filter(|&i| i < self.corners.len());
+        known.filter(near).count().gt(&0).then(|| self.at(rows))
+    }
+
+    /// `(rows, cost)` where it was measured.
+    pub fn corners(&self) -> &[(f64, f64)] {
+        &self.corners
+    }
+}
+
+/// The points without what contradicts them: a pass of more rows, measured as often, that took less time.
+fn uncontradicted(points: &[Point]) -> Vec<Point> {
+    // `(weight, cost)` of later points: of those measured as often, the cheapest.
+    let mut cheapest: Vec<(f64, f64)> = Vec::new();
+    let mut points = points.to_vec();
+    for p in points.iter_mut().rev() {
+        let least =
+            cheapest.iter().filter(|later| later.0 >= p.weight).map(|later| later.1).fold(f64::INFINITY, f64::min);
+        p.cost = p.cost.min(least * CONTRADICTION);
+        cheapest.retain(|later| later.0 > p.weight || later.1 < p.cost);
+        cheapest.push((p.weight, p.cost));
+    }
+    points
+}
+
+/// The convex chain of lines, the highest of which counts, in ascending order of slopes; none for a single point.
+///
+/// The slopes between neighbours are made ascending by pooling adjacent violators (Ayer et al., Annals of Mathematical
+/// Statistics 1955); neighbours pooled share the line through their middle.
+fn chain(points: &[Point]) -> Vec<Line> {
+    // Errors of times grow with them.
+    let weight = |p: &Point| p.weight / (p.cost * p.cost);
+    // Slopes, what each weighs, and the first and last point that it joins.
+    let mut slopes: Vec<(f64, f64, usize, usize)> = Vec::with_capacity(points.len());
+    for (from, pair) in points.windows(2).enumerate() {
+        let width = pair[1].rows - pair[0].rows;
+        let certainty = width * width / (1.0 / weight(&pair[0]) + 1.0 / weight(&pair[1]));
+        // Points close by say little of a slope: as much as the noise lets them, it is taken to be that before.
+        let doubt = (NOISE * pair[1].rows / pair[1].cost).powi(2);
+        let flatter = slopes.last().map_or(0.0, |s| s.0.max(0.0));
+        let slope = (pair[1].cost - pair[0].cost) / width;
+        let slope = (slope * certainty + flatter * doubt) / (certainty + doubt);
+        let mut pooled = (slope, certainty, from, from + 1);
+        while let Some((slope, certainty, from, _)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
+            let both = certainty + pooled.1;
+            pooled = ((slope * certainty + pooled.0 * pooled.1) / both, both, from, pooled.3);
+        }
+        slopes.push(pooled);
+    }
+    let line = |&(slope, _, from, to): &(f64, f64, usize, usize)| {
+        let joined = &points[from..=to];
+        let all: f64 = joined.iter().map(weight).sum();
+        let middle = |value: fn(&Point) -> f64| joined.iter().map(|p| weight(p) * value(p)).sum::<f64>() / all;
+        Line { rows: middle(|p| p.rows), cost: middle(|p| p.cost), slope: slope.max(0.0) }
+    };
+    slopes.iter().map(line).collect()
+}
+
+/// The relative standard errors of the points' costs, from all that was measured near them.
+fn errors(points: &[Point]) -> Vec<f64> {
+    let (mut from, mut to, mut passes) = (0, 0, 0.0);
+    let error = |p: &Point| {
+        while to < points.len() && points[to].rows <= p.rows * (1.0 + NEAR) {
+            passes += points[to].weight;
+            to += 1;
+        }
+        while points[from].rows < p.rows * (1.0 - NEAR) {
+            passes -= points[from].weight;
+            from += 1;
+        }
+        NOISE / (1.0 + passes).sqrt()
+    };
+    points.iter().map(error).collect()
+}
+
+/// The points' costs made ascending, by pooling adjacent violators again.
+fn ascending(points: &[Point]) -> Vec<(f64, f64)> {
+    // Costs, what each weighs, and how many points share it.
+    let mut levels: Vec<(f64, f64, usize)> = Vec::with_capacity(points.len());
+    for p in points {
+        let mut pooled = (p.cost, p.weight, 1);
+        while let Some((cost, weight, shared)) = levels.pop_if(|higher| higher.0 > pooled.0) {
+            let both = weight + pooled.1;
+            pooled = ((cost * weight + pooled.0 * pooled.1) / both, both, shared + pooled.2);
+        }
+        levels.push(pooled);
+    }
+    let costs = levels.iter().flat_map(|&(cost, _, shared)| std::iter::repeat_n(cost, shared));
+    points.iter().map(|p| p.rows).zip(costs).collect()
+}

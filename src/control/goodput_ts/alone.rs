@@ -1,0 +1,179 @@
+//! How far a sequence drafts that runs alone.
+//!
+//! One more draft gives a token with the chance `S·θ` that it and all drafts before it are accepted, and takes
+//! `c_draft` seconds, in which the best policy would have made `R·c_draft` tokens elsewhere. So it drafts on iff
+//! `S·θ > R·c_draft`.
+
+use super::ledger::{Ledger, probe_every};
+use super::sequence::{Draft, Sequence, chances, theta};
+use crate::control::calibration::{BINS, Before, Calibration, EDGES};
+use crate::control::costs::{Costs, RoundCosts};
+use crate::control::{DraftPlan, Outcome, Rule, Step};
+use crate::sample::Philox;
+use serde_json::{Value, json};
+
+/// Drafts of a round before any cost is known.
+const FIRST_DRAFTS: usize = 3;
+
+/// What rounds of a single sequence have taught.
+#[derive(Debug, Clone, Default)]
+pub struct Alone {
+    costs: Costs,
+    ledger: Ledger,
+    /// Of the round in progress.
+    plan: Plan,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    /// This many drafts, to learn or because the ledger is in debt.
+    Exactly(usize),
+    /// Draft while it pays, at R tokens per draft step's time.
+    WhileItPays { rate: f64 },
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::Exactly(0)
+    }
+}
+
+impl Alone {
+    /// Whether the sequence drafts one more token.
+    pub fn proceed(
+        &mut self,
+        sequence: &mut Sequence,
+        step: &Step<'_>,
+        calibration: &Calibration,
+        rng: &mut Philox,
+    ) -> bool {
+        if step.confidences.is_empty() {
+            self.plan = self.decide(sequence, step.limit, calibration);
+        }
+        let draft = sequence.draft(step.confidences, calibration);
+        match self.plan {
+            Plan::Exactly(drafts) => draft.drafts < drafts,
+            Plan::WhileItPays { rate } => self.pays(draft, rate, calibration, rng),
+        }
+    }
+
+    /// The whole round ahead.
+    pub fn plan(
+        &self,
+        sequence: &Sequence,
+        step: &Step<'_>,
+        calibration: &Calibration,
+        draws: &dyn Fn(usize) -> Philox,
+    ) -> DraftPlan {
+        let draft = sequence.begin();
+        match self.decide(sequence, step.limit, calibration) {
+            Plan::Exactly(drafts) => DraftPlan::of_length(drafts.min(step.limit)),
+            Plan::WhileItPays { rate } => {
+                let pays = step.limit > 0 && self.pays(&draft, rate, calibration, &mut draws(0));
+                if pays { self.table(draft, rate, step.limit, calibration, draws) } else { DraftPlan::of_length(0) }
+            }
+        }
+    }
+
+    /// Learns from a finished round.
+    pub fn observe(&mut self, outcome: &Outcome<'_>) {
+        self.costs.observe(outcome);
+        if let Some(costs) = self.costs.round() {
+            let (accepted, _) = outcome.tested();
+            self.ledger.enter((accepted + 1) as f64 - costs.round(outcome.confidences.len()) / costs.plain());
+        }
+    }
+
+    fn decide(&self, sequence: &Sequence, limit: usize, calibration: &Calibration) -> Plan {
+        let Some(costs) = self.costs.round() else { return Plan::Exactly(FIRST_DRAFTS) };
+        if let Some(drafts) = self.costs.wanted_drafts() {
+            return Plan::Exactly(drafts);
+        }
+        if self.ledger.in_debt() {
+            return Plan::Exactly(0);
+        }
+        if f64::from(sequence.undrafted) >= probe_every(costs.next(0) / costs.plain()) {
+            return Plan::Exactly(1);
+        }
+        Plan::WhileItPays { rate: best_rate(&sequence.begin(), limit, costs, calibration) }
+    }
+
+    /// What one more draft after `drafts` costs in tokens, at a rate R.
+    fn price(&self, rate: f64, drafts: usize) -> f64 {
+        self.costs.round().map_or(0.0, |costs| rate * costs.next(drafts))
+    }
+
+    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price.
+    fn pays(&self, draft: &Draft, rate: f64, calibration: &Calibration, rng: &mut Philox) -> bool {
+        draft.survival * draft.theta(calibration, rng) > self.price(rate, draft.drafts)
+    }
+
+    /// The decisions of [`pays`](Self::pays) of a round in which a first draft does, for all bins that its drafts
+    /// may fall into: with the same draws, and the same but for one thing. The level after some drafts depends on
+    /// the bins of each. Here it is exact in the last of them, and the drafts before that are supposed to have had
+    /// the confidence that is expected of an accepted one.
+    fn table(
+        &self,
+        draft: Draft,
+        rate: f64,
+        limit: usize,
+        calibration: &Calibration,
+        draws: &dyn Fn(usize) -> Philox,
+    ) -> DraftPlan {
+        let rates = calibration.rates();
+        let mut rules = Vec::new();
+        // Of draft `drafts`: the level before it, the chances of its bins, and the best that drafting may come to.
+        let (mut bins, mut most) = (*calibration.next(draft.before), 1.0);
+        let mut level = draft.level;
+        let mut drafts = 1;
+        while drafts < limit {
+            let price = self.price(rate, drafts);
+            let kept = chances(&level, calibration);
+            let rule = |bin: usize| {
+                let mut after = level.clone();
+                after.suppose_accepted(rates[bin]);
+                let theta = theta(Before::Bin(bin), &after, calibration, &mut draws(drafts));
+                Rule { kept: kept[bin], worth: theta / price }
+            };
+            let of_draft: [Rule; BINS] = std::array::from_fn(rule);
+            if of_draft.iter().all(|rule| most * rule.kept * rule.worth <= 1.0) {
+                break;
+            }
+            rules.extend(of_draft);
+            most *= kept.into_iter().fold(0.0, f64::max);
+            bins.iter_mut().zip(kept).for_each(|(bin, chance)| *bin *= chance);
+            let accepted = bins.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+            bins.iter_mut().for_each(|bin| *bin /= accepted);
+            level.suppose_accepted(bins.iter().zip(rates).map(|(bin, rate)| bin * rate).sum());
+            bins = calibration.follow(&bins);
+            drafts += 1;
+        }
+        DraftPlan { limit: drafts, edges: EDGES.to_vec(), rules }
+    }
+
+    /// Ledger and costs, for people.
+    pub fn state(&self) -> Value {
+        let costs = self.costs.round().map(|costs| {
+            let step = costs.step_seconds;
+            json!({ "plain_seconds": costs.plain() * step, "draft_seconds": costs.next(0) * step })
+        });
+        json!({ "ledger": self.ledger.balance(), "costs": costs.unwrap_or_else(|| json!({})) })
+    }
+}
+
+/// R: the most tokens per draft step's time that a round of any length is expected to give.
+fn best_rate(draft: &Draft, limit: usize, costs: RoundCosts<'_>, calibration: &Calibration) -> f64 {
+    let mut outlook = draft.outlook(calibration);
+    let mut tokens = 1.0;
+    let mut best = tokens / costs.plain();
+    for drafts in 1..=limit {
+        let survival = outlook.next(calibration);
+        tokens += survival;
+        best = best.max(tokens / costs.round(drafts));
+        // No later draft is likelier or cheaper, so once one does not pay none does.
+        if survival < best * costs.next(drafts - 1) {
+            break;
+        }
+    }
+    best
+}

@@ -1,0 +1,268 @@
+//! How far sequences draft that share their passes.
+//!
+//! Their drafts compete for one pass: a draft step costs about the same however many take part, and a further row to
+//! verify costs what it costs, whoever drafted it. So all drafts that may be made, of every sequence and position, are
+//! ranked by what they are worth, and the best set of a number of draft steps is one from the top of the ranking. At a
+//! round's start the set worth most per second tells R, what a second is worth; none drafted is one of the sets. Before
+//! each draft step the set worth most, less R times what it takes, says who goes on: a draft that opens a tile of rows
+//! may pay only with those that fill it.
+//!
+//! A draft is worth its chance to be kept, over the tokens that its sequence makes in a round. Plain tokens per second
+//! would favour sequences that draft well; but those leave soon, and the slots fill with the others. Where all texts
+//! have to be written, what counts is a sequence's share of its own way, and the time of a text that is slow is the
+//! dearest: so most texts are written per hour.
+
+use super::best_set::{BestSet, Prices};
+use super::ledger::{Ledger, probe_every};
+use super::sequence::{Draft, Outlook, Sequence};
+use crate::control::calibration::Calibration;
+use crate::control::step_times::StepTimes;
+use crate::control::{Outcome, RoundTimes, Step};
+use crate::sample::Philox;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Rounds from the start of drafting to the first of another length, and what every further one takes longer to come.
+const VARY_SPACING: usize = 8;
+const VARY_LATER: usize = 6;
+/// Most rounds from one to the next.
+const VARY_EVERY: usize = 500;
+/// Plain rounds at a stretch after which drafting starts anew.
+const STRETCH: usize = 8;
+/// How much a round counts for the usual pace.
+const PACE_RATE: f64 = 1.0 / 256.0;
+
+/// What rounds of several sequences have taught.
+#[derive(Debug, Clone)]
+pub struct Together {
+    times: StepTimes,
+    /// By the logarithm of the batch size.
+    sizes: BTreeMap<u32, Size>,
+    /// Tokens that a sequence makes in a round, over all of them.
+    pace: f64,
+    /// Of the round in progress.
+    plan: Plan,
+    /// What the round that is being told about gained so far.
+    entry: Option<Entry>,
+}
+
+/// Rounds of about the same number of sequences.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    /// In plain rounds.
+    ledger: Ledger,
+    rounds: usize,
+    /// Draft steps of a round, lately.
+    steps: f64,
+    /// Rounds of another length since drafting started, and rounds since the last one.
+    varied: usize,
+    since_varied: usize,
+    /// Rounds since one that drafted.
+    undrafted: usize,
+}
+
+/// The ledger's entry for a round: its gain, once a sequence has told how its drafts fared.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    size: u32,
+    gain: f64,
+    told: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Plan {
+    /// This many drafts of every sequence.
+    Exactly(usize),
+    /// One draft of those with these slots.
+    Probe(Vec<usize>),
+    /// Draft while it pays, at R tokens a second.
+    WhileItPays { rate: f64 },
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::Exactly(0)
+    }
+}
+
+/// A sequence that may draft, as it stands.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    slot: usize,
+    undrafted: u32,
+    /// Of a token, in rounds of the sequence.
+    worth: f64,
+    draft: &'a Draft,
+    /// Most drafts that it may still make.
+    most: usize,
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        let (times, sizes, plan) = (StepTimes::default(), BTreeMap::new(), Plan::default());
+        Self { times, sizes, pace: 1.0, plan, entry: None }
+    }
+}
+
+impl Together {
+    /// Which of several sequences, none without a draft in progress, draft one more token.
+    pub fn proceed(
+        &mut self,
+        steps: &[Step<'_>],
+        rows: usize,
+        sequences: &BTreeMap<usize, Sequence>,
+        calibration: &Calibration,
+        draws: &mut [Philox],
+    ) -> Vec<bool> {
+        let asked = |step: &Step<'_>| {
+            let sequence = sequences.get(&step.slot)?;
+            let most = step.limit.saturating_sub(step.confidences.len());
+            let worth = 1.0 / sequence.pace(self.pace);
+            Some(Asked { slot: step.slot, undrafted: sequence.undrafted, worth, draft: sequence.drafting()?, most })
+        };
+        let asked: Vec<Asked<'_>> = steps.iter().filter_map(asked).collect();
+        let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
+        let outlooks: Vec<Outlook> = asked.iter().map(|a| a.draft.outlook(calibration)).collect();
+        if steps.iter().all(|step| step.confidences.is_empty()) {
+            self.plan = self.decide(&asked, &outlooks, batch, rows, calibration);
+        }
+        match (&self.plan, self.times.costs()) {
+            (&Plan::WhileItPays { rate }, Some(costs)) => {
+                let sampled = |((a, outlook), rng): ((&Asked<'_>, Outlook), &mut Philox)| {
+                    (outlook.sampled(a.draft, rng).times(a.worth), a.most)
+                };
+                let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
+                let mut prices = Prices::new(costs, batch, rows, asked.len());
+                BestSet::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
+            }
+            (Plan::Probe(slots), _) => {
+                asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
+            }
+            (&Plan::Exactly(drafts), _) => asked.iter().map(|a| a.most > 0 && a.draft.drafts < drafts).collect(),
+            (Plan::WhileItPays { .. }, None) => vec![false; asked.len()],
+        }
+    }
+
+    /// Learns what a round took.
+    pub fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        self.settle();
+        self.times.observe(times);
+        if times.batch < 2 {
+            return;
+        }
+        let key = size(times.batch);
+        let size = self.sizes.entry(key).or_default();
+        size.took(times.draft_steps.len());
+        self.entry = self.times.costs().map(|costs| {
+            let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
+            Entry { size: key, gain, told: false }
+        });
+    }
+
+    /// Learns how the drafts of one of the round's sequences fared.
+    pub fn observe(&mut self, outcome: &Outcome<'_>) {
+        let (accepted, _) = outcome.tested();
+        self.pace += PACE_RATE * ((accepted + 1) as f64 - self.pace);
+        if let Some(entry) = &mut self.entry {
+            entry.gain += accepted as f64 / outcome.batch as f64;
+            entry.told = true;
+        }
+    }
+
+    /// Enters the last round. Rounds that were played to be timed have no sequence that tells of drafts, and no entry.
+    fn settle(&mut self) {
+        if let Some(entry) = self.entry.take().filter(|entry| entry.told) {
+            self.sizes.entry(entry.size).or_default().ledger.enter(entry.gain);
+        }
+    }
+
+    fn decide(
+        &mut self,
+        asked: &[Asked<'_>],
+        outlooks: &[Outlook],
+        batch: usize,
+        rows: usize,
+        calibration: &Calibration,
+    ) -> Plan {
+        self.settle();
+        let wanted = self.times.wanted_drafts().unwrap_or(0);
+        let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted) };
+        let size = self.sizes.entry(size(batch)).or_default();
+        if size.ledger.in_debt() {
+            return Plan::Exactly(0);
+        }
+        if let Some(drafts) = size.vary() {
+            return Plan::Exactly(drafts);
+        }
+        let plain = costs.hoped_verify(batch, rows);
+        let probe =
+            |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows.saturating_add(tests)) - plain);
+        let cheaper = |a: (usize, f64), b: (usize, f64)| if b.1 * (a.0 as f64) < a.1 * b.0 as f64 { b } else { a };
+        let Some((tests, cost)) = (1..=asked.len()).map(probe).reduce(cheaper) else { return Plan::Exactly(0) };
+        if size.undrafted as f64 >= probe_every(cost / plain) {
+            return Plan::Probe(longest_undrafted(asked, tests));
+        }
+        let sequences =
+            outlooks.iter().zip(asked).map(|(outlook, a)| (outlook.clone().times(a.worth), a.most)).collect();
+        let mut prices = Prices::new(costs, batch, rows, asked.len());
+        // Sequences that do not speculate make a token a round.
+        let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
+        let rate = |tokens: f64, seconds: f64| (all + tokens) / (plain + seconds);
+        let rate = BestSet::of(sequences, &mut prices, calibration, rate).value;
+        Plan::WhileItPays { rate }
+    }
+
+    /// Ledgers and step times, for people.
+    pub fn state(&self) -> Value {
+        let size = |(&key, size): (&u32, &Size)| {
+            let state = json!({ "ledger": size.ledger.balance(), "rounds": size.rounds, "undrafted": size.undrafted });
+            ((1usize << key).to_string(), state)
+        };
+        json!({
+            "ledgers": self.sizes.iter().map(size).collect::<serde_json::Map<_, _>>(),
+            "step_times": self.times.state(),
+        })
+    }
+}
+
+impl Size {
+    /// A round had this many draft steps.
+    fn took(&mut self, steps: usize) {
+        self.rounds += 1;
+        if steps > 0 {
+            self.steps += (steps as f64 - self.steps) / self.rounds.min(STRETCH) as f64;
+            self.since_varied += 1;
+            self.undrafted = 0;
+        } else {
+            self.undrafted += 1;
+        }
+        if self.undrafted >= STRETCH {
+            (self.varied, self.since_varied) = (0, 0);
+        }
+    }
+
+    /// The drafts of every sequence in a round that is played to compare its time with those around it, if one is due:
+    /// none, as many as most rounds have steps, one more, one less. Where all rounds are alike nothing else tells the
+    /// machine's speed from what that length costs.
+    fn vary(&mut self) -> Option<usize> {
+        if self.since_varied < (VARY_SPACING + VARY_LATER * self.varied).min(VARY_EVERY) {
+            return None;
+        }
+        let steps = self.steps.round() as usize;
+        let drafts = [0, steps, steps + 1, steps.saturating_sub(1)][self.varied % 4];
+        (self.varied, self.since_varied) = (self.varied + 1, 0);
+        Some(drafts)
+    }
+}
+
+/// The size that a batch counts as: the nearest power of two, by its exponent.
+fn size(batch: usize) -> u32 {
+    (batch.clamp(1, 1 << 20) as f64).log2().round() as u32
+}
+
+/// The slots of some sequences, those first that have not drafted for longest.
+fn longest_undrafted(asked: &[Asked<'_>], count: usize) -> Vec<usize> {
+    let mut order: Vec<&Asked<'_>> = asked.iter().collect();
+    order.sort_by_key(|a| std::cmp::Reverse(a.undrafted));
+    order.iter().take(count).map(|a| a.slot).collect()
+}

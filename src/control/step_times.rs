@@ -1,0 +1,317 @@
+//! What the passes of a round of several sequences take: a table of step times, filled by rounds played to be timed
+//! and refined by every round.
+//!
+//! A draft step's time depends on its rows, one for each sequence in it. The rest of a round runs the first layers on
+//! each sequence's last token and all others on every row, so its time is a function of the rows plus a share per
+//! sequence. The share is what tells passes with the same rows of different numbers of sequences apart.
+//!
+//! The machine's speed wanders: other programs come and go, contexts grow. A common factor follows it fast, and what
+//! the table keeps are times at its first speed, each number of rows by a trimmed mean. Decisions need ratios of
+//! times, for which the factor does not matter, so one slow pass changes nothing.
+
+use super::RoundTimes;
+use super::curve::{Curve, Point};
+use super::recent::Recent;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Rows up to which each number has a cell of its own; above, an octave has [`CELLS_AN_OCTAVE`].
+const EXACT_ROWS: usize = 64;
+const CELLS_AN_OCTAVE: f64 = 16.0;
+/// Passes of more rows, if ever there are any, count as this large.
+const MAX_ROWS: usize = 1 << 16;
+/// Rounds after which a cell that was not measured again counts for half.
+const FRESH_FOR: f64 = 500.0;
+/// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
+const LONG_AGO: usize = 100;
+const KEPT_LONG: usize = 6;
+/// Passes in a cell before it is a measure of the machine's speed.
+const KNOWN: usize = 4;
+/// Rounds that tell the speed, without the fastest and the slowest quarter.
+const SPEED_ROUNDS: usize = 8;
+/// How far off the speed a round may be, either way, for its times to be kept.
+const STEADY: f64 = 1.4;
+/// How far off a time may be from what was expected, either way; beyond, it counts as this far off.
+const CREDIBLE: f64 = 2.0;
+/// Passes after which a cell's mean number of sequences forgets.
+const SPREAD_MEMORY: f64 = 50.0;
+/// Pulls the share per sequence to 0 as passes of numbers of sequences this far apart (relative) would.
+const SHARE_PRIOR: f64 = 0.05;
+/// Passes with several sequences' rows, and draft steps, that are measured before the table is used.
+const ENOUGH: usize = 3;
+
+/// Step times as they were measured.
+#[derive(Debug, Clone, Default)]
+pub struct StepTimes {
+    /// By sequences in the step.
+    draft: Cells,
+    /// By rows.
+    verify: Cells,
+    /// Time over the table's, of recent rounds.
+    speeds: Recent<SPEED_ROUNDS>,
+    rounds: usize,
+    /// Rows of the last round, and whether it took about what was expected.
+    rows: usize,
+    steady: bool,
+    costs: Option<StepCosts>,
+    /// Whether something was measured since `costs` were fitted.
+    outdated: bool,
+}
+
+/// What passes cost, in seconds at the table's speed.
+#[derive(Debug, Clone)]
+pub struct StepCosts {
+    draft: Curve,
+    rows: Curve,
+    /// What decisions take rows to cost: what is thought dear by mistake is never tried again, what is thought cheap is.
+    hopeful: Curve,
+    per_sequence: f64,
+}
+
+impl StepCosts {
+    /// A draft step of this many sequences.
+    pub fn draft(&self, sequences: usize) -> f64 {
+        if sequences == 0 { 0.0 } else { self.draft.at(sequences as f64) }
+    }
+
+    /// The rest of a round: verifying `rows` rows of `batch` sequences, and all else.
+    pub fn verify(&self, batch: usize, rows: usize) -> f64 {
+        self.rows.at(rows as f64) + self.per_sequence * batch as f64
+    }
+
+    /// The same, as low as it may be after what was measured.
+    pub fn hoped_verify(&self, batch: usize, rows: usize) -> f64 {
+        self.hopeful.at(rows as f64) + self.per_sequence * batch as f64
+    }
+
+    /// A round that drafts nothing.
+    pub fn plain(&self, batch: usize) -> f64 {
+        self.verify(batch, batch)
+    }
+
+    /// A whole round.
+    pub fn round(&self, times: &RoundTimes<'_>) -> f64 {
+        let drafting: f64 = times.draft_steps.iter().map(|&(sequences, _)| self.draft(sequences)).sum();
+        drafting + self.verify(times.batch, times.rows)
+    }
+}
+
+/// Times of passes by their rows.
+#[derive(Debug, Clone, Default)]
+struct Cells(BTreeMap<usize, Cell>);
+
+/// Passes with about the same number of rows.
+#[derive(Debug, Clone, Default)]
+struct Cell {
+    seconds: Recent<63>,
+    /// Round of the last one.
+    seen: usize,
+    passes: f64,
+    /// Means of rows, sequences and seconds.
+    rows: f64,
+    sequences: f64,
+    mean: f64,
+    /// Sums of squared differences of sequences, and of their products with those of seconds.
+    spread: f64,
+    product: f64,
+}
+
+/// A pass as it was measured.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    rows: usize,
+    sequences: usize,
+    seconds: f64,
+}
+
+impl StepTimes {
+    /// Learns from a round's times; what is no time is ignored.
+    pub fn observe(&mut self, times: &RoundTimes<'_>) {
+        self.rounds += 1;
+        let step = |&(sequences, seconds)| Pass { rows: sequences, sequences, seconds };
+        let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
+        let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
+        let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
+        let drafting = median(steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))));
+        let verifying = Some(verify).filter(Pass::is_one).and_then(|pass| ratio((pass, self.expected_verify(pass))));
+        let present = match (drafting, verifying) {
+            // Nothing makes a pass too short.
+            (Some(a), Some(b)) if a.max(b) > STEADY * a.min(b) => Some(a.min(b)),
+            // Each for itself: draft steps are short, and would else say nothing of verification that is misjudged.
+            (Some(a), Some(b)) => Some((a + b) / 2.0),
+            (a, b) => a.or(b),
+        };
+        self.speeds.extend(present.as_slice());
+        self.outdated = true;
+        let speed = self.speed();
+        // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
+        let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
+        let same = std::mem::replace(&mut self.rows, times.rows) == times.rows;
+        if !std::mem::replace(&mut self.steady, steady) && !steady || !steady && same {
+            return;
+        }
+        for pass in steps() {
+            let pass = pass.credible(speed, self.expected_draft(pass));
+            self.draft.measure(pass, self.rounds);
+        }
+        if verify.is_one() {
+            let pass = verify.credible(speed, self.expected_verify(verify));
+            self.verify.measure(pass, self.rounds);
+        }
+    }
+
+    /// What passes cost by now; `None` while too little was measured.
+    pub fn costs(&mut self) -> Option<&StepCosts> {
+        if self.outdated {
+            self.outdated = false;
+            self.costs = self.fit();
+        }
+        self.costs.as_ref()
+    }
+
+    /// How many drafts a sequence should make for the sake of the table, if any: one and none in turn while nothing is
+    /// known.
+    pub fn wanted_drafts(&self) -> Option<usize> {
+        let known = || self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
+        (self.costs.is_none() && !known()).then_some(1 - self.rounds % 2)
+    }
+
+    /// The machine's present time over that of the table.
+    pub fn speed(&self) -> f64 {
+        self.speeds.mean().unwrap_or(1.0)
+    }
+
+    fn fit(&self) -> Option<StepCosts> {
+        if self.wanted_drafts().is_some() {
+            return None;
+        }
+        let per_sequence = self.verify.per_sequence();
+        let rows = Curve::fit(&self.verify.points(per_sequence, self.rounds))?;
+        let draft = Curve::fit(&self.draft.points(0.0, self.rounds))?;
+        Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_sequence })
+    }
+
+    /// A draft step's time at the table's speed, if much is known of steps like it.
+    fn expected_draft(&self, pass: Pass) -> Option<f64> {
+        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft.known(pass.rows as f64));
+        self.draft.expected(pass, 0.0).or_else(fitted)
+    }
+
+    /// The same of a verification.
+    fn expected_verify(&self, pass: Pass) -> Option<f64> {
+        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
+        let fitted = |costs: &StepCosts| {
+            costs.rows.known(pass.rows as f64).map(|cost| cost + per_sequence * pass.sequences as f64)
+        };
+        self.verify.expected(pass, per_sequence).or_else(|| self.costs.as_ref().and_then(fitted))
+    }
+
+    /// The table in milliseconds at the present speed, for people.
+    pub fn state(&self) -> Value {
+        let speed = self.speed();
+        let milliseconds = |curve: &Curve| -> Vec<Value> {
+            curve.corners().iter().map(|&(rows, cost)| json!([rows, cost * speed * 1e3])).collect()
+        };
+        self.fit().map_or(Value::Object(Default::default()), |costs| {
+            json!({
+                "speed": speed,
+                "draft_milliseconds_by_sequences": milliseconds(&costs.draft),
+                "verify_milliseconds_by_rows": milliseconds(&costs.rows),
+                "verify_milliseconds_per_sequence": costs.per_sequence * speed * 1e3,
+            })
+        })
+    }
+}
+
+/// The middle one; of two in the middle the lower.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+impl Pass {
+    /// Whether it is one, of one or more rows, and its time is a time.
+    fn is_one(&self) -> bool {
+        self.rows > 0 && self.sequences > 0 && self.seconds.is_finite() && self.seconds >= 0.0
+    }
+
+    /// At the table's speed, and not too far from what was expected there.
+    fn credible(self, speed: f64, expected: Option<f64>) -> Self {
+        let seconds = (self.seconds / speed).clamp(1e-9, 1e6);
+        let credible = |expected: f64| seconds.clamp(expected / CREDIBLE, expected * CREDIBLE);
+        Self { seconds: expected.map_or(seconds, credible), ..self }
+    }
+}
+
+impl Cells {
+    fn key(rows: usize) -> usize {
+        if rows <= EXACT_ROWS {
+            return rows;
+        }
+        let octaves = (rows.min(MAX_ROWS) as f64 / EXACT_ROWS as f64).log2();
+        EXACT_ROWS + 1 + (octaves * CELLS_AN_OCTAVE) as usize
+    }
+
+    fn measure(&mut self, pass: Pass, round: usize) {
+        self.0.entry(Self::key(pass.rows)).or_default().measure(pass, round);
+    }
+
+    /// What the cell says of such a pass, if it knows.
+    fn expected(&self, pass: Pass, per_sequence: f64) -> Option<f64> {
+        let cell = self.0.get(&Self::key(pass.rows)).filter(|cell| cell.seconds.len() >= KNOWN)?;
+        Some((cell.seconds.mean()? + per_sequence * (pass.sequences as f64 - cell.sequences)).max(1e-9))
+    }
+
+    /// Passes kept.
+    fn passes(&self) -> usize {
+        self.0.values().map(|cell| cell.seconds.len()).sum()
+    }
+
+    /// What a sequence costs where the number of rows stays the same: the slope within cells, over all of them.
+    fn per_sequence(&self) -> f64 {
+        let (mut products, mut spreads) = (0.0, f64::MIN_POSITIVE);
+        for cell in self.0.values() {
+            let square = cell.mean * cell.mean;
+            products += cell.product / square;
+            spreads += (cell.spread + SHARE_PRIOR * cell.sequences * cell.sequences) / square;
+        }
+        (products / spreads).max(0.0)
+    }
+
+    /// The cells in order, without what their sequences cost.
+    fn points(&self, per_sequence: f64, round: usize) -> Vec<Point> {
+        let point = |cell: &Cell| {
+            let (seconds, passes) = (cell.seconds.mean()?, cell.seconds.len() as f64);
+            // However much the sequences cost, some is left for the rows.
+            let cost = (seconds - per_sequence * cell.sequences).max(0.05 * seconds);
+            let weight = passes / (1.0 + (round - cell.seen) as f64 / FRESH_FOR);
+            Some(Point { rows: cell.rows, cost, weight })
+        };
+        self.0.values().filter_map(point).collect()
+    }
+}
+
+impl Cell {
+    fn measure(&mut self, pass: Pass, round: usize) {
+        // What is measured now is in proportion to all else that is; what was, may be no more.
+        if round > self.seen + LONG_AGO {
+            self.seconds.keep_latest(KEPT_LONG);
+        }
+        self.seen = round;
+        self.seconds.extend(&[pass.seconds]);
+        self.passes += 1.0;
+        let rate = 1.0 / self.passes.min(SPREAD_MEMORY);
+        let (rows, sequences) = (pass.rows.min(MAX_ROWS) as f64, pass.sequences.min(MAX_ROWS) as f64);
+        self.rows += rate * (rows - self.rows);
+        let apart = sequences - self.sequences;
+        self.sequences += rate * apart;
+        self.mean += rate * (pass.seconds - self.mean);
+        self.spread += apart * (sequences - self.sequences);
+        self.product += apart * (pass.seconds - self.mean);
+        if self.passes > SPREAD_MEMORY {
+            self.spread *= 1.0 - rate;
+            self.product *= 1.0 - rate;
+        }
+    }
+}
