@@ -22,6 +22,7 @@ fn since(before: Counts, device: &EmulatedDevice) -> Counts {
         recordings: now.recordings - before.recordings,
         replays: now.replays - before.replays,
         products: now.products - before.products,
+        copies: now.copies - before.copies,
         turns: now.turns - before.turns,
         waits: now.waits - before.waits,
     }

@@ -54,6 +54,8 @@ pub struct Counts {
     pub kernels: u64,
     /// Products of matrices.
     pub products: u64,
+    /// Copies to the device or from it.
+    pub copies: u64,
     /// Graphs recorded.
     pub recordings: u64,
     /// Graphs replayed.
@@ -171,6 +173,7 @@ impl EmulatedDevice {
                 unsafe { self.emulator.launch(kernel, *shape, arguments) }
             }
             &Task::Copy { to, from, bytes } => {
+                self.state().counts.copies += 1;
                 self.check(to, bytes)?;
                 self.check(from, bytes)?;
                 // SAFETY: both lie in blocks allocated here; one of them is the host's, the other the device's.
