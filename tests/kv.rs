@@ -1,8 +1,18 @@
-//! Pages under random use: none is lost, held twice, or changed by rolling back.
+//! Pages under random use: none is lost, held twice, or changed by rolling back. And what the processor's cache holds
+//! in them, saved and restored.
 
+#[path = "common/exits.rs"]
+mod exits;
+#[path = "common/saved_pages.rs"]
+mod saved_pages;
+
+use eesd::backend::Backend;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::kv::{BlockTable, PAGE_TOKENS, PageId, PagePool};
+use eesd::load::Checkpoint;
 use proptest::prelude::*;
 use std::collections::HashSet;
+use std::path::Path;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -73,4 +83,33 @@ fn a_length_beyond_the_pages_is_a_bug() {
     let mut table = BlockTable::default();
     table.reserve(1, &mut pool).unwrap();
     table.set_len(65);
+}
+
+/// A small model on two threads, with an exit block after its first layer or without, and six pages.
+fn backend(drafts: bool) -> Box<dyn Backend> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/llama");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let exit = drafts.then(|| exits::exit_after(&checkpoint, &[], 1));
+    let options = CpuOptions { threads: Some(2), simd: None, slots: 2, context: 192, max_draft: 4, pages: Some(6) };
+    CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options).unwrap()
+}
+
+#[test]
+fn texts_go_on_in_other_pages() {
+    let text = |seed: u32, len: u32| (0..len).map(|i| (seed * 131 + i * i * 31 + i * 17) % 512).collect::<Vec<_>>();
+    let (prompt, other) = (text(1, 60), text(2, 140));
+    for drafts in [3, 0] {
+        saved_pages::check_texts_go_on(&mut *backend(true), [&prompt, &other], drafts);
+    }
+    saved_pages::check_texts_go_on(&mut *backend(false), [&prompt, &other], 0);
+}
+
+#[test]
+fn bits_of_pages_come_back() {
+    saved_pages::check_bits_come_back(&mut *backend(true));
+}
+
+#[test]
+fn pages_that_cannot_be_saved_or_restored_are_refused() {
+    saved_pages::check_refusals(&mut *backend(true));
 }

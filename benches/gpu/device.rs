@@ -35,12 +35,15 @@ impl Measurable for Gpu {
 #[cfg(feature = "emulated-kernels")]
 impl Measurable for eesd::backend::cuda::emulator::EmulatedDevice {
     fn seconds(&self, work: Work<'_>) -> Result<f64, BackendError> {
+        self.wait()?;
         let start = std::time::Instant::now();
         work()?;
+        self.wait()?;
         Ok(start.elapsed().as_secs_f64())
     }
 
     unsafe fn copy_inside(&self, to: Address, from: Address, bytes: usize) -> Result<(), BackendError> {
+        self.wait()?;
         // SAFETY: the emulated device's memory is the process's own, and nothing is queued; the rest is the
         // caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, bytes) };

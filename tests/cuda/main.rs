@@ -15,6 +15,9 @@ mod products;
 #[path = "../common/requests.rs"]
 mod requests;
 mod sampling;
+#[path = "../common/saved_pages.rs"]
+mod saved_pages;
 mod support;
+mod swap;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;

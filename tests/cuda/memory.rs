@@ -1,6 +1,7 @@
-//! Memory, graphs and waits of the emulated device; and what is refused.
+//! Memory, the queue, graphs and waits of the emulated device; and what is refused.
 
 use crate::support::{Subject, emulated, engine, on, options, run, table};
+use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{BackendError, Chunk, Sequence};
 use eesd::engine::Request;
@@ -115,4 +116,38 @@ fn passes_that_cannot_be_are_refused() {
     refused(backend.evaluate(&Chunk { start: 0, ..chunk }, 5).map(|_| ()), "after 5 layers of 4");
     let mut plain = subject.cuda(None, &options(1));
     refused(plain.draft(&[sequence]).map(|_| ()), "nothing can be drafted");
+}
+
+#[test]
+fn what_is_queued_is_done_when_it_is_waited_for() {
+    let device = emulated(0, 1 << 20);
+    let memory = Memory::zeroed(&device, 8, "a test").unwrap();
+    let [mut from, to] = [0; 2].map(|_| HostMemory::zeroed(&device, 8).unwrap());
+    // SAFETY: all sides have eight bytes, and are looked at or changed between copies on purpose.
+    let (send, fetch) = unsafe {
+        (
+            || device.copy_to_device(memory.at(), from.at(), 8).unwrap(),
+            |at: usize| device.copy_to_host(to.at().add(at), memory.byte(at), 4).unwrap(),
+        )
+    };
+    send();
+    fetch(0);
+    let event = device.record().unwrap();
+    fetch(4);
+    from.contents_mut().fill(1);
+    assert_eq!(to.contents(), [0; 8]);
+    device.wait_for(&event).unwrap();
+    assert_eq!(to.contents(), [1, 1, 1, 1, 0, 0, 0, 0], "what was written over too early arrives");
+    device.wait().unwrap();
+    assert_eq!(to.contents(), [1; 8]);
+    // What follows a failure is not done.
+    // SAFETY: refused.
+    unsafe { device.zero(memory.byte(4), 8) }.unwrap();
+    from.contents_mut().fill(2);
+    // SAFETY: as above.
+    unsafe { device.copy_to_device(memory.at(), from.at(), 8) }.unwrap();
+    assert!(device.wait().unwrap_err().to_string().contains("8 bytes at "));
+    fetch(0);
+    device.wait().unwrap();
+    assert_eq!(to.contents(), [1; 8]);
 }

@@ -10,15 +10,16 @@ use eesd::backend::{Backend, BackendError, Chunk, Sequence};
 use eesd::engine::Request;
 use eesd::sample::{Sampler, SamplingParams, VerifyMode};
 
-/// Rows of a prefill pass: prompts of 385 tokens are two fast passes, of 300 a fast and an exact one.
-const ROWS: usize = 192;
+/// Rows of a prefill pass: prompts of 273 tokens are two fast passes, of 157 a fast and an exact one.
+const ROWS: usize = 136;
 
 fn fast(slots: usize) -> CudaOptions {
     CudaOptions { prefill_rows: ROWS, prefill: Prefill::Fast, ..options(slots) }
 }
 
+/// How passes are cut changes nothing here: at tiles, of which the emulator computes whole ones.
 fn exact(slots: usize) -> CudaOptions {
-    CudaOptions { prefill: Prefill::Exact, ..fast(slots) }
+    CudaOptions { prefill_rows: 128, prefill: Prefill::Exact, ..options(slots) }
 }
 
 /// Logits of the token after each prompt, all of which are filled in together.
@@ -45,7 +46,7 @@ fn check_against_processor(subject: &Subject) {
     if !can_multiply() {
         return;
     }
-    let prompt = [subject.text(3, 180)];
+    let prompt = [subject.text(3, 135)];
     let exit = subject.geometry().layers / 2;
     let after = |mut backend: Box<dyn Backend>| logits_after(&mut *backend, &prompt).remove(0);
     let expected = after(subject.cpu(Some(exit), 1));
@@ -76,7 +77,7 @@ fn neighbours_change_nothing() {
         return;
     }
     let subject = Subject::fixture("qwen2");
-    let prompts = [140, 300, 20, 385, 3].map(|len| subject.text(len as u64, len));
+    let prompts = [131, 157, 20, 273, 3].map(|len| subject.text(len as u64, len));
     let mut together = subject.cuda(Some(1), &fast(5));
     let found = logits_after(&mut *together, &prompts);
     for (prompt, found) in prompts.iter().zip(&found) {
@@ -97,13 +98,17 @@ fn speculation_changes_no_token_after_fast_prefill() {
         return;
     }
     let sampled = SamplingParams { temperature: 0.9, verify: Some(VerifyMode::Coupled), ..SamplingParams::default() };
-    for (subject, sampling) in [(Subject::bundled(), SamplingParams::default()), (Subject::fixture("llama"), sampled)] {
-        let request = |(seed, len): (u64, usize)| {
+    // Two fast runs; a fast and an exact one; an exact one alone.
+    let cases = [
+        (Subject::bundled(), SamplingParams::default(), &[157][..]),
+        (Subject::fixture("llama"), sampled, &[273, 157, 40]),
+    ];
+    for (subject, sampling, lengths) in cases {
+        let request = |(seed, &len): (u64, &usize)| {
             let sampling = SamplingParams { seed: Some(seed), ..sampling.clone() };
-            Request { sampling, ..Request::new(subject.text(seed, len), 10) }
+            Request { sampling, ..Request::new(subject.text(seed, len), 8) }
         };
-        // Two fast runs; a fast and an exact one; an exact one alone.
-        let requests: Vec<Request> = (0..).zip([330, 200, 40]).map(request).collect();
+        let requests: Vec<Request> = (0..).zip(lengths).map(request).collect();
         let mut plain = engine(subject.cuda(None, &fast(1)), "off");
         let expected = run(&mut plain, &requests, 1);
         for (controller, batch) in [("beta-ts", 1), ("fixed:2", 3)] {
@@ -129,7 +134,8 @@ fn every_projection_of_a_long_prompt_is_a_product() {
         let (table, text) = (table(0, CONTEXT), subject.text(0, len));
         let before = device.counts().products;
         backend.prefill(&[Chunk { pages: table.pages(), start: 0, tokens: &text }]).unwrap();
-        backend.evaluate(&Chunk { pages: table.pages(), start: 0, tokens: &text }, 1).unwrap();
+        // Reading makes none, however long the text.
+        backend.evaluate(&Chunk { pages: table.pages(), start: 0, tokens: &text[..len.min(130)] }, 1).unwrap();
         device.counts().products - before
     };
     // Four in each layer but the last, of which keys and values alone are wanted, as of the exit layer.
@@ -138,7 +144,7 @@ fn every_projection_of_a_long_prompt_is_a_product() {
     assert_eq!(products(&fast(1), 129), of_a_pass);
     assert_eq!(products(&fast(1), 2 * ROWS), 2 * of_a_pass);
     assert_eq!(products(&fast(1), 2 * ROWS + 128), 2 * of_a_pass);
-    assert_eq!(products(&exact(1), 2 * ROWS), 0);
+    assert_eq!(products(&exact(1), ROWS), 0);
     assert!(new(&fast(1)).describe().ends_with("bf16 weights, fast prefill"));
     assert!(new(&exact(1)).describe().ends_with("bf16 weights"));
 }
@@ -155,7 +161,8 @@ fn memory_counts_what_fast_prefill_works_in() {
         assert_eq!(device.allocated(), (0, 0));
         Ok::<_, BackendError>(taken)
     };
-    let [with, without] = [fast(1), exact(1)].map(|options| on(1 << 30, &options).unwrap());
+    let exact = CudaOptions { prefill: Prefill::Exact, ..fast(1) };
+    let [with, without] = [&fast(1), &exact].map(|options| on(1 << 30, options).unwrap());
     let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
     assert_eq!((hidden % 64, mlp % 16), (0, 0), "the largest matrix of this fixture has no padding");
     let qkv = geometry.q_size() + 2 * geometry.kv_size();
@@ -165,7 +172,7 @@ fn memory_counts_what_fast_prefill_works_in() {
     assert_eq!(with - without, 2 * largest + 4 * sums + library);
     // Room for the one and not for the other.
     let enough = ((without + (with - without) / 2) as f64 / 0.9) as u64;
-    on(enough, &exact(1)).unwrap();
+    on(enough, &exact).unwrap();
     let error = on(enough, &fast(1)).unwrap_err();
     assert!(matches!(error, BackendError::DeviceMemory(_)), "{error}");
     for part in ["of it for --prefill fast)", "leave out --prefill fast"] {

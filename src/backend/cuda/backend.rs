@@ -3,6 +3,7 @@
 use super::CudaBackend;
 use super::driver::Driver;
 use super::kernels::Address;
+use super::workspace::Cache;
 use crate::TokenId;
 use crate::backend::{
     Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence, draft_step_by_step,
@@ -39,12 +40,15 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.model.work.fast.is_none()
     }
 
-    fn save_pages(&mut self, _pages: &[PageId]) -> Result<SavedPages, BackendError> {
-        Err(BackendError::Device("pages cannot be saved yet".to_owned()))
+    fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
+        self.limits.check_pages(pages)?;
+        self.save(pages)
     }
 
-    fn restore_pages(&mut self, _saved: &SavedPages, _pages: &[PageId]) -> Result<(), BackendError> {
-        Err(BackendError::Device("pages cannot be saved yet".to_owned()))
+    fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
+        self.limits.check_pages(pages)?;
+        saved.check(pages, Cache::page_bytes(&self.model.geometry))?;
+        self.restore(saved, pages)
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {

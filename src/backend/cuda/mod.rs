@@ -9,7 +9,7 @@
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
 //! - `host` and `slots` are the host's side; `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
-//!   that the library multiplies.
+//!   that the library multiplies; `swap` brings pages to the host and back.
 //! - `synthetic` makes weights on the device, for benchmarks.
 //!
 //! A pass of a round is one copy in, one graph, one copy out, and one wait; so are all drafts of a sequence alone, where
@@ -37,6 +37,7 @@ mod pass;
 mod reading;
 mod rounds;
 mod slots;
+mod swap;
 mod synthetic;
 mod upload;
 mod weights;

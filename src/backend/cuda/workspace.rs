@@ -6,7 +6,7 @@ use super::kernels::{Address, Attention, HeadPartial, RowChoice, Verdict};
 use super::pack::TILE_ROWS;
 use super::weights::operand_stride;
 use crate::backend::Limits;
-use crate::kv::PAGE_TOKENS;
+use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 
 /// Bytes of a weight, an activation that a projection reads, or a number in the cache.
@@ -145,25 +145,50 @@ impl Workspace {
     pub const SPLIT_ROWS: usize = 16;
 }
 
-/// The paged cache: K and V of each model layer, and of the exit layer after them.
+/// The paged cache: an array of pages for K and one for V of each model layer, and of the exit layer after them.
 pub struct Cache {
     base: Address,
-    half_bytes: usize,
+    arrays: usize,
+    pages: usize,
+    part_bytes: usize,
 }
 
 impl Cache {
     /// Of `pages` pages, from `base` on.
     pub fn new(base: Address, geometry: &Geometry, pages: usize) -> Self {
-        Self { base, half_bytes: pages * PAGE_TOKENS * geometry.kv_size() * ELEMENT }
+        Self { base, arrays: Self::arrays_of(geometry), pages, part_bytes: Self::part_bytes_of(geometry) }
     }
 
     /// Bytes of one page in all layers, the exit layer included.
     pub fn page_bytes(geometry: &Geometry) -> usize {
-        (geometry.layers + 1) * 2 * PAGE_TOKENS * geometry.kv_size() * ELEMENT
+        Self::arrays_of(geometry) * Self::part_bytes_of(geometry)
     }
 
     /// K and V of a layer.
     pub fn layer(&self, index: usize) -> [Address; 2] {
-        [0, 1].map(|half| Address(self.base.0 + ((2 * index + half) * self.half_bytes) as u64))
+        [0, 1].map(|half| self.part(2 * index + half, PageId(0)))
+    }
+
+    /// How many arrays: K of the first layer, V of the first layer, K of the second one, and so on.
+    pub fn arrays(&self) -> usize {
+        self.arrays
+    }
+
+    /// Where a page lies in one of the arrays; the next page follows it.
+    pub fn part(&self, array: usize, page: PageId) -> Address {
+        Address(self.base.0 + ((array * self.pages + page.0 as usize) * self.part_bytes) as u64)
+    }
+
+    /// Bytes of one page in one of the arrays.
+    pub fn part_bytes(&self) -> usize {
+        self.part_bytes
+    }
+
+    fn arrays_of(geometry: &Geometry) -> usize {
+        2 * (geometry.layers + 1)
+    }
+
+    fn part_bytes_of(geometry: &Geometry) -> usize {
+        PAGE_TOKENS * geometry.kv_size() * ELEMENT
     }
 }

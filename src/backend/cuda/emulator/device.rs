@@ -1,5 +1,8 @@
 //! The emulator as a whole device: with memory of a given size, a queue, and graphs. Like on a GPU, what is
 //! recorded is not run before it is replayed, and then with the memory as it is by that time.
+//!
+//! What is queued is done as late as a GPU may do it: when somebody waits. So a result that is read before it was waited
+//! for is not there, and what is written over too early arrives as the wrong numbers.
 
 use super::{Emulator, matmul};
 use crate::backend::BackendError;
@@ -7,7 +10,7 @@ use crate::backend::cuda::driver::{Driver, MemoryInfo};
 use crate::backend::cuda::kernels::{Address, ContinueLoop, Launcher, Shape};
 use crate::backend::cuda::matmul::Matmul;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +27,8 @@ pub struct EmulatedDevice {
     has_loops: bool,
     refuses_loops: bool,
     state: Mutex<State>,
+    /// Whoever has it does what is queued.
+    doing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -31,6 +36,9 @@ struct State {
     /// Blocks of memory by address, device's and page-locked ones.
     blocks: BTreeMap<u64, Block>,
     recording: Option<Recording>,
+    queued: VecDeque<Task>,
+    /// Tasks that were queued once and are not any more.
+    begun: u64,
     counts: Counts,
 }
 
@@ -54,6 +62,8 @@ pub struct Counts {
     pub kernels: u64,
     /// Products of matrices.
     pub products: u64,
+    /// Copies to the device or from it.
+    pub copies: u64,
     /// Graphs recorded.
     pub recordings: u64,
     /// Graphs replayed.
@@ -81,6 +91,7 @@ enum Task {
         bytes: usize,
     },
     Multiply(Matmul),
+    Replay(Arc<Vec<Task>>),
     /// As a GPU's conditional node: not 0 at first, and its body sets the value.
     While {
         body: Vec<Task>,
@@ -89,12 +100,16 @@ enum Task {
 }
 
 /// A recorded pass.
-pub struct Graph(Vec<Task>);
+pub struct Graph(Arc<Vec<Task>>);
+
+/// A place in the queue: how many tasks come before it.
+pub struct Event(u64);
 
 impl EmulatedDevice {
     /// A device with `bytes` bytes of memory.
     pub fn new(emulator: Emulator, bytes: u64) -> Self {
-        Self { emulator, bytes, has_loops: true, refuses_loops: false, state: Mutex::default() }
+        let (state, doing) = Default::default();
+        Self { emulator, bytes, has_loops: true, refuses_loops: false, state, doing }
     }
 
     /// One whose driver is too old for loops.
@@ -148,19 +163,40 @@ impl EmulatedDevice {
         unsafe { dealloc(at as *mut u8, layout) };
     }
 
-    /// Does a task, or records it.
+    /// Queues a task, or records it.
     ///
     /// # Safety
     /// As the driver's functions.
     unsafe fn queue(&self, task: Task) -> Result<(), BackendError> {
-        if let Some(recording) = &mut self.state().recording {
+        let state = &mut *self.state();
+        if let Some(recording) = &mut state.recording {
             let refused = recording.body.is_some() && !matches!(task, Task::Launch { .. });
             recording.body.as_mut().unwrap_or(&mut recording.tasks).push(task);
             let why = || BackendError::Device("a loop's body may hold launches alone".into());
             return if refused { Err(why()) } else { Ok(()) };
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.run(&task) }
+        state.queued.push_back(task);
+        Ok(())
+    }
+
+    /// Does what was queued before `end`. After a failure nothing more of what was queued is.
+    fn catch_up(&self, end: u64) -> Result<(), BackendError> {
+        let _alone = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = || {
+            let mut state = self.state();
+            let task = if state.begun < end { state.queued.pop_front() } else { None };
+            state.begun += u64::from(task.is_some());
+            task
+        };
+        while let Some(task) = next() {
+            // SAFETY: promised by whoever queued it, until it is waited for.
+            unsafe { self.run(&task) }.inspect_err(|_| {
+                let mut state = self.state();
+                state.begun += state.queued.len() as u64;
+                state.queued.clear();
+            })?;
+        }
+        Ok(())
     }
 
     unsafe fn run(&self, task: &Task) -> Result<(), BackendError> {
@@ -171,6 +207,7 @@ impl EmulatedDevice {
                 unsafe { self.emulator.launch(kernel, *shape, arguments) }
             }
             &Task::Copy { to, from, bytes } => {
+                self.state().counts.copies += 1;
                 self.check(to, bytes)?;
                 self.check(from, bytes)?;
                 // SAFETY: both lie in blocks allocated here; one of them is the host's, the other the device's.
@@ -194,6 +231,8 @@ impl EmulatedDevice {
                 unsafe { matmul::multiply(product) };
                 Ok(())
             }
+            // SAFETY: the caller's promise.
+            Task::Replay(tasks) => tasks.iter().try_for_each(|task| unsafe { self.run(task) }),
             Task::While { body, value } => {
                 value.store(1, Ordering::Relaxed);
                 for _ in 0..MOST_TURNS {
@@ -232,7 +271,7 @@ impl Launcher for EmulatedDevice {
 
 impl Driver for EmulatedDevice {
     type Graph = Graph;
-    type Event = ();
+    type Event = Event;
 
     fn describe(&self) -> String {
         "emulated on the processor".into()
@@ -284,21 +323,25 @@ impl Driver for EmulatedDevice {
         unsafe { self.queue(Task::Multiply(*product)) }
     }
 
-    fn record(&self) -> Result<(), BackendError> {
-        Ok(())
+    fn record(&self) -> Result<Event, BackendError> {
+        let state = self.state();
+        Ok(Event(state.begun + state.queued.len() as u64))
     }
 
-    fn wait_for(&self, (): &()) -> Result<(), BackendError> {
-        Ok(())
+    fn wait_for(&self, event: &Event) -> Result<(), BackendError> {
+        self.catch_up(event.0)
     }
 
     fn wait(&self) -> Result<(), BackendError> {
-        let mut state = self.state();
-        state.counts.waits += 1;
-        match state.recording {
-            Some(_) => Err(BackendError::Device("somebody waits while a graph is recorded".into())),
-            None => Ok(()),
-        }
+        let all = {
+            let mut state = self.state();
+            state.counts.waits += 1;
+            if state.recording.is_some() {
+                return Err(BackendError::Device("somebody waits while a graph is recorded".into()));
+            }
+            state.begun + state.queued.len() as u64
+        };
+        self.catch_up(all)
     }
 
     fn begin_capture(&self) -> Result<(), BackendError> {
@@ -342,7 +385,7 @@ impl Driver for EmulatedDevice {
         state.counts.recordings += 1;
         let nothing = || BackendError::Device("no graph is being recorded".into());
         match state.recording.take() {
-            Some(Recording { tasks, body: None }) => Ok(Graph(tasks)),
+            Some(Recording { tasks, body: None }) => Ok(Graph(Arc::new(tasks))),
             Some(_) => Err(BackendError::Device("a loop's body was not ended".into())),
             None => Err(nothing()),
         }
@@ -351,6 +394,6 @@ impl Driver for EmulatedDevice {
     unsafe fn replay(&self, graph: &Graph) -> Result<(), BackendError> {
         self.state().counts.replays += 1;
         // SAFETY: the caller's promise.
-        graph.0.iter().try_for_each(|task| unsafe { self.run(task) })
+        unsafe { self.queue(Task::Replay(graph.0.clone())) }
     }
 }

@@ -4,7 +4,7 @@
 mod device;
 mod matmul;
 
-pub use device::{Counts, EmulatedDevice, Graph};
+pub use device::{Counts, EmulatedDevice, Event, Graph};
 
 use super::kernels::{Launcher, Shape};
 use crate::backend::BackendError;
