@@ -98,7 +98,7 @@ impl Controller for GoodputTs {
     }
 
     fn wants_step_times(&self) -> bool {
-        true
+        self.together.knows_nothing()
     }
 
     fn observe_times(&mut self, times: &RoundTimes<'_>) {

@@ -160,6 +160,11 @@ impl StepTimes {
         }
     }
 
+    /// Whether nothing was observed yet.
+    pub fn is_empty(&self) -> bool {
+        self.rounds == 0
+    }
+
     /// What passes cost by now; `None` while too little was measured.
     pub fn costs(&mut self) -> Option<&StepCosts> {
         if self.outdated {

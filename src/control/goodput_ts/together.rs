@@ -143,6 +143,11 @@ impl Together {
         }
     }
 
+    /// Whether no round's times were observed yet.
+    pub fn knows_nothing(&self) -> bool {
+        self.times.is_empty()
+    }
+
     /// Learns what a round took.
     pub fn observe_times(&mut self, times: &RoundTimes<'_>) {
         self.settle();
