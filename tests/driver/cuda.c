@@ -127,6 +127,15 @@ Result cuStreamSynchronize(Handle stream) {
   return recording ? CAPTURE_IMPLICIT : stream != &stream_object;
 }
 
+Result cuProfilerStart(void) {
+  NEEDS_CONTEXT;
+  return LOG("profiler starts"), 0;
+}
+Result cuProfilerStop(void) {
+  NEEDS_CONTEXT;
+  return LOG("profiler stops"), 0;
+}
+
 /* Copies and zeroing are done at once, or recorded. */
 static struct Work { void* to; const void* from; size_t bytes; } recorded[100];
 static int works;

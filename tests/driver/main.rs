@@ -146,6 +146,26 @@ fn kernels_overlap_only_behind_kernels_that_do() {
 }
 
 #[test]
+fn a_profiler_is_told_between_what_is_queued() {
+    let body = || {
+        let Some(gpu) = open() else { return };
+        let gpu = Arc::new(gpu);
+        launch(&gpu, "sample_rows").unwrap();
+        assert!(gpu.set_profiling(true).unwrap());
+        launch(&gpu, "accept_drafts").unwrap();
+        assert!(gpu.set_profiling(false).unwrap());
+    };
+    let Some(log) = with_driver("a_profiler_is_told_between_what_is_queued", &[], body) else { return };
+    if FATBINS.is_empty() {
+        return;
+    }
+    let told = |line: &&String| line.starts_with("launch ") || line.starts_with("profiler ");
+    let expected = ["launch sample_rows", "profiler starts", "launch accept_drafts", "profiler stops"];
+    let told: Vec<&String> = log.iter().filter(told).collect();
+    assert!(told.len() == 4 && told.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{told:?}");
+}
+
+#[test]
 fn kernels_do_not_overlap_where_they_cannot() {
     let body = || {
         let Some(gpu) = open() else { return };

@@ -90,6 +90,10 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.settle(batch, verdicts)
     }
 
+    fn set_profiling(&mut self, on: bool) -> Result<bool, BackendError> {
+        self.driver.set_profiling(on)
+    }
+
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
         let vocab = self.model.geometry.vocab_size;
         match self.slots.get(slot).map(|slot| slot.logits) {

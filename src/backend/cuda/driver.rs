@@ -112,6 +112,14 @@ pub trait Driver: Launcher + Send + Sync + 'static {
     /// If something queued failed.
     fn wait(&self) -> Result<(), BackendError>;
 
+    /// Tells an attached profiler to record from here on, or no longer; false where there is nobody to tell.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn set_profiling(&self, _on: bool) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
     /// From here on launches, copies and zeroing are recorded instead of queued.
     ///
     /// # Errors

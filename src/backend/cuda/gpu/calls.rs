@@ -104,6 +104,8 @@ calls! {
     cuMemcpyDtoHAsync_v2(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);
     cuMemcpyDtoDAsync_v2(sys::CUdeviceptr, sys::CUdeviceptr, usize, sys::CUstream);
     cuMemsetD8Async(sys::CUdeviceptr, c_uchar, usize, sys::CUstream);
+    cuProfilerStart();
+    cuProfilerStop();
 }
 
 const NO_DRIVER: &str = "no CUDA driver: its library (libcuda.so.1) was not found";

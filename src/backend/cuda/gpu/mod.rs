@@ -257,6 +257,16 @@ impl Driver for Gpu {
         self.device.wait()
     }
 
+    fn set_profiling(&self, on: bool) -> Result<bool, BackendError> {
+        // What was queued before is on its own side of the line.
+        self.device.wait()?;
+        let calls = self.device.calls;
+        // SAFETY: takes nothing; the context is current.
+        let code = unsafe { if on { (calls.cuProfilerStart)() } else { (calls.cuProfilerStop)() } };
+        self.device.checked(code, || "telling the profiler".into())?;
+        Ok(true)
+    }
+
     fn begin_capture(&self) -> Result<(), BackendError> {
         self.queue()?.begin_capture()
     }
