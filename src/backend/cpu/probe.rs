@@ -19,6 +19,16 @@ const STEP: usize = 16;
 /// Multiply-add chains of the arithmetic probe: as many as the registers hold.
 const CHAINS: usize = 12;
 
+/// Bytes of memory that this machine has, and that are available; `None` where it does not say (`/proc/meminfo`).
+pub fn memory() -> Option<(u64, u64)> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let bytes = |key: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some((bytes("MemTotal")?, bytes("MemAvailable")?))
+}
+
 /// Threads and memory for measurements.
 pub struct Probe {
     simd: Simd,

@@ -5,7 +5,7 @@ use crate::failure::Outcome;
 use crate::output::Output;
 use crate::report;
 use eesd::backend::cpu::Simd;
-use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cpu::probe::{self, Probe};
 use eesd::backend::cuda::gpu::{self, GpuInfo, Kernels, LEAST_CAPABILITY};
 use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 use eesd::load::Checkpoint;
@@ -84,16 +84,9 @@ fn simd() -> Finding {
     }
 }
 
-/// A line of `/proc/meminfo`, in bytes.
-fn meminfo(key: &str) -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 fn memory() -> Finding {
-    match (meminfo("MemTotal"), meminfo("MemAvailable")) {
-        (Some(total), Some(free)) => {
+    match probe::memory() {
+        Some((total, free)) => {
             let finding =
                 Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
             if free < 4_000_000_000 {
@@ -101,13 +94,13 @@ fn memory() -> Finding {
             }
             finding
         }
-        _ => Finding::new("memory", "unknown on this system"),
+        None => Finding::new("memory", "unknown on this system"),
     }
 }
 
 /// The best of three readings and multiplications, on the threads that a model would run on.
 fn speed() -> Finding {
-    let bytes = meminfo("MemAvailable").map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
+    let bytes = probe::memory().map_or(BUFFER_BYTES, |(_, free)| BUFFER_BYTES.min(free / 4));
     let mut probe = match Probe::new(threads(), bytes as usize) {
         Ok(probe) => probe,
         Err(error) => return Finding::new("speed", "not measured").advise(error.to_string()),

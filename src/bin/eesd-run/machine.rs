@@ -4,16 +4,12 @@ use crate::args::{Device, MachineArgs};
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
-use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
+use eesd::backend::{Backend, DEFAULT_CONTEXT};
 use eesd::load::ExitBlock;
 use std::sync::Arc;
-
-/// Longest sequence where neither flag nor model asks for less: the cache of a long-context model
-/// would otherwise fill the memory before the first token.
-const DEFAULT_CONTEXT: usize = 8192;
 
 /// What is to be reserved on which device.
 pub enum Machine {
