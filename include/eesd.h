@@ -270,9 +270,15 @@ typedef int32_t eesd_log_level;
 typedef struct eesd_model eesd_model;
 
 /**
- * An engine's thread and how to reach it.
+ * An engine over a model, with a thread of its own. Any thread may use it.
  */
 typedef struct eesd_session eesd_session;
+
+/**
+ * Receives messages: a level (eesd_log_level), a text that is this library's and good for the call alone, and the
+ * pointer that was given beside the callback. Any thread may call it, several at the same time. It must not throw.
+ */
+typedef void (*eesd_log_callback)(int32_t level, const char *message, void *user_data);
 
 /**
  * A device and its memory.
@@ -309,18 +315,108 @@ typedef struct eesd_device_info {
 } eesd_device_info;
 
 /**
- * What is added to the logit of one token.
+ * Which model to open. Begin with eesd_model_params_default().
  */
-typedef struct eesd_logit_bias {
+typedef struct eesd_model_params {
   /**
-   * The token.
+   * sizeof(eesd_model_params).
    */
-  uint32_t token;
+  size_t struct_size;
   /**
-   * A finite number; -INFINITY forbids the token.
+   * A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
    */
-  float bias;
-} eesd_logit_bias;
+  const char *folder;
+  /**
+   * N of an exit-N.safetensors beside the model, EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
+   */
+  int32_t exit_layer;
+  /**
+   * An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
+   */
+  const char *exit_file;
+} eesd_model_params;
+
+/**
+ * What a model is.
+ */
+typedef struct eesd_model_info {
+  /**
+   * sizeof(eesd_model_info); to be set before the call.
+   */
+  size_t struct_size;
+  /**
+   * The folder's name, or "pycode-4m".
+   */
+  char name[128];
+  /**
+   * "llama", "mistral", "qwen2" or "qwen3".
+   */
+  char family[32];
+  /**
+   * 32 hexadecimal digits, which exit blocks for the model carry.
+   */
+  char fingerprint[40];
+  /**
+   * Tokens of the vocabulary: ids are below it.
+   */
+  size_t vocab_size;
+  /**
+   * Longest sequence that the model was trained for, in tokens.
+   */
+  size_t max_positions;
+  /**
+   * Decoder layers.
+   */
+  size_t layers;
+  /**
+   * Width of the residual stream.
+   */
+  size_t hidden_size;
+  /**
+   * Width of the gated MLP.
+   */
+  size_t intermediate_size;
+  /**
+   * Query heads.
+   */
+  size_t heads;
+  /**
+   * Key and value heads.
+   */
+  size_t kv_heads;
+  /**
+   * Width of one head.
+   */
+  size_t head_dim;
+  /**
+   * Parameters; a tied head counts once.
+   */
+  uint64_t parameters;
+  /**
+   * Bytes of the weights as stored.
+   */
+  uint64_t bytes;
+  /**
+   * Layers before the exit block; 0: there is none, decoding is plain.
+   */
+  size_t exit_layer;
+  /**
+   * Parameters of the exit block.
+   */
+  uint64_t exit_parameters;
+  /**
+   * Bytes of the exit block as stored.
+   */
+  uint64_t exit_bytes;
+  /**
+   * 1: there is a tokenizer. 0: prompts are tokens, answers have no text.
+   */
+  int32_t has_tokenizer;
+  /**
+   * 1: there is a chat template.
+   */
+  int32_t has_chat_template;
+} eesd_model_info;
 
 /**
  * A text of known length in UTF-8, which need not end in a zero and may contain some.
@@ -335,6 +431,125 @@ typedef struct eesd_text {
    */
   size_t length;
 } eesd_text;
+
+/**
+ * One message of a conversation.
+ */
+typedef struct eesd_chat_message {
+  /**
+   * "system", "user" or "assistant", or what else the template knows; ends in a zero.
+   */
+  const char *role;
+  /**
+   * What is said.
+   */
+  struct eesd_text content;
+} eesd_chat_message;
+
+/**
+ * How a session runs. Begin with eesd_session_params_default().
+ */
+typedef struct eesd_session_params {
+  /**
+   * sizeof(eesd_session_params).
+   */
+  size_t struct_size;
+  /**
+   * "auto", "cpu", "cuda" or "cuda:N"; NULL is "auto": the processor, until the CUDA engine is proven on GPUs.
+   */
+  const char *device;
+  /**
+   * Threads on the processor, the session's own included, at most 1024; 0: one for each core of this process.
+   */
+  size_t threads;
+  /**
+   * Requests worked on side by side, 1 to 1024; more wait. Default: 8.
+   */
+  size_t slots;
+  /**
+   * Longest sequence, prompt and answer, in tokens; 0: the model's own, at most 8192.
+   */
+  size_t context;
+  /**
+   * Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
+   * full, the youngest requests are set aside and go on later.
+   */
+  size_t cache_tokens;
+  /**
+   * As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
+   * exit block, else "off".
+   */
+  const char *controller;
+  /**
+   * Most drafts in one round, 1 to 1024. Default: 16.
+   */
+  size_t draft_max;
+  /**
+   * Tokens that a step takes in at most; what it takes to read a long prompt is spread over others' rounds. Default:
+   * 512.
+   */
+  size_t token_budget;
+  /**
+   * Other than 0: pages of texts are kept, and prompts that begin alike take them. Default: 1.
+   */
+  int32_t reuse_prefixes;
+  /**
+   * The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
+   */
+  double gpu_memory_fraction;
+} eesd_session_params;
+
+/**
+ * What a session has.
+ */
+typedef struct eesd_session_info {
+  /**
+   * sizeof(eesd_session_info); to be set before the call.
+   */
+  size_t struct_size;
+  /**
+   * The device and how it is used, as in "cpu, 2 threads, avx512, bf16 weights".
+   */
+  char device[256];
+  /**
+   * The controller, as eesd_session_params has it.
+   */
+  char controller[128];
+  /**
+   * Requests worked on side by side.
+   */
+  size_t slots;
+  /**
+   * Longest sequence, in tokens.
+   */
+  size_t context;
+  /**
+   * Tokens that the KV cache holds.
+   */
+  size_t cache_tokens;
+  /**
+   * Most drafts in one round.
+   */
+  size_t draft_max;
+  /**
+   * Layers before the exit block; 0: decoding is plain.
+   */
+  size_t exit_layer;
+} eesd_session_info;
+
+/**
+ * What is added to the logit of one token.
+ */
+typedef struct eesd_logit_bias {
+  /**
+   * The token.
+   */
+  uint32_t token;
+  /**
+   * A finite number; -INFINITY forbids the token.
+   */
+  float bias;
+} eesd_logit_bias;
 
 /**
  * A text to be continued. Begin with eesd_request_default(). Nothing of it is kept after the call that takes it.
@@ -671,221 +886,6 @@ typedef struct eesd_event {
 } eesd_event;
 
 /**
- * Receives messages: a level (eesd_log_level), a text that is this library's and good for the call alone, and the
- * pointer that was given beside the callback. Any thread may call it, several at the same time. It must not throw.
- */
-typedef void (*eesd_log_callback)(int32_t level, const char *message, void *user_data);
-
-/**
- * Which model to open. Begin with eesd_model_params_default().
- */
-typedef struct eesd_model_params {
-  /**
-   * sizeof(eesd_model_params).
-   */
-  size_t struct_size;
-  /**
-   * A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
-   */
-  const char *folder;
-  /**
-   * N of an exit-N.safetensors beside the model, EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
-   */
-  int32_t exit_layer;
-  /**
-   * An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
-   */
-  const char *exit_file;
-} eesd_model_params;
-
-/**
- * What a model is.
- */
-typedef struct eesd_model_info {
-  /**
-   * sizeof(eesd_model_info); to be set before the call.
-   */
-  size_t struct_size;
-  /**
-   * The folder's name, or "pycode-4m".
-   */
-  char name[128];
-  /**
-   * "llama", "mistral", "qwen2" or "qwen3".
-   */
-  char family[32];
-  /**
-   * 32 hexadecimal digits, which exit blocks for the model carry.
-   */
-  char fingerprint[40];
-  /**
-   * Tokens of the vocabulary: ids are below it.
-   */
-  size_t vocab_size;
-  /**
-   * Longest sequence that the model was trained for, in tokens.
-   */
-  size_t max_positions;
-  /**
-   * Decoder layers.
-   */
-  size_t layers;
-  /**
-   * Width of the residual stream.
-   */
-  size_t hidden_size;
-  /**
-   * Width of the gated MLP.
-   */
-  size_t intermediate_size;
-  /**
-   * Query heads.
-   */
-  size_t heads;
-  /**
-   * Key and value heads.
-   */
-  size_t kv_heads;
-  /**
-   * Width of one head.
-   */
-  size_t head_dim;
-  /**
-   * Parameters; a tied head counts once.
-   */
-  uint64_t parameters;
-  /**
-   * Bytes of the weights as stored.
-   */
-  uint64_t bytes;
-  /**
-   * Layers before the exit block; 0: there is none, decoding is plain.
-   */
-  size_t exit_layer;
-  /**
-   * Parameters of the exit block.
-   */
-  uint64_t exit_parameters;
-  /**
-   * Bytes of the exit block as stored.
-   */
-  uint64_t exit_bytes;
-  /**
-   * 1: there is a tokenizer. 0: prompts are tokens, answers have no text.
-   */
-  int32_t has_tokenizer;
-  /**
-   * 1: there is a chat template.
-   */
-  int32_t has_chat_template;
-} eesd_model_info;
-
-/**
- * One message of a conversation.
- */
-typedef struct eesd_chat_message {
-  /**
-   * "system", "user" or "assistant", or what else the template knows; ends in a zero.
-   */
-  const char *role;
-  /**
-   * What is said.
-   */
-  struct eesd_text content;
-} eesd_chat_message;
-
-/**
- * How a session runs. Begin with eesd_session_params_default().
- */
-typedef struct eesd_session_params {
-  /**
-   * sizeof(eesd_session_params).
-   */
-  size_t struct_size;
-  /**
-   * "auto", "cpu", "cuda" or "cuda:N"; NULL is "auto": the processor, until the CUDA engine is proven on GPUs.
-   */
-  const char *device;
-  /**
-   * Threads on the processor, the session's own included, at most 1024; 0: one for each core of this process.
-   */
-  size_t threads;
-  /**
-   * Requests worked on side by side, 1 to 1024; more wait. Default: 8.
-   */
-  size_t slots;
-  /**
-   * Longest sequence, prompt and answer, in tokens; 0: the model's own, at most 8192.
-   */
-  size_t context;
-  /**
-   * Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
-   * full, the youngest requests are set aside and go on later.
-   */
-  size_t cache_tokens;
-  /**
-   * As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
-   * exit block, else "off".
-   */
-  const char *controller;
-  /**
-   * Most drafts in one round, 1 to 1024. Default: 16.
-   */
-  size_t draft_max;
-  /**
-   * Tokens that a step takes in at most; what it takes to read a long prompt is spread over others' rounds. Default:
-   * 512.
-   */
-  size_t token_budget;
-  /**
-   * Other than 0: pages of texts are kept, and prompts that begin alike take them. Default: 1.
-   */
-  int32_t reuse_prefixes;
-  /**
-   * The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
-   */
-  double gpu_memory_fraction;
-} eesd_session_params;
-
-/**
- * What a session has.
- */
-typedef struct eesd_session_info {
-  /**
-   * sizeof(eesd_session_info); to be set before the call.
-   */
-  size_t struct_size;
-  /**
-   * The device and how it is used, as in "cpu, 2 threads, avx512, bf16 weights".
-   */
-  char device[256];
-  /**
-   * The controller, as eesd_session_params has it.
-   */
-  char controller[128];
-  /**
-   * Requests worked on side by side.
-   */
-  size_t slots;
-  /**
-   * Longest sequence, in tokens.
-   */
-  size_t context;
-  /**
-   * Tokens that the KV cache holds.
-   */
-  size_t cache_tokens;
-  /**
-   * Most drafts in one round.
-   */
-  size_t draft_max;
-  /**
-   * Layers before the exit block; 0: decoding is plain.
-   */
-  size_t exit_layer;
-} eesd_session_info;
-
-/**
  * Counts since a session was made.
  */
 typedef struct eesd_totals {
@@ -1010,268 +1010,6 @@ uint32_t eesd_abi_version(void);
  * The version of this library, as in "0.1.0". Never NULL; a constant.
  */
 const char *eesd_version(void);
-
-/**
- * Writes the number of CUDA devices; 0 without a driver that works.
- *
- * # Safety
- *
- * `count` is NULL or good to write.
- */
-eesd_status eesd_cuda_device_count(size_t *count);
-
-/**
- * Describes a device: "cpu", "cuda", "cuda:N"; NULL and "auto": the one that sessions take by default.
- *
- * EESD_STATUS_DEVICE_FAILED if there is none of this name.
- *
- * # Safety
- *
- * `device` is NULL or ends in a zero; `info` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_device_get_info(const char *device, struct eesd_device_info *info);
-
-/**
- * Answers a request and returns when it is answered.
- *
- * callback (may be NULL) gets each token as it becomes certain; when it cancels, the status is EESD_STATUS_OK and the
- * completion has what the callback was given, finish EESD_FINISH_CANCELLED (its statistics count what the engine had
- * decoded further). *completion (may be NULL) is filled in when the status is EESD_STATUS_OK; what it points to stays until
- * the same thread's next eesd_generate() or eesd_next_event() returns, and until the thread ends. Several threads may
- * generate on one session: their requests are worked on side by side.
- *
- * # Safety
- *
- * `request` is NULL or as its struct_size says, with arrays as long as their counts say; `callback` may be called with
- * `user_data`; `completion` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_generate(const struct eesd_session *session,
-                          const struct eesd_request *request,
-                          eesd_token_callback callback,
-                          void *user_data,
-                          struct eesd_completion *completion);
-
-/**
- * Hands in a request; *id gets its number, by which events name it, the first one 1.
- *
- * A request that cannot be answered is refused at once, or by an event of kind EESD_EVENT_KIND_FAILED. Events that nobody
- * pulls are kept.
- *
- * # Safety
- *
- * `request` is NULL or as its struct_size says, with arrays as long as their counts say; `id` is NULL or good to write.
- */
-eesd_status eesd_submit(const struct eesd_session *session,
-                        const struct eesd_request *request,
-                        uint64_t *id);
-
-/**
- * Waits for the next event of any request that was submitted, by any thread: each event is handed out once. What it points
- * to stays until the same thread's next eesd_next_event() or eesd_generate() returns, and until the thread ends.
- *
- * timeout_ms: longest time to wait, in milliseconds; 0 looks and returns, below 0 waits as long as it takes, for requests
- * that are yet to be submitted too. EESD_STATUS_TIMEOUT if there was no event, EESD_STATUS_CLOSED if the session was freed.
- *
- * # Safety
- *
- * `event` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_next_event(const struct eesd_session *session,
-                            int64_t timeout_ms,
-                            struct eesd_event *event);
-
-/**
- * Ends a submitted request where it is. Its last event comes in any case: EESD_EVENT_KIND_DONE with finish
- * EESD_FINISH_CANCELLED, or another one if it was finished before.
- *
- * EESD_STATUS_NOT_FOUND if there is no unfinished request of this number.
- */
-eesd_status eesd_cancel(const struct eesd_session *session, uint64_t id);
-
-/**
- * Models and sessions that were made and not freed yet, in the whole process. For tests of hosts: a tool that looks for
- * leaks finds a forgotten handle's memory reachable.
- */
-size_t eesd_live_handles(void);
-
-/**
- * Sets the callback of the whole process for messages up to a level (eesd_log_level); NULL: none, as in the beginning.
- *
- * When this returns, the former callback is not running and will not be called again. Not to be called from a log
- * callback (EESD_STATUS_REENTRANT).
- *
- * # Safety
- *
- * `callback` stays callable with `user_data` from any thread until another one is set.
- */
-eesd_status eesd_set_log_callback(eesd_log_callback callback, void *user_data, int32_t level);
-
-/**
- * Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT.
- *
- * struct_size: sizeof(eesd_model_params).
- *
- * # Safety
- *
- * `params` is NULL or good to write for `struct_size` bytes.
- */
-eesd_status eesd_model_params_default(struct eesd_model_params *params, size_t struct_size);
-
-/**
- * Opens a model; *model gets a handle for eesd_model_free().
- *
- * Weights are mapped, not read: the folder's files must stay as they are until the model and all its sessions are freed.
- *
- * # Safety
- *
- * `params` is NULL or as its struct_size says, its texts end in zeros; `model` is NULL or good to write.
- */
-eesd_status eesd_model_load(const struct eesd_model_params *params,
-                            struct eesd_model **model);
-
-/**
- * Frees a model's handle; NULL does nothing. Sessions over the model keep it and go on.
- */
-eesd_status eesd_model_free(struct eesd_model *model);
-
-/**
- * Describes a model.
- *
- * # Safety
- *
- * `info` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_model_get_info(const struct eesd_model *model, struct eesd_model_info *info);
-
-/**
- * Turns a text into tokens.
- *
- * begin: other than 0 puts before them what the model wants at a text's start, unless the text has it already; 0 for
- * what a chat template wrote. *needed (may be NULL) gets the number of tokens; where it is more than capacity, nothing is
- * written to tokens, and the status is EESD_STATUS_BUFFER_TOO_SMALL: capacity 0 asks for the number.
- *
- * # Safety
- *
- * `data` is good to read for `length` bytes, `tokens` to write for `capacity` tokens, `needed` is NULL or good to write.
- */
-eesd_status eesd_tokenize(const struct eesd_model *model,
-                          const char *data,
-                          size_t length,
-                          int32_t begin,
-                          uint32_t *tokens,
-                          size_t capacity,
-                          size_t *needed);
-
-/**
- * Turns tokens into a text, special tokens left out.
- *
- * *needed (may be NULL) gets the text's length in bytes with the final zero; where it is more than capacity, nothing is
- * written to buffer, and the status is EESD_STATUS_BUFFER_TOO_SMALL.
- *
- * # Safety
- *
- * `tokens` is good to read for `count` tokens, `buffer` to write for `capacity` bytes, `needed` is NULL or good to write.
- */
-eesd_status eesd_detokenize(const struct eesd_model *model,
-                            const uint32_t *tokens,
-                            size_t count,
-                            char *buffer,
-                            size_t capacity,
-                            size_t *needed);
-
-/**
- * Writes a conversation as the model's chat template does, up to where the assistant answers; to be tokenized with begin
- * 0. Buffer, capacity and needed as for eesd_detokenize().
- *
- * # Safety
- *
- * `messages` is good to read for `count` messages, whose roles end in zeros and whose contents are as long as they say;
- * `buffer` is good to write for `capacity` bytes, `needed` is NULL or good to write.
- */
-eesd_status eesd_apply_chat_template(const struct eesd_model *model,
-                                     const struct eesd_chat_message *messages,
-                                     size_t count,
-                                     char *buffer,
-                                     size_t capacity,
-                                     size_t *needed);
-
-/**
- * Fills in the defaults: no prompt, 256 tokens, and sampling as the model's generation_config.json asks for, which is
- * greedy where it does not; NULL for the model: greedy. These are eesd-run's defaults too.
- *
- * struct_size: sizeof(eesd_request).
- *
- * # Safety
- *
- * `request` is NULL or good to write for `struct_size` bytes.
- */
-eesd_status eesd_request_default(const struct eesd_model *model, struct eesd_request *request, size_t struct_size);
-
-/**
- * Makes a session over a model; *session gets a handle for eesd_session_free().
- *
- * Lays the weights out for the device, reserves the cache and starts threads: this takes a while and memory of the model's
- * size, so make one session and share it. The session keeps the model: its handle may be freed at once.
- *
- * # Safety
- *
- * `params` is NULL or as its struct_size says, its texts end in zeros; `session` is NULL or good to write.
- */
-eesd_status eesd_session_create(const struct eesd_model *model,
-                                const struct eesd_session_params *params,
-                                struct eesd_session **session);
-
-/**
- * Frees a session: ends its threads after the step that they are at, and drops its requests; NULL does nothing.
- *
- * Other threads may be in calls of the session, which end with EESD_STATUS_CLOSED; to be freed it needs no care. Not to
- * be called from the session's own callback (EESD_STATUS_REENTRANT: nothing is freed).
- */
-eesd_status eesd_session_free(struct eesd_session *session);
-
-/**
- * Describes a session.
- *
- * # Safety
- *
- * `info` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_session_get_info(const struct eesd_session *session, struct eesd_session_info *info);
-
-/**
- * Fills in the defaults, as the fields' comments have them.
- *
- * struct_size: sizeof(eesd_session_params).
- *
- * # Safety
- *
- * `params` is NULL or good to write for `struct_size` bytes.
- */
-eesd_status eesd_session_params_default(struct eesd_session_params *params, size_t struct_size);
-
-/**
- * Writes what the session is doing after the step that it is at, for which this waits; requests that the same thread
- * submitted before are counted.
- *
- * # Safety
- *
- * `snapshot` is NULL, or as its struct_size, which is set, says.
- */
-eesd_status eesd_session_get_snapshot(const struct eesd_session *session, struct eesd_snapshot *snapshot);
-
-/**
- * The message of this thread's last call that did not return EESD_STATUS_OK; empty if there was none.
- *
- * Never NULL. The text is this library's: it stays until the next failing call of the same thread.
- */
-const char *eesd_last_error(void);
-
-/**
- * The name of a status, as in "EESD_STATUS_TIMEOUT"; "unknown status" for a number that is none.
- *
- * Never NULL; a constant.
- */
-const char *eesd_status_name(int32_t status);
 
 /**
  * The message of this thread's last call that did not return EESD_STATUS_OK; empty if there was none.

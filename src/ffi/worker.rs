@@ -125,3 +125,6 @@ fn deliver(routes: &mut BTreeMap<u64, Route>, events: &mut Vec<(u64, Happening)>
         mailbox.post(batch);
     }
 }
+
+#[cfg(test)]
+mod tests;
