@@ -19,6 +19,7 @@
 //!   most a plan that one made.
 //! - [`engine`] is the round, readable aloud: draft, verify, accept, emit; it knows no device.
 //! - [`distill`] trains exit blocks on what the model itself writes.
+//! - [`ffi`] is all of it for C and C++: `include/eesd.h`.
 //!
 //! [`profile`] names these parts on a profiler's timeline.
 
@@ -30,6 +31,7 @@ pub mod backend;
 pub mod control;
 pub mod distill;
 pub mod engine;
+pub mod ffi;
 pub mod kv;
 pub mod load;
 pub mod model;

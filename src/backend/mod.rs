@@ -9,14 +9,21 @@
 
 pub mod cpu;
 pub mod cuda;
+mod device;
 mod rope;
 pub mod training;
+
+pub use device::Device;
 
 use crate::TokenId;
 use crate::control::DraftPlan;
 use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 use crate::sample::{Sampler, Verdict};
+
+/// Longest sequence where nobody asks for another and the model has more: the cache of a long-context model would
+/// otherwise fill the memory before the first token.
+pub const DEFAULT_CONTEXT: usize = 8192;
 
 /// A device that runs passes of one model.
 pub trait Backend: Send {

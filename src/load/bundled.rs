@@ -30,6 +30,9 @@ pub(super) fn source() -> Result<Source, LoadError> {
     FILES.map(|files| Source::Embedded { name: NAME, files }).ok_or(LoadError::NotBundled)
 }
 
+/// The bundled model's exit layer that gains most.
+pub const BUNDLED_EXIT: usize = 2;
+
 /// The bundled model's name.
 pub(super) const NAME: &str = "pycode-4m";
 

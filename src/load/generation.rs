@@ -3,6 +3,7 @@
 use super::LoadError;
 use super::json::Object;
 use crate::TokenId;
+use crate::sample::SamplingParams;
 use serde_json::Value;
 
 /// Defaults for generation; `None`: the folder does not say. Ranges are the sampler's to check.
@@ -49,6 +50,28 @@ impl GenerationDefaults {
             repetition_penalty: generation.number("repetition_penalty")?,
             ..defaults
         })
+    }
+}
+
+impl GenerationDefaults {
+    /// How the model asks to be sampled where the user says nothing: greedily unless it says `do_sample`, and with its
+    /// repetition penalty in any case.
+    pub fn sampling(&self) -> SamplingParams {
+        let off = SamplingParams::default();
+        let penalized = SamplingParams {
+            repetition_penalty: self.repetition_penalty.unwrap_or(off.repetition_penalty),
+            ..off.clone()
+        };
+        if self.sample != Some(true) {
+            return penalized;
+        }
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k.unwrap_or(off.top_k),
+            top_p: self.top_p.unwrap_or(off.top_p),
+            min_p: self.min_p.unwrap_or(off.min_p),
+            ..penalized
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod tensors;
 mod tokenizer;
 mod weights;
 
+pub use bundled::BUNDLED_EXIT;
 #[cfg(feature = "bundled-model")]
 pub use bundled::bundled_prompts;
 pub use chat::{ChatTemplate, Message};

@@ -21,6 +21,7 @@ mod pack;
 mod passes;
 mod pool;
 pub mod probe;
+pub mod system;
 mod weights;
 mod workspace;
 

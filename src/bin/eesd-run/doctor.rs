@@ -2,11 +2,10 @@
 
 use crate::args::DoctorArgs;
 use crate::failure::Outcome;
-use crate::memory::{self, meminfo};
 use crate::output::Output;
 use crate::report;
-use eesd::backend::cpu::Simd;
 use eesd::backend::cpu::probe::Probe;
+use eesd::backend::cpu::{Simd, system};
 use eesd::backend::cuda::gpu::{self, GpuInfo, Kernels, LEAST_CAPABILITY};
 use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 use eesd::load::Checkpoint;
@@ -86,7 +85,7 @@ fn simd() -> Finding {
 }
 
 fn memory() -> Finding {
-    match (meminfo("MemTotal"), memory::free()) {
+    match (system::total(), system::free()) {
         (Some(total), Some(free)) => {
             let finding =
                 Finding::new("memory", format!("{}, {} available", report::bytes(total), report::bytes(free)));
@@ -101,7 +100,7 @@ fn memory() -> Finding {
 
 /// The best of three readings and multiplications, on the threads that a model would run on.
 fn speed() -> Finding {
-    let bytes = memory::free().map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
+    let bytes = system::free().map_or(BUFFER_BYTES, |free| BUFFER_BYTES.min(free / 4));
     let mut probe = match Probe::new(threads(), bytes as usize) {
         Ok(probe) => probe,
         Err(error) => return Finding::new("speed", "not measured").advise(error.to_string()),

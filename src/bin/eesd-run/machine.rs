@@ -3,20 +3,15 @@
 use crate::args::{Device, MachineArgs};
 use crate::failure::{Failure, Outcome};
 use crate::inspect::cache_bytes_per_token;
-use crate::memory;
 use crate::report::Reporter;
 use crate::settings::Model;
-use eesd::backend::Backend;
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cpu::{CpuBackend, CpuOptions, system};
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
+use eesd::backend::{Backend, DEFAULT_CONTEXT};
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use std::sync::Arc;
-
-/// Longest sequence where neither flag nor model asks for less: the cache of a long-context model
-/// would otherwise fill the memory before the first token.
-const DEFAULT_CONTEXT: usize = 8192;
 
 /// What is to be reserved on which device.
 pub enum Machine {
@@ -118,7 +113,7 @@ impl Machine {
         let (geometry, weights) = (model.checkpoint.geometry(), model.checkpoint.weights());
         match self {
             Machine::Cpu(options) => {
-                let pages = options.pages.or_else(|| Some(affordable_pages(model, options, memory::free()?)));
+                let pages = options.pages.or_else(|| Some(affordable_pages(model, options, system::free()?)));
                 if let Some(positions) = pages.map(|pages| pages * PAGE_TOKENS).filter(|&n| n < options.context) {
                     reporter.note(&format!(
                         "the KV cache has room for {positions} positions: a request that needs more of its context of \

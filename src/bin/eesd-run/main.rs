@@ -19,7 +19,6 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod machine;
-mod memory;
 mod monitor;
 mod output;
 mod report;

@@ -11,13 +11,11 @@ use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request};
-use eesd::load::{ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer, json_error};
+use eesd::load::{BUNDLED_EXIT, ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer, json_error};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The bundled model's exit layer that gains most.
-const BUNDLED_EXIT: usize = 2;
 /// Prompts that the bundled model comes with, in builds without that model too: the default of
 /// `bench` and `verify`.
 const BUNDLED_PROMPTS: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
@@ -160,10 +158,8 @@ impl Model {
 
 /// Sampling: flags, then `generation_config.json`, then greedy.
 pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Reporter) -> SamplingParams {
-    let off = SamplingParams::default();
-    let samples = model.sample == Some(true);
-    let of_model = |value: Option<f64>| value.filter(|_| samples);
-    let temperature = args.temp.unwrap_or(if samples { model.temperature.unwrap_or(1.0) } else { off.temperature });
+    let of_model = model.sampling();
+    let temperature = args.temp.unwrap_or(of_model.temperature);
     if temperature == 0.0 {
         let idle = [
             ("--top-k", args.top_k.is_some()),
@@ -177,12 +173,12 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
     }
     SamplingParams {
         temperature,
-        top_k: args.top_k.or(model.top_k.filter(|_| samples)).unwrap_or(off.top_k),
-        top_p: args.top_p.or(of_model(model.top_p)).unwrap_or(off.top_p),
-        min_p: args.min_p.or(of_model(model.min_p)).unwrap_or(off.min_p),
-        repetition_penalty: args.repeat_penalty.or(model.repetition_penalty).unwrap_or(off.repetition_penalty),
-        presence_penalty: args.presence_penalty.unwrap_or(off.presence_penalty),
-        frequency_penalty: args.frequency_penalty.unwrap_or(off.frequency_penalty),
+        top_k: args.top_k.unwrap_or(of_model.top_k),
+        top_p: args.top_p.unwrap_or(of_model.top_p),
+        min_p: args.min_p.unwrap_or(of_model.min_p),
+        repetition_penalty: args.repeat_penalty.unwrap_or(of_model.repetition_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(of_model.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(of_model.frequency_penalty),
         logit_bias: args.logit_bias.clone(),
         seed: args.seed,
         verify: args.verify.map(VerifyMode::from),

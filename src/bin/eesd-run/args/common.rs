@@ -1,9 +1,10 @@
 //! Groups of flags that several subcommands share, in llama.cpp's spellings.
 
-use super::values::{self, Device, ExitChoice};
+use super::values::{self, ExitChoice};
 use crate::monitor::MetricsTarget;
 use clap::ValueEnum;
 use eesd::TokenId;
+use eesd::backend::Device;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::sample::VerifyMode;

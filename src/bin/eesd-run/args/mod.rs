@@ -7,7 +7,8 @@ mod values;
 
 pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
-pub use values::{BatchSize, ControllerList, Device, ExitChoice};
+pub use eesd::backend::Device;
+pub use values::{BatchSize, ControllerList, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
 use clap::error::ErrorKind;

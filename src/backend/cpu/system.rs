@@ -3,8 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+/// Bytes of memory that the machine has; `None` where the system does not tell.
+pub fn total() -> Option<u64> {
+    meminfo("MemTotal")
+}
+
 /// A number of `/proc/meminfo`, in bytes.
-pub fn meminfo(key: &str) -> Option<u64> {
+fn meminfo(key: &str) -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)

@@ -1,0 +1,156 @@
+//! What the C interface costs: the same answers through `Engine::generate` and through `eesd_generate`, in turns.
+//!
+//! `cargo bench --bench c_api [-- REPETITIONS TOKENS]`. The bundled model is the worst case: its step is a hundredth of a
+//! useful model's, and a token's way from the engine's thread to the caller's costs the same for both. The last column is
+//! what that way costs a round.
+
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::control::ControllerSpec;
+use eesd::engine::{Engine, Request};
+use eesd::ffi::{self, Completion, Model, ModelParams, Session, SessionParams, Status, Token};
+use eesd::load::{BUNDLED_EXIT, Checkpoint, Tokenizer};
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const PROMPT: &str = "def fibonacci(n):";
+const CONTEXT: usize = 512;
+
+fn main() {
+    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let (repetitions, tokens) = (numbers.first().map_or(40, |&n| n), numbers.get(1).map_or(256, |&n| n));
+    println!("| controller | Rust API, tok/s | C API, tok/s | C over Rust | a round more by |");
+    println!("|---|--:|--:|--:|--:|");
+    for spec in ["off", "fixed:4"] {
+        let mut rust = Rust::new(spec);
+        let mut c = C::new(spec);
+        let (mut rust_times, mut c_times, mut rounds) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..repetitions {
+            let (expected, played, time) = rust.generate(tokens);
+            rust_times.push(time);
+            rounds = played;
+            let (found, time) = c.generate(tokens);
+            c_times.push(time);
+            assert_eq!(found, expected, "{spec}");
+        }
+        let (rust, c) = (lower_quartile(rust_times), lower_quartile(c_times));
+        let speed = |time: Duration| tokens as f64 / time.as_secs_f64();
+        let (seconds, c_seconds) = (rust.as_secs_f64(), c.as_secs_f64());
+        println!(
+            "| {spec} | {:.1} | {:.1} | {:+.2} % | {:+.2} µs |",
+            speed(rust),
+            speed(c),
+            (c_seconds / seconds - 1.0) * 100.0,
+            (c_seconds - seconds) / rounds as f64 * 1e6
+        );
+    }
+}
+
+/// Other programs make times longer and never shorter; the very shortest is luck.
+fn lower_quartile(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 4]
+}
+
+struct Rust {
+    engine: Engine,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl Rust {
+    fn new(spec: &str) -> Self {
+        let checkpoint = Checkpoint::bundled().expect("the bundled model");
+        let spec = ControllerSpec::parse(spec).expect("a controller");
+        let blocks = checkpoint.exit_blocks().expect("its exit blocks");
+        let exit = blocks.iter().find(|block| block.after() == BUNDLED_EXIT).filter(|_| spec != ControllerSpec::Off);
+        let options =
+            CpuOptions { threads: Some(1), simd: None, slots: 1, context: CONTEXT, max_draft: 16, pages: None };
+        let exit = exit.map(|block| block.weights());
+        let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options);
+        let tokenizer = checkpoint.tokenizer().cloned().expect("its tokenizer");
+        let end_tokens = checkpoint.generation().end_tokens.clone();
+        let backend = backend.expect("a backend");
+        Self { engine: Engine::new(backend, spec.build(), Some(tokenizer.clone()), end_tokens), tokenizer }
+    }
+
+    /// Tokens, rounds, time.
+    fn generate(&mut self, tokens: usize) -> (Vec<u32>, usize, Duration) {
+        let mut text = String::new();
+        let begun = Instant::now();
+        let prompt = self.tokenizer.encode(PROMPT, true).expect("the prompt's tokens");
+        let request = Request { ignore_end: true, ..Request::new(prompt, tokens) };
+        let completion = self.engine.generate(&request, &mut |emission| {
+            text.push_str(&emission.text);
+            ControlFlow::Continue(())
+        });
+        let took = begun.elapsed();
+        let completion = completion.expect("an answer");
+        (completion.tokens, completion.stats.rounds, took)
+    }
+}
+
+struct C {
+    session: *mut Session,
+}
+
+unsafe extern "C" fn take_text(token: *const Token, user_data: *mut c_void) -> i32 {
+    // SAFETY: the library's token and this file's string, both good for the call.
+    let (text, token) = unsafe { (&mut *user_data.cast::<Vec<u8>>(), &*token) };
+    // SAFETY: as long as it says.
+    text.extend_from_slice(unsafe { std::slice::from_raw_parts(token.text.data.cast(), token.text.length) });
+    0
+}
+
+impl C {
+    fn new(spec: &str) -> Self {
+        let spec = std::ffi::CString::new(spec).expect("no zero in it");
+        let mut model_params = MaybeUninit::<ModelParams>::uninit();
+        let mut params = MaybeUninit::<SessionParams>::uninit();
+        let (mut model, mut session): (*mut Model, *mut Session) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: each structure is filled in before it is read, and of the size that is told.
+        unsafe {
+            ok(ffi::eesd_model_params_default(model_params.as_mut_ptr(), size_of::<ModelParams>()));
+            ok(ffi::eesd_model_load(model_params.as_ptr(), &mut model));
+            ok(ffi::eesd_session_params_default(params.as_mut_ptr(), size_of::<SessionParams>()));
+            let params = params.assume_init_mut();
+            params.controller = spec.as_ptr();
+            (params.threads, params.slots, params.context) = (1, 1, CONTEXT);
+            ok(ffi::eesd_session_create(model, params, &mut session));
+        }
+        ok(ffi::eesd_model_free(model));
+        Self { session }
+    }
+
+    fn generate(&mut self, tokens: usize) -> (Vec<u32>, Duration) {
+        let mut request = MaybeUninit::<ffi::Request>::uninit();
+        let mut completion = MaybeUninit::<Completion>::uninit();
+        let mut text: Vec<u8> = Vec::new();
+        // SAFETY: each structure is filled in before it is read, and of the size that is told; the answer is looked at
+        // before this thread's next one.
+        unsafe {
+            ok(ffi::eesd_request_default(std::ptr::null(), request.as_mut_ptr(), size_of::<ffi::Request>()));
+            let request = request.assume_init_mut();
+            (request.prompt, request.prompt_length) = (PROMPT.as_ptr().cast(), PROMPT.len());
+            (request.max_tokens, request.ignore_end) = (tokens, 1);
+            completion.as_mut_ptr().cast::<usize>().write(size_of::<Completion>());
+            let begun = Instant::now();
+            let user_data = (&raw mut text).cast();
+            ok(ffi::eesd_generate(self.session, request, Some(take_text), user_data, completion.as_mut_ptr()));
+            let took = begun.elapsed();
+            let completion = completion.assume_init_ref();
+            (std::slice::from_raw_parts(completion.tokens, completion.token_count).to_vec(), took)
+        }
+    }
+}
+
+impl Drop for C {
+    fn drop(&mut self) {
+        ok(ffi::eesd_session_free(self.session));
+    }
+}
+
+fn ok(status: Status) {
+    assert_eq!(status, Status::Ok);
+}

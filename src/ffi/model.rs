@@ -1,0 +1,351 @@
+//! Models: opened, described, freed; text to tokens and back.
+
+use super::argument::{
+    Place, Text, Versioned, check_size, fill, fixed, optional_string, slice, string, structure, terminated, text,
+    within,
+};
+use super::handle::{self, Handled, Object};
+use super::log::{LogLevel, log};
+use super::status::{Failure, Outcome, Status, entry};
+use crate::TokenId;
+use crate::load::{BUNDLED_EXIT, Checkpoint, ExitBlock, Message, Tokenizer};
+use std::ffi::c_char;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An opened model and its exit block. Immutable: any number of threads and sessions may use one at the same time.
+pub struct Model {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) exit: Option<ExitBlock>,
+}
+
+impl Handled for Model {
+    const KIND: &'static str = "model";
+
+    fn of(object: &Object) -> Option<&Arc<Self>> {
+        match object {
+            Object::Model(model) => Some(model),
+            Object::Session(_) => None,
+        }
+    }
+
+    fn into_object(this: Arc<Self>) -> Object {
+        Object::Model(this)
+    }
+}
+
+/// exit_layer: the bundled model's best block; in a folder the only one there is, or none where there is none.
+pub const EESD_EXIT_DEFAULT: i32 = 0;
+/// exit_layer: no exit block. Decoding is plain.
+pub const EESD_EXIT_NONE: i32 = -1;
+
+/// Which model to open. Begin with eesd_model_params_default().
+#[repr(C)]
+pub struct ModelParams {
+    /// sizeof(eesd_model_params).
+    pub struct_size: usize,
+    /// A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
+    pub folder: *const c_char,
+    /// N of an exit-N.safetensors beside the model, EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
+    pub exit_layer: i32,
+    /// An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
+    pub exit_file: *const c_char,
+}
+
+// SAFETY: repr(C), struct_size first, integers and pointers.
+unsafe impl Versioned for ModelParams {
+    const NAME: &'static str = "eesd_model_params";
+}
+
+/// What a model is.
+#[repr(C)]
+pub struct ModelInfo {
+    /// sizeof(eesd_model_info); to be set before the call.
+    pub struct_size: usize,
+    /// The folder's name, or "pycode-4m".
+    pub name: [c_char; 128],
+    /// "llama", "mistral", "qwen2" or "qwen3".
+    pub family: [c_char; 32],
+    /// 32 hexadecimal digits, which exit blocks for the model carry.
+    pub fingerprint: [c_char; 40],
+    /// Tokens of the vocabulary: ids are below it.
+    pub vocab_size: usize,
+    /// Longest sequence that the model was trained for, in tokens.
+    pub max_positions: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Parameters; a tied head counts once.
+    pub parameters: u64,
+    /// Bytes of the weights as stored.
+    pub bytes: u64,
+    /// Layers before the exit block; 0: there is none, decoding is plain.
+    pub exit_layer: usize,
+    /// Parameters of the exit block.
+    pub exit_parameters: u64,
+    /// Bytes of the exit block as stored.
+    pub exit_bytes: u64,
+    /// 1: there is a tokenizer. 0: prompts are tokens, answers have no text.
+    pub has_tokenizer: i32,
+    /// 1: there is a chat template.
+    pub has_chat_template: i32,
+}
+
+// SAFETY: repr(C), struct_size first, integers.
+unsafe impl Versioned for ModelInfo {
+    const NAME: &'static str = "eesd_model_info";
+}
+
+/// One message of a conversation.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ChatMessage {
+    /// "system", "user" or "assistant", or what else the template knows; ends in a zero.
+    pub role: *const c_char,
+    /// What is said.
+    pub content: Text,
+}
+
+/// Most messages of a conversation.
+const MOST_MESSAGES: usize = 1 << 20;
+/// Most tokens that are turned into text at a time.
+const MOST_TOKENS: usize = 1 << 28;
+
+/// Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT.
+///
+/// struct_size: sizeof(eesd_model_params).
+///
+/// # Safety
+///
+/// `params` is NULL or good to write for `struct_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_model_params_default(params: *mut ModelParams, struct_size: usize) -> Status {
+    entry(|| {
+        check_size::<ModelParams>(struct_size)?;
+        let null = std::ptr::null();
+        // SAFETY: as large as a `ModelParams` by the check; the caller vouches for the rest.
+        unsafe { Place::new(params, ModelParams::NAME) }?.write(ModelParams {
+            struct_size,
+            folder: null,
+            exit_layer: EESD_EXIT_DEFAULT,
+            exit_file: null,
+        });
+        Ok(())
+    })
+}
+
+/// Opens a model; *model gets a handle for eesd_model_free().
+///
+/// Weights are mapped, not read: the folder's files must stay as they are until the model and all its sessions are freed.
+///
+/// # Safety
+///
+/// `params` is NULL or as its struct_size says, its texts end in zeros; `model` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut *mut Model) -> Status {
+    entry(|| {
+        // SAFETY: the caller vouches for each of them.
+        let (place, params) = unsafe { (Place::new(model, "model")?, structure(params)?) };
+        // SAFETY: the same.
+        let folder = unsafe { optional_string(params.folder, "folder") }?.map(Path::new);
+        // SAFETY: the same.
+        let exit_file = unsafe { optional_string(params.exit_file, "exit_file") }?.map(Path::new);
+        let checkpoint = match folder {
+            Some(folder) => Checkpoint::open(folder)?,
+            None => Checkpoint::bundled()?,
+        };
+        let exit = exit_block(&checkpoint, params.exit_layer, exit_file, folder.is_none())?;
+        log(LogLevel::Info, || {
+            let exit =
+                exit.as_ref().map_or("no exit block".into(), |exit| format!("exit block after {}", exit.after()));
+            format!("opened {}: {} parameters, {exit}", checkpoint.name(), checkpoint.parameters())
+        });
+        place.write(handle::register(Arc::new(Model { checkpoint, exit }))?);
+        Ok(())
+    })
+}
+
+/// The exit block asked for; by default the bundled model's best one, or the only one there is.
+fn exit_block(checkpoint: &Checkpoint, layer: i32, file: Option<&Path>, bundled: bool) -> Outcome<Option<ExitBlock>> {
+    let layer = match (layer, file) {
+        (EESD_EXIT_DEFAULT, Some(file)) => return Ok(Some(checkpoint.open_exit(file)?)),
+        (found, Some(_)) => {
+            let found = format!("exit_layer: {found} beside exit_file (expected EESD_EXIT_DEFAULT, which is 0)");
+            return Err(Failure::argument(found));
+        }
+        (EESD_EXIT_NONE, None) => return Ok(None),
+        (EESD_EXIT_DEFAULT, None) => bundled.then_some(BUNDLED_EXIT),
+        (layer, None) => {
+            let wrong = || format!("exit_layer: {layer} (expected a layer, EESD_EXIT_DEFAULT or EESD_EXIT_NONE)");
+            Some(usize::try_from(layer).map_err(|_| Failure::argument(wrong()))?)
+        }
+    };
+    let mut blocks = checkpoint.exit_blocks()?;
+    let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
+    let name = checkpoint.name();
+    match layer {
+        Some(n) => match blocks.into_iter().find(|block| block.after() == n) {
+            Some(block) => Ok(Some(block)),
+            None => {
+                Err(Failure::new(Status::LoadFailed, format!("exit_layer: {n} (expected one of {name}'s: {there})")))
+            }
+        },
+        None if blocks.len() > 1 => {
+            let several = format!("exit_layer: EESD_EXIT_DEFAULT, but {name} has several (expected one of {there})");
+            Err(Failure::argument(several))
+        }
+        None => Ok(blocks.pop()),
+    }
+}
+
+/// Frees a model's handle; NULL does nothing. Sessions over the model keep it and go on.
+#[unsafe(no_mangle)]
+pub extern "C" fn eesd_model_free(model: *mut Model) -> Status {
+    entry(|| if model.is_null() { Ok(()) } else { handle::remove(model).map(drop) })
+}
+
+/// Describes a model.
+///
+/// # Safety
+///
+/// `info` is NULL, or as its struct_size, which is set, says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_model_get_info(model: *const Model, info: *mut ModelInfo) -> Status {
+    entry(|| {
+        let model = handle::find(model)?;
+        // SAFETY: the caller vouches for it.
+        let place = unsafe { Place::structure(info) }?;
+        let (checkpoint, exit) = (&model.checkpoint, model.exit.as_ref());
+        let geometry = checkpoint.geometry();
+        place.write(ModelInfo {
+            struct_size: size_of::<ModelInfo>(),
+            name: fixed(checkpoint.name()),
+            family: fixed(&geometry.family),
+            fingerprint: fixed(checkpoint.fingerprint()),
+            vocab_size: geometry.vocab_size,
+            max_positions: geometry.max_positions,
+            layers: geometry.layers,
+            hidden_size: geometry.hidden_size,
+            intermediate_size: geometry.intermediate_size,
+            heads: geometry.heads,
+            kv_heads: geometry.kv_heads,
+            head_dim: geometry.head_dim,
+            parameters: checkpoint.parameters(),
+            bytes: checkpoint.bytes(),
+            exit_layer: exit.map_or(0, ExitBlock::after),
+            exit_parameters: exit.map_or(0, ExitBlock::parameters),
+            exit_bytes: exit.map_or(0, ExitBlock::bytes),
+            has_tokenizer: checkpoint.tokenizer().is_some().into(),
+            has_chat_template: checkpoint.chat_template().is_some().into(),
+        });
+        Ok(())
+    })
+}
+
+pub(super) fn tokenizer(model: &Model) -> Outcome<&Arc<Tokenizer>> {
+    let missing = || format!("{} has no tokenizer.json, which turning text into tokens needs", model.checkpoint.name());
+    model.checkpoint.tokenizer().ok_or_else(|| Failure::new(Status::Unsupported, missing()))
+}
+
+/// Turns a text into tokens.
+///
+/// begin: other than 0 puts before them what the model wants at a text's start, unless the text has it already; 0 for
+/// what a chat template wrote. *needed (may be NULL) gets the number of tokens; where it is more than capacity, nothing is
+/// written to tokens, and the status is EESD_STATUS_BUFFER_TOO_SMALL: capacity 0 asks for the number.
+///
+/// # Safety
+///
+/// `data` is good to read for `length` bytes, `tokens` to write for `capacity` tokens, `needed` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_tokenize(
+    model: *const Model,
+    data: *const c_char,
+    length: usize,
+    begin: i32,
+    tokens: *mut TokenId,
+    capacity: usize,
+    needed: *mut usize,
+) -> Status {
+    entry(|| {
+        let model = handle::find(model)?;
+        // SAFETY: the caller vouches for it.
+        let text = unsafe { text(data, length, "text") }?;
+        let encoded = tokenizer(&model)?.encode(text, begin != 0)?;
+        // SAFETY: the same.
+        unsafe { fill(&encoded, tokens, capacity, needed) }
+    })
+}
+
+/// Turns tokens into a text, special tokens left out.
+///
+/// *needed (may be NULL) gets the text's length in bytes with the final zero; where it is more than capacity, nothing is
+/// written to buffer, and the status is EESD_STATUS_BUFFER_TOO_SMALL.
+///
+/// # Safety
+///
+/// `tokens` is good to read for `count` tokens, `buffer` to write for `capacity` bytes, `needed` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_detokenize(
+    model: *const Model,
+    tokens: *const TokenId,
+    count: usize,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> Status {
+    entry(|| {
+        let model = handle::find(model)?;
+        // SAFETY: the caller vouches for it.
+        let tokens = unsafe { slice(tokens, count, MOST_TOKENS, "tokens") }?;
+        let text = terminated(tokenizer(&model)?.decode(tokens));
+        // SAFETY: the same.
+        unsafe { fill(&text, buffer.cast(), capacity, needed) }
+    })
+}
+
+/// Writes a conversation as the model's chat template does, up to where the assistant answers; to be tokenized with begin
+/// 0. Buffer, capacity and needed as for eesd_detokenize().
+///
+/// # Safety
+///
+/// `messages` is good to read for `count` messages, whose roles end in zeros and whose contents are as long as they say;
+/// `buffer` is good to write for `capacity` bytes, `needed` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_apply_chat_template(
+    model: *const Model,
+    messages: *const ChatMessage,
+    count: usize,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> Status {
+    entry(|| {
+        let model = handle::find(model)?;
+        within(count, 1, MOST_MESSAGES, "count")?;
+        // SAFETY: the caller vouches for it.
+        let messages = unsafe { slice(messages, count, MOST_MESSAGES, "messages") }?;
+        let name = model.checkpoint.name();
+        let missing = || Failure::new(Status::Unsupported, format!("{name} has no chat template: it continues text"));
+        let template = model.checkpoint.chat_template().ok_or_else(missing)?;
+        let read = |message: &ChatMessage| {
+            // SAFETY: the same.
+            let role = unsafe { string(message.role, "role") }?;
+            // SAFETY: the same.
+            let content = unsafe { text(message.content.data, message.content.length, "content") }?;
+            Ok(Message::new(role, content))
+        };
+        let messages = messages.iter().map(read).collect::<Outcome<Vec<_>>>()?;
+        let prompt = terminated(template.render(&messages)?);
+        // SAFETY: the same.
+        unsafe { fill(&prompt, buffer.cast(), capacity, needed) }
+    })
+}

@@ -1,0 +1,262 @@
+//! Sessions: an engine over a model, on a thread of its own.
+
+use super::argument::{Place, Versioned, fixed};
+use super::handle::{self, Handled, Object};
+use super::log::{LogLevel, log};
+use super::mailbox::Mailbox;
+use super::model::Model;
+use super::session_params::{Plan, SessionParams, plan};
+use super::status::{Failure, Outcome, Status, entry};
+use super::worker::{Command, Route, serve};
+use crate::backend::cpu::{CpuBackend, CpuOptions};
+use crate::backend::cuda::gpu::Gpu;
+use crate::backend::cuda::{CudaBackend, CudaOptions};
+use crate::backend::{Backend, Device, Limits};
+use crate::control::ControllerSpec;
+use crate::engine::{Engine, Request};
+use crate::kv::PAGE_TOKENS;
+use crate::load::ExitBlock;
+use std::cell::RefCell;
+use std::ffi::c_char;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// What a session has.
+#[repr(C)]
+pub struct SessionInfo {
+    /// sizeof(eesd_session_info); to be set before the call.
+    pub struct_size: usize,
+    /// The device and how it is used, as in "cpu, 2 threads, avx512, bf16 weights".
+    pub device: [c_char; 256],
+    /// The controller, as eesd_session_params has it.
+    pub controller: [c_char; 128],
+    /// Requests worked on side by side.
+    pub slots: usize,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Tokens that the KV cache holds.
+    pub cache_tokens: usize,
+    /// Most drafts in one round.
+    pub draft_max: usize,
+    /// Layers before the exit block; 0: decoding is plain.
+    pub exit_layer: usize,
+}
+
+// SAFETY: repr(C), struct_size first, integers.
+unsafe impl Versioned for SessionInfo {
+    const NAME: &'static str = "eesd_session_info";
+}
+
+/// An engine over a model, with a thread of its own. Any thread may use it.
+pub struct Session {
+    pub(super) model: Arc<Model>,
+    pub(super) limits: Limits,
+    pub(super) events: Arc<Mailbox>,
+    device: String,
+    controller: String,
+    exit_layer: Option<usize>,
+    commands: Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    next_id: AtomicU64,
+}
+
+impl Handled for Session {
+    const KIND: &'static str = "session";
+
+    fn of(object: &Object) -> Option<&Arc<Self>> {
+        match object {
+            Object::Session(session) => Some(session),
+            Object::Model(_) => None,
+        }
+    }
+
+    fn into_object(this: Arc<Self>) -> Object {
+        Object::Session(this)
+    }
+}
+
+/// What the engine's thread says when it is ready.
+type Started = Outcome<(String, Limits, Option<usize>)>;
+
+impl Session {
+    fn start(model: Arc<Model>, plan: Plan) -> Outcome<Self> {
+        let (commands, inbox) = mpsc::channel();
+        let (tell, started) = mpsc::channel();
+        let events = Arc::new(Mailbox::default());
+        let controller = plan.controller.to_string();
+        let thread = std::thread::Builder::new().name("eesd-engine".into()).spawn({
+            let (model, events) = (model.clone(), events.clone());
+            move || {
+                // Device contexts and the threads of a pool belong to the thread that made them.
+                let ended = catch_unwind(AssertUnwindSafe(|| run(&model, &plan, &tell, inbox)));
+                events.close(ended.map_or_else(|payload| Failure::panic(&*payload), |()| Failure::closed()));
+            }
+        });
+        let failed = |what: String| Failure::new(Status::DeviceFailed, what);
+        let thread = thread.map_err(|error| failed(format!("the engine's thread: {error}")))?;
+        let started = started.recv().unwrap_or_else(|_| {
+            Err(Failure::new(Status::Internal, "internal error: the engine's thread panicked while it was made"))
+        });
+        let (device, limits, exit_layer) = started?;
+        let (thread, next_id) = (Mutex::new(Some(thread)), AtomicU64::new(1));
+        Ok(Self { model, limits, events, device, controller, exit_layer, commands, thread, next_id })
+    }
+
+    /// Hands a request to the engine; its events go to `mailbox`.
+    pub(super) fn submit(&self, request: Request, mailbox: &Arc<Mailbox>, stream: bool) -> Outcome<u64> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream)))?;
+        Ok(id)
+    }
+
+    /// Tells the engine something.
+    pub(super) fn send(&self, command: Command) -> Outcome {
+        let ended = || Failure::new(Status::Closed, "the session's engine has ended");
+        self.commands.send(command).map_err(|_| ended())
+    }
+
+    /// Ends the engine's thread, after the step that it is at.
+    fn close(&self) {
+        let _ = self.send(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic there was caught there.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+/// The engine's thread.
+fn run(model: &Model, plan: &Plan, tell: &Sender<Started>, inbox: Receiver<Command>) {
+    match engine(model, plan) {
+        Ok(engine) => {
+            let backend = engine.backend();
+            let started = (backend.describe(), backend.limits(), backend.exit_layer());
+            if tell.send(Ok(started)).is_ok() {
+                serve(engine, inbox);
+            }
+        }
+        // Who asked waits for it.
+        Err(failure) => drop(tell.send(Err(failure))),
+    }
+}
+
+fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
+    let checkpoint = &model.checkpoint;
+    let exit = model.exit.as_ref().filter(|_| plan.controller != ControllerSpec::Off).map(ExitBlock::weights);
+    let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
+    let Plan { slots, context, pages, .. } = *plan;
+    let max_draft = plan.draft_max.min(context);
+    let backend: Box<dyn Backend> = match plan.device {
+        Device::Auto | Device::Cpu => {
+            let options = CpuOptions { threads: plan.threads, simd: None, slots, context, max_draft, pages };
+            CpuBackend::new(geometry, &weights, exit.as_ref(), &options)?
+        }
+        Device::Cuda(number) => {
+            let gpu = Arc::new(Gpu::open(number)?);
+            log(LogLevel::Warning, || "the CUDA engine has not been run on a GPU yet".into());
+            let defaults = CudaOptions::default();
+            let memory_fraction = plan.memory_fraction;
+            let options = CudaOptions { slots, context, max_draft, pages, memory_fraction, ..defaults };
+            CudaBackend::new(gpu, geometry, &weights, exit.as_ref(), &options)?
+        }
+    };
+    let end_tokens = checkpoint.generation().end_tokens.clone();
+    let engine = Engine::new(backend, plan.controller.build(), checkpoint.tokenizer().cloned(), end_tokens);
+    Ok(engine.with_options(plan.options))
+}
+
+/// Makes a session over a model; *session gets a handle for eesd_session_free().
+///
+/// Lays the weights out for the device, reserves the cache and starts threads: this takes a while and memory of the model's
+/// size, so make one session and share it. The session keeps the model: its handle may be freed at once.
+///
+/// # Safety
+///
+/// `params` is NULL or as its struct_size says, its texts end in zeros; `session` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_session_create(
+    model: *const Model,
+    params: *const SessionParams,
+    session: *mut *mut Session,
+) -> Status {
+    entry(|| {
+        let model = handle::find(model)?;
+        // SAFETY: the caller vouches for each of them.
+        let (place, plan) = unsafe { (Place::new(session, "session")?, plan(&model, params)?) };
+        let session = Session::start(model, plan)?;
+        log(LogLevel::Info, || {
+            let (name, slots, context) =
+                (session.model.checkpoint.name(), session.limits.slots, session.limits.context);
+            format!("session over {name}: {}, {slots} slots, context {context}, {}", session.device, session.controller)
+        });
+        place.write(handle::register(Arc::new(session))?);
+        Ok(())
+    })
+}
+
+/// Frees a session: ends its threads after the step that they are at, and drops its requests; NULL does nothing.
+///
+/// Other threads may be in calls of the session, which end with EESD_STATUS_CLOSED; to be freed it needs no care. Not to
+/// be called from the session's own callback (EESD_STATUS_REENTRANT: nothing is freed).
+#[unsafe(no_mangle)]
+pub extern "C" fn eesd_session_free(session: *mut Session) -> Status {
+    entry(|| {
+        if session.is_null() {
+            return Ok(());
+        }
+        find(session)?;
+        let session = handle::remove(session)?;
+        session.close();
+        log(LogLevel::Info, || format!("session over {} freed", session.model.checkpoint.name()));
+        Ok(())
+    })
+}
+
+/// Describes a session.
+///
+/// # Safety
+///
+/// `info` is NULL, or as its struct_size, which is set, says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_session_get_info(session: *const Session, info: *mut SessionInfo) -> Status {
+    entry(|| {
+        let session = find(session)?;
+        // SAFETY: the caller vouches for it.
+        unsafe { Place::structure(info) }?.write(SessionInfo {
+            struct_size: size_of::<SessionInfo>(),
+            device: fixed(&session.device),
+            controller: fixed(&session.controller),
+            slots: session.limits.slots,
+            context: session.limits.context,
+            cache_tokens: session.limits.pages * PAGE_TOKENS,
+            draft_max: session.limits.max_draft,
+            exit_layer: session.exit_layer.unwrap_or(0),
+        });
+        Ok(())
+    })
+}
+
+thread_local! {
+    /// Sessions whose callbacks this thread is in.
+    static CALLING: RefCell<Vec<*const Session>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The session of a handle, unless this thread is in one of its callbacks.
+pub(super) fn find(handle: *const Session) -> Outcome<Arc<Session>> {
+    let session = handle::find(handle)?;
+    if CALLING.with_borrow(|calling| calling.contains(&Arc::as_ptr(&session))) {
+        let found = "a callback cannot call functions of the session that called it";
+        return Err(Failure::new(Status::Reentrant, found));
+    }
+    Ok(session)
+}
+
+/// Runs a session's callback; the host's code must not unwind, but this thread's mark must not stay if it did.
+pub(super) fn calling<T>(session: &Arc<Session>, callback: impl FnOnce() -> T) -> T {
+    CALLING.with_borrow_mut(|calling| calling.push(Arc::as_ptr(session)));
+    let result = callback();
+    CALLING.with_borrow_mut(|calling| calling.pop());
+    result
+}

@@ -1,0 +1,158 @@
+//! What a session is asked to be: read, checked, settled with what the model says.
+
+use super::argument::{Place, Versioned, check_size, optional_string, structure, within};
+use super::device;
+use super::log::{LogLevel, log};
+use super::model::Model;
+use super::status::{Failure, Outcome, Status, entry};
+use crate::backend::cuda::CudaOptions;
+use crate::backend::{DEFAULT_CONTEXT, Device};
+use crate::control::ControllerSpec;
+use crate::engine::EngineOptions;
+use crate::kv::PAGE_TOKENS;
+use std::ffi::c_char;
+
+/// How a session runs. Begin with eesd_session_params_default().
+#[repr(C)]
+pub struct SessionParams {
+    /// sizeof(eesd_session_params).
+    pub struct_size: usize,
+    /// "auto", "cpu", "cuda" or "cuda:N"; NULL is "auto": the processor, until the CUDA engine is proven on GPUs.
+    pub device: *const c_char,
+    /// Threads on the processor, the session's own included, at most 1024; 0: one for each core of this process.
+    pub threads: usize,
+    /// Requests worked on side by side, 1 to 1024; more wait. Default: 8.
+    pub slots: usize,
+    /// Longest sequence, prompt and answer, in tokens; 0: the model's own, at most 8192.
+    pub context: usize,
+    /// Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
+    /// full, the youngest requests are set aside and go on later.
+    pub cache_tokens: usize,
+    /// As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
+    /// exit block, else "off".
+    pub controller: *const c_char,
+    /// Most drafts in one round, 1 to 1024. Default: 16.
+    pub draft_max: usize,
+    /// Tokens that a step takes in at most; what it takes to read a long prompt is spread over others' rounds. Default:
+    /// 512.
+    pub token_budget: usize,
+    /// Other than 0: pages of texts are kept, and prompts that begin alike take them. Default: 1.
+    pub reuse_prefixes: i32,
+    /// The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
+    pub gpu_memory_fraction: f64,
+}
+
+// SAFETY: repr(C), struct_size first, numbers and pointers.
+unsafe impl Versioned for SessionParams {
+    const NAME: &'static str = "eesd_session_params";
+}
+
+/// Parameters that were understood.
+pub(super) struct Plan {
+    pub device: Device,
+    pub threads: Option<usize>,
+    pub slots: usize,
+    pub context: usize,
+    pub pages: Option<usize>,
+    pub controller: ControllerSpec,
+    pub draft_max: usize,
+    pub memory_fraction: f64,
+    pub options: EngineOptions,
+}
+
+/// Reads parameters.
+///
+/// # Safety
+///
+/// `params` is NULL or as its struct_size says, its texts end in zeros.
+pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcome<Plan> {
+    // SAFETY: the same is asked of the caller.
+    let params = unsafe { structure(params) }?;
+    // SAFETY: the same.
+    let device = unsafe { device::read(params.device) }?;
+    // SAFETY: the same.
+    let controller = unsafe { optional_string(params.controller, "controller") }?;
+    let name = model.checkpoint.name();
+    let controller = match (controller.map(ControllerSpec::parse).transpose()?, &model.exit) {
+        (None, Some(_)) => ControllerSpec::default(),
+        (None, None) => {
+            log(LogLevel::Info, || format!("{name} has no exit block: decoding plainly"));
+            ControllerSpec::Off
+        }
+        (Some(controller), None) if controller != ControllerSpec::Off => {
+            let found =
+                format!("controller: {controller}, but the model was opened without an exit block to draft with");
+            return Err(Failure::new(Status::Unsupported, found));
+        }
+        (Some(controller), _) => controller,
+    };
+    let draft_max = within(params.draft_max, 1, 1024, "draft_max")?;
+    if let ControllerSpec::Fixed(k) = controller
+        && k > draft_max
+    {
+        log(LogLevel::Warning, || format!("controller {controller}: at most {draft_max} drafts, by draft_max"));
+    }
+    let trained = model.checkpoint.geometry().max_positions;
+    let context = match within(params.context, 0, 1 << 24, "context")? {
+        0 => trained.min(DEFAULT_CONTEXT),
+        context => context,
+    };
+    if context > trained {
+        log(LogLevel::Warning, || format!("context: {context}, but {name} was trained for {trained} positions"));
+    }
+    let threads = within(params.threads, 0, 1024, "threads")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if threads > cores && !matches!(device, Device::Cuda(_)) {
+        log(LogLevel::Warning, || format!("threads: {threads}: slower than {cores}, which this process may use"));
+    }
+    let cache = within(params.cache_tokens, 0, 1 << 36, "cache_tokens")?;
+    let memory_fraction = params.gpu_memory_fraction;
+    if !(memory_fraction > 0.0 && memory_fraction <= 1.0) {
+        let found = format!("gpu_memory_fraction: {memory_fraction} (expected a number above 0, at most 1)");
+        return Err(Failure::argument(found));
+    }
+    Ok(Plan {
+        device,
+        threads: (threads > 0).then_some(threads),
+        slots: within(params.slots, 1, 1024, "slots")?,
+        context,
+        pages: (cache > 0).then(|| cache.div_ceil(PAGE_TOKENS)),
+        controller,
+        draft_max,
+        memory_fraction,
+        options: EngineOptions {
+            token_budget: within(params.token_budget, 1, 1 << 24, "token_budget")?,
+            reuse_prefixes: params.reuse_prefixes != 0,
+        },
+    })
+}
+
+/// Fills in the defaults, as the fields' comments have them.
+///
+/// struct_size: sizeof(eesd_session_params).
+///
+/// # Safety
+///
+/// `params` is NULL or good to write for `struct_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_session_params_default(params: *mut SessionParams, struct_size: usize) -> Status {
+    entry(|| {
+        check_size::<SessionParams>(struct_size)?;
+        let EngineOptions { token_budget, reuse_prefixes } = EngineOptions::default();
+        // SAFETY: as large as a `SessionParams` by the check; the caller vouches for the rest.
+        unsafe { Place::new(params, SessionParams::NAME) }?.write(SessionParams {
+            struct_size,
+            device: std::ptr::null(),
+            threads: 0,
+            slots: 8,
+            context: 0,
+            cache_tokens: 0,
+            controller: std::ptr::null(),
+            draft_max: 16,
+            token_budget,
+            reuse_prefixes: reuse_prefixes.into(),
+            gpu_memory_fraction: CudaOptions::default().memory_fraction,
+        });
+        Ok(())
+    })
+}

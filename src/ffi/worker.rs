@@ -1,0 +1,130 @@
+//! The thread that owns an engine. Calls hand it messages; what happens to requests goes to mailboxes.
+
+use super::log::{LogLevel, log};
+use super::mailbox::{Happening, Mailbox};
+use super::status::{Failure, Status};
+use crate::engine::{Engine, Request, Snapshot};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+
+/// What a thread wants of the engine.
+pub(super) enum Command {
+    /// Answer a request.
+    Submit(Box<Request>, Route),
+    /// End a request where it is.
+    Cancel(u64),
+    /// Say what is going on.
+    Snapshot(Sender<Snapshot>),
+    /// Drop everything and end.
+    Stop,
+}
+
+/// Where the events of one request go: tokens if wanted, and exactly one last event, whatever becomes of the engine.
+pub(super) struct Route {
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    /// Tokens are wanted as they come.
+    stream: bool,
+    ended: bool,
+}
+
+impl Route {
+    pub fn new(id: u64, mailbox: Arc<Mailbox>, stream: bool) -> Self {
+        mailbox.expect(id);
+        Self { id, mailbox, stream, ended: false }
+    }
+
+    fn end(mut self, last: Happening) {
+        self.ended = true;
+        self.mailbox.post([(self.id, last)]);
+    }
+}
+
+impl Drop for Route {
+    /// The engine is gone, or the message never reached it.
+    fn drop(&mut self) {
+        if !self.ended {
+            let failure = match std::thread::panicking() {
+                true => Failure::new(Status::Internal, "internal error: the engine's thread panicked"),
+                false => Failure::closed(),
+            };
+            self.mailbox.post([(self.id, Happening::Failed(failure))]);
+        }
+    }
+}
+
+/// Steps the engine while there is something to do, and sleeps where there is not, until told to stop.
+pub(super) fn serve(mut engine: Engine, commands: Receiver<Command>) {
+    let mut routes = BTreeMap::new();
+    let mut events = Vec::new();
+    loop {
+        while let Some(command) = next(&commands, engine.is_idle()) {
+            match command {
+                Command::Submit(request, route) => {
+                    engine.submit(route.id as usize, *request);
+                    routes.insert(route.id, route);
+                }
+                Command::Cancel(id) => {
+                    if let (Some(completion), Some(route)) = (engine.cancel(id as usize), routes.remove(&id)) {
+                        route.end(Happening::Done(completion));
+                    }
+                }
+                // Who asked may have given up.
+                Command::Snapshot(reply) => drop(reply.send(engine.snapshot())),
+                Command::Stop => return,
+            }
+        }
+        let step = engine.step(&mut |id, event| {
+            events.push((id as u64, event.into()));
+            ControlFlow::Continue(())
+        });
+        deliver(&mut routes, &mut events);
+        if let Err(error) = step {
+            // The engine has dropped every request, and is ready for new ones.
+            let failure = Failure::from(error);
+            log(LogLevel::Error, || format!("a pass failed: {}", failure.message));
+            std::mem::take(&mut routes).into_values().for_each(|route| route.end(Happening::Failed(failure.clone())));
+        }
+    }
+}
+
+/// The next command, waited for where there is nothing else to do.
+fn next(commands: &Receiver<Command>, idle: bool) -> Option<Command> {
+    if idle {
+        return Some(commands.recv().unwrap_or(Command::Stop));
+    }
+    match commands.try_recv() {
+        Ok(command) => Some(command),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(Command::Stop),
+    }
+}
+
+/// Takes a step's events to their mailboxes: what goes to one of them in a row, at once, so that its reader is woken once.
+fn deliver(routes: &mut BTreeMap<u64, Route>, events: &mut Vec<(u64, Happening)>) {
+    let mut batch: Option<(Arc<Mailbox>, Vec<(u64, Happening)>)> = None;
+    for (id, happening) in events.drain(..) {
+        let is_token = matches!(happening, Happening::Token(_));
+        let Some(route) = routes.get_mut(&id).filter(|route| route.stream || !is_token) else { continue };
+        route.ended |= !is_token;
+        match &mut batch {
+            Some((mailbox, batch)) if Arc::ptr_eq(mailbox, &route.mailbox) => batch.push((id, happening)),
+            other => {
+                if let Some((mailbox, batch)) = other.replace((route.mailbox.clone(), vec![(id, happening)])) {
+                    mailbox.post(batch);
+                }
+            }
+        }
+        if !is_token {
+            routes.remove(&id);
+        }
+    }
+    if let Some((mailbox, batch)) = batch {
+        mailbox.post(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests;
