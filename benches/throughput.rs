@@ -154,8 +154,11 @@ fn requests(args: &Args, batch: usize, prompts: &[Vec<TokenId>]) -> Vec<Request>
     (0..count).map(|i| Request::new(prompts[i % prompts.len()].clone(), tokens(i))).collect()
 }
 
-/// Answers all requests, `batch` at a time: the answers, and tokens per second.
-fn play(engine: &mut Engine, requests: &[Request], batch: usize) -> Result<(Vec<Vec<TokenId>>, f64), Box<dyn Error>> {
+/// The answers, and tokens per second.
+type Played = (Vec<Vec<TokenId>>, f64);
+
+/// Answers all requests, `batch` at a time.
+fn play(engine: &mut Engine, requests: &[Request], batch: usize) -> Result<Played, Box<dyn Error>> {
     let mut answers = vec![Vec::new(); requests.len()];
     let mut failed = None;
     let begun = Instant::now();

@@ -85,11 +85,13 @@ pub unsafe extern "C" fn eesd_generate(
             Some(callback) => session::calling(&session, || unsafe { callback(&token.view(), user_data) }) == 0,
             None => true,
         };
-        let completion = KeptCompletion::new(answer(&session, request, callback.is_some(), &mut on_token)?);
+        let kept = KeptCompletion::new(answer(&session, request, callback.is_some(), &mut on_token)?);
+        let completion = kept.view();
+        keep(Box::new(kept))?;
         if let Some(place) = place {
-            place.write(completion.view());
+            place.write(completion);
         }
-        keep(Box::new(completion))
+        Ok(())
     })
 }
 
@@ -122,7 +124,7 @@ fn answer(
                     completion.text.truncate(text);
                     completion.finish = engine::Finish::Cancelled;
                 }
-                return Ok(completion);
+                return Ok(*completion);
             }
             Happening::Failed(failure) => return Err(failure),
         }
@@ -181,7 +183,7 @@ pub unsafe extern "C" fn eesd_next_event(session: *const Session, timeout_ms: i6
                 Box::new(kept)
             }
             Happening::Done(completion) => {
-                let kept = KeptCompletion::new(completion);
+                let kept = KeptCompletion::new(*completion);
                 event.kind = EventKind::Done;
                 event.completion = kept.view();
                 Box::new(kept)
@@ -193,8 +195,9 @@ pub unsafe extern "C" fn eesd_next_event(session: *const Session, timeout_ms: i6
                 Box::new(kept)
             }
         };
+        keep(kept)?;
         place.write(event);
-        keep(kept)
+        Ok(())
     })
 }
 

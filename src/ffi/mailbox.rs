@@ -11,7 +11,7 @@ pub(super) enum Happening {
     /// A token became certain.
     Token(Emission),
     /// It is finished.
-    Done(Completion),
+    Done(Box<Completion>),
     /// It failed; there is nothing more of it.
     Failed(Failure),
 }
@@ -20,7 +20,7 @@ impl From<Event> for Happening {
     fn from(event: Event) -> Self {
         match event {
             Event::Token(emission) => Self::Token(emission),
-            Event::Done(completion) => Self::Done(completion),
+            Event::Done(completion) => Self::Done(Box::new(completion)),
             Event::Failed(error) => Self::Failed(error.into()),
         }
     }
@@ -33,6 +33,9 @@ impl Happening {
     }
 }
 
+/// What happened to which request.
+pub(super) type Letter = (u64, Happening);
+
 /// A queue that several threads may wait at.
 #[derive(Default)]
 pub(super) struct Mailbox {
@@ -42,7 +45,7 @@ pub(super) struct Mailbox {
 
 #[derive(Default)]
 struct Inner {
-    events: VecDeque<(u64, Happening)>,
+    events: VecDeque<Letter>,
     /// Requests whose last event has not been left here.
     unfinished: BTreeSet<u64>,
     /// Threads that wait. Where there are none, nobody is woken: that would be a call of the system per round.
@@ -67,7 +70,7 @@ impl Mailbox {
     }
 
     /// Leaves events, in their order.
-    pub fn post(&self, events: impl IntoIterator<Item = (u64, Happening)>) {
+    pub fn post(&self, events: impl IntoIterator<Item = Letter>) {
         let mut inner = self.lock();
         for (id, happening) in events {
             if happening.is_last() {
@@ -89,7 +92,7 @@ impl Mailbox {
     }
 
     /// The next event, waited for at most this long (`None`: as long as it takes).
-    pub fn take(&self, patience: Option<Duration>) -> Outcome<(u64, Happening)> {
+    pub fn take(&self, patience: Option<Duration>) -> Outcome<Letter> {
         // A time past the end of the clock is as good as none.
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut inner = self.lock();

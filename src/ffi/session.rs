@@ -253,7 +253,7 @@ pub(super) fn find(handle: *const Session) -> Outcome<Arc<Session>> {
     Ok(session)
 }
 
-/// Runs a session's callback; the host's code must not unwind, but this thread's mark must not stay if it did.
+/// Runs a session's callback, during which this thread does not find the session. The host's code does not unwind.
 pub(super) fn calling<T>(session: &Arc<Session>, callback: impl FnOnce() -> T) -> T {
     CALLING.with_borrow_mut(|calling| calling.push(Arc::as_ptr(session)));
     let result = callback();

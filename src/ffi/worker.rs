@@ -1,7 +1,7 @@
 //! The thread that owns an engine. Calls hand it messages; what happens to requests goes to mailboxes.
 
 use super::log::{LogLevel, log};
-use super::mailbox::{Happening, Mailbox};
+use super::mailbox::{Happening, Letter, Mailbox};
 use super::status::{Failure, Status};
 use crate::engine::{Engine, Request, Snapshot};
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub(super) fn serve(mut engine: Engine, commands: Receiver<Command>) {
                 }
                 Command::Cancel(id) => {
                     if let (Some(completion), Some(route)) = (engine.cancel(id as usize), routes.remove(&id)) {
-                        route.end(Happening::Done(completion));
+                        route.end(Happening::Done(Box::new(completion)));
                     }
                 }
                 // Who asked may have given up.
@@ -103,26 +103,25 @@ fn next(commands: &Receiver<Command>, idle: bool) -> Option<Command> {
 }
 
 /// Takes a step's events to their mailboxes: what goes to one of them in a row, at once, so that its reader is woken once.
-fn deliver(routes: &mut BTreeMap<u64, Route>, events: &mut Vec<(u64, Happening)>) {
-    let mut batch: Option<(Arc<Mailbox>, Vec<(u64, Happening)>)> = None;
+fn deliver(routes: &mut BTreeMap<u64, Route>, events: &mut Vec<Letter>) {
+    let mut bag: Vec<Letter> = Vec::new();
+    let mut whose: Option<Arc<Mailbox>> = None;
     for (id, happening) in events.drain(..) {
         let is_token = matches!(happening, Happening::Token(_));
         let Some(route) = routes.get_mut(&id).filter(|route| route.stream || !is_token) else { continue };
-        route.ended |= !is_token;
-        match &mut batch {
-            Some((mailbox, batch)) if Arc::ptr_eq(mailbox, &route.mailbox) => batch.push((id, happening)),
-            other => {
-                if let Some((mailbox, batch)) = other.replace((route.mailbox.clone(), vec![(id, happening)])) {
-                    mailbox.post(batch);
-                }
-            }
+        if let Some(mailbox) = whose.replace(route.mailbox.clone())
+            && !Arc::ptr_eq(&mailbox, &route.mailbox)
+        {
+            mailbox.post(bag.drain(..));
         }
+        bag.push((id, happening));
         if !is_token {
+            route.ended = true;
             routes.remove(&id);
         }
     }
-    if let Some((mailbox, batch)) = batch {
-        mailbox.post(batch);
+    if let Some(mailbox) = whose {
+        mailbox.post(bag);
     }
 }
 

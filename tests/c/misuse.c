@@ -188,10 +188,10 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     EXPECT(EESD_STATUS_INVALID_ARGUMENT, eesd_detokenize(model, &unknown, SIZE_MAX / 4, NULL, 0, NULL));
 
     // A prompt that is longer than the context, in truth.
-    char *text = malloc(1 << 20);
+    char *text = malloc(1 << 14);
     CHECK(text != NULL);
-    memset(text, 'x', 1 << 20);
-    REFUSED(EESD_STATUS_TOO_LONG, (request.prompt = text, request.prompt_length = 1 << 20));
+    memset(text, 'x', 1 << 14);
+    REFUSED(EESD_STATUS_TOO_LONG, (request.prompt = text, request.prompt_length = 1 << 14));
     free(text);
     // Found out by the engine: an event for what was submitted, a status for what waits.
     uint32_t ids[1] = {UINT32_MAX};

@@ -12,7 +12,9 @@ static const char *const PROMPTS[] = {
     "class Stack:\n    def push(self, item):",
     "import os\n\nfor name in os.listdir('.'):",
     "def test_addition():\n    assert",
-    "x",
+    // So long that its answer goes on in another page of the cache.
+    "def test_addition():\n    assert 1 + 1 == 2\n\ndef test_subtraction():\n    assert 3 - 1 == 2\n\n"
+    "def test_multiplication():\n    assert 2 * 3 == 6\n",
 };
 
 // Prompts, each greedy or by one of four seeds, one of them with log-probabilities, one with a stop string.
@@ -111,7 +113,7 @@ int main(int argc, char **argv) {
     eesd_model *model = bundled();
     eesd_session_params params = small_session();
     // Too small for all of them at once, so that some are set aside and go on.
-    params.cache_tokens = 448;
+    params.cache_tokens = 320;
     session = session_over(model, &params);
     OK(eesd_model_free(model));
 
