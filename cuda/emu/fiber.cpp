@@ -99,25 +99,31 @@ class Pool {
       std::abort();
     }
     mprotect(p, GUARD_BYTES, PROT_NONE);
+    EMU_UNPOISON(static_cast<char*>(p) + GUARD_BYTES, bytes);  // whoever had these addresses before
     all.push_back(static_cast<char*>(p) + GUARD_BYTES);
     return all.back();
   }
   const size_t bytes;
   std::vector<char*> all, spare;
 };
-thread_local Pool stacks{STACK_BYTES}, arenas{ARENA_BYTES};
+thread_local Pool stacks{STACK_BYTES}, arenas{ARENA_BYTES}, shadows{ARENA_BYTES / 2 * sizeof(Shadow)};
 
 }  // namespace
 
-char* take_stack() { return stacks.take(); }
 char* take_arena() { return arenas.take(); }
-void give_stack(char* p) { stacks.give(p); }
 void give_arena(char* p) { arenas.give(p); }
+Shadow* take_shadow() { return reinterpret_cast<Shadow*>(shadows.take()); }
+void give_shadow(Shadow* p) { shadows.give(reinterpret_cast<char*>(p)); }
+
+void give_stack(Fiber* f) {
+  // Functions that returned have left nothing poisoned.
+  if (launch->failed) EMU_UNPOISON(f->stack, STACK_BYTES);
+  stacks.give(f->stack);
+}
 
 void prepare(Fiber* f, void (*entry)()) {
-  f->stack = take_stack();
+  if (!f->stack) f->stack = stacks.take();
   f->fake_stack = nullptr;
-  EMU_UNPOISON(f->stack, STACK_BYTES);
   void** top = reinterpret_cast<void**>(f->stack + STACK_BYTES);
 #if defined(__x86_64__)
   *--top = nullptr;  // keeps the stack aligned as at a call

@@ -37,11 +37,10 @@ inline __nv_bfloat16 __float2bfloat16_rn(float f) {
 }
 
 inline float __half2float(__half h) {
-  const uint32_t sign = uint32_t(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31, mantissa = h.bits & 0x3ff;
-  if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float subnormal = float(mantissa) * 0x1p-24f;
-  return sign ? -subnormal : subnormal;
+  const uint32_t sign = uint32_t(h.bits & 0x8000) << 16, magnitude = uint32_t(h.bits & 0x7fff) << 13;
+  if (magnitude >= 0x0f800000u) return __uint_as_float(sign | 0x7f800000u | magnitude);
+  // The exponent is 112 too small: exact, for subnormal numbers too.
+  return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude) * 0x1p112f));
 }
 
 // Round to nearest even; NaN becomes 0x7fff, as in cuda_fp16.h.

@@ -11,15 +11,15 @@ namespace emu {
 
 void race_syncwarp(Block* b, unsigned warp, unsigned mask) {
   const unsigned now = ++b->warp_time[warp];
-  Fiber* lanes = &b->fiber[warp * 32];
-  unsigned joined[32] = {};
+  auto* lanes = &b->synced[warp * 32];
+  std::array<unsigned, 32> joined{};
   for (unsigned i = 0; i < 32; i++)
     if (mask >> i & 1)
-      for (unsigned j = 0; j < 32; j++) joined[j] = std::max(joined[j], lanes[i].synced[j]);
+      for (unsigned j = 0; j < 32; j++) joined[j] = std::max(joined[j], lanes[i][j]);
   for (unsigned j = 0; j < 32; j++)
     if (mask >> j & 1) joined[j] = now;
   for (unsigned i = 0; i < 32; i++)
-    if (mask >> i & 1) std::copy(joined, joined + 32, lanes[i].synced);
+    if (mask >> i & 1) lanes[i] = joined;
 }
 
 void race_access(const Fiber* f, const void* p, size_t bytes, bool write, bool atomic, const void* pc) {
@@ -27,11 +27,13 @@ void race_access(const Fiber* f, const void* p, size_t bytes, bool write, bool a
   const size_t offset = size_t(static_cast<const char*>(p) - b->arena);
   if (offset >= ARENA_BYTES || launch->failed) return;  // not shared memory
   const unsigned now = b->warp_time[f->warp];
+  const auto& synced = b->synced[f->index];
   for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; i++) {
     Shadow& s = b->shadow[i];
+    if (s.block != b->number) s = Shadow{}, s.block = b->number;
     // Ordered by a block barrier, or within the warp by a __syncwarp.
     const auto ordered = [&](unsigned thread, unsigned epoch, unsigned time) {
-      const bool by_warp = thread / 32 == f->warp && time < f->synced[thread & 31];
+      const bool by_warp = thread / 32 == f->warp && time < synced[thread & 31];
       return thread == f->index || epoch < f->barrier_epoch || by_warp;
     };
     const char* kind = nullptr;

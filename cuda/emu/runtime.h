@@ -1,6 +1,6 @@
 // What the parts of the runtime share: threads, blocks, the launch in progress.
 #pragma once
-#include <deque>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,11 +34,12 @@ struct Fiber : Lane {
   int barrier_result;
   void* stack_pointer;
   char* stack;
-  void* fake_stack;  // AddressSanitizer's
-  // Race check: the last block barrier, and per lane of the warp the last __syncwarp shared with it.
-  unsigned barrier_epoch, synced[32];
-  std::deque<std::vector<Copy>> committed;
-  std::vector<Copy> open;
+  void* fake_stack;        // AddressSanitizer's
+  unsigned barrier_epoch;  // race check: the last block barrier
+  // Asynchronous copies in order: those of each committed group, and then those of none yet.
+  std::vector<Copy> copies;
+  std::vector<size_t> groups;
+  size_t open;
 };
 
 struct Rendezvous {
@@ -58,8 +59,10 @@ struct Barrier {
 struct Variable { const void* id; char* at; size_t bytes; };
 
 // Race check, per two bytes of shared memory: the last write and the reads since. The readers are
-// kept by lane while they are all of one warp, else only that there are several.
+// kept by lane while they are all of one warp, else only that there are several. What another block
+// left counts as nothing.
 struct Shadow {
+  uint64_t block;
   bool written, several_warps, atomic;
   uint16_t writer, reader_warp;
   uint32_t write_epoch, write_time, read_epoch, readers, read_time[32];
@@ -69,7 +72,8 @@ struct Shadow {
 struct Block {
   uint3 id;
   unsigned threads, live, warps;
-  std::unique_ptr<Fiber[]> fiber;
+  std::unique_ptr<Fiber[]> fiber;              // as many as in every block of the launch
+  std::vector<unsigned> ended;                 // per warp, the lanes that have
   std::vector<unsigned> rank_of, at_rank;      // order in which ready threads are picked
   std::vector<uint64_t> ready, yielded;        // bit sets by rank
   std::vector<std::vector<Rendezvous>> meetings;  // per warp
@@ -79,9 +83,12 @@ struct Block {
   std::vector<Variable> variables;
   unsigned char* dynamic;
   size_t dynamic_bytes;
-  std::vector<Shadow> shadow;
+  // Race check. Per lane and other lane of its warp: the last __syncwarp that they shared.
+  Shadow* shadow;
+  uint64_t number;
   unsigned barrier_epoch;
   std::vector<unsigned> warp_time;
+  std::vector<std::array<unsigned, 32>> synced;
 };
 
 struct Launch {
@@ -106,11 +113,12 @@ void report(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string describe(const Fiber*);
 
 // fiber.cpp
-char* take_stack();
 char* take_arena();
-void give_stack(char*);
 void give_arena(char*);
-void prepare(Fiber*, void (*entry)());
+Shadow* take_shadow();                      // as it was given back, or zero
+void give_shadow(Shadow*);
+void give_stack(Fiber*);
+void prepare(Fiber*, void (*entry)());      // takes a stack if it has none yet
 void resume(Fiber*);                        // scheduler to thread
 void suspend(Fiber*, bool last = false);    // thread to scheduler
 void hand_over(Fiber* from, Fiber* to);     // thread to thread
@@ -126,6 +134,7 @@ void thread_ended(Fiber*);
 
 // shared.cpp
 void start_shared(Block*, unsigned dynamic_bytes);
+void end_shared(Block*);
 
 // race.cpp
 void race_access(const Fiber*, const void*, size_t, bool write, bool atomic, const void* pc);
@@ -133,10 +142,10 @@ void race_syncwarp(Block*, unsigned warp, unsigned mask);
 
 }  // namespace emu
 
-#if defined(__SANITIZE_ADDRESS__)
+// Where kernels are instrumented, the emulator is not, but tells AddressSanitizer of stacks and shared memory.
+#if defined(EMU_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define EMU_ASAN 1
 #define EMU_POISON(p, n) __asan_poison_memory_region(p, n)
 #define EMU_UNPOISON(p, n) __asan_unpoison_memory_region(p, n)
 #else

@@ -111,6 +111,7 @@ static void thread_main() {
 #endif
   launch->run(launch->arguments);
   f->state = DONE;
+  f->owner->ended[f->warp] |= 1u << f->lane;
   clear(f->owner->ready, f->owner->rank_of[f->index]);
   thread_ended(f);
   suspend(f, true);
@@ -121,13 +122,17 @@ static void start_block(Block* b, uint3 id) {
   b->id = id;
   b->threads = b->live = c.block;
   b->warps = (b->threads + 31) / 32;
-  b->fiber = std::make_unique<Fiber[]>(b->threads);
+  if (!b->fiber) b->fiber = std::make_unique<Fiber[]>(b->threads);
+  b->ended.assign(b->warps, 0);
   b->rank_of.resize(b->threads);
   b->at_rank.resize(b->threads);
   b->ready.assign((b->threads + 63) / 64, 0);
   b->yielded = b->ready;
   b->meetings.assign(b->warps, {});
-  b->warp_time.assign(b->warps, 0);
+  if (c.race_check) {
+    b->warp_time.assign(b->warps, 0);
+    b->synced.assign(b->threads, {});
+  }
   b->barrier_epoch = 0;
   for (Barrier& barrier : b->barriers) barrier = Barrier{};
   start_shared(b, c.shared_bytes);
@@ -136,15 +141,12 @@ static void start_block(Block* b, uint3 id) {
     f.thread = {i, 0, 0}, f.block = id, f.block_size = {c.block, 1, 1};
     f.grid_size = {c.grid[0], c.grid[1], c.grid[2]};
     f.lane = i & 31, f.warp = i >> 5, f.index = i, f.owner = b, f.state = READY;
+    f.barrier_epoch = 0, f.open = 0;
+    f.copies.clear();
+    f.groups.clear();
     prepare(&f, thread_main);
   }
   shuffle_order(b);
-}
-
-static void end_block(Block* b) {
-  for (unsigned i = 0; i < b->threads; i++) give_stack(b->fiber[i].stack);
-  give_arena(b->arena);
-  b->fiber.reset();
 }
 
 static void report_stuck(const Block* b) {
@@ -210,8 +212,10 @@ static void run_grid(const emu_launch_config& c) {
       running.push_back(pool[i].get());
     }
     run_blocks(running);
-    for (Block* b : running) end_block(b);
+    for (Block* b : running) end_shared(b);
   }
+  for (auto& b : pool)
+    for (unsigned i = 0; b->fiber && i < c.block; i++) give_stack(&b->fiber[i]);
 }
 
 }  // namespace emu

@@ -13,12 +13,19 @@ void start_shared(Block* b, unsigned dynamic_bytes) {
   b->variables.clear();
   b->dynamic = nullptr;
   b->dynamic_bytes = dynamic_bytes;
-  if (launch->config->race_check) b->shadow.assign(ARENA_BYTES / 2, Shadow{});
+  static thread_local uint64_t blocks;
+  b->number = ++blocks;
+  b->shadow = launch->config->race_check ? take_shadow() : nullptr;
   if (dynamic_bytes == 0) return;
   b->dynamic = reinterpret_cast<unsigned char*>(b->arena + DYNAMIC_OFFSET);
   b->arena_used = DYNAMIC_OFFSET + dynamic_bytes;
   EMU_UNPOISON(b->dynamic, dynamic_bytes);
   std::memset(b->dynamic, 0xff, dynamic_bytes);
+}
+
+void end_shared(Block* b) {
+  give_arena(b->arena);
+  if (b->shadow) give_shadow(b->shadow);
 }
 
 void* shared_variable(const void* id, size_t bytes, size_t align) {
@@ -72,19 +79,22 @@ void copy_async(void* target, const void* source, int bytes, int source_bytes, P
   if (launch->config->race_check) race_access(f, target, size_t(bytes), true, false, nullptr);
   const Copy copy{target, source, bytes, source_bytes, place};
   if (shuffled() && (random_word() & 1)) copy_now(f, copy);
-  else f->open.push_back(copy);
+  else f->copies.push_back(copy), f->open++;
 }
 
 void commit_copies() {
   Fiber* f = launch->running;
-  f->committed.push_back(std::move(f->open));
-  f->open.clear();
+  f->groups.push_back(f->open);
+  f->open = 0;
 }
 
 void wait_copies(int leave) {
   Fiber* f = launch->running;
-  for (; int(f->committed.size()) > leave; f->committed.pop_front())
-    for (const Copy& c : f->committed.front()) copy_now(f, c);
+  size_t done = 0, landed = 0;
+  for (; int(f->groups.size() - done) > leave; done++)
+    for (size_t i = 0; i < f->groups[done]; i++) copy_now(f, f->copies[landed++]);
+  f->groups.erase(f->groups.begin(), f->groups.begin() + ptrdiff_t(done));
+  f->copies.erase(f->copies.begin(), f->copies.begin() + ptrdiff_t(landed));
 }
 
 }  // namespace emu

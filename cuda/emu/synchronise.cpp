@@ -51,9 +51,11 @@ int barrier(int id, int count, int predicate, Combine combine, Place place) {
 void thread_ended(Fiber* f) {
   Block* b = f->owner;
   b->live--;
-  if (!f->open.empty())
-    report("%s ended with asynchronous copies that were never committed (%s:%d)", describe(f).c_str(),
-           f->open[0].place.file, f->open[0].place.line);
+  if (f->open) {
+    const Place place = f->copies[f->copies.size() - f->open].place;
+    report("%s ended with asynchronous copies that were never committed (%s:%d)", describe(f).c_str(), place.file,
+           place.line);
+  }
   Barrier& all = b->barriers[0];  // which no longer waits for this thread
   if (all.used && b->live && all.arrived == int(b->live)) release(b, all);
 }
@@ -72,8 +74,7 @@ void collective(unsigned mask, Operation operation, int variant, void* slot, voi
   if (!(mask >> f->lane & 1)) fail("warp operation called by a lane that is not in its mask", place);
   if (operation == MMA && full != ~0u) fail("matrix operation in a warp of fewer than 32 threads", place);
   mask &= full;
-  for (unsigned i = 0; i < in_warp; i++)
-    if ((mask >> i & 1) && lanes[i].state == DONE) fail("warp operation waits for a lane that has ended", place);
+  if (mask & b->ended[f->warp]) fail("warp operation waits for a lane that has ended", place);
 
   auto meeting = std::find_if(meetings.begin(), meetings.end(), [&](const Rendezvous& m) { return m.mask & mask; });
   if (meeting == meetings.end()) {
@@ -122,30 +123,41 @@ void vote_all(unsigned mask, void** slots, int) {
     if (mask >> lane & 1) static_cast<Vote*>(slots[lane])->out = ballot;
 }
 
+template <class T> static float widened(uint32_t bits) {
+  if constexpr (std::is_same_v<T, __half>) return __half2float({uint16_t(bits)});
+  else return __bfloat162float({uint16_t(bits)});
+}
+
 // D[16,8] += A[16,16] B[16,8]; fragments as the PTX ISA lays them out (mma.m16n8k16, 16-bit types).
 // Products are summed in ascending order of k in f32: a GPU's order and rounding are its own.
-void mma_m16n8k16(unsigned, void** slots, int type) {
-  const auto widen = [type](uint32_t pair, int high) {
-    const uint16_t bits = uint16_t(high ? pair >> 16 : pair);
-    return type == BF16 ? __bfloat162float(__nv_bfloat16{bits}) : __half2float(__half{bits});
-  };
-  float a[16][16], b[16][8], d[16][8];
+template <class T> static void multiply(void** slots) {
+  typedef float Row __attribute__((vector_size(32)));
+  float a[16][16];
+  Row b[16], d[16];
   for (int lane = 0; lane < 32; lane++) {
     const Mma& m = *static_cast<Mma*>(slots[lane]);
-    const int group = lane / 4, in_group = lane % 4;
-    for (int high = 0; high < 2; high++) {
-      for (int i = 0; i < 4; i++) a[group + i % 2 * 8][in_group * 2 + high + i / 2 * 8] = widen(m.a[i], high);
-      for (int i = 0; i < 2; i++) b[in_group * 2 + high + i * 8][group] = widen(m.b[i], high);
+    const int group = lane / 4, column = lane % 4 * 2;
+    for (int i = 0; i < 4; i++) {
+      float* pair = &a[group + i % 2 * 8][column + i / 2 * 8];
+      pair[0] = widened<T>(m.a[i]), pair[1] = widened<T>(m.a[i] >> 16);
     }
-    for (int i = 0; i < 4; i++) d[group + i / 2 * 8][in_group * 2 + i % 2] = m.d[i];
+    for (int i = 0; i < 2; i++)
+      b[column + i * 8][group] = widened<T>(m.b[i]), b[column + i * 8 + 1][group] = widened<T>(m.b[i] >> 16);
+    for (int i = 0; i < 4; i++) d[group + i / 2 * 8][column + i % 2] = m.d[i];
   }
-  for (int i = 0; i < 16; i++)
-    for (int k = 0; k < 16; k++)
-      for (int j = 0; j < 8; j++) d[i][j] += a[i][k] * b[k][j];
+  for (int i = 0; i < 16; i++) {
+    Row sum = d[i];
+    for (int k = 0; k < 16; k++) sum += a[i][k] * b[k];
+    d[i] = sum;
+  }
   for (int lane = 0; lane < 32; lane++) {
     const Mma& m = *static_cast<Mma*>(slots[lane]);
     for (int i = 0; i < 4; i++) m.d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
   }
+}
+
+void mma_m16n8k16(unsigned, void** slots, int type) {
+  type == BF16 ? multiply<__nv_bfloat16>(slots) : multiply<__half>(slots);
 }
 
 }  // namespace emu

@@ -4,8 +4,8 @@
 //! A mutant is compiled with the emulator into a shared library, and one of the tests above is run on it
 //! in a process of its own.
 
-use crate::workshop::{Check, Workshop, files, replace, run_tests, text};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::workshop::{Check, Workshop, files, replace, run_tests, share, text};
+use std::path::PathBuf;
 
 struct Mutant {
     /// Under `cuda/`.
@@ -186,8 +186,8 @@ fn overlooked(workshop: &Workshop, number: usize, mutant: &Mutant) -> Option<Str
         replace(&file, instance, if instance.ends_with('\\') { "\\" } else { "" });
     }
     let (test, kernels) = mutant.family;
-    let kernels: Vec<_> = kernels.iter().map(|kernel| cuda.join(kernel)).collect();
-    let library = workshop.compile(mutant.check, &cuda, &kernels);
+    kernels.iter().for_each(|kernel| workshop.compile(mutant.check, &cuda.join(kernel)));
+    let library = workshop.link(mutant.check, &cuda);
     let output = run_tests(&library, mutant.check, &["--exact", test, "--test-threads=1"]);
     let report = text(&output);
     let seen = !output.status.success() && signs(mutant.check).iter().any(|sign| report.contains(sign));
@@ -197,35 +197,24 @@ fn overlooked(workshop: &Workshop, number: usize, mutant: &Mutant) -> Option<Str
 #[test]
 fn planted_bugs_are_seen() {
     let workshop = Workshop::new(&[Check::Orders, Check::Races, Check::Addresses]);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut complaints = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(mutant) = MUTANTS.get(number) else { return complaints };
-            complaints.extend(overlooked(&workshop, number, mutant));
-        }
-    };
-    let complaints: Vec<String> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-    });
+    let numbered: Vec<(usize, &Mutant)> = MUTANTS.iter().enumerate().collect();
+    let complaints = share(&numbered, |&(number, mutant)| overlooked(&workshop, number, mutant));
+    let complaints: Vec<String> = complaints.into_iter().flatten().collect();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 /// And without a bug nothing is seen: all kernels, all tests.
 #[test]
 fn checks_find_nothing_in_the_kernels_as_they_are() {
-    let workshop = Workshop::new(&[Check::Races, Check::Addresses]);
-    std::thread::scope(|scope| {
-        for check in [Check::Races, Check::Addresses] {
-            let workshop = &workshop;
-            scope.spawn(move || {
-                let cuda = workshop.copy(&format!("{check:?}-all"));
-                let library = workshop.compile(check, &cuda, &files(&cuda, "cu"));
-                let output = run_tests(&library, check, &["--skip", "mutations::", "--test-threads=1"]);
-                assert!(output.status.success(), "{check:?}: {}", text(&output));
-            });
-        }
+    let checks = [Check::Addresses, Check::Races];
+    let workshop = Workshop::new(&checks);
+    let copies = checks.map(|check| (check, workshop.copy(&format!("{check:?}-all"))));
+    let kernels = |(check, cuda): &(Check, PathBuf)| files(cuda, "cu").into_iter().map(|file| (*check, file)).collect();
+    let kernels: Vec<(Check, PathBuf)> = copies.iter().flat_map::<Vec<_>, _>(kernels).collect();
+    share(&kernels, |(check, file)| workshop.compile(*check, file));
+    share(&copies, |(check, cuda)| {
+        let library = workshop.link(*check, cuda);
+        let output = run_tests(&library, *check, &["--skip", "mutations::", "--test-threads=1"]);
+        assert!(output.status.success(), "{check:?}: {}", text(&output));
     });
 }

@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const SANITIZERS: [&str; 3] = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
 
 /// What kernels are run under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,9 @@ impl Workshop {
             let objects = folder.path().join(format!("{check:?}"));
             std::fs::create_dir(&objects).unwrap();
             let sources = files(Path::new("cuda/emu"), "cpp").into_iter().map(|path| path.canonicalize().unwrap());
-            finish(compiler(check).current_dir(&objects).args(["-DEMU_RACE_HOOKS", "-c"]).args(sources));
+            // Kernels alone are instrumented: the emulator would only be slower.
+            let told = if check == Check::Addresses { "-DEMU_ASAN" } else { "-DEMU_RACE_HOOKS" };
+            finish(compiler().current_dir(&objects).args(["-O2", told, "-c"]).args(sources));
             (check, objects)
         };
         let emulators = checks.iter().map(emulator).collect();
@@ -42,21 +47,43 @@ impl Workshop {
         cuda
     }
 
-    /// Compiles kernel files and the emulator into a shared library beside the files.
-    pub fn compile(&self, check: Check, cuda: &Path, kernels: &[PathBuf]) -> PathBuf {
-        let library = cuda.join("kernels.so");
-        let mut command = compiler(check);
-        if check == Check::Races {
-            // The kernels alone are instrumented, and the instrument's own library is not linked.
-            finish(compiler(check).current_dir(cuda).args(["-fsanitize=thread", "-c"]).args(kernels));
-            command.arg("-xnone").args(files(cuda, "o"));
-        } else {
-            command.args(kernels).arg("-xnone");
+    /// Compiles one file of kernels into an object beside it.
+    pub fn compile(&self, check: Check, kernels: &Path) {
+        let mut command = compiler();
+        match check {
+            Check::Orders => {}
+            // The instrument's own library is not linked: its calls go to the emulator.
+            Check::Races => drop(command.arg("-fsanitize=thread")),
+            Check::Addresses => drop(command.args(SANITIZERS)),
         }
+        finish(command.args(["-O1", "-c"]).arg(kernels).arg("-o").arg(kernels.with_extension("o")));
+    }
+
+    /// Links all objects of a copy and the emulator into a shared library.
+    pub fn link(&self, check: Check, cuda: &Path) -> PathBuf {
+        let library = cuda.join("kernels.so");
         let emulator = &self.emulators.iter().find(|emulator| emulator.0 == check).unwrap().1;
-        finish(command.args(files(emulator, "o")).args(["-shared", "-Wl,-Bsymbolic", "-o"]).arg(&library));
+        let mut command = Command::new(compiler_name());
+        if check == Check::Addresses {
+            command.args(SANITIZERS);
+        }
+        command.args(files(cuda, "o")).args(files(emulator, "o"));
+        finish(command.args(["-shared", "-Wl,-Bsymbolic", "-o"]).arg(&library));
         library
     }
+}
+
+/// Does jobs with two threads, each taking the first that is left; returns what came of them, in no order.
+pub fn share<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mine = || jobs.get(next.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(mine).map(&work).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(take)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    })
 }
 
 /// Runs tests of this program on a library of kernels.
@@ -95,12 +122,11 @@ fn compiler_name() -> std::ffi::OsString {
     std::env::var_os("CXX").unwrap_or("c++".into())
 }
 
-fn compiler(check: Check) -> Command {
+/// Of what is in a shared library; its thread-local variables are few enough to be reached as a program's own.
+fn compiler() -> Command {
     let mut command = Command::new(compiler_name());
-    command.args(["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-xc++"]);
-    if check == Check::Addresses {
-        command.args(["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]);
-    }
+    command.args(["-std=c++17", "-fPIC", "-ftls-model=initial-exec", "-w", "-ffp-contract=off"]);
+    command.args(["-fno-strict-aliasing", "-xc++"]);
     command
 }
 
