@@ -41,7 +41,7 @@ impl Regime {
     }
 
     /// Verification of `rows >= 1` rows, and all else of a round but its draft steps.
-    fn verify(self, rows: usize) -> f64 {
+    pub fn verify(self, rows: usize) -> f64 {
         let beyond = |rows: usize, hidden: usize| rows.saturating_sub(hidden) as f64 / hidden as f64;
         match self {
             Self::MemoryBound => 1.0 + 0.001 * (rows - 1) as f64 + beyond(rows, 64),
@@ -52,7 +52,7 @@ impl Regime {
     }
 
     /// A draft step of this many sequences.
-    fn draft(self, sequences: usize) -> f64 {
+    pub fn draft(self, sequences: usize) -> f64 {
         let share = if self == Self::Tiles { 0.2 } else { 0.1 };
         share * self.verify(sequences)
     }
