@@ -81,6 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
     if args.batches {
         println!("{}", batch_table::markdown(args.rounds, !args.unprofiled, &seeds, &args.stream));
+        println!("{}", batch_table::decision_times(args.rounds, args.first_seed));
         return Ok(());
     }
     let mut sources = table::made_up();

@@ -3,9 +3,11 @@
 use crate::simulator::batches::{Case, Load, Mix, Regime};
 use crate::simulator::streams::Kind;
 use crate::table::spread;
-use eesd::control::ControllerSpec;
+use eesd::control::{Controller, ControllerSpec, Outcome, RoundTimes, Step};
+use eesd::sample::Philox;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Batch sizes of the table, in its order; the last column is of one that changes all the time.
 const LOADS: [Load; 7] = [
@@ -77,12 +79,12 @@ fn play(cases: &[Case]) -> Vec<(usize, f64)> {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let (index, Some(case)) = {
+                loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    (index, cases.get(index))
-                } {
-                    let (length, best) = case.best_fixed();
-                    let gain = case.play(&ControllerSpec::default()).speedup() / best.speedup() - 1.0;
+                    let Some(case) = cases.get(index) else { break };
+                    let texts = case.texts();
+                    let (length, best) = case.best_fixed(&texts);
+                    let gain = case.play(&texts, &ControllerSpec::default()).speedup() / best.speedup() - 1.0;
                     played.lock().expect("a replay panicked").push((index, (length, gain)));
                 }
             });
@@ -91,4 +93,80 @@ fn play(cases: &[Case]) -> Vec<(usize, f64)> {
     let mut played = played.into_inner().expect("a replay panicked");
     played.sort_by_key(|(index, _)| *index);
     played.into_iter().map(|(_, cell)| cell).collect()
+}
+
+/// What deciding takes: the median of a decision and of a round's decisions, by the batch size, while drafts are long.
+pub fn decision_times(rounds: usize, seed: u64) -> String {
+    let mut text = "| batch | decisions a round | a decision | all of a round |\n|--:|--:|--:|--:|\n".to_string();
+    for batch in [2, 8, 32] {
+        let (regime, load, mix) = (Regime::MemoryBound, Load::Steady(batch), Mix::Of(Kind::Iid(0.95)));
+        let case = Case { regime, load, mix, rounds, profiled: true, seed };
+        let mut timed =
+            Timed { controller: ControllerSpec::default().build(), decisions: Vec::new(), rounds: Vec::new() };
+        case.play_with(&case.texts(), &mut timed);
+        let count = timed.decisions.len() as f64 / timed.rounds.len().max(1) as f64;
+        let (decision, round) = (microseconds(&mut timed.decisions), microseconds(&mut timed.rounds));
+        text += &format!("| {batch} | {count:.1} | {decision:.1} µs | {round:.1} µs |\n");
+    }
+    text
+}
+
+/// The median, in microseconds.
+fn microseconds(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
+/// A controller on the clock.
+struct Timed {
+    controller: Box<dyn Controller>,
+    decisions: Vec<Duration>,
+    /// Decisions and what is learned of times, by rounds.
+    rounds: Vec<Duration>,
+}
+
+impl Controller for Timed {
+    fn spec(&self) -> String {
+        self.controller.spec()
+    }
+
+    fn start(&mut self, slot: usize) {
+        self.controller.start(slot);
+    }
+
+    fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
+        self.controller.proceed(step, rng)
+    }
+
+    fn proceed_together(&mut self, steps: &[Step<'_>], rows: usize, draws: &mut [Philox]) -> Vec<bool> {
+        let start = Instant::now();
+        let proceed = self.controller.proceed_together(steps, rows, draws);
+        let took = start.elapsed();
+        self.decisions.push(took);
+        match self.rounds.last_mut() {
+            Some(round) if steps.iter().all(|step| !step.confidences.is_empty()) => *round += took,
+            _ => self.rounds.push(took),
+        }
+        proceed
+    }
+
+    fn wants_step_times(&self) -> bool {
+        self.controller.wants_step_times()
+    }
+
+    fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        let start = Instant::now();
+        self.controller.observe_times(times);
+        if let Some(round) = self.rounds.last_mut() {
+            *round += start.elapsed();
+        }
+    }
+
+    fn observe(&mut self, outcome: &Outcome<'_>) {
+        self.controller.observe(outcome);
+    }
+
+    fn state(&self) -> serde_json::Value {
+        self.controller.state()
+    }
 }

@@ -41,7 +41,7 @@ impl Regime {
     }
 
     /// Verification of `rows >= 1` rows, and all else of a round but its draft steps.
-    fn verify(self, rows: usize) -> f64 {
+    pub fn verify(self, rows: usize) -> f64 {
         let beyond = |rows: usize, hidden: usize| rows.saturating_sub(hidden) as f64 / hidden as f64;
         match self {
             Self::MemoryBound => 1.0 + 0.001 * (rows - 1) as f64 + beyond(rows, 64),
@@ -52,7 +52,7 @@ impl Regime {
     }
 
     /// A draft step of this many sequences.
-    fn draft(self, sequences: usize) -> f64 {
+    pub fn draft(self, sequences: usize) -> f64 {
         let share = if self == Self::Tiles { 0.2 } else { 0.1 };
         share * self.verify(sequences)
     }
@@ -174,15 +174,15 @@ impl Machine {
 }
 
 /// A text on its way.
-struct Running {
+struct Running<'a> {
     slot: usize,
-    text: Vec<Position>,
+    text: &'a [Position],
     at: usize,
     confidences: Vec<f32>,
     seconds: Vec<f64>,
 }
 
-impl Running {
+impl Running<'_> {
     fn limit(&self) -> usize {
         MAX_DRAFT.min(self.text.len() - self.at - 1)
     }
@@ -193,20 +193,25 @@ impl Running {
 }
 
 impl Case {
-    /// Plays all texts with the controller `spec`.
-    pub fn play(&self, spec: &ControllerSpec) -> Replay {
-        self.play_with(spec.build().as_mut())
+    /// The texts, the last one first to join.
+    pub fn texts(&self) -> Vec<Vec<Position>> {
+        self.mix.texts(self.rounds * self.load.most(), self.seed)
     }
 
-    /// Plays all texts with `controller`, until fewer are left than should run.
-    pub fn play_with(&self, controller: &mut dyn Controller) -> Replay {
-        let mut waiting = self.mix.texts(self.rounds * self.load.most(), self.seed);
+    /// Plays `texts` with the controller `spec`.
+    pub fn play(&self, texts: &[Vec<Position>], spec: &ControllerSpec) -> Replay {
+        self.play_with(texts, spec.build().as_mut())
+    }
+
+    /// Plays `texts` with `controller`, until fewer are left than should run.
+    pub fn play_with(&self, texts: &[Vec<Position>], controller: &mut dyn Controller) -> Replay {
+        let mut waiting: Vec<&[Position]> = texts.iter().map(Vec::as_slice).collect();
         let mut machine =
             Machine { regime: self.regime, round: 0, noise: Philox::new(self.seed, 0, Purpose::Bonus, 0) };
         if self.profiled && controller.wants_step_times() {
             machine.profile(controller, self.load.most());
         }
-        let mut running: Vec<Running> = Vec::new();
+        let mut running: Vec<Running<'_>> = Vec::new();
         let mut total = Replay::default();
         loop {
             while running.len() < self.load.wanted(total.tokens) {
@@ -223,7 +228,7 @@ impl Case {
     fn round(
         &self,
         controller: &mut dyn Controller,
-        running: &mut [Running],
+        running: &mut [Running<'_>],
         machine: &mut Machine,
         total: &mut Replay,
     ) {
@@ -232,6 +237,9 @@ impl Case {
         let mut steps: Vec<(usize, f64)> = Vec::new();
         loop {
             drafting.retain(|&i| running[i].confidences.len() < running[i].limit());
+            if drafting.is_empty() {
+                break;
+            }
             let rows = running.iter().map(|r| r.confidences.len() + 1).sum();
             let asked: Vec<Step<'_>> = drafting
                 .iter()
@@ -282,10 +290,10 @@ impl Case {
         machine.round += 1;
     }
 
-    /// The fixed length, 0 included, that is fastest on these texts, and its replay.
-    pub fn best_fixed(&self) -> (usize, Replay) {
-        let play = |length| (length, self.play(&ControllerSpec::Fixed(length)));
+    /// The fixed length, 0 included, that is fastest on `texts`, and its replay.
+    pub fn best_fixed(&self, texts: &[Vec<Position>]) -> (usize, Replay) {
+        let play = |length| (length, self.play(texts, &ControllerSpec::Fixed(length)));
         let faster = |a: (usize, Replay), b: (usize, Replay)| if b.1.speedup() > a.1.speedup() { b } else { a };
-        LENGTHS_TRIED.into_iter().map(play).fold((0, self.play(&ControllerSpec::Off)), faster)
+        LENGTHS_TRIED.into_iter().map(play).fold((0, self.play(texts, &ControllerSpec::Off)), faster)
     }
 }

@@ -34,6 +34,10 @@ const CONTRADICTION: f64 = 1.1;
 const NOISE: f64 = 0.06;
 /// Rows that a tile's first one may cost as much as.
 const TILE: f64 = 4.0;
+/// Passes of one number of rows that are as good as independent: the speed they are compared at errs for all of them.
+const INDEPENDENT: f64 = 20.0;
+/// Numbers of rows so close to one another, relative to them, share what they are off the chain.
+const BLUR: f64 = 0.04;
 /// Relative standard error of a cost that is well known.
 const WELL_KNOWN: f64 = 0.025;
 /// Points so close, relative to their rows, tell of each other.
@@ -59,10 +63,11 @@ impl Curve {
         let along = |rows: f64| {
             lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
         };
-        points.iter_mut().filter(|_| !lines.is_empty()).for_each(|p| {
-            let prior = 1.0 + (NOISE * p.rows / TILE).powi(2);
-            p.cost = (p.weight * p.cost + prior * along(p.rows)) / (p.weight + prior);
-        });
+        let chained: Vec<f64> = points.iter().map(|p| if lines.is_empty() { p.cost } else { along(p.rows) }).collect();
+        let off = deviations(&points, &chained);
+        for ((p, chained), off) in points.iter_mut().zip(chained).zip(off) {
+            p.cost = chained * (1.0 + off);
+        }
         let unknown = |p: Point| UNKNOWN_ROW * p.cost / p.rows;
         let (flattest, steepest) = (lines.first().map(|l| l.slope), lines.last().map(|l| l.slope));
         Some(Self {
@@ -176,6 +181,21 @@ fn chain(points: &[Point]) -> Vec<Line> {
         Line { rows: middle(|p| p.rows), cost: middle(|p| p.cost), slope: slope.max(0.0) }
     };
     slopes.iter().map(line).collect()
+}
+
+/// How far costs are off the chain, relative to it, as far as that is believed.
+fn deviations(points: &[Point], chained: &[f64]) -> Vec<f64> {
+    let weight = |p: &Point| p.weight.min(INDEPENDENT);
+    let deviation = |p: &Point| {
+        let near = (p.rows * BLUR).floor();
+        let from = points.partition_point(|other| other.rows < p.rows - near);
+        let to = points.partition_point(|other| other.rows <= p.rows + near);
+        let near = || points[from..to].iter().zip(&chained[from..to]);
+        let off: f64 = near().map(|(other, chained)| weight(other) * (other.cost / chained - 1.0)).sum();
+        let passes: f64 = near().map(|(other, _)| weight(other)).sum();
+        off / (passes + 1.0 + (NOISE * p.rows / TILE).powi(2))
+    };
+    points.iter().map(deviation).collect()
 }
 
 /// The relative standard errors of the points' costs, from all that was measured near them.

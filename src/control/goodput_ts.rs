@@ -90,6 +90,9 @@ impl Controller for GoodputTs {
         {
             return vec![self.proceed(step, rng)];
         }
+        if steps.is_empty() {
+            return Vec::new();
+        }
         for step in steps {
             let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
             sequence.draft(step.confidences, &self.calibration);

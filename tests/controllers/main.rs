@@ -1,5 +1,6 @@
 //! The controllers from outside: what users type, what they learn, and what they are worth.
 
+mod batches;
 mod plans;
 #[path = "../../benches/simulator/mod.rs"]
 mod simulator;

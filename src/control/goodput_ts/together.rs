@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 /// Rounds from the start of drafting to the first of another length, and what every further one takes longer to come.
 const VARY_SPACING: usize = 8;
-const VARY_LATER: usize = 6;
+const VARY_LATER: usize = 8;
 /// Most rounds from one to the next.
 const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
