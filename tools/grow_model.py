@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Grows a small Llama model deeper and trains it on, with PyTorch on the processor.
 
-    tools/grow_model.py SOURCE OUTPUT --data FOLDER [FOLDER ...] [--layers 32] [--keep 3] [--hours 1.5]
+    tools/grow_model.py SOURCE OUTPUT --data FOLDER [FOLDER ...] [--layers 32] [--keep 3] [--hours 1.5] [--eesd-run PATH]
 
 The first KEEP layers stay as they are. The new layers are spread over the others: each is a copy of the layer before it
 whose two output projections are zero, so that the grown model says at first exactly what the source says. Then all but the
@@ -9,7 +9,9 @@ embedding (which is the head too) and the first KEEP layers are trained: what a 
 
 Data are the files under the folders with the suffix, each text once; 1 in 200 is held out by the hash of its text. The
 model is saved (bfloat16, shards of at most 16 MB) at each report, so the run can be ended at any time. The learning rate
-follows the clock: it warms up, and falls to a tenth as a cosine over the hours. Needs `torch`, `safetensors`, `tokenizers`.
+follows the clock: it warms up, and falls to a tenth as a cosine over the hours; with `--hours 0` nothing is trained. With
+--eesd-run (the program, to ask for the grown model's fingerprint) exit blocks of the source come along whose layers were
+kept: good to start `eesd-run distill --init-from` from. Needs `torch`, `safetensors`, `tokenizers`.
 """
 
 import argparse
@@ -19,10 +21,12 @@ import math
 import pathlib
 import random
 import shutil
+import subprocess
 import time
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -139,6 +143,17 @@ def save(output, weights, config):
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def take_exit_blocks(source, output, keep, program):
+    """Copies the exit blocks after at most `keep` layers, as blocks of the grown model."""
+    report = subprocess.run([program, "inspect", "-m", output, "--json"], check=True, capture_output=True, text=True)
+    fingerprint = json.loads(report.stdout)["fingerprint"]
+    for path in sorted(source.glob("exit-*.safetensors")):
+        with safe_open(path, "pt") as block:
+            metadata = dict(block.metadata(), base_fingerprint=fingerprint)
+            if int(metadata["exit_layer"]) <= keep:
+                save_file({name: block.get_tensor(name) for name in block.keys()}, output / path.name, metadata)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=pathlib.Path)
@@ -154,6 +169,7 @@ def main():
     parser.add_argument("--report-every", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eesd-run")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rng = random.Random(args.seed)
@@ -184,7 +200,7 @@ def main():
 
     begun, step, recent = time.monotonic(), 0, []
     while True:
-        done = (time.monotonic() - begun) / (args.hours * 3600)
+        done = (time.monotonic() - begun) / (args.hours * 3600) if args.hours > 0 else 1.0
         if step % args.report_every == 0 or done >= 1:
             with torch.no_grad():
                 loss = sum(model.loss(part).item() * len(part) for part in windows.split(16)) / len(windows)
@@ -192,6 +208,8 @@ def main():
             mean = sum(recent) / max(len(recent), 1)
             recent.clear()
             print(f"step {step}, {done:.1%}: held-out {loss:.4f}, training {mean:.4f} nats a token", flush=True)
+            if step == 0 and args.eesd_run:
+                take_exit_blocks(args.source, args.output, args.keep, args.eesd_run)
             if done >= 1:
                 break
         rate = args.lr * min(1.0, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * min(done, 1.0)))
