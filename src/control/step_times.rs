@@ -315,3 +315,6 @@ impl Cell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
