@@ -42,6 +42,8 @@ const BLUR: f64 = 0.04;
 const WELL_KNOWN: f64 = 0.025;
 /// Points so close, relative to their rows, tell of each other.
 const NEAR: f64 = 0.1;
+/// Of a cost, what is left of it at least however others say it should be.
+const LEAST_COST: f64 = 0.05;
 /// A row where nothing was measured costs this share of what rows cost on average up to there: of all that is
 /// possible, between nothing and the whole, the middle.
 const UNKNOWN_ROW: f64 = 0.5;
@@ -58,22 +60,24 @@ impl Curve {
     /// The curve through points in ascending order of rows; `None` if there are none.
     pub fn fit(points: &[Point]) -> Option<Self> {
         let mut points = uncontradicted(points);
-        let (first, last) = (*points.first()?, *points.last()?);
         let lines = chain(&points);
-        let along = |rows: f64| {
-            lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
+        let along = |p: &Point| {
+            let heights = lines.iter().map(|line| line.cost + line.slope * (p.rows - line.rows));
+            // However steeply it falls, some cost is left.
+            heights.fold(LEAST_COST * p.cost, f64::max)
         };
-        let chained: Vec<f64> = points.iter().map(|p| if lines.is_empty() { p.cost } else { along(p.rows) }).collect();
+        let chained: Vec<f64> = points.iter().map(|p| if lines.is_empty() { p.cost } else { along(p) }).collect();
         let off = deviations(&points, &chained);
         for ((p, chained), off) in points.iter_mut().zip(chained).zip(off) {
             p.cost = chained * (1.0 + off);
         }
-        let unknown = |p: Point| UNKNOWN_ROW * p.cost / p.rows;
+        let corners = ascending(&points);
+        let unknown = |&(rows, cost): &(f64, f64)| UNKNOWN_ROW * cost / rows;
         let (flattest, steepest) = (lines.first().map(|l| l.slope), lines.last().map(|l| l.slope));
         Some(Self {
-            before: flattest.unwrap_or(f64::INFINITY).min(unknown(first)),
-            beyond: steepest.unwrap_or(0.0).max(unknown(last)),
-            corners: ascending(&points),
+            before: flattest.unwrap_or(f64::INFINITY).min(unknown(corners.first()?)),
+            beyond: steepest.unwrap_or(0.0).max(unknown(corners.last()?)),
+            corners,
             errors: errors(&points),
         })
     }
@@ -193,7 +197,7 @@ fn deviations(points: &[Point], chained: &[f64]) -> Vec<f64> {
         let near = || points[from..to].iter().zip(&chained[from..to]);
         let off: f64 = near().map(|(other, chained)| weight(other) * (other.cost / chained - 1.0)).sum();
         let passes: f64 = near().map(|(other, _)| weight(other)).sum();
-        off / (passes + 1.0 + (NOISE * p.rows / TILE).powi(2))
+        (off / (passes + 1.0 + (NOISE * p.rows / TILE).powi(2))).max(LEAST_COST - 1.0)
     };
     points.iter().map(deviation).collect()
 }
@@ -229,4 +233,97 @@ fn ascending(points: &[Point]) -> Vec<(f64, f64)> {
     }
     let costs = levels.iter().flat_map(|&(cost, _, shared)| std::iter::repeat_n(cost, shared));
     points.iter().map(|p| p.rows).zip(costs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Philox, Purpose};
+
+    /// The curve through passes of these rows, each measured so often, at times off by up to a tenth.
+    fn measured(cost: impl Fn(usize) -> f64, rows: &[usize], times: usize) -> Curve {
+        let mut noise = Philox::new(1, 0, Purpose::Bonus, 0);
+        let mut mean =
+            |rows| (0..times).map(|_| cost(rows) * (0.9 + 0.2 * noise.uniform())).sum::<f64>() / times as f64;
+        let points: Vec<Point> =
+            rows.iter().map(|&n| Point { rows: n as f64, cost: mean(n), weight: times as f64 }).collect();
+        Curve::fit(&points).unwrap()
+    }
+
+    fn worst(curve: &Curve, cost: impl Fn(usize) -> f64, rows: impl Iterator<Item = usize>) -> f64 {
+        rows.map(|n| (curve.at(n as f64) / cost(n) - 1.0).abs()).fold(0.0, f64::max)
+    }
+
+    const PROFILE: [usize; 18] = [1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 18, 20, 24, 32, 36, 40, 72];
+
+    #[test]
+    fn a_kink_is_found_in_few_noisy_times() {
+        let cost = |rows: usize| 1.0 + rows.saturating_sub(8) as f64 / 8.0;
+        let curve = measured(cost, &PROFILE, 2);
+        assert!(worst(&curve, cost, 1..=80) < 0.1, "{curve:?}");
+        let often = measured(cost, &PROFILE, 30);
+        assert!(worst(&often, cost, PROFILE.into_iter()) < 0.03, "{often:?}");
+    }
+
+    #[test]
+    fn tiles_show_where_passes_were_measured_often() {
+        let cost = |rows: usize| 1.0 + 0.075 * (rows - 1) as f64 + 0.45 * ((rows - 1) / 6) as f64;
+        let all: Vec<usize> = (1..=24).collect();
+        let curve = measured(cost, &all, 30);
+        assert!(worst(&curve, cost, 1..=19) < 0.06, "{curve:?}");
+        let (opens, fills) = (curve.at(13.0) - curve.at(12.0), curve.at(12.0) - curve.at(11.0));
+        assert!(opens > 0.3 && fills < 0.15, "{opens} to open a tile, {fills} to fill one");
+    }
+
+    #[test]
+    fn a_time_far_too_long_or_short_bends_nothing() {
+        let cost = |rows: usize| 1.0 + 0.05 * (rows - 1) as f64;
+        let point = |&rows: &usize| Point { rows: rows as f64, cost: cost(rows), weight: 1.0 };
+        for wrong in [3, 7, 12] {
+            for factor in [0.5, 10.0] {
+                let mut points: Vec<Point> = PROFILE.iter().map(point).collect();
+                points.iter_mut().filter(|p| p.rows != PROFILE[wrong] as f64).for_each(|p| p.weight = 10.0);
+                points[wrong].cost *= factor;
+                let curve = Curve::fit(&points).unwrap();
+                assert!(worst(&curve, cost, PROFILE.into_iter()) < 0.15, "{} by {factor}: {curve:?}", PROFILE[wrong]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_lies_between_nothing_and_the_whole() {
+        assert_eq!(Curve::fit(&[]), None);
+        let one = Curve::fit(&[Point { rows: 8.0, cost: 4.0, weight: 3.0 }]).unwrap();
+        assert_eq!((one.at(8.0), one.at(16.0), one.at(4.0)), (4.0, 6.0, 3.0));
+        let flat = measured(|_| 1.0, &[1, 2, 4, 8], 20);
+        assert!((flat.at(16.0) - 1.5).abs() < 0.05, "a row beyond costs half of what all did: {flat:?}");
+        assert!(flat.known(9.0).is_none() && flat.known(8.0).is_some(), "{flat:?}");
+    }
+
+    #[test]
+    fn hope_is_never_dearer_and_finds_the_kink_in_a_gap() {
+        let cost = |rows: usize| 1.0 + rows.saturating_sub(64) as f64 / 64.0;
+        let curve = measured(cost, &[16, 32, 48, 96, 144], 30);
+        let hopeful = curve.hopeful();
+        assert!((1..200).all(|n| hopeful.at(f64::from(n)) <= curve.at(f64::from(n)) + 1e-12));
+        assert!(curve.at(64.0) > 1.12 && hopeful.at(64.0) < 1.04, "{} {}", curve.at(64.0), hopeful.at(64.0));
+    }
+
+    #[test]
+    fn costs_ascend_whatever_was_measured() {
+        let mut random = Philox::new(2, 0, Purpose::Bonus, 0);
+        for _ in 0..200 {
+            let (mut rows, mut points) = (0.0, Vec::new());
+            for _ in 0..1 + random.word() % 30 {
+                rows += (1 + random.word() % 9) as f64;
+                points.push(Point { rows, cost: 10.0 * random.uniform(), weight: 0.01 + 20.0 * random.uniform() });
+            }
+            let curve = Curve::fit(&points).unwrap();
+            for curve in [curve.hopeful(), curve] {
+                let costs: Vec<f64> = (1..400).map(|n| curve.at(f64::from(n))).collect();
+                assert!(costs.iter().all(|cost| *cost > 0.0), "{curve:?}");
+                assert!(costs.windows(2).all(|pair| pair[0] <= pair[1] + 1e-9), "{curve:?}");
+            }
+        }
+    }
 }

@@ -147,7 +147,8 @@ impl StepTimes {
         // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
         let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
         let same = std::mem::replace(&mut self.rows, times.rows) == times.rows;
-        if !std::mem::replace(&mut self.steady, steady) && !steady || !steady && same {
+        let was_steady = std::mem::replace(&mut self.steady, steady);
+        if !steady && (same || !was_steady) {
             return;
         }
         for pass in steps() {
@@ -320,3 +321,6 @@ impl Cell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

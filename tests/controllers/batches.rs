@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 const UNEQUAL: Mix = Mix::Mixed(&[Kind::Iid(0.3), Kind::Iid(0.95)]);
 
 fn case(regime: Regime, load: Load, mix: Mix) -> Case {
-    Case { regime, load, mix, rounds: 2000, profiled: true, seed: 100 }
+    Case { regime, load, mix, rounds: 1500, profiled: true, seed: 100 }
 }
 
 /// Speed of goodput-ts over that of the best fixed length in hindsight, plain decoding included, less 1.
@@ -30,7 +30,8 @@ fn goodput_ts_is_worth_the_best_fixed_length_of_every_batch_size() {
         for batch in [2, 4, 8, 16, 32] {
             for mix in [Mix::Of(Kind::Iid(0.7)), UNEQUAL] {
                 let gain = gain(case(regime, Load::Steady(batch), mix));
-                assert!(gain > -0.035, "{}, batch {batch}, {}: {gain}", regime.name(), mix.name());
+                // Seen on four seeds: -0.018 to 0.093.
+                assert!(gain > -0.025, "{}, batch {batch}, {}: {gain}", regime.name(), mix.name());
             }
         }
     }
@@ -39,7 +40,7 @@ fn goodput_ts_is_worth_the_best_fixed_length_of_every_batch_size() {
 /// Where sequences differ, one length for all is not the best.
 #[test]
 fn goodput_ts_beats_one_length_for_all_where_sequences_differ() {
-    for (regime, batch, least) in [(Regime::MemoryBound, 2, 0.03), (Regime::Tiles, 4, 0.04), (Regime::Tiles, 8, 0.04)] {
+    for (regime, batch, least) in [(Regime::MemoryBound, 2, 0.03), (Regime::Tiles, 4, 0.01), (Regime::Tiles, 8, 0.04)] {
         let gain = gain(case(regime, Load::Steady(batch), UNEQUAL));
         assert!(gain > least, "{}, batch {batch}: {gain}", regime.name());
     }
@@ -52,7 +53,7 @@ fn goodput_ts_learns_step_times_without_a_profile() {
     for regime in Regime::ALL {
         let case = Case { profiled: false, ..case(regime, Load::Steady(8), Mix::Of(Kind::Iid(0.85))) };
         let gain = gain(case);
-        assert!(gain > -0.05, "{}: {gain}", regime.name());
+        assert!(gain > -0.03, "{}: {gain}", regime.name());
     }
 }
 
