@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <unistd.h>
 
 static const char PROMPT[] = "def fibonacci(n):";
 
@@ -188,10 +189,10 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     EXPECT(EESD_STATUS_INVALID_ARGUMENT, eesd_detokenize(model, &unknown, SIZE_MAX / 4, NULL, 0, NULL));
 
     // A prompt that is longer than the context, in truth.
-    char *text = malloc(1 << 14);
+    char *text = malloc(1 << 11);
     CHECK(text != NULL);
-    memset(text, 'x', 1 << 14);
-    REFUSED(EESD_STATUS_TOO_LONG, (request.prompt = text, request.prompt_length = 1 << 14));
+    memset(text, 'x', 1 << 11);
+    REFUSED(EESD_STATUS_TOO_LONG, (request.prompt = text, request.prompt_length = 1 << 11));
     free(text);
     // Found out by the engine: an event for what was submitted, a status for what waits.
     uint32_t ids[1] = {UINT32_MAX};
@@ -356,6 +357,7 @@ static void order_of_freeing(void) {
     CHECK(pthread_create(&waiting, NULL, wait_for_events, session) == 0);
     CHECK(pthread_create(&generating, NULL, generate_endlessly, &endless) == 0);
     while (!endless.begun) {
+        usleep(1000);
     }
     OK(eesd_session_free(session));
     void *status = NULL;
