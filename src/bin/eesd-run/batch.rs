@@ -64,7 +64,14 @@ pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut des
     }
     let told = desk.monitor.close(engine, desk.written);
     ran?;
-    desk.close().and(told)
+    let reporter = desk.reporter;
+    match (desk.close(), told) {
+        (Err(failure), Err(untold)) => {
+            reporter.note(untold.message());
+            Err(failure)
+        }
+        (closed, told) => closed.and(told),
+    }
 }
 
 /// Who waits for what, and what has been handed out.
