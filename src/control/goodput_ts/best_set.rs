@@ -16,8 +16,8 @@ struct Candidate {
     sequence: usize,
     /// Draft steps from now to its own.
     ahead: usize,
-    /// Chance that it is accepted, with all drafts before it.
-    kept: f64,
+    /// Chance that it is accepted, with all drafts before it, times what a token of its sequence is worth.
+    worth: f64,
 }
 
 /// What drafts cost beside the verification of certain rows, in seconds.
@@ -57,11 +57,11 @@ pub struct BestSet {
 }
 
 impl BestSet {
-    /// The set of the highest `value`, by its tokens and seconds, of all drafts of some sequences: each given by the
-    /// chances of its drafts and the most that it may make.
+    /// The set of the highest `value`, by its worth and its seconds, of all drafts of some sequences: each given by what
+    /// its drafts are worth and the most that it may make.
     ///
-    /// Whatever the number of draft steps, the likeliest drafts are the best ones; but a step costs, so that the likeliest
-    /// of any number of steps need not be.
+    /// Whatever the number of draft steps, the drafts worth most are the best ones; but a step costs, so that those worth
+    /// most of any number of steps need not be.
     pub fn of(
         mut sequences: Vec<(Outlook, usize)>,
         prices: &mut Prices<'_>,
@@ -74,13 +74,13 @@ impl BestSet {
         for ahead in 0..HORIZON {
             let known = candidates.len();
             for (sequence, (outlook, _)) in sequences.iter_mut().enumerate().filter(|(_, (_, most))| ahead < *most) {
-                candidates.push(Candidate { sequence, ahead, kept: outlook.next(calibration) });
+                candidates.push(Candidate { sequence, ahead, worth: outlook.next(calibration) });
             }
             if candidates.len() == known || without_gain == PATIENCE {
                 break;
             }
             // Stable, so that of one sequence's drafts none comes before those that it needs.
-            candidates.sort_by(|a, b| b.kept.total_cmp(&a.kept));
+            candidates.sort_by(|a, b| b.worth.total_cmp(&a.worth));
             prices.extend(candidates.len());
             without_gain = if best.improve(&candidates, prices, &value) { 0 } else { without_gain + 1 };
         }
@@ -89,13 +89,13 @@ impl BestSet {
 
     /// Takes the best set of the first so many candidates, if there is a better one.
     fn improve(&mut self, candidates: &[Candidate], prices: &Prices<'_>, value: &impl Fn(f64, f64) -> f64) -> bool {
-        let (mut sequences, mut tokens, mut drafting, mut drafts) = ([0; HORIZON], 0.0, 0.0, 0);
+        let (mut sequences, mut worth, mut drafting, mut drafts) = ([0; HORIZON], 0.0, 0.0, 0);
         for (i, candidate) in candidates.iter().enumerate() {
             let others: &mut usize = &mut sequences[candidate.ahead];
             drafting += prices.draft[*others + 1] - prices.draft[*others];
             *others += 1;
-            tokens += candidate.kept;
-            let value = value(tokens, drafting + prices.verify[i + 1]);
+            worth += candidate.worth;
+            let value = value(worth, drafting + prices.verify[i + 1]);
             if value > self.value {
                 (self.value, drafts) = (value, i + 1);
             }

@@ -75,7 +75,7 @@ enum Plan {
     Exactly(usize),
     /// One draft of those with these slots.
     Probe(Vec<usize>),
-    /// Draft while it pays, at R tokens a second.
+    /// Draft while it pays, at what a second is worth, R.
     WhileItPays { rate: f64 },
 }
 
@@ -90,7 +90,7 @@ impl Default for Plan {
 struct Asked<'a> {
     slot: usize,
     undrafted: u32,
-    /// Of a token, in rounds of the sequence.
+    /// What a token is worth: one over those that the sequence makes in a round.
     worth: f64,
     draft: &'a Draft,
     /// Most drafts that it may still make.
@@ -133,7 +133,7 @@ impl Together {
                 };
                 let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
                 let mut prices = Prices::new(costs, batch, rows, asked.len());
-                BestSet::of(sequences, &mut prices, calibration, |tokens, seconds| tokens - rate * seconds).next
+                BestSet::of(sequences, &mut prices, calibration, |worth, seconds| worth - rate * seconds).next
             }
             (Plan::Probe(slots), _) => {
                 asked.iter().map(|a| a.most > 0 && a.draft.drafts == 0 && slots.contains(&a.slot)).collect()
@@ -212,7 +212,7 @@ impl Together {
         let mut prices = Prices::new(costs, batch, rows, asked.len());
         // Sequences that do not speculate make a token a round.
         let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
-        let rate = |tokens: f64, seconds: f64| (all + tokens) / (plain + seconds);
+        let rate = |worth: f64, seconds: f64| (all + worth) / (plain + seconds);
         let rate = BestSet::of(sequences, &mut prices, calibration, rate).value;
         Plan::WhileItPays { rate }
     }
