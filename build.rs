@@ -40,10 +40,6 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=cuda");
-    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
-        // Programs ask for the interface that they were built against: EESD_ABI_VERSION of include/eesd.h.
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libeesd.so.1");
-    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let sources = files_in("cuda", "cu");
     let headers: Vec<u8> = files_in("cuda/common", "cuh").iter().flat_map(|file| read(file)).collect();

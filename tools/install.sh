@@ -13,18 +13,20 @@ prefix=$(cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."
 
-cargo build --release --lib "$@"
-built=${CARGO_TARGET_DIR:-target}/release
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 abi=$(sed -n 's/^#define EESD_ABI_VERSION //p' include/eesd.h)
 
-# What a program that links libeesd.a links too. rustc says it while it makes a static library, and this one is quick: the
-# engine links nothing that the standard library does not.
-scratch=$(mktemp -d)
-trap 'rm -r "$scratch"' EXIT
-native=$(: | rustc --crate-type staticlib --print native-static-libs -o "$scratch/empty.a" - 2>&1 |
-  sed -n 's/^note: native-static-libs: //p')
-[ -n "$native" ] || { echo "rustc does not say which native libraries a static one needs" >&2; exit 1; }
+# Not in Cargo.toml: beside these two kinds, cargo gives the rlib one name for all features, and
+# whoever tests and builds in turns compiles the library each time.
+# Programs ask for the interface that they were linked with, by the soname.
+log=$(mktemp)
+trap 'rm "$log"' EXIT
+cargo rustc --release --lib --crate-type staticlib --crate-type cdylib "$@" -- \
+  -C link-arg=-Wl,-soname,"libeesd.so.$abi" --print native-static-libs 2>&1 | tee "$log" >&2
+built=${CARGO_TARGET_DIR:-target}/release
+# What a program that links libeesd.a links too.
+native=$(sed -n 's/.*note: native-static-libs: //p' "$log" | tail -1)
+[ -n "$native" ] || { echo "rustc does not say which native libraries the static one needs" >&2; exit 1; }
 
 lib=$prefix/lib
 mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/eesd"
