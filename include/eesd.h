@@ -784,11 +784,11 @@ typedef struct eesd_stats {
    */
   double decode;
   /**
-   * drafted_at[i]: rounds that drafted and tested a token at draft position i.
+   * `drafted_at[i]`: rounds that drafted and tested a token at draft position i.
    */
   const size_t *drafted_at;
   /**
-   * accepted_at[i]: rounds that accepted it.
+   * `accepted_at[i]`: rounds that accepted it.
    */
   const size_t *accepted_at;
   /**
@@ -796,7 +796,7 @@ typedef struct eesd_stats {
    */
   size_t positions;
   /**
-   * draft_lengths[k]: rounds that drafted exactly k tokens.
+   * `draft_lengths[k]`: rounds that drafted exactly k tokens.
    */
   const size_t *draft_lengths;
   /**

@@ -98,13 +98,13 @@ pub struct Stats {
     pub verify: f64,
     /// From the end of prefill to the end.
     pub decode: f64,
-    /// drafted_at[i]: rounds that drafted and tested a token at draft position i.
+    /// `drafted_at[i]`: rounds that drafted and tested a token at draft position i.
     pub drafted_at: *const usize,
-    /// accepted_at[i]: rounds that accepted it.
+    /// `accepted_at[i]`: rounds that accepted it.
     pub accepted_at: *const usize,
     /// Elements of these two.
     pub positions: usize,
-    /// draft_lengths[k]: rounds that drafted exactly k tokens.
+    /// `draft_lengths[k]`: rounds that drafted exactly k tokens.
     pub draft_lengths: *const usize,
     /// Elements of it.
     pub draft_lengths_count: usize,

@@ -240,7 +240,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
     pub plot: Option<PathBuf>,
     /// Write when each round of the repetitions and its parts began and ended, with what the controller believed and
-    /// what was drafted and accepted, to this file: Chrome's trace format, which https://ui.perfetto.dev opens
+    /// what was drafted and accepted, to this file: Chrome's trace format, which Perfetto (ui.perfetto.dev) opens
     #[arg(long, value_name = "FILE.json", help_heading = "Profiling")]
     pub trace: Option<PathBuf>,
     /// Tell an attached profiler to record the repetitions only, as `nsys profile -c cudaProfilerApi` and `ncu
