@@ -22,6 +22,36 @@
 //! - [`ffi`] is all of it for C and C++: `include/eesd.h`.
 //!
 //! [`profile`] names these parts on a profiler's timeline.
+//!
+//! A model folder continues a text:
+//!
+//! ```
+//! use eesd::backend::cpu::{CpuBackend, CpuOptions};
+//! use eesd::control::GoodputTs;
+//! use eesd::engine::{Engine, Request};
+//! use eesd::load::Checkpoint;
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::open(Path::new("models/pycode-4m"))?;
+//! let exit = checkpoint.open_exit(Path::new("models/pycode-4m/exit-2.safetensors"))?;
+//! let options = CpuOptions { context: 256, ..CpuOptions::default() };
+//! let weights = checkpoint.weights();
+//! let backend = CpuBackend::new(checkpoint.geometry(), &weights, Some(&exit.weights()), &options)?;
+//!
+//! let tokenizer = checkpoint.tokenizer().expect("this folder has one");
+//! let ends = checkpoint.generation().end_tokens.clone();
+//! let mut engine = Engine::new(backend, Box::new(GoodputTs::new(None)), Some(tokenizer.clone()), ends);
+//! let request = Request::new(tokenizer.encode("def fibonacci(n):", true)?, 24);
+//! let answer = engine.generate(&request, &mut |token| {
+//!     print!("{}", token.text);
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(answer.tokens.len(), 24);
+//! # Ok(())
+//! # }
+//! ```
 
 // Under this name its own tests know it too, and can share what those of `tests` are made of.
 #[cfg(test)]

@@ -275,7 +275,8 @@ fn an_hour_of_arrivals() {
     assert!(first(0.5) < first(0.99) && whole(0.5) > first(0.5) && whole(0.99).is_finite());
 }
 
-/// Where none waits for another's pages, who came first gets its first token first.
+/// Where none waits for another's pages, who came first gets its first token first. (A prompt of one token has nothing to
+/// read and may overtake one that is being read; there is none here.)
 #[test]
 fn nobody_is_served_out_of_turn() {
     let load = Load { requests: 1_000, per_second: 7.0, burst: 20, cancelled: 0.0, seed: 3 };

@@ -6,6 +6,39 @@
 //!
 //! Every pass computes each output element in an order that does not depend on how many rows share
 //! it, so draft, verification, prefill and any chunking or batching of them agree bit for bit.
+//!
+//! One round by hand, which is what [`Engine`](crate::engine::Engine) does:
+//!
+//! ```
+//! use eesd::backend::cpu::{CpuBackend, CpuOptions};
+//! use eesd::backend::{Chunk, Sequence};
+//! use eesd::kv::PageId;
+//! use eesd::load::Checkpoint;
+//! use eesd::sample::{Sampler, SamplingParams};
+//!
+//! fn sequence<'a>(tokens: &'a [u32], sampler: &'a Sampler) -> Sequence<'a> {
+//!     Sequence { slot: 0, pages: &[PageId(0)], tokens, committed: 4, prompt: 4, sampler }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::open("models/pycode-4m".as_ref())?;
+//! let exit = checkpoint.open_exit("models/pycode-4m/exit-2.safetensors".as_ref())?;
+//! let options = CpuOptions { context: 64, ..CpuOptions::default() };
+//! let weights = checkpoint.weights();
+//! let mut backend = CpuBackend::new(checkpoint.geometry(), &weights, Some(&exit.weights()), &options)?;
+//!
+//! let mut tokens = vec![1, 40, 50, 60]; // a prompt, of which the last token is pending
+//! backend.prefill(&[Chunk { pages: &[PageId(0)], start: 0, tokens: &tokens[..3] }])?;
+//! let sampler = Sampler::new(SamplingParams::default(), checkpoint.geometry().vocab_size)?;
+//! for _ in 0..2 {
+//!     let draft = backend.draft(&[sequence(&tokens, &sampler)])?[0];
+//!     tokens.push(draft.token);
+//! }
+//! let verdict = &backend.verify(&[sequence(&tokens, &sampler)])?[0];
+//! assert!(verdict.accepted <= 2);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod cpu;
 pub mod cuda;

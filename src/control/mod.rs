@@ -4,6 +4,22 @@
 //! drafts so far and nothing of the token it decides about, and learns after the round how many were
 //! accepted. That keeps sampling exact whatever it answers: a drafted token is always verified. Where it
 //! can, it answers for a whole round beforehand, by a [`DraftPlan`] that a device follows alone.
+//!
+//! ```
+//! use eesd::control::{ControllerSpec, Step};
+//! use eesd::sample::{Philox, Purpose};
+//!
+//! # fn main() -> Result<(), eesd::control::ControllerError> {
+//! let mut controller = "threshold:0.6".parse::<ControllerSpec>()?.build();
+//! let mut goes_on = |confidences: &[f32]| {
+//!     let step = Step { slot: 0, batch: 1, confidences, limit: 8 };
+//!     controller.proceed(&step, &mut Philox::new(1, 0, Purpose::Controller, 0))
+//! };
+//! assert!(goes_on(&[0.9]));
+//! assert!(!goes_on(&[0.9, 0.4]));
+//! # Ok(())
+//! # }
+//! ```
 
 mod beta_ts;
 mod calibration;

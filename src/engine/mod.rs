@@ -13,6 +13,36 @@
 //!
 //! The engine knows tokens, pages and clocks; it knows no device ([`Backend`]) and no rule for the
 //! draft's length ([`Controller`]).
+//!
+//! Several requests at once, each under a name of the caller's choice:
+//!
+//! ```
+//! use eesd::backend::cpu::{CpuBackend, CpuOptions};
+//! use eesd::control::Off;
+//! use eesd::engine::{Engine, Event, Request};
+//! use eesd::load::Checkpoint;
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::open("models/pycode-4m".as_ref())?;
+//! let options = CpuOptions { slots: 2, context: 128, ..CpuOptions::default() };
+//! let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), None, &options)?;
+//! let mut engine = Engine::new(backend, Box::new(Off), None, Vec::new());
+//! engine.submit(10, Request::new(vec![1, 2, 3], 5));
+//! engine.submit(11, Request::new(vec![1, 2], 7));
+//! let mut lengths = Vec::new();
+//! while !engine.is_idle() {
+//!     let _ = engine.step(&mut |name, event| {
+//!         if let Event::Done(answer) = event {
+//!             lengths.push((name, answer.tokens.len()));
+//!         }
+//!         ControlFlow::Continue(())
+//!     })?;
+//! }
+//! assert_eq!(lengths, [(10, 5), (11, 7)]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod admit;
 mod error;

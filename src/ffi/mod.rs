@@ -8,6 +8,24 @@
 //!
 //! The header is made from these files by `cbindgen` (`cargo test --test header`): the comments here are its comments, so
 //! they name things as C does. Every entry checks what can be checked and lets no panic pass.
+//!
+//! Called from Rust, for once:
+//!
+//! ```
+//! use eesd::ffi::*;
+//! use std::ptr::null_mut;
+//!
+//! let mut params = std::mem::MaybeUninit::<ModelParams>::uninit();
+//! let mut model = null_mut();
+//! // SAFETY: structures of the sizes that they say, and handles of this library.
+//! unsafe {
+//!     eesd_model_params_default(params.as_mut_ptr(), size_of::<ModelParams>());
+//!     let status = eesd_model_load(params.as_ptr(), &mut model);
+//!     assert_eq!(status, Status::Ok);
+//!     eesd_model_free(model);
+//!     assert_eq!(eesd_live_handles(), 0);
+//! }
+//! ```
 
 mod answer;
 mod argument;

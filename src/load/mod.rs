@@ -5,6 +5,25 @@
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
 //! `fingerprint`). What users write for the model to continue is a [`Prompt`].
+//!
+//! ```
+//! use eesd::load::Checkpoint;
+//! use std::path::Path;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::open(Path::new("models/pycode-4m"))?;
+//! assert_eq!(checkpoint.geometry().layers, 8);
+//! let tokenizer = checkpoint.tokenizer().expect("this folder has one");
+//! let tokens = tokenizer.encode("import os", true)?;
+//! assert_eq!(tokenizer.decode(&tokens[1..]), "import os");
+//! let exits: Vec<usize> = checkpoint.exit_blocks()?.iter().map(|block| block.after()).collect();
+//! assert_eq!(exits, [1, 2, 3]);
+//!
+//! let error = Checkpoint::open(Path::new("models")).err().expect("this is no model");
+//! assert!(error.to_string().contains("config.json"), "{error}");
+//! # Ok(())
+//! # }
+//! ```
 
 mod bundled;
 mod chat;

@@ -1,4 +1,18 @@
 //! What loader, backend and engine agree on: a decoder's [`Geometry`] and views of its weights.
+//!
+//! ```
+//! use eesd::load::Checkpoint;
+//! use eesd::model::Dtype;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::open("models/pycode-4m".as_ref())?;
+//! let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
+//! let first = &weights.layers[0];
+//! assert_eq!((first.q.rows, first.q.cols), (geometry.q_size(), geometry.hidden_size));
+//! assert_eq!(first.q.dtype, Dtype::BF16);
+//! # Ok(())
+//! # }
+//! ```
 
 mod geometry;
 mod weights;

@@ -7,6 +7,27 @@
 //!
 //! A row of logits passes penalties and biases, then temperature, top-k, top-p and min-p, and what is
 //! left becomes a distribution in f64.
+//!
+//! ```
+//! use eesd::sample::{History, Sampler, SamplingParams};
+//!
+//! # fn main() -> Result<(), eesd::sample::ParamError> {
+//! let sampler = Sampler::new(SamplingParams { temperature: 0.8, seed: Some(7), ..SamplingParams::default() }, 3)?;
+//! let (before, logits) = ([0, 1], [0.1, 1.5, 0.3]);
+//! let draft = sampler.draft(History { tokens: &before, prompt: 2 }, 0, &logits);
+//!
+//! // The target says the same here, so the draft is accepted, and one more token follows.
+//! let after = [0, 1, draft.token];
+//! let target = [logits, [2.0, 0.0, 0.5]].concat();
+//! let verdict = sampler.accept(History { tokens: &after, prompt: 2 }, &target, &[draft.clone()]);
+//! assert_eq!(verdict.accepted, 1);
+//!
+//! // With a seed, plain decoding would have drawn the same tokens.
+//! assert_eq!(sampler.accept(History { tokens: &before, prompt: 2 }, &logits, &[]).next, draft.token);
+//! assert_eq!(sampler.accept(History { tokens: &after, prompt: 2 }, &target[3..], &[]).next, verdict.next);
+//! # Ok(())
+//! # }
+//! ```
 
 mod distribution;
 mod exp;

@@ -3,7 +3,7 @@
 
 use eesd::TokenId;
 use eesd::engine::{Completion, Engine, Event, Request, Totals};
-use eesd::sample::{Philox, Purpose};
+use eesd::sample::{Philox, Purpose, SamplingParams};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -43,8 +43,8 @@ pub struct Outcome {
 }
 
 impl Arrivals {
-    /// Poisson arrivals with bursts; prompts of up to 200 tokens, a third of them with a common beginning, and answers
-    /// of up to 250, half of them not ended by end tokens.
+    /// Poisson arrivals with bursts; prompts of 2 to 200 tokens, a third of them with a common beginning, and answers of
+    /// up to 250, half of them not ended by end tokens. The seeds are what a controller draws by.
     pub fn new(load: &Load, vocab: usize) -> Self {
         let mut rng = Philox::new(load.seed, 0, Purpose::Controller, 0);
         let mut whole = |below: usize| (rng.uniform() * below as f64) as usize;
@@ -58,11 +58,12 @@ impl Arrivals {
                 left_of_burst = if whole(5 * load.burst) == 0 { load.burst } else { 0 };
             }
             let shared = if whole(3) == 0 { 64 + whole(65) } else { 0 };
-            let own = 1 + whole(70);
+            let own = 2 + whole(70);
             let beginning = (0..shared as TokenId).map(|i| i % 7);
             let prompt = beginning.chain((0..own).map(|_| whole(vocab) as TokenId)).collect();
             let ignore_end = whole(2) == 0;
-            arrivals.requests.push(Request { ignore_end, ..Request::new(prompt, 1 + whole(250)) });
+            let sampling = SamplingParams { seed: Some(id as u64), ..SamplingParams::default() };
+            arrivals.requests.push(Request { ignore_end, sampling, ..Request::new(prompt, 1 + whole(250)) });
             arrivals.arrive.push(now);
             if (whole(1000) as f64) < 1000.0 * load.cancelled {
                 arrivals.cancel.push((now + whole(3000) as f64 / 1000.0, id));

@@ -26,7 +26,7 @@ mod weights;
 mod workspace;
 
 use super::rope::RopeTable;
-use super::{Backend, BackendError, Limits};
+use super::{Backend, BackendError, DEFAULT_CONTEXT, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
 use cache::Cache;
@@ -51,6 +51,13 @@ pub struct CpuOptions {
     pub max_draft: usize,
     /// Pages of the KV cache; `None`: enough for `slots` sequences of `context` tokens.
     pub pages: Option<usize>,
+}
+
+impl Default for CpuOptions {
+    /// One sequence of up to [`DEFAULT_CONTEXT`] tokens, 8 drafts in a round, all cores.
+    fn default() -> Self {
+        Self { threads: None, simd: None, slots: 1, context: DEFAULT_CONTEXT, max_draft: 8, pages: None }
+    }
 }
 
 /// Vector instruction sets that the kernels are written for.
