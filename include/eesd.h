@@ -46,7 +46,8 @@
 #define EESD_ABI_VERSION 1
 
 /**
- * exit_layer: the bundled model's best block; in a folder the only one there is, or none where there is none.
+ * exit_layer: in a folder the only block there is, or none where there is none; of the model inside the library, which has
+ * blocks after 1, 2 and 3 layers, that after 2.
  */
 #define EESD_EXIT_DEFAULT 0
 
@@ -108,7 +109,8 @@ enum eesd_status
    */
   EESD_STATUS_LOAD_FAILED = 10,
   /**
-   * Prompt or answer do not fit the context, or the cache.
+   * The prompt does not fit the context, or prompt and answer the cache. (An answer that reaches the context's end is
+   * cut there, which is no failure: EESD_FINISH_CONTEXT.)
    */
   EESD_STATUS_TOO_LONG = 11,
   /**
@@ -327,7 +329,7 @@ typedef struct eesd_model_params {
    */
   const char *folder;
   /**
-   * N of an exit-N.safetensors beside the model, EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
+   * N of an exit-N.safetensors beside the model, which comes after N layers; EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
    */
   int32_t exit_layer;
   /**
@@ -397,7 +399,7 @@ typedef struct eesd_model_info {
    */
   uint64_t bytes;
   /**
-   * Layers before the exit block; 0: there is none, decoding is plain.
+   * N of the exit block, the layers before it; 0: there is none, decoding is plain.
    */
   size_t exit_layer;
   /**
@@ -560,7 +562,8 @@ typedef struct eesd_request {
    */
   size_t struct_size;
   /**
-   * The prompt as a text, UTF-8: tokenized as eesd_tokenize() does with begin 1. Either this or tokens; else NULL.
+   * The prompt as a text, UTF-8; its tokens begin with what the model wants at a text's start, as those of eesd_tokenize()
+   * with begin 1 do. Either this or tokens; else NULL.
    */
   const char *prompt;
   /**
@@ -703,7 +706,8 @@ typedef struct eesd_token {
   int32_t drafted;
   /**
    * Text that became certain with it: whole characters in UTF-8, nothing that may still be part of a stop string, often
-   * nothing at all. A zero follows it, which length does not count.
+   * nothing at all; the texts of an answer's tokens, joined, are the answer's. A zero follows it, which length does not
+   * count.
    */
   struct eesd_text text;
   /**
@@ -721,6 +725,9 @@ typedef int32_t (*eesd_token_callback)(const struct eesd_token *token, void *use
 
 /**
  * Counts and times of one answer. Times are in seconds.
+ *
+ * How far to draft is decided by measured times (but with "off" and "fixed:K"), so rounds, drafted and accepted differ
+ * from run to run where the answer does not.
  */
 typedef struct eesd_stats {
   /**
@@ -760,7 +767,7 @@ typedef struct eesd_stats {
    */
   double tokens_per_second;
   /**
-   * From submission to admission.
+   * From submission to admission; of a session's first request, with the time in which steps are timed.
    */
   double queued;
   /**
@@ -814,7 +821,8 @@ typedef struct eesd_completion {
    */
   size_t struct_size;
   /**
-   * Every emitted token; after a stop string up to the token that completed it.
+   * Every emitted token, the end token included, or the one that completed a stop string: they may spell more than text
+   * says.
    */
   const uint32_t *tokens;
   /**
@@ -1163,6 +1171,9 @@ eesd_status eesd_session_params_default(struct eesd_session_params *params, size
  * Lays the weights out for the device, reserves the cache and starts threads: this takes a while and memory of the model's
  * size, so make one session and share it. The session keeps the model: its handle may be freed at once.
  *
+ * With "goodput-ts" and more than one slot the first request waits up to about a second longer, in which steps are timed.
+ * To have that behind, generate a token.
+ *
  * # Safety
  *
  * `params` is NULL or as its struct_size says, its texts end in zeros; `session` is NULL or good to write.
@@ -1172,7 +1183,8 @@ eesd_status eesd_session_create(const struct eesd_model *model,
                                 struct eesd_session **session);
 
 /**
- * Frees a session: ends its threads after the step that they are at, and drops its requests; NULL does nothing.
+ * Frees a session: ends its threads after the step that they are at, and drops its requests and all events that nobody has
+ * pulled; NULL does nothing.
  *
  * Other threads may be in calls of the session, which end with EESD_STATUS_CLOSED; to be freed it needs no care. Not to
  * be called from the session's own callback (EESD_STATUS_REENTRANT: nothing is freed).
@@ -1190,7 +1202,8 @@ eesd_status eesd_session_get_info(const struct eesd_session *session, struct ees
 
 /**
  * Fills in the defaults: no prompt, 256 tokens, and sampling as the model's generation_config.json asks for, which is
- * greedy where it does not; NULL for the model: greedy. These are eesd-run's defaults too.
+ * greedy where it does not (as for the model inside the library); NULL for the model: greedy. These are eesd-run's defaults
+ * too.
  *
  * struct_size: sizeof(eesd_request).
  *
@@ -1198,7 +1211,16 @@ eesd_status eesd_session_get_info(const struct eesd_session *session, struct ees
  *
  * `request` is NULL or good to write for `struct_size` bytes.
  */
-eesd_status eesd_request_default(const struct eesd_model *model, struct eesd_request *request, size_t struct_size);
+eesd_status eesd_request_default(const struct eesd_model *model,
+                                 struct eesd_request *request,
+                                 size_t struct_size);
+
+/**
+ * The name of a reason, as in "EESD_FINISH_LENGTH"; "unknown finish" for a number that is none.
+ *
+ * Never NULL; a constant.
+ */
+const char *eesd_finish_name(int32_t finish);
 
 /**
  * Answers a request and returns when it is answered.
@@ -1223,8 +1245,9 @@ eesd_status eesd_generate(const struct eesd_session *session,
 /**
  * Hands in a request; *id gets its number, by which events name it, the first one 1.
  *
- * A request that cannot be answered is refused at once, or by an event of kind EESD_EVENT_KIND_FAILED. Events that nobody
- * pulls are kept.
+ * A request that is malformed, or has too long a prompt, is refused at once: it has no number and no events. One that the
+ * cache cannot hold, or whose pass fails, fails by an event of kind EESD_EVENT_KIND_FAILED. Events that nobody pulls are
+ * kept until the session is freed.
  *
  * # Safety
  *
@@ -1251,7 +1274,9 @@ eesd_status eesd_next_event(const struct eesd_session *session,
 
 /**
  * Ends a submitted request where it is. Its last event comes in any case: EESD_EVENT_KIND_DONE with finish
- * EESD_FINISH_CANCELLED, or another one if it was finished before.
+ * EESD_FINISH_CANCELLED, or another one if it was finished before. Tokens that the engine decoded before it saw the
+ * cancellation still come; how many differs from run to run. The answer's text may end with what was held back in case
+ * it became a stop string.
  *
  * EESD_STATUS_NOT_FOUND if there is no unfinished request of this number.
  */

@@ -164,7 +164,7 @@ private:
     detail::Handle<eesd_model, eesd_model_free> handle_;
 };
 
-/// How a session runs: the fields of `plain` as eesd.h has them, but for the texts.
+/// How a session runs: the fields of `plain` as eesd.h has them. Its texts do not count: device and controller are set here.
 struct SessionParams {
     SessionParams() { check(eesd_session_params_default(&plain, sizeof plain)); }
 
@@ -174,7 +174,8 @@ struct SessionParams {
     std::string controller;
 };
 
-/// What to continue, and how: the fields of `plain` as eesd.h has them, but for prompt, stop strings and biases.
+/// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, stop strings
+/// and biases are set here.
 struct Request {
     /// A prompt, with the model's defaults.
     Request(const Model &model, std::string text) : prompt(std::move(text)) {
@@ -210,7 +211,7 @@ struct Token {
     eesd_token_logprobs logprobs;
 };
 
-/// A finished answer. The arrays that `stats` points to are left out: their pointers are NULL.
+/// A finished answer. The arrays of its statistics are here; the pointers to them in `stats` are NULL.
 struct Answer {
     explicit Answer(const eesd_completion &completion)
         : tokens(completion.tokens, completion.tokens + completion.token_count), text(detail::view(completion.text)),
@@ -220,6 +221,9 @@ struct Answer {
             const eesd_token_logprobs &at = completion.logprobs[i];
             logprobs.push_back({at.logprob, {at.top, at.top + at.top_count}});
         }
+        drafted_at.assign(stats.drafted_at, stats.drafted_at + stats.positions);
+        accepted_at.assign(stats.accepted_at, stats.accepted_at + stats.positions);
+        draft_lengths.assign(stats.draft_lengths, stats.draft_lengths + stats.draft_lengths_count);
         stats.drafted_at = stats.accepted_at = stats.draft_lengths = nullptr;
         stats.positions = stats.draft_lengths_count = 0;
     }
@@ -237,6 +241,9 @@ struct Answer {
     std::uint64_t seed;
     std::vector<Logprobs> logprobs;
     eesd_stats stats;
+    std::vector<std::size_t> drafted_at;
+    std::vector<std::size_t> accepted_at;
+    std::vector<std::size_t> draft_lengths;
 };
 
 /// What happened to a submitted request.

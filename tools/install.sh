@@ -4,6 +4,7 @@
 #   include/   eesd.h, and eesd.hpp for C++17
 #   lib/       libeesd.a, libeesd.so
 #   lib/pkgconfig/eesd.pc, lib/cmake/eesd/: for pkg-config and for find_package(eesd)
+#   share/doc/eesd/, share/eesd/examples/: docs, programs to begin with
 #
 # PREFIX may be moved afterwards: nothing in it names its place.
 set -euo pipefail
@@ -29,8 +30,10 @@ native=$(sed -n 's/.*note: native-static-libs: //p' "$log" | tail -1)
 [ -n "$native" ] || { echo "rustc does not say which native libraries the static one needs" >&2; exit 1; }
 
 lib=$prefix/lib
-mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/eesd"
+mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/eesd" "$prefix/share/doc/eesd" "$prefix/share/eesd/examples"
 cp include/eesd.h include/eesd.hpp "$prefix/include/"
+cp docs/* "$prefix/share/doc/eesd/"
+cp -r examples/cpp-host "$prefix/share/eesd/examples/"
 cp "$built/libeesd.a" "$lib/"
 cp "$built/libeesd.so" "$lib/libeesd.so.$version"
 strip --strip-debug "$lib/libeesd.a" "$lib/libeesd.so.$version"

@@ -40,7 +40,8 @@ pub struct Token {
     /// 1: the draft wrote it and the verifier kept it.
     pub drafted: i32,
     /// Text that became certain with it: whole characters in UTF-8, nothing that may still be part of a stop string, often
-    /// nothing at all. A zero follows it, which length does not count.
+    /// nothing at all; the texts of an answer's tokens, joined, are the answer's. A zero follows it, which length does not
+    /// count.
     pub text: Text,
     /// Its log-probabilities; NaN and none where they were not asked for.
     pub logprobs: TokenLogprobs,
@@ -64,7 +65,27 @@ pub enum Finish {
     Cancelled = 5,
 }
 
+/// The name of a reason, as in "EESD_FINISH_LENGTH"; "unknown finish" for a number that is none.
+///
+/// Never NULL; a constant.
+#[unsafe(no_mangle)]
+pub extern "C" fn eesd_finish_name(finish: i32) -> *const c_char {
+    let name = match finish {
+        0 => c"EESD_FINISH_NONE",
+        1 => c"EESD_FINISH_LENGTH",
+        2 => c"EESD_FINISH_END_TOKEN",
+        3 => c"EESD_FINISH_STOP_STRING",
+        4 => c"EESD_FINISH_CONTEXT",
+        5 => c"EESD_FINISH_CANCELLED",
+        _ => c"unknown finish",
+    };
+    name.as_ptr()
+}
+
 /// Counts and times of one answer. Times are in seconds.
+///
+/// How far to draft is decided by measured times (but with "off" and "fixed:K"), so rounds, drafted and accepted differ
+/// from run to run where the answer does not.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Stats {
@@ -86,7 +107,7 @@ pub struct Stats {
     pub mean_accepted_length: f64,
     /// Tokens per second of decoding, prefill left out.
     pub tokens_per_second: f64,
-    /// From submission to admission.
+    /// From submission to admission; of a session's first request, with the time in which steps are timed.
     pub queued: f64,
     /// Filling the cache with the prompt.
     pub prefill: f64,
@@ -115,7 +136,8 @@ pub struct Stats {
 pub struct Completion {
     /// sizeof(eesd_completion); to be set before eesd_generate().
     pub struct_size: usize,
-    /// Every emitted token; after a stop string up to the token that completed it.
+    /// Every emitted token, the end token included, or the one that completed a stop string: they may spell more than text
+    /// says.
     pub tokens: *const TokenId,
     /// How many.
     pub token_count: usize,

@@ -133,8 +133,9 @@ fn answer(
 
 /// Hands in a request; *id gets its number, by which events name it, the first one 1.
 ///
-/// A request that cannot be answered is refused at once, or by an event of kind EESD_EVENT_KIND_FAILED. Events that nobody
-/// pulls are kept.
+/// A request that is malformed, or has too long a prompt, is refused at once: it has no number and no events. One that the
+/// cache cannot hold, or whose pass fails, fails by an event of kind EESD_EVENT_KIND_FAILED. Events that nobody pulls are
+/// kept until the session is freed.
 ///
 /// # Safety
 ///
@@ -202,7 +203,9 @@ pub unsafe extern "C" fn eesd_next_event(session: *const Session, timeout_ms: i6
 }
 
 /// Ends a submitted request where it is. Its last event comes in any case: EESD_EVENT_KIND_DONE with finish
-/// EESD_FINISH_CANCELLED, or another one if it was finished before.
+/// EESD_FINISH_CANCELLED, or another one if it was finished before. Tokens that the engine decoded before it saw the
+/// cancellation still come; how many differs from run to run. The answer's text may end with what was held back in case
+/// it became a stop string.
 ///
 /// EESD_STATUS_NOT_FOUND if there is no unfinished request of this number.
 #[unsafe(no_mangle)]

@@ -43,7 +43,7 @@ mod status;
 mod version;
 mod worker;
 
-pub use answer::{Completion, Finish, Logprob, Stats, Token, TokenLogprobs};
+pub use answer::{Completion, Finish, Logprob, Stats, Token, TokenLogprobs, eesd_finish_name};
 pub use argument::Text;
 pub use device::{DeviceInfo, eesd_cuda_device_count, eesd_device_get_info};
 pub use generate::{Event, EventKind, TokenCallback, eesd_cancel, eesd_generate, eesd_next_event, eesd_submit};

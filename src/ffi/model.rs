@@ -34,7 +34,8 @@ impl Handled for Model {
     }
 }
 
-/// exit_layer: the bundled model's best block; in a folder the only one there is, or none where there is none.
+/// exit_layer: in a folder the only block there is, or none where there is none; of the model inside the library, which has
+/// blocks after 1, 2 and 3 layers, that after 2.
 pub const EESD_EXIT_DEFAULT: i32 = 0;
 /// exit_layer: no exit block. Decoding is plain.
 pub const EESD_EXIT_NONE: i32 = -1;
@@ -46,7 +47,7 @@ pub struct ModelParams {
     pub struct_size: usize,
     /// A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
     pub folder: *const c_char,
-    /// N of an exit-N.safetensors beside the model, EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
+    /// N of an exit-N.safetensors beside the model, which comes after N layers; EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
     pub exit_layer: i32,
     /// An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
     pub exit_file: *const c_char,
@@ -88,7 +89,7 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Bytes of the weights as stored.
     pub bytes: u64,
-    /// Layers before the exit block; 0: there is none, decoding is plain.
+    /// N of the exit block, the layers before it; 0: there is none, decoding is plain.
     pub exit_layer: usize,
     /// Parameters of the exit block.
     pub exit_parameters: u64,

@@ -37,7 +37,8 @@ pub struct LogitBias {
 pub struct Request {
     /// sizeof(eesd_request).
     pub struct_size: usize,
-    /// The prompt as a text, UTF-8: tokenized as eesd_tokenize() does with begin 1. Either this or tokens; else NULL.
+    /// The prompt as a text, UTF-8; its tokens begin with what the model wants at a text's start, as those of eesd_tokenize()
+    /// with begin 1 do. Either this or tokens; else NULL.
     pub prompt: *const c_char,
     /// Its length in bytes.
     pub prompt_length: usize,
@@ -97,7 +98,8 @@ const MOST_STOPS: usize = 1 << 12;
 const MOST_BIASES: usize = 1 << 20;
 
 /// Fills in the defaults: no prompt, 256 tokens, and sampling as the model's generation_config.json asks for, which is
-/// greedy where it does not; NULL for the model: greedy. These are eesd-run's defaults too.
+/// greedy where it does not (as for the model inside the library); NULL for the model: greedy. These are eesd-run's defaults
+/// too.
 ///
 /// struct_size: sizeof(eesd_request).
 ///

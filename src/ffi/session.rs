@@ -172,6 +172,9 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
 /// Lays the weights out for the device, reserves the cache and starts threads: this takes a while and memory of the model's
 /// size, so make one session and share it. The session keeps the model: its handle may be freed at once.
 ///
+/// With "goodput-ts" and more than one slot the first request waits up to about a second longer, in which steps are timed.
+/// To have that behind, generate a token.
+///
 /// # Safety
 ///
 /// `params` is NULL or as its struct_size says, its texts end in zeros; `session` is NULL or good to write.
@@ -196,7 +199,8 @@ pub unsafe extern "C" fn eesd_session_create(
     })
 }
 
-/// Frees a session: ends its threads after the step that they are at, and drops its requests; NULL does nothing.
+/// Frees a session: ends its threads after the step that they are at, and drops its requests and all events that nobody has
+/// pulled; NULL does nothing.
 ///
 /// Other threads may be in calls of the session, which end with EESD_STATUS_CLOSED; to be freed it needs no care. Not to
 /// be called from the session's own callback (EESD_STATUS_REENTRANT: nothing is freed).

@@ -36,7 +36,8 @@ pub enum Status {
     Unsupported = 9,
     /// A model, tokenizer or exit block could not be opened.
     LoadFailed = 10,
-    /// Prompt or answer do not fit the context, or the cache.
+    /// The prompt does not fit the context, or prompt and answer the cache. (An answer that reaches the context's end is
+    /// cut there, which is no failure: EESD_FINISH_CONTEXT.)
     TooLong = 11,
     /// Memory could not be had, of the host or of the device.
     OutOfMemory = 12,

@@ -287,6 +287,8 @@ static void callbacks(eesd_model *model, eesd_session *session) {
     CHECK(whole.calls == completion.token_count && completion.token_count == 24);
     CHECK(whole.length == completion.text.length && memcmp(whole.text, completion.text.data, whole.length) == 0);
     CHECK(completion.finish == EESD_FINISH_LENGTH && completion.text.data[completion.text.length] == 0);
+    CHECK(strcmp(eesd_finish_name(completion.finish), "EESD_FINISH_LENGTH") == 0);
+    CHECK(strcmp(eesd_finish_name(99), "unknown finish") == 0);
     uint32_t tokens[24];
     memcpy(tokens, completion.tokens, sizeof tokens);
 
