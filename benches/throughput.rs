@@ -4,8 +4,9 @@
 //! For each batch size every controller answers the same requests, in turns (A B A B …): prompts and answers of different
 //! lengths, more of them than run side by side, so that sequences join and leave all the time. A speed is all tokens
 //! over the whole time, prefill and scheduling included; printed are medians of ratios to `off` in the same turn. The
-//! last column is `goodput-ts` against the best of the others. Every answer must be that of plain decoding at batch 1,
-//! token for token, or nothing is printed and the exit code is 1.
+//! last column is `goodput-ts` against the best of the others, with the half width of the median's 95 % interval (as the
+//! notches of box plots: McGill, Tukey and Larsen, The American Statistician 1978). Every answer must be that of plain
+//! decoding at batch 1, token for token, or nothing is printed and the exit code is 1.
 //!
 //! `bundled` is the bundled model with its exit block after layer 2. `random` has 330 M random weights in 24 layers and
 //! an exit after 3, whose acceptance is set by construction: it measures the engine and says nothing of how often a
@@ -133,14 +134,14 @@ fn measure(args: &Args, name: &str, backend: Box<dyn Backend>, prompts: &[Vec<To
                 }
             }
         }
-        let ratios = |i: usize, to: usize| -> f64 {
-            median(std::iter::zip(&speeds[i], &speeds[to]).map(|(a, b)| a / b).collect())
-        };
+        let ratio = |i: usize, to: usize| Quartiles::of(std::iter::zip(&speeds[i], &speeds[to]).map(|(a, b)| a / b));
         let last = specs.len() - 1;
-        let best = (0..last).max_by(|&a, &b| ratios(a, 0).total_cmp(&ratios(b, 0))).unwrap_or(0);
-        table += &format!("\n| {batch} | {} | {:.1} |", requests.len(), median(speeds[0].clone()));
-        (1..specs.len()).for_each(|i| table += &format!(" {:.2}x |", ratios(i, 0)));
-        table += &format!(" {:.3} |", ratios(last, best));
+        let best = (0..last).max_by(|&a, &b| ratio(a, 0).median.total_cmp(&ratio(b, 0).median)).unwrap_or(0);
+        table +=
+            &format!("\n| {batch} | {} | {:.1} |", requests.len(), Quartiles::of(speeds[0].iter().copied()).median);
+        (1..specs.len()).for_each(|i| table += &format!(" {:.2}x |", ratio(i, 0).median));
+        let gain = ratio(last, best);
+        table += &format!(" {:.3} ± {:.3} |", gain.median, gain.notch());
         eprintln!("{}", table.lines().last().unwrap_or_default());
     }
     println!("{table}\n");
@@ -180,7 +181,24 @@ fn play(engine: &mut Engine, requests: &[Request], batch: usize) -> Result<Playe
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// Of some numbers.
+struct Quartiles {
+    low: f64,
+    median: f64,
+    high: f64,
+    count: usize,
+}
+
+impl Quartiles {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |quarter: usize| sorted.get(sorted.len() * quarter / 4).copied().unwrap_or(f64::NAN);
+        Self { low: at(1), median: at(2), high: at(3), count: sorted.len() }
+    }
+
+    /// Half of the width of the median's 95 % interval.
+    fn notch(&self) -> f64 {
+        1.57 * (self.high - self.low) / (self.count as f64).sqrt()
+    }
 }
