@@ -44,7 +44,10 @@ impl Subject {
     }
 
     fn bundled() -> Self {
-        let checkpoint = Checkpoint::bundled().unwrap();
+        Self::shipped(Checkpoint::bundled().unwrap())
+    }
+
+    fn shipped(checkpoint: Checkpoint) -> Self {
         let tokenizer = checkpoint.tokenizer().unwrap();
         let prompts = bundled_prompts().iter().map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
         let shipped = checkpoint.exit_blocks().unwrap();
@@ -99,6 +102,27 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
         }
     }
     assert!(compared >= 100_000, "only {compared} tokens were compared");
+}
+
+/// The model that gains from its drafts, with the block that it is shipped with.
+#[test]
+fn the_deeper_model_writes_what_it_writes_alone() {
+    let subject = Subject::shipped(Checkpoint::open(Path::new("models/pycode-13m")).unwrap());
+    let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
+    for sampling in [SamplingParams::default(), coupled] {
+        let request =
+            |prompt: &Vec<TokenId>| Request { sampling: sampling.clone(), ..Request::new(prompt.clone(), 64) };
+        let requests: Vec<Request> = subject.prompts.iter().take(6).map(request).collect();
+        let mut engine = subject.engine(3, "off", 3);
+        let plain = run(&mut engine, &requests, 1);
+        for controller in ["fixed:4", "adversary", "goodput-ts"] {
+            engine.set_controller(build(controller));
+            let speculative = run(&mut engine, &requests, 3);
+            assert_eq!(tokens(&speculative), tokens(&plain), "{controller}");
+            let accepted: usize = speculative.iter().map(|completion| completion.stats.accepted()).sum();
+            assert!(accepted > 50, "{controller}: {accepted} drafts accepted");
+        }
+    }
 }
 
 /// The target's logits for every generated position, as bits, from the passes of a run itself.

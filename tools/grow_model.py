@@ -180,7 +180,7 @@ def main():
     weights = grow(load_file(args.source / "model.safetensors"), layers)
     model = Model(config, weights)
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "prompts.jsonl"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(args.source / name, args.output)
 
     groups = {True: [], False: []}

@@ -161,6 +161,14 @@ fn the_bundled_model_has_its_three_blocks() {
     assert_eq!(folder.exit_blocks().unwrap().len(), 3);
 }
 
+#[test]
+fn the_deeper_model_has_its_block() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-13m");
+    let deeper = Checkpoint::open(std::path::Path::new(folder)).unwrap();
+    assert_eq!((deeper.geometry().layers, deeper.parameters()), (32, 13_381_824));
+    assert_eq!(deeper.exit_blocks().unwrap().iter().map(ExitBlock::after).collect::<Vec<_>>(), [3]);
+}
+
 #[cfg(not(feature = "bundled-model"))]
 #[test]
 fn without_its_feature_the_bundled_model_says_so() {
