@@ -96,7 +96,7 @@ impl Snapshot {
             [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let tensors = TENSORS.iter().zip(&bytes).map(|(name, bytes)| {
             let shape = vec![bytes.len() / Dtype::F32.size()];
-            ((*name).to_owned(), Stored { dtype: Dtype::F32, shape, bytes })
+            ((*name).to_owned(), Stored { dtype: Dtype::F32.into(), shape, bytes: bytes.into() })
         });
         let tensors = tensors.collect();
         Ok(save(path, &tensors, &metadata)?)

@@ -100,7 +100,7 @@ impl Case {
         let head = matrix(19, g.vocab_size, g.hidden_size);
         let norm = vector(20, g.hidden_size, 1.0);
         let model = ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head };
-        let exit = ExitWeights { after: 1, layer, norm, head: None };
+        let exit = ExitWeights { after: 1, layer, norm, head: None, draft_ids: None };
         exit.check(g).unwrap();
         Layout::new(&exit, &model, self.head, Some(self.draft_vocab)).unwrap()
     }

@@ -74,7 +74,7 @@ impl Round {
         let mut drafted = Vec::new();
         for j in 0..DRAFTS[s] {
             let row = &self.draft[(slot(s) * MOST + j) * VOCAB..][..VOCAB];
-            let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row);
+            let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row, None);
             tokens.push(draft.token);
             drafted.push(draft);
         }

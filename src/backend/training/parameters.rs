@@ -68,6 +68,9 @@ impl Layout {
         kind: Head,
         draft_vocab: Option<usize>,
     ) -> Result<(Self, Vec<f32>), String> {
+        if exit.draft_ids.is_some() {
+            return Err("a block with draft_ids (expected one without)".into());
+        }
         let mut values = Vec::new();
         let layer = &exit.layer;
         let own = if kind == Head::Shared { None } else { exit.head };
@@ -182,6 +185,7 @@ impl ExportedBlock {
             },
             norm: self.vector(&layout.norm),
             head: (layout.kind != Head::Shared).then_some(head),
+            draft_ids: None,
         }
     }
 
