@@ -184,10 +184,6 @@ impl<D: Driver> CudaBackend<D> {
             return Err(BackendError::Device(why));
         }
         exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
-        if exit.is_some_and(|exit| exit.draft_ids.is_some()) {
-            let why = "draft_ids are not known to the kernels yet (expected a block without): use --device cpu";
-            return Err(BackendError::Exit(why.into()));
-        }
         let CudaOptions { slots, context, max_draft, memory_fraction, prefill_rows, .. } = *options;
         let wanted = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let mut limits = Limits { pages: wanted, slots, max_draft, context };
