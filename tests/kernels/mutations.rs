@@ -150,7 +150,7 @@ const MUTANTS: [Mutant; 42] = [
         Check::Orders,
         FLASH,
     ),
-    mutant("distill_loss.cu", "if (own && i == int(token))", "if (own)", Check::Orders, LOSS),
+    mutant("distill_loss.cu", "if (own && i == int(column))", "if (own)", Check::Orders, LOSS),
     mutant("column_sums.cu", "sum += dy * args.x[source", "sum += dy * args.x[size_t(row)", Check::Orders, NORMS),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),
