@@ -108,17 +108,16 @@ fn a_head_may_be_that_of_listed_tokens() {
         assert!(checked.unwrap_err().starts_with("draft_ids "), "{fragment}");
     }
     // What no writer of ours would write.
-    let edits: [(&dyn Fn(&mut Vec<u8>), &str); 3] = [
-        (&|bytes| bytes[..8].copy_from_slice(&(-1i64).to_le_bytes()), "`exit.draft_ids` is -1, at 0, expected a token"),
-        (&|bytes| bytes[4] = 1, "is 4294967299, at 0, expected a token"),
-        (&|bytes| bytes[3] = 1, "is token 4 after token 16777219, at 1, expected ascending"),
-    ];
-    for (edit, fragment) in edits {
+    for (at, bytes, fragment) in [
+        (0, &(-1i64).to_le_bytes()[..], "`exit.draft_ids` is -1, at 0, expected a token"),
+        (4, &[1], "is 4294967299, at 0, expected a token"),
+        (3, &[1], "is token 4 after token 16777219, at 1, expected ascending"),
+    ] {
         saved(Some(&ids), Some(4)).1.unwrap();
         let mut file = std::fs::read(&path).unwrap();
         let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
         let mut listed = file.split_off(8 + header); // the list comes first
-        edit(&mut listed);
+        listed[at..at + bytes.len()].copy_from_slice(bytes);
         std::fs::write(&path, [file, listed].concat()).unwrap();
         let message = checkpoint.open_exit(&path).err().expect(fragment).to_string();
         assert!(message.contains("exit-1.safetensors: ") && message.contains(fragment), "{message}");
