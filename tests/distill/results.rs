@@ -58,10 +58,10 @@ fn heads_may_be_shared_frozen_or_smaller() {
     let small = bytes("small", &["--draft-vocab", "1024"]);
     let shared = bytes("shared", &["--shared-head"]);
     let row = 192 * 2;
-    // Metadata differ by a few bytes.
-    let near = |found: u64, expected: u64| found.abs_diff(expected) < 64;
+    // Metadata differ by a few bytes, and a list of tokens is an entry more.
+    let near = |found: u64, expected: u64| found.abs_diff(expected) < 192;
     assert!(
-        near(frozen, full) && near(small, full - 3072 * row) && near(shared, full - 4096 * row - 96),
+        near(frozen, full) && near(small, full - 3072 * row + 1024 * 8) && near(shared, full - 4096 * row - 96),
         "{full} {frozen} {small} {shared}"
     );
     let head = |name: &str| {

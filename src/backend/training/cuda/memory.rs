@@ -287,9 +287,23 @@ mod tests {
         let head = slot(geometry.vocab_size, hidden);
         let (q_norm, k_norm) = (None, None);
         let draft_ids = None;
-        #[rustfmt::skip]
         let layout = Layout {
-            input_norm, q, k, v, q_norm, k_norm, o, post_norm, gate, up, down, norm, head, draft_ids, kind, after: 2,
+            input_norm,
+            q,
+            k,
+            v,
+            q_norm,
+            k_norm,
+            o,
+            post_norm,
+            gate,
+            up,
+            down,
+            norm,
+            head,
+            draft_ids,
+            kind,
+            after: 2,
         };
         (geometry, layout)
     }
