@@ -50,7 +50,7 @@ fn measure(sampler: &Sampler, vocab: usize) -> (f64, f64) {
         for j in 0..DRAFTS {
             let history = History { tokens: &tokens, prompt: prompt.len() };
             let start = Instant::now();
-            let next = sampler.draft(black_box(history), j, black_box(&logits));
+            let next = sampler.draft(black_box(history), j, black_box(&logits), None);
             draft.push(start.elapsed().as_secs_f64() * 1e6);
             tokens.push(next.token);
             drafted.push(next);

@@ -3,10 +3,10 @@
 // in     logits [rows, vocab] f32; counts [slots, counts_stride]: how often a token occurs in the output, and
 //        bit 31 where it occurs in the prompt; recent [rows, most_drafts]: this round's drafts before the
 //        row, which the counts do not have yet; bias: the pairs bias_begin[s] .. bias_begin[s + 1] of
-//        sequence s. Without penalties (1, 0 and 0) no count changes a bit of a logit: counts may be anything
+//        sequence s; draft_ids [vocab]: the token of each logit, null where that is its column. Without penalties (1, 0 and 0) no count changes a bit of a logit: counts may be anything
 // out    adjusted [rows, vocab] f32, and its partials (common/head_partial.cuh)
-// grid   (vocab / 256, rows), 256 threads: a warp takes 32 tokens
-// bytes  8 read, 4.4 written per logit
+// grid   (vocab / 256, rows), 256 threads: a warp takes 32 columns
+// bytes  8 read (12 with draft_ids), 4.4 written per logit
 #include "common/memory.cuh"
 #include "common/sampling.cuh"
 
@@ -23,6 +23,7 @@ struct AdjustArgs {
   const uint32_t* recent;
   const int* bias_begin;
   const TokenBias* bias;
+  const uint32_t* draft_ids;
   float* adjusted;
   HeadPartial* partials;
   int vocab;
@@ -30,10 +31,11 @@ struct AdjustArgs {
   int most_drafts;    // elements of a row of recent
 };
 
-__device__ __forceinline__ float adjusted_logit(const AdjustArgs& args, int row, uint32_t token) {
+__device__ __forceinline__ float adjusted_logit(const AdjustArgs& args, int row, uint32_t column) {
   const SamplingRow& about = args.rows[row];
   const SamplingParams& params = args.params[about.sequence];
-  float logit = args.logits[size_t(row) * args.vocab + token];
+  const uint32_t token = token_of(args.draft_ids, column);
+  float logit = args.logits[size_t(row) * args.vocab + column];
   uint32_t count = args.counts[size_t(about.slot) * args.counts_stride + token];
   for (uint32_t i = 0; i < about.drafted; i++) count += args.recent[size_t(row) * args.most_drafts + i] == token;
   if (count) {
@@ -47,15 +49,15 @@ __device__ __forceinline__ float adjusted_logit(const AdjustArgs& args, int row,
 }
 
 __device__ __forceinline__ void adjust(const AdjustArgs& args) {
-  const int token = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
+  const int column = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
   await_previous_kernel();
   float logit = NEGATIVE_INFINITY;
-  if (token < args.vocab) {
-    logit = adjusted_logit(args, row, token);
-    args.adjusted[size_t(row) * args.vocab + token] = logit;
+  if (column < args.vocab) {
+    logit = adjusted_logit(args, row, column);
+    args.adjusted[size_t(row) * args.vocab + column] = logit;
   }
-  const HeadPartial partial = head_partial(logit, token);
-  const int tiles = (args.vocab + WARP - 1) / WARP, tile = token / WARP;
+  const HeadPartial partial = head_partial(logit, column);
+  const int tiles = (args.vocab + WARP - 1) / WARP, tile = column / WARP;
   if (threadIdx.x % WARP == 0 && tile < tiles) args.partials[size_t(row) * tiles + tile] = partial;
   allow_next_kernel();
 }

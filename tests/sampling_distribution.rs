@@ -32,7 +32,10 @@ struct Parts {
     accept: fn(&Sampler, History<'_>, &[f32], &[Drafted]) -> Verdict,
 }
 
-const EXACT: Parts = Parts { draft: Sampler::draft, accept: Sampler::accept };
+const EXACT: Parts = Parts {
+    draft: |sampler, history, drafted, logits| sampler.draft(history, drafted, logits, None),
+    accept: Sampler::accept,
+};
 
 /// What a controller knows when it decides whether to draft one more token.
 struct Seen {
@@ -215,7 +218,7 @@ fn dropping_a_draft_by_its_own_probability_is_caught() {
 #[test]
 fn redrawing_with_the_same_number_is_caught() {
     fn draft(sampler: &Sampler, history: History<'_>, _drafted: usize, logits: &[f32]) -> Drafted {
-        sampler.draft(history, 0, logits)
+        sampler.draft(history, 0, logits, None)
     }
     assert_caught(Parts { draft, ..EXACT }, &settings()[0], grudging);
 }

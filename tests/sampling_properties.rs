@@ -113,7 +113,7 @@ proptest! {
         let tokens = text(&output);
         let expected = probabilities(&params, history(&tokens), &logits);
         prop_assume!(!expected[0].is_nan()); // biases forbade everything: see `forbidding_everything`
-        let drafted = with_rule(params, Rule::Rejection).draft(history(&tokens), 0, &logits);
+        let drafted = with_rule(params, Rule::Rejection).draft(history(&tokens), 0, &logits, None);
         let support: Vec<_> = (0..VOCAB as TokenId).filter(|&t| expected[t as usize] > 0.0).collect();
         prop_assert_eq!(drafted.q.iter().map(|e| e.0).collect::<Vec<_>>(), support);
         for &(token, q) in &drafted.q {
@@ -134,7 +134,7 @@ proptest! {
         let mut drafted = Vec::new();
         for (j, (token, logits)) in drafts.iter().enumerate() {
             // A draft model of its own, and now and then a token that it would not have drawn.
-            let mut draft = with_rule(params.clone(), Rule::Rejection).draft(history(&tokens), j, logits);
+            let mut draft = with_rule(params.clone(), Rule::Rejection).draft(history(&tokens), j, logits, None);
             if token % 3 == 0 {
                 draft.token = *token;
             }
@@ -184,7 +184,7 @@ proptest! {
         // A draft model that is the target drafts exactly that text.
         let mut tokens = PROMPT.to_vec();
         for j in 0..12 {
-            tokens.push(coupled.draft(history(&tokens), j, model.logits(&tokens)).token);
+            tokens.push(coupled.draft(history(&tokens), j, model.logits(&tokens), None).token);
         }
         prop_assert_eq!(&tokens[PROMPT.len()..], &plain);
     }
@@ -204,7 +204,7 @@ proptest! {
             let mut answers = vec![None; requests.len()];
             for i in 0..requests.len() {
                 let at = (first + i) % requests.len();
-                let draft = requests[at].draft(history(&PROMPT), 0, draft_model.logits(&PROMPT));
+                let draft = requests[at].draft(history(&PROMPT), 0, draft_model.logits(&PROMPT), None);
                 let tokens = text(&[draft.token]);
                 let logits = rows(&model, &PROMPT, &[draft.token]);
                 answers[at] = Some((draft.token, requests[at].accept(history(&tokens), &logits, &[draft])));
@@ -241,7 +241,7 @@ fn forbidding_everything_yields_token_0() {
     let params = SamplingParams { temperature: 1.0, logprobs: Some(3), seed: Some(1), ..Default::default() };
     for rule in [Rule::Greedy, Rule::Rejection, Rule::Coupled] {
         let sampler = with_rule(params.clone(), rule);
-        let draft = sampler.draft(history(&PROMPT), 0, &forbidden);
+        let draft = sampler.draft(history(&PROMPT), 0, &forbidden, None);
         assert_eq!((draft.token, draft.confidence), (0, 1.0));
         let verdict = sampler.accept(history(&text(&[0])), &[&forbidden[..], &[f32::NAN; VOCAB]].concat(), &[draft]);
         assert_eq!((verdict.accepted, verdict.next), (1, 0));

@@ -40,6 +40,11 @@ struct RowChoice {
   uint64_t total;    // of the row's weights
 };
 
+// The token of a logit: of a draft head whose rows are those of listed tokens, ascending; else its column.
+__device__ __forceinline__ uint32_t token_of(const uint32_t* draft_ids, uint32_t column) {
+  return draft_ids ? draft_ids[column] : column;
+}
+
 // exp(x) for x <= 0 to 10^-15, with the bits of src/sample/exp.rs on any machine; 0 below -708.
 __device__ __forceinline__ double exp_of_negative(double x) {
   constexpr double ROUNDER = 6755399441055744.0;  // 1.5 * 2^52: rounds to an integer and keeps it in the low bits

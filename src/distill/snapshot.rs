@@ -3,6 +3,7 @@
 use super::data::Document;
 use super::error::DistillError;
 use super::plan::TrainPlan;
+use crate::TokenId;
 use crate::backend::training::StudentState;
 use crate::backend::training::parameters::Layout;
 use crate::load::fnv1a;
@@ -41,6 +42,9 @@ pub struct Snapshot {
 impl Identity {
     /// A run that starts with these parameters and learns from these documents.
     pub fn new(fingerprint: &str, layout: &Layout, values: &[f32], documents: &[Document], plan: TrainPlan) -> Self {
+        let drafted = layout.draft_vocab();
+        let ids = |ids: &[TokenId]| format!(" tokens {}", digest(ids.iter().copied().flat_map(u32::to_le_bytes)));
+        let listed = drafted.ids.map(ids).unwrap_or_default();
         let values = digest(values.iter().flat_map(|x| x.to_le_bytes()));
         let tokens = documents.iter().flat_map(|document| {
             let sizes = [document.prompt as u32, document.tokens.len() as u32];
@@ -49,7 +53,7 @@ impl Identity {
         Self {
             fingerprint: fingerprint.to_owned(),
             exit_layer: layout.after,
-            start: format!("parameters {values}, head {:?} of {}", layout.kind, layout.draft_vocab()),
+            start: format!("parameters {values}, head {:?} of {}{listed}", layout.kind, drafted.size),
             data: format!("{} documents {}", documents.len(), digest(tokens)),
             plan,
         }
@@ -96,7 +100,7 @@ impl Snapshot {
             [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let tensors = TENSORS.iter().zip(&bytes).map(|(name, bytes)| {
             let shape = vec![bytes.len() / Dtype::F32.size()];
-            ((*name).to_owned(), Stored { dtype: Dtype::F32, shape, bytes })
+            ((*name).to_owned(), Stored { dtype: Dtype::F32.into(), shape, bytes: bytes.into() })
         });
         let tensors = tensors.collect();
         Ok(save(path, &tensors, &metadata)?)

@@ -6,8 +6,9 @@ use super::error::short;
 use super::source::Bytes;
 use super::store::{self, Stored};
 use super::tensors::Tensors;
-use super::weights::{self, EXIT_HEAD, EXIT_LAYER, EXIT_NORM};
-use crate::model::{ExitWeights, LayerWeights};
+use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_LAYER, EXIT_NORM};
+use crate::TokenId;
+use crate::model::{DraftVocab, ExitWeights, LayerWeights};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +21,15 @@ pub struct ExitBlock {
     after: usize,
     /// Rows of its own head; `None`: it shares the model's.
     draft_vocab: Option<usize>,
+    /// The tokens of those rows, where the file lists them.
+    draft_ids: Option<Vec<TokenId>>,
     metadata: BTreeMap<String, String>,
     tensors: Tensors,
 }
 
 impl ExitBlock {
     pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, fingerprint: &str) -> Result<Self, LoadError> {
-        let (tensors, metadata) = Tensors::of_file(path.clone(), bytes)?;
+        let (mut tensors, metadata) = Tensors::of_file(path.clone(), bytes)?;
         let wrong = |key: &str, expected: String| LoadError::Key {
             path: path.clone(),
             key: format!("__metadata__.{key}"),
@@ -55,8 +58,9 @@ impl ExitBlock {
         // A head of more rows than the vocabulary, or of none, fails the check against what is possible.
         let rows = tensors.shape(EXIT_HEAD).map(|shape| shape.first().copied().unwrap_or(0));
         let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
+        let draft_ids = draft_ids(&mut tensors, &path, draft_vocab, config.geometry.vocab_size)?;
         weights::check(&tensors, &weights::exit_plan(config, draft_vocab), config)?;
-        Ok(Self { path, config: config.clone(), after, draft_vocab, metadata, tensors })
+        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, tensors })
     }
 
     /// The exit layer `N`: how many of the model's layers come before the block.
@@ -74,7 +78,7 @@ impl ExitBlock {
         &self.metadata
     }
 
-    /// Tokens it can draft: the first ones of the vocabulary, or all.
+    /// How many tokens it can draft: all of the vocabulary, or a part.
     pub fn draft_vocab(&self) -> usize {
         self.draft_vocab.unwrap_or(self.config.geometry.vocab_size)
     }
@@ -86,12 +90,14 @@ impl ExitBlock {
 
     /// Bytes of its tensors as stored.
     pub fn bytes(&self) -> u64 {
-        self.tensors.bytes(weights::exit_plan(&self.config, self.draft_vocab).keys())
+        let ids = self.draft_ids.as_ref().map_or(0, |ids| ids.len() * size_of::<i64>());
+        self.tensors.bytes(weights::exit_plan(&self.config, self.draft_vocab).keys()) + ids as u64
     }
 
     /// Views of the tensors.
     pub fn weights(&self) -> ExitWeights<'_> {
-        weights::exit(&self.tensors, &self.config, self.after, self.draft_vocab.is_some())
+        let own_head = self.draft_vocab.is_some();
+        weights::exit(&self.tensors, &self.config, self.after, own_head, self.draft_ids.as_deref())
     }
 
     /// Writes an exit block for the model with this [`fingerprint`](super::Checkpoint::fingerprint).
@@ -113,6 +119,27 @@ impl ExitBlock {
         metadata.insert("base_fingerprint".into(), fingerprint.into());
 
         store::save(path, &stored(weights), &metadata)
+    }
+}
+
+/// Takes the list of tokens out of a block's tensors, where it has one: a token below `vocab` for each of the head's
+/// `rows`.
+fn draft_ids(
+    tensors: &mut Tensors,
+    path: &Path,
+    rows: Option<usize>,
+    vocab: usize,
+) -> Result<Option<Vec<TokenId>>, LoadError> {
+    let (path, tensor) = (path.to_path_buf(), EXIT_IDS.to_owned());
+    let Some(size) = rows else {
+        let why = format!("there is no `{EXIT_HEAD}` whose rows it would name");
+        let lists = tensors.shape(EXIT_IDS).is_some();
+        return if lists { Err(LoadError::UnexpectedTensor { path, tensor, why }) } else { Ok(None) };
+    };
+    let ids = tensors.take_ids(EXIT_IDS, size)?;
+    match (DraftVocab { size, ids: ids.as_deref() }).check(vocab) {
+        Ok(()) => Ok(ids),
+        Err((found, expected)) => Err(LoadError::Tensor { path, tensor, found, expected }),
     }
 }
 
@@ -147,6 +174,9 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
     tensors.insert(EXIT_NORM.into(), exit.norm.into());
     if let Some(head) = exit.head {
         tensors.insert(EXIT_HEAD.into(), head.into());
+    }
+    if let Some(ids) = exit.draft_ids {
+        tensors.insert(EXIT_IDS.into(), ids.into());
     }
     tensors
 }

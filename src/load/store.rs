@@ -3,7 +3,10 @@
 use super::LoadError;
 use super::source::map;
 use super::tensors::Tensors;
+use crate::TokenId;
 use crate::model::{Dtype, Matrix, Vector};
+use safetensors::Dtype as StoredDtype;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,22 +15,40 @@ use std::path::{Path, PathBuf};
 /// A tensor as it goes into a file.
 pub(crate) struct Stored<'a> {
     /// Number format.
-    pub dtype: Dtype,
+    pub dtype: StoredDtype,
     /// Elements in each dimension.
     pub shape: Vec<usize>,
     /// Little-endian.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> From<Matrix<'a>> for Stored<'a> {
     fn from(matrix: Matrix<'a>) -> Self {
-        Self { dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes }
+        Self { dtype: matrix.dtype.into(), shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes.into() }
     }
 }
 
 impl<'a> From<Vector<'a>> for Stored<'a> {
     fn from(vector: Vector<'a>) -> Self {
-        Self { dtype: vector.dtype, shape: vec![vector.len], bytes: vector.bytes }
+        Self { dtype: vector.dtype.into(), shape: vec![vector.len], bytes: vector.bytes.into() }
+    }
+}
+
+/// In I64, as other libraries have indices.
+impl From<&[TokenId]> for Stored<'_> {
+    fn from(ids: &[TokenId]) -> Self {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+        Self { dtype: StoredDtype::I64, shape: vec![ids.len()], bytes: bytes.into() }
+    }
+}
+
+impl From<Dtype> for StoredDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+        }
     }
 }
 
@@ -90,7 +111,6 @@ fn header(tensors: &BTreeMap<String, Stored<'_>>, metadata: &BTreeMap<String, St
     for (name, Stored { dtype, shape, bytes }) in tensors {
         let start = end;
         end += bytes.len();
-        let dtype = dtype.to_string().to_uppercase();
         json.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
     }
     let mut json = serde_json::Value::Object(json).to_string().into_bytes();
@@ -104,7 +124,7 @@ fn write(path: &Path, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> 
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(header)?;
     for tensor in tensors.values() {
-        file.write_all(tensor.bytes)?;
+        file.write_all(&tensor.bytes)?;
     }
     file.into_inner().map_err(|error| error.into_error())?.sync_all()
 }

@@ -5,6 +5,7 @@ use super::error::short;
 use super::header::{Entry, Header};
 use super::json::Document;
 use super::source::{Bytes, Source};
+use crate::TokenId;
 use crate::model::{Dtype, Matrix, Vector};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -137,6 +138,27 @@ impl Tensors {
             Some(dtype) if entry.shape == shape => Ok(dtype),
             _ => Err(wrong(format!("{:?} in {}", entry.shape, entry.dtype))),
         }
+    }
+
+    /// Takes a list of token ids out, in I64 as other libraries have indices, so that what is left are weights;
+    /// `None` where there is no tensor of this name.
+    ///
+    /// # Errors
+    /// If it is not of this length, or of another number format, or a number is no token's.
+    pub(super) fn take_ids(&mut self, name: &str, len: usize) -> Result<Option<Vec<TokenId>>, LoadError> {
+        let Some(Location { file, entry }) = self.entries.remove(name) else { return Ok(None) };
+        let TensorFile { path, bytes } = &self.files[file];
+        let wrong = |found, expected| LoadError::Tensor { path: path.clone(), tensor: name.into(), found, expected };
+        if entry.dtype != safetensors::Dtype::I64 || entry.shape != [len] {
+            let found = format!("{:?} in {}", entry.shape, entry.dtype);
+            return Err(wrong(short(found), format!("[{len}] in I64, a token for each row of the head")));
+        }
+        let (numbers, _) = bytes[entry.range.clone()].as_chunks::<8>();
+        let id = |(at, bytes): (usize, &[u8; 8])| {
+            let number = i64::from_le_bytes(*bytes);
+            TokenId::try_from(number).map_err(|_| wrong(format!("{number}, at {at}"), "a token".into()))
+        };
+        numbers.iter().enumerate().map(id).collect::<Result<_, _>>().map(Some)
     }
 
     /// A matrix that [`check`](Self::check) has passed.

@@ -4,6 +4,7 @@ use super::LoadError;
 use super::config::{Biases, Config};
 use super::error::short;
 use super::tensors::Tensors;
+use crate::TokenId;
 use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, ModelWeights};
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ const HEAD: &str = "lm_head.weight";
 pub(super) const EXIT_LAYER: &str = "exit.layer.";
 pub(super) const EXIT_NORM: &str = "exit.norm.weight";
 pub(super) const EXIT_HEAD: &str = "exit.lm_head.weight";
+pub(super) const EXIT_IDS: &str = "exit.draft_ids";
 
 /// The tensors of the model.
 pub(super) fn model_plan(Config { geometry, biases }: &Config) -> Plan {
@@ -131,12 +133,14 @@ pub(super) fn exit<'a>(
     Config { geometry, biases }: &Config,
     after: usize,
     own_head: bool,
+    draft_ids: Option<&'a [TokenId]>,
 ) -> ExitWeights<'a> {
     ExitWeights {
         after,
         layer: layer(tensors, EXIT_LAYER, geometry, *biases),
         norm: tensors.vector(EXIT_NORM),
         head: own_head.then(|| tensors.matrix(EXIT_HEAD)),
+        draft_ids,
     }
 }
 

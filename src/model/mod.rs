@@ -14,8 +14,10 @@
 //! # }
 //! ```
 
+mod draft_vocab;
 mod geometry;
 mod weights;
 
+pub use draft_vocab::DraftVocab;
 pub use geometry::{Geometry, Rope, RopeScaling};
 pub use weights::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};

@@ -1,6 +1,7 @@
 //! Borrowed, already checked views of a model's tensors, little-endian, as stored in the file.
 
-use super::Geometry;
+use super::{DraftVocab, Geometry};
+use crate::TokenId;
 
 /// Number format of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,9 +136,11 @@ pub struct ExitWeights<'a> {
     /// The norm before the head.
     pub norm: Vector<'a>,
     /// The head `[draft vocabulary, hidden]`; `None`: the model's own head is shared. With fewer rows
-    /// than the vocabulary it drafts only the first tokens of it, which in a vocabulary in merge order
-    /// are the frequent ones: drafts cost less, and what is emitted is the model's all the same.
+    /// than the vocabulary it drafts only a part of it: drafts cost less, and what is emitted is the
+    /// model's all the same.
     pub head: Option<Matrix<'a>>,
+    /// The token of each row of `head`, ascending; `None`: the first ones of the vocabulary.
+    pub draft_ids: Option<&'a [TokenId]>,
 }
 
 impl<'a> ExitWeights<'a> {
@@ -148,10 +151,15 @@ impl<'a> ExitWeights<'a> {
     /// If `after` is not in `1..L` or `copied` not in `0..L`.
     pub fn from_model(weights: &ModelWeights<'a>, after: usize, copied: usize) -> Self {
         assert!(after > 0 && after < weights.layers.len(), "exit layer {after} of {}", weights.layers.len());
-        Self { after, layer: weights.layers[copied], norm: weights.norm, head: None }
+        Self { after, layer: weights.layers[copied], norm: weights.norm, head: None, draft_ids: None }
     }
 
-    /// Checks the block's shapes against the model's.
+    /// What it drafts from, of a vocabulary of `vocab` tokens.
+    pub fn draft_vocab(&self, vocab: usize) -> DraftVocab<'a> {
+        DraftVocab { size: self.head.map_or(vocab, |head| head.rows), ids: self.draft_ids }
+    }
+
+    /// Checks the block's shapes against the model's, and its list of tokens.
     ///
     /// # Errors
     /// The first thing that does not fit: what it is, what was found, what was expected.
@@ -195,6 +203,11 @@ impl<'a> ExitWeights<'a> {
                 return Err(format!("{name} is [{found}] (expected [{len}])"));
             }
         }
-        Ok(())
+        if self.head.is_none() && self.draft_ids.is_some() {
+            return Err("draft_ids without a head (expected the lm_head whose rows they name)".into());
+        }
+        let draft_vocab = self.draft_vocab(geometry.vocab_size);
+        let wrong = |(found, expected)| format!("draft_ids has {found} (expected {expected})");
+        draft_vocab.check(geometry.vocab_size).map_err(wrong)
     }
 }

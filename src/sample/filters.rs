@@ -8,6 +8,7 @@ use super::SamplingParams;
 use super::exp::exp_f64;
 use super::softmax::{largest, total};
 use crate::TokenId;
+use crate::model::DraftVocab;
 use std::cmp::Ordering;
 
 /// Tokens that may be drawn, in ascending order.
@@ -51,6 +52,14 @@ impl Candidates {
             kept.retain(|(_, score)| exp_f64(score) >= params.min_p);
         }
         kept
+    }
+
+    /// Of logits of this vocabulary: the same candidates by their tokens.
+    pub fn of(mut self, vocab: DraftVocab<'_>) -> Self {
+        if vocab.ids.is_some() {
+            self.tokens.iter_mut().for_each(|token| *token = vocab.token(*token as usize));
+        }
+        self
     }
 
     /// Keeps the shortest run of most probable tokens that holds `top_p` of all their probability.

@@ -14,7 +14,7 @@
 //! # fn main() -> Result<(), eesd::sample::ParamError> {
 //! let sampler = Sampler::new(SamplingParams { temperature: 0.8, seed: Some(7), ..SamplingParams::default() }, 3)?;
 //! let (before, logits) = ([0, 1], [0.1, 1.5, 0.3]);
-//! let draft = sampler.draft(History { tokens: &before, prompt: 2 }, 0, &logits);
+//! let draft = sampler.draft(History { tokens: &before, prompt: 2 }, 0, &logits, None);
 //!
 //! // The target says the same here, so the draft is accepted, and one more token follows.
 //! let after = [0, 1, draft.token];

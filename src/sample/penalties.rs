@@ -2,44 +2,47 @@
 
 use super::{History, SamplingParams};
 use crate::TokenId;
+use crate::model::DraftVocab;
 use std::borrow::Cow;
 
 /// Penalties and biases at one position: repetition penalty, then presence and frequency, then bias.
 #[derive(Debug)]
 pub struct Penalties<'a> {
     params: &'a SamplingParams,
+    vocab: DraftVocab<'a>,
     /// `None` where nothing depends on the history.
     history: Option<Occurrences>,
 }
 
-/// How often each token has occurred.
+/// How often each token has occurred, by its column in a row of logits.
 #[derive(Debug)]
 struct Occurrences {
     /// Tokens of prompt and output, each once.
-    distinct: Vec<TokenId>,
-    /// By token: is it in `distinct`?
+    distinct: Vec<usize>,
+    /// Is it in `distinct`?
     seen: Vec<bool>,
-    /// By token: how often it is in the output.
+    /// How often it is in the output.
     output: Vec<u32>,
 }
 
 impl<'a> Penalties<'a> {
-    /// The penalties of the token that follows `history`, in a vocabulary of `vocab`.
-    pub fn new(params: &'a SamplingParams, history: History<'_>, vocab: usize) -> Self {
+    /// The penalties of the token that follows `history`, for rows of logits of this vocabulary.
+    pub fn new(params: &'a SamplingParams, history: History<'_>, vocab: DraftVocab<'a>) -> Self {
         let history = params.has_penalties().then(|| {
-            let mut past = Occurrences { distinct: Vec::new(), seen: vec![false; vocab], output: vec![0; vocab] };
+            let (seen, output) = (vec![false; vocab.size], vec![0; vocab.size]);
+            let mut past = Occurrences { distinct: Vec::new(), seen, output };
             for (position, &token) in history.tokens.iter().enumerate() {
-                past.add(token, position >= history.prompt);
+                past.add(vocab.column(token), position >= history.prompt);
             }
             past
         });
-        Self { params, history }
+        Self { params, vocab, history }
     }
 
     /// Moves to the next position: `token` has become the output's last.
     pub fn advance(&mut self, token: TokenId) {
         if let Some(past) = &mut self.history {
-            past.add(token, true);
+            past.add(self.vocab.column(token), true);
         }
     }
 
@@ -50,14 +53,14 @@ impl<'a> Penalties<'a> {
         }
         let mut logits = logits.to_vec();
         if let Some(past) = &self.history {
-            for &token in &past.distinct {
-                let logit = &mut logits[token as usize];
-                *logit = self.penalised(f64::from(*logit), past.output[token as usize]) as f32;
+            for &column in &past.distinct {
+                let logit = &mut logits[column];
+                *logit = self.penalised(f64::from(*logit), past.output[column]) as f32;
             }
         }
         for &(token, bias) in &self.params.logit_bias {
-            if let Some(logit) = logits.get_mut(token as usize) {
-                *logit += bias;
+            if let Some(column) = self.vocab.column(token) {
+                logits[column] += bias;
             }
         }
         Cow::Owned(logits)
@@ -73,16 +76,15 @@ impl<'a> Penalties<'a> {
 }
 
 impl Occurrences {
-    fn add(&mut self, token: TokenId, output: bool) {
-        let at = token as usize;
-        if at >= self.seen.len() {
+    fn add(&mut self, column: Option<usize>, output: bool) {
+        let Some(column) = column else {
             return; // not in the vocabulary, so without a logit to penalise
+        };
+        if !self.seen[column] {
+            self.seen[column] = true;
+            self.distinct.push(column);
         }
-        if !self.seen[at] {
-            self.seen[at] = true;
-            self.distinct.push(token);
-        }
-        self.output[at] += u32::from(output);
+        self.output[column] += u32::from(output);
     }
 }
 
@@ -92,16 +94,17 @@ mod tests {
 
     const TOKENS: [TokenId; 5] = [0, 1, 2, 2, 99];
     const HISTORY: History<'static> = History { tokens: &TOKENS, prompt: 2 };
+    const VOCAB: DraftVocab<'static> = DraftVocab { size: 4, ids: None };
     const LOGITS: [f32; 4] = [4.0, -4.0, 4.0, 4.0];
 
     fn applied(params: &SamplingParams) -> Vec<f32> {
-        Penalties::new(params, HISTORY, 4).apply(&LOGITS).into_owned()
+        Penalties::new(params, HISTORY, VOCAB).apply(&LOGITS).into_owned()
     }
 
     #[test]
     fn nothing_on_borrows_the_row() {
         let params = SamplingParams::default();
-        assert!(matches!(Penalties::new(&params, HISTORY, 4).apply(&LOGITS), Cow::Borrowed(_)));
+        assert!(matches!(Penalties::new(&params, HISTORY, VOCAB).apply(&LOGITS), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -117,7 +120,7 @@ mod tests {
     #[test]
     fn advancing_equals_a_longer_history() {
         let params = SamplingParams { frequency_penalty: 1.0, repetition_penalty: 1.5, ..Default::default() };
-        let mut short = Penalties::new(&params, History { tokens: &TOKENS[..3], prompt: 2 }, 4);
+        let mut short = Penalties::new(&params, History { tokens: &TOKENS[..3], prompt: 2 }, VOCAB);
         short.advance(2);
         short.advance(99);
         assert_eq!(short.apply(&LOGITS), applied(&params));

@@ -7,6 +7,7 @@ use super::penalties::Penalties;
 use super::softmax::{argmax, confidence, logprobs, total};
 use super::{ParamError, Philox, Purpose, Rule, SamplingParams};
 use crate::TokenId;
+use crate::model::DraftVocab;
 use std::hash::{BuildHasher, RandomState};
 
 /// The tokens that a distribution follows.
@@ -54,7 +55,7 @@ pub struct Verdict {
 /// Checked parameters, the rule they ask for, and the seed that keys every draw.
 ///
 /// Rows of logits may hold `-inf` (forbidden) and even NaN, which counts as `-inf`; where a row
-/// forbids every token, token 0 is drawn.
+/// forbids every token, the first one is drawn.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
@@ -90,21 +91,22 @@ impl Sampler {
         self.seed
     }
 
-    /// Draws the token that follows `history` from the draft's `logits` `[vocab]`.
+    /// Draws the token that follows `history` from the draft's `logits` `[draft vocabulary]`: of `ids`, ascending, or,
+    /// without, of the first tokens.
     ///
     /// The last `drafted` tokens of the history are this round's own drafts. They number the draw: a
     /// position that an earlier round drafted in vain is drawn anew, because a controller that learns
     /// across rounds has seen the effects of the first draw, and choosing whether to draft by them
     /// would bias what is drafted.
-    pub fn draft(&self, history: History<'_>, drafted: usize, logits: &[f32]) -> Drafted {
-        let position = history.tokens.len();
+    pub fn draft(&self, history: History<'_>, drafted: usize, logits: &[f32], ids: Option<&[TokenId]>) -> Drafted {
+        let (position, vocab) = (history.tokens.len(), DraftVocab { size: logits.len(), ids });
         let confidence = confidence(logits);
-        let logits = &Penalties::new(&self.params, history, logits.len()).apply(logits);
+        let logits = &Penalties::new(&self.params, history, vocab).apply(logits);
         let (token, q) = match self.rule {
-            Rule::Greedy => (argmax(logits), Vec::new()),
-            Rule::Coupled => (self.coupled(position, logits), Vec::new()),
+            Rule::Greedy => (vocab.token(argmax(logits) as usize), Vec::new()),
+            Rule::Coupled => (self.coupled(position, logits, vocab), Vec::new()),
             Rule::Rejection => {
-                let q = self.distribution(logits);
+                let q = self.distribution(logits, vocab);
                 let mut random = Philox::new(self.seed, position, Purpose::Draft, drafted as u32);
                 (pick(&q, 1.0, random.fine_uniform()).unwrap_or(0), q)
             }
@@ -119,7 +121,7 @@ impl Sampler {
         let vocab = logits.len() / (drafted.len() + 1);
         let start = history.tokens.len() - drafted.len();
         let committed = History { tokens: &history.tokens[..start], ..history };
-        let mut penalties = Penalties::new(&self.params, committed, vocab);
+        let mut penalties = Penalties::new(&self.params, committed, DraftVocab { size: vocab, ids: None });
         let mut reported = Vec::new();
         let mut accepted = 0;
         loop {
@@ -143,10 +145,11 @@ impl Sampler {
 
     /// The token that the target emits at `position`: `draft`'s own where it is accepted.
     fn emit(&self, position: usize, logits: &[f32], draft: Option<&Drafted>) -> TokenId {
+        let vocab = DraftVocab { size: logits.len(), ids: None };
         match self.rule {
             Rule::Greedy => argmax(logits),
-            Rule::Coupled => self.coupled(position, logits),
-            Rule::Rejection => self.reject_or_keep(position, &self.distribution(logits), draft),
+            Rule::Coupled => self.coupled(position, logits, vocab),
+            Rule::Rejection => self.reject_or_keep(position, &self.distribution(logits, vocab), draft),
         }
     }
 
@@ -169,13 +172,14 @@ impl Sampler {
     }
 
     /// The argmax of scores plus the position's Gumbel noise, the same for draft and target.
-    fn coupled(&self, position: usize, logits: &[f32]) -> TokenId {
-        noisy_argmax(&Candidates::new(logits, &self.params), &Philox::new(self.seed, position, Purpose::Gumbel, 0))
+    fn coupled(&self, position: usize, logits: &[f32], vocab: DraftVocab<'_>) -> TokenId {
+        let noise = Philox::new(self.seed, position, Purpose::Gumbel, 0);
+        noisy_argmax(&Candidates::new(logits, &self.params).of(vocab), &noise)
     }
 
     /// The filtered distribution of `logits`, ascending in tokens.
-    fn distribution(&self, logits: &[f32]) -> Vec<(TokenId, f64)> {
-        softmax(Candidates::new(logits, &self.params))
+    fn distribution(&self, logits: &[f32], vocab: DraftVocab<'_>) -> Vec<(TokenId, f64)> {
+        softmax(Candidates::new(logits, &self.params).of(vocab))
     }
 }
 
@@ -212,7 +216,7 @@ mod tests {
         assert_eq!(judge(1, 0), Verdict { accepted: 2, next: 3, logprobs: vec![] });
         assert_eq!(judge(1, 2), Verdict { accepted: 1, next: 0, logprobs: vec![] });
         assert_eq!(judge(2, 0), Verdict { accepted: 0, next: 1, logprobs: vec![] });
-        let draft = greedy.draft(history(&[3]), 0, &logits[..4]);
+        let draft = greedy.draft(history(&[3]), 0, &logits[..4], None);
         assert_eq!((draft.token, draft.q.len()), (1, 0));
         assert!((draft.confidence - 0.365_53).abs() < 1e-4);
     }
@@ -238,7 +242,7 @@ mod tests {
         let logits = [0.3, -1.0, 2.0, 0.0];
         for position in 1..200 {
             let mut tokens = vec![0; position];
-            let draft = rejecting.draft(history(&tokens), 0, &logits);
+            let draft = rejecting.draft(history(&tokens), 0, &logits, None);
             tokens.push(draft.token);
             let verdict = rejecting.accept(history(&tokens), &[logits, logits].concat(), &[draft]);
             assert_eq!(verdict.accepted, 1);
@@ -250,7 +254,7 @@ mod tests {
         let rejecting = sampler(1.0, VerifyMode::Rejection);
         let logits = vec![0.0; 1000];
         let tokens = [1, 2, 3];
-        let draws: Vec<_> = (0..3).map(|j| rejecting.draft(history(&tokens), j, &logits).token).collect();
+        let draws: Vec<_> = (0..3).map(|j| rejecting.draft(history(&tokens), j, &logits, None).token).collect();
         assert!(draws[0] != draws[1] && draws[1] != draws[2] && draws[0] != draws[2]);
     }
 

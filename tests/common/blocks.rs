@@ -43,7 +43,9 @@ pub struct Case {
     pub geometry: Geometry,
     pub biases: bool,
     pub head: Head,
+    /// How many tokens to draft: the first ones, or a list of every other one.
     pub draft_vocab: usize,
+    pub listed: bool,
     pub lengths: Vec<usize>,
     pub loss: LossOptions,
 }
@@ -69,7 +71,15 @@ impl Case {
             tied_head: false,
         };
         let loss = LossOptions::default();
-        Self { geometry, biases: false, head: Head::Trained, draft_vocab: vocab, lengths: lengths.to_vec(), loss }
+        Self {
+            geometry,
+            biases: false,
+            head: Head::Trained,
+            draft_vocab: vocab,
+            listed: false,
+            lengths: lengths.to_vec(),
+            loss,
+        }
     }
 
     /// Its places and parameters.
@@ -100,9 +110,11 @@ impl Case {
         let head = matrix(19, g.vocab_size, g.hidden_size);
         let norm = vector(20, g.hidden_size, 1.0);
         let model = ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head };
-        let exit = ExitWeights { after: 1, layer, norm, head: None };
+        let exit = ExitWeights { after: 1, layer, norm, head: None, draft_ids: None };
         exit.check(g).unwrap();
-        Layout::new(&exit, &model, self.head, Some(self.draft_vocab)).unwrap()
+        let token = |column: u32| if self.listed { 2 * column + 1 } else { column };
+        let ids: Vec<u32> = (0..self.draft_vocab as u32).map(token).collect();
+        Layout::new(&exit, &model, self.head, (self.head != Head::Shared).then_some(&ids)).unwrap()
     }
 
     /// What a teacher says of segments of these lengths.

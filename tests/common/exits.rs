@@ -1,5 +1,6 @@
 //! Exit blocks for tests: shipped ones, or made of the model itself.
 
+use eesd::TokenId;
 use eesd::load::{Checkpoint, ExitBlock};
 use eesd::model::{ExitWeights, Matrix};
 
@@ -11,8 +12,20 @@ pub fn exit_after<'a>(checkpoint: &'a Checkpoint, shipped: &'a [ExitBlock], afte
     }
     let model = checkpoint.weights();
     let exit = ExitWeights::from_model(&model, after, model.layers.len() - 1);
-    // One of them drafts from a part of the vocabulary only.
-    let rows = 300;
-    let bytes = &model.head.bytes[..rows * model.head.cols * model.head.dtype.size()];
-    ExitWeights { head: (after == 2).then_some(Matrix { rows, bytes, ..model.head }), ..exit }
+    // Some draft from a part of the vocabulary only: its first tokens, or listed ones.
+    match after {
+        2 => ExitWeights { head: Some(rows_of(model.head, &(0..300).collect::<Vec<_>>())), ..exit },
+        3 => {
+            let ids: Vec<TokenId> = (0..model.head.rows as TokenId).filter(|id| id * id % 7 != 2).collect();
+            ExitWeights { head: Some(rows_of(model.head, &ids)), draft_ids: Some(ids.leak()), ..exit }
+        }
+        _ => exit,
+    }
+}
+
+/// The rows of these tokens. Leaks, as tests may: views of weights borrow.
+pub fn rows_of(head: Matrix<'_>, ids: &[TokenId]) -> Matrix<'static> {
+    let row = head.cols * head.dtype.size();
+    let bytes: Vec<u8> = ids.iter().flat_map(|&id| &head.bytes[id as usize * row..][..row]).copied().collect();
+    Matrix { dtype: head.dtype, rows: ids.len(), cols: head.cols, bytes: bytes.leak() }
 }

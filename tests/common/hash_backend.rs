@@ -145,7 +145,7 @@ impl Backend for HashBackend {
             }
             assert!(s.drafted() == self.drafted[s.slot].len() && s.drafted() < self.limits.max_draft);
             let logits = self.draft_logits(s.tokens);
-            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, s.drafted(), &logits);
+            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, s.drafted(), &logits, None);
             drafts.push(Draft { token: drafted.token, confidence: drafted.confidence });
             self.drafted[s.slot].push(drafted);
         }

@@ -123,8 +123,9 @@ fn plans(met: &[Draft]) -> Vec<DraftPlan> {
 fn drafts_of_a_loop_are_those_made_step_by_step() {
     let subject = Subject::fixture("qwen2");
     let options = CudaOptions { prefill_rows: 128, ..options(2) };
-    let looping = &mut *subject.cuda(Some(2), &options);
-    let stepping = &mut *subject.cuda(Some(2), &CudaOptions { draft_loops: false, ..options });
+    // After layer 3 the block drafts from listed tokens.
+    let looping = &mut *subject.cuda(Some(3), &options);
+    let stepping = &mut *subject.cuda(Some(3), &CudaOptions { draft_loops: false, ..options });
     assert!(looping.follows_plans() && !stepping.follows_plans());
     let mut lengths = Vec::new();
     // The second one's drafts begin in one chunk of attention and end in the next.

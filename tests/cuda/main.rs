@@ -4,6 +4,7 @@
 //! `cargo test --release --features emulated-kernels --test cuda`
 #![cfg(feature = "emulated-kernels")]
 
+mod draft_vocab;
 #[path = "../common/exits.rs"]
 mod exits;
 mod generation;

@@ -90,7 +90,10 @@ fn verdicts_are_the_librarys() {
         },
         _ => SamplingParams { top_p: 0.9, min_p: 0.01, ..coupled.clone() },
     };
-    let mut texts: Vec<Text> = (0..6).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect();
+    let texts = || (0..6).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect::<Vec<Text>>();
+    // Drafts from listed tokens, then from the first ones.
+    play(&mut *subject.cuda(Some(3), &options(6)), &mut texts(), 5);
+    let mut texts = texts();
     let mut backend = subject.cuda(Some(2), &options(6));
     let kept = play(&mut *backend, &mut texts, 6);
     assert!(kept > 0, "no draft was kept");

@@ -68,6 +68,23 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     assert_eq!(place.read("interrupted/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
 }
 
+/// A run with a small draft vocabulary goes on with the same tokens; other tokens are another run.
+#[test]
+fn a_draft_vocabulary_goes_on() {
+    let place = Place::new();
+    let run = ["--steps", "12", "--save-every", "2", "--draft-vocab", "300"];
+    ok(place.training("undisturbed", &run));
+    let mut child = place.training("killed", &run).spawn().unwrap();
+    until_it_learns(&mut child, &place.path("killed/exit-2.metrics.jsonl"), 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut other = place.training("killed", &["--steps", "12", "--save-every", "2", "--draft-vocab", "301"]);
+    let refused = other.output().unwrap();
+    assert!(stderr(&refused).contains("`start` is"), "{}", stderr(&refused));
+    ok(place.training("killed", &run));
+    assert_eq!(place.read("killed/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+}
+
 /// Another run's snapshot is not gone on with, and what differs is named.
 #[test]
 fn another_run_is_refused_by_what_differs() {
@@ -78,6 +95,7 @@ fn another_run_is_refused_by_what_differs() {
         (&["--steps", "3", "--lr", "0.1"], "plan.rate"),
         (&["--steps", "3", "--seed", "9"], "data"),
         (&["--steps", "3", "--init-from", "1"], "start"),
+        (&["--steps", "3", "--draft-vocab", "600"], "start"),
     ] {
         let output = place.training("out", more).output().unwrap();
         let told = stderr(&output);

@@ -1,8 +1,9 @@
 //! Losses of self-distillation and their gradients, against their definitions in float64: every term, heads of fewer
-//! tokens, ties, a token that cannot be drafted.
+//! tokens, the first ones or listed ones, ties, a token that cannot be drafted.
 
 use crate::support::{Noise, assert_close, bits, from, schedules, to};
 use crate::training::wide;
+use eesd::backend::cuda::kernels::Address;
 use eesd::backend::cuda::kernels::training::{DistillLoss, PositionLoss};
 use eesd::backend::training::loss::LossOptions;
 
@@ -16,29 +17,31 @@ fn first_of_largest(values: &[f64]) -> usize {
     (0..values.len()).rev().max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap()
 }
 
-/// The loss and the other figures by their definitions, and the gradient of the loss.
-fn lose(student: &[f64], teacher: &[f64], token: usize, options: &LossOptions) -> (PositionLoss, Vec<f64>) {
+/// The loss and the other figures by their definitions, and the gradient of the loss. `ids` are the tokens of the
+/// student's logits.
+fn lose(student: &[f64], teacher: &[f64], ids: &[u32], token: u32, options: &LossOptions) -> (PositionLoss, Vec<f64>) {
     let LossOptions { soft, temperature, hard, variation } = *options;
     let drafted = student.len();
-    let (p, q) = (softmax(teacher), softmax(student));
+    let of_ids = |x: &[f64]| ids.iter().map(|&id| x[id as usize]).collect::<Vec<f64>>();
+    let (p, q) = (of_ids(&softmax(teacher)), softmax(student));
     let softened = |x: &[f64]| softmax(&x.iter().map(|x| x / temperature).collect::<Vec<_>>());
-    let (soft_p, soft_q) = (softened(&teacher[..drafted]), softened(student));
+    let (soft_p, soft_q) = (softened(&of_ids(teacher)), softened(student));
     let cross: f64 = soft_p.iter().zip(&soft_q).map(|(p, q)| -p * q.ln()).sum();
     let overlap: f64 = p.iter().zip(&q).map(|(p, q)| p.min(*q)).sum();
-    let seen: f64 = p[..drafted].iter().sum();
-    let own = token < drafted;
-    let hard = if own { hard } else { 0.0 };
-    let surprise = if own { -q[token].ln() } else { 0.0 };
+    let seen: f64 = p.iter().sum();
+    let own = ids.iter().position(|&id| id == token);
+    let hard = if own.is_some() { hard } else { 0.0 };
+    let surprise = own.map_or(0.0, |own| -q[own].ln());
     let position = PositionLoss {
         loss: soft * temperature.powi(2) * cross + hard * surprise + variation * (1.0 - overlap),
         divergence: p.iter().zip(&q).map(|(p, q)| p / seen * (p / seen / q).ln()).sum(),
         overlap,
-        agreement: f64::from(u8::from(first_of_largest(teacher) == first_of_largest(student))),
+        agreement: f64::from(u8::from(first_of_largest(teacher) == ids[first_of_largest(student)] as usize)),
     };
     let sign = |at: usize| if q[at] > p[at] { 0.5 } else { -0.5 };
     let mean: f64 = (0..drafted).map(|at| q[at] * sign(at)).sum();
     let gradient = |at: usize| {
-        let target = if own && at == token { 1.0 } else { 0.0 };
+        let target = if own == Some(at) { 1.0 } else { 0.0 };
         soft * temperature * (soft_q[at] - soft_p[at]) + hard * (q[at] - target) + variation * q[at] * (sign(at) - mean)
     };
     (position, (0..drafted).map(gradient).collect())
@@ -48,7 +51,8 @@ fn lose(student: &[f64], teacher: &[f64], token: usize, options: &LossOptions) -
 fn losses_and_their_gradients() {
     let terms =
         [(1.0, 1.0, 0.0, 0.0), (1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
-    for (vocab, teacher_vocab) in [(700, 700), (300, 700), (1, 40)] {
+    for (vocab, teacher_vocab, listed) in [(700, 700, false), (300, 700, false), (1, 40, false), (300, 700, true)] {
+        let ids: Vec<u32> = (0..vocab as u32).map(|at| if listed && at >= 100 { 2 * at + 1 } else { at }).collect();
         let rows = 4;
         let mut noise = Noise::new(13);
         let mut student = noise.floats(rows * vocab, 6.0);
@@ -57,18 +61,22 @@ fn losses_and_their_gradients() {
         for row in [0, 1] {
             for at in [vocab / 3, vocab - 1] {
                 student[row * vocab + at] = 9.0;
-                teacher[row * teacher_vocab + at] = 9.0;
+                teacher[row * teacher_vocab + ids[at] as usize] = 9.0;
             }
         }
         let tokens: Vec<u32> =
             (0..rows).map(|row| [0, vocab - 1, vocab, vocab / 2][row].min(teacher_vocab - 1) as u32).collect();
+        let columns: Vec<u32> = tokens
+            .iter()
+            .map(|token| ids.iter().position(|id| id == token).map_or(u32::MAX, |column| column as u32))
+            .collect();
         let weights: Vec<f64> = (0..rows).map(|row| 0.5 + row as f64).collect();
         for (soft, temperature, hard, variation) in terms {
             let options = LossOptions { soft, temperature, hard, variation };
             let expected: Vec<_> = (0..rows)
                 .map(|row| {
                     let (s, t) = (&student[row * vocab..][..vocab], &teacher[row * teacher_vocab..][..teacher_vocab]);
-                    lose(&wide(s), &wide(t), tokens[row] as usize, &options)
+                    lose(&wide(s), &wide(t), &ids, tokens[row], &options)
                 })
                 .collect();
             let mut first: Option<Vec<u32>> = None;
@@ -79,7 +87,8 @@ fn losses_and_their_gradients() {
                 let arguments = DistillLoss {
                     student: to(&mut logits),
                     teacher: from(&teacher),
-                    tokens: from(&tokens),
+                    draft_ids: if listed { from(&ids) } else { Address(0) },
+                    columns: from(&columns),
                     weights: from(&weights),
                     losses: to(&mut losses),
                     vocab: vocab as i32,
@@ -99,7 +108,9 @@ fn losses_and_their_gradients() {
                 unsafe { DistillLoss { gradient: 1, ..arguments }.launch(&on) }.unwrap();
                 assert_eq!(losses.iter().map(|loss| loss.loss).collect::<Vec<_>>(), tested);
                 for (row, (position, gradient)) in expected.iter().enumerate() {
-                    let what = |name: &'static str| move || format!("{name} of row {row}, {vocab} tokens, {options:?}");
+                    let what = |name: &'static str| {
+                        move || format!("{name} of row {row}, {vocab} tokens, listed: {listed}, {options:?}")
+                    };
                     let (weight, found) = (weights[row], losses[row]);
                     assert_close(found.loss, position.loss * weight, 4e-5 * weight, what("loss"));
                     assert_close(found.divergence, position.divergence * weight, 4e-5 * weight, what("divergence"));

@@ -10,6 +10,7 @@ mod device;
 mod drafting;
 mod finish;
 mod flash;
+mod listed;
 mod losses;
 mod mutations;
 mod projection;

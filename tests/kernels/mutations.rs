@@ -24,7 +24,7 @@ const GATE_UP: Family = ("projection::gate_up", &["gate_up.cu"]);
 const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
-
+const LISTED: Family = ("listed::listed_tokens_are_a_row_with_the_others_forbidden", &["sample.cu", "adjust.cu"]);
 const NEXT: Family = ("drafting::next_draft_follows_the_plan", &["next_draft.cu"]);
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
@@ -47,7 +47,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 42] = [
+const MUTANTS: [Mutant; 47] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -106,6 +106,12 @@ const MUTANTS: [Mutant; 42] = [
     ),
     mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
     mutant("sample.cu", "size_t(about.destination) * args.stride", "size_t(row) * args.stride", Check::Orders, SAMPLE),
+    // Columns taken for tokens.
+    mutant("sample.cu", "return weights[token_of(draft_ids, column)]", "return weights[column]", Check::Orders, LISTED),
+    mutant("sample.cu", "if (token / 4 != block) block", "if (false) block", Check::Orders, LISTED),
+    mutant("sample.cu", "{token_of(args.draft_ids, chosen), conf", "{chosen, conf", Check::Orders, LISTED),
+    mutant("adjust.cu", "token = token_of(args.draft_ids, column)", "token = column", Check::Orders, LISTED),
+    mutant("distill_loss.cu", "? int(args.draft_ids[column]) : column", "? column : column", Check::Orders, LOSS),
     mutant("count_tokens.cu", "i < args.prompt", "i <= args.prompt", Check::Orders, COUNT),
     mutant(
         "pack_weights.cu",
@@ -150,7 +156,7 @@ const MUTANTS: [Mutant; 42] = [
         Check::Orders,
         FLASH,
     ),
-    mutant("distill_loss.cu", "if (own && i == int(token))", "if (own)", Check::Orders, LOSS),
+    mutant("distill_loss.cu", "if (own && i == int(column))", "if (own)", Check::Orders, LOSS),
     mutant("column_sums.cu", "sum += dy * args.x[source", "sum += dy * args.x[size_t(row)", Check::Orders, NORMS),
     // The join of blocks.
     mutant("common/memory.cuh", "return arrived == blocks", "return arrived + 1 == blocks", Check::Orders, ATTENTION),

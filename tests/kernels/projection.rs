@@ -301,7 +301,7 @@ fn lm_head() {
     let tiles = vocab.div_ceil(32);
     let run = |on: &Device, form, first, tokens| {
         let mut logits = vec![f32::NAN; tokens * vocab];
-        let nothing = HeadPartial { max: f32::NAN, token: u32::MAX, sum: f32::NAN };
+        let nothing = HeadPartial { max: f32::NAN, column: u32::MAX, sum: f32::NAN };
         let mut partials = vec![nothing; tokens * tiles];
         let arguments = LmHead {
             projection: case.projection(&packed, vocab, first, tokens),
@@ -324,14 +324,14 @@ fn lm_head() {
             let partial = partials[token * tiles + tile];
             let max = part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(partial.max, max);
-            assert_eq!(partial.token as usize, tile * 32 + part.iter().position(|&l| l == max).unwrap());
+            assert_eq!(partial.column as usize, tile * 32 + part.iter().position(|&l| l == max).unwrap());
             let sum: f64 = part.iter().map(|&l| (f64::from(l) - f64::from(max)).exp()).sum();
             assert_close(partial.sum.into(), sum, 1e-6 * sum, || format!("sum of {token}, tile {tile}"));
         }
     }
     assert_batch_invariant(case.tokens, |on, form, first, tokens| {
         let (logits, partials) = run(on, form, first, tokens);
-        let partial_bits = |p: &HeadPartial| [p.max.to_bits(), p.token, p.sum.to_bits()];
+        let partial_bits = |p: &HeadPartial| [p.max.to_bits(), p.column, p.sum.to_bits()];
         let token = |t: usize| {
             let partials = partials[t * tiles..][..tiles].iter().flat_map(partial_bits);
             bits(&logits[t * vocab..][..vocab]).into_iter().chain(partials).collect()

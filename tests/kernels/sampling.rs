@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::support::{Noise, assert_close, device, from, schedules, to};
 use eesd::backend::cuda::kernels::{
-    Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
+    Address, Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
 };
 use eesd::sample::{Philox, Purpose};
 
@@ -35,15 +35,16 @@ fn judged(sequence: u32, position: u32, drafted: u32) -> JudgedRow {
     JudgedRow { sequence, position, drafted, slot: 0, destination: 0 }
 }
 
-pub fn partials_of(logits: &[f32]) -> Vec<HeadPartial> {
+/// Of rows of `vocab` logits.
+pub fn partials_of(logits: &[f32], vocab: usize) -> Vec<HeadPartial> {
     let tile = |(i, tile): (usize, &[f32])| {
         let value = |&l: &f32| if l.is_nan() { f32::NEG_INFINITY } else { l };
         let max = tile.iter().map(value).fold(f32::NEG_INFINITY, f32::max);
         let at = tile.iter().position(|l| value(l) == max).unwrap();
         let sum = if max == f32::NEG_INFINITY { 0.0 } else { tile.iter().map(|l| (value(l) - max).exp()).sum() };
-        HeadPartial { max, token: (i * 32 + at) as u32, sum }
+        HeadPartial { max, column: (i * 32 + at) as u32, sum }
     };
-    logits.chunks(VOCAB).flat_map(|row| row.chunks(32).enumerate().map(tile).collect::<Vec<_>>()).collect()
+    logits.chunks(vocab).flat_map(|row| row.chunks(32).enumerate().map(tile).collect::<Vec<_>>()).collect()
 }
 
 /// Rows of logits with ties, forbidden tokens and a NaN.
@@ -66,7 +67,7 @@ pub fn logits(rows: usize, seed: u64) -> Vec<f32> {
 /// Samples; outcomes go to the rows in reverse order, and come back in the order of `rows`.
 fn run(on: &Device, logits: &[f32], params: &[Params], rows: &[JudgedRow], draws: bool) -> (Vec<RowChoice>, Vec<u64>) {
     let (params, rows) = (params.to_vec(), rows.to_vec());
-    let partials = partials_of(logits);
+    let partials = partials_of(logits, VOCAB);
     let mut rows = rows.to_vec();
     let last = rows.len() as u32 - 1;
     rows.iter_mut().zip(0..).for_each(|(row, i)| row.destination = last - i);
@@ -80,6 +81,7 @@ fn run(on: &Device, logits: &[f32], params: &[Params], rows: &[JudgedRow], draws
         rows: from(&rows),
         weights: to(&mut weights),
         choices: to(&mut choices),
+        draft_ids: Address(0),
         vocab: VOCAB as i32,
         draws: draws.into(),
         stride: STRIDE as i32,
@@ -226,7 +228,7 @@ fn adjust(
     let (bias_begin, bias) = (bias_begin.to_vec(), bias.to_vec());
     let mut adjusted = vec![f32::NAN; raw.len()];
     let tiles = rows.len() * VOCAB.div_ceil(32);
-    let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; tiles];
+    let mut partials = vec![HeadPartial { max: f32::NAN, column: 0, sum: f32::NAN }; tiles];
     let arguments = Adjust {
         logits: from(raw),
         params: from(&params),
@@ -235,6 +237,7 @@ fn adjust(
         recent: from(&recent),
         bias_begin: from(&bias_begin),
         bias: from(&bias),
+        draft_ids: Address(0),
         adjusted: to(&mut adjusted),
         partials: to(&mut partials),
         vocab: VOCAB as i32,
@@ -291,8 +294,8 @@ fn penalties_and_bias() {
                 );
             }
         }
-        for (found, expected) in partials.iter().zip(partials_of(&adjusted)) {
-            assert_eq!((found.max, found.token), (expected.max, expected.token));
+        for (found, expected) in partials.iter().zip(partials_of(&adjusted, VOCAB)) {
+            assert_eq!((found.max, found.column), (expected.max, expected.column));
             assert_close(found.sum.into(), expected.sum.into(), 1e-5 * f64::from(expected.sum), || "sum".into());
         }
     }
@@ -316,8 +319,8 @@ fn without_penalties_counts_change_nothing() {
         for (at, (found, expected)) in adjusted.iter().zip(&raw).enumerate() {
             assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "logit {at}");
         }
-        for (found, expected) in partials.iter().zip(partials_of(&raw)) {
-            assert_eq!((found.max, found.token), (expected.max, expected.token));
+        for (found, expected) in partials.iter().zip(partials_of(&raw, VOCAB)) {
+            assert_eq!((found.max, found.column), (expected.max, expected.column));
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::sampling::{VOCAB, logits, partials_of};
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::TokenId;
 use eesd::backend::cuda::kernels::{
-    Accept, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
+    Accept, Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
     sampling_kernel,
 };
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
@@ -74,7 +74,7 @@ impl Round {
         let mut drafted = Vec::new();
         for j in 0..DRAFTS[s] {
             let row = &self.draft[(slot(s) * MOST + j) * VOCAB..][..VOCAB];
-            let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row);
+            let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row, None);
             tokens.push(draft.token);
             drafted.push(draft);
         }
@@ -99,9 +99,9 @@ impl Round {
             let before = drafts[about.sequence as usize].iter().take(about.drafted as usize);
             row.iter_mut().zip(before).for_each(|(to, &token)| *to = token);
         }
-        let raw_partials = partials_of(logits);
+        let raw_partials = partials_of(logits, VOCAB);
         let mut adjusted = vec![f32::NAN; logits.len()];
-        let mut partials = vec![HeadPartial { max: f32::NAN, token: 0, sum: f32::NAN }; raw_partials.len()];
+        let mut partials = vec![HeadPartial { max: f32::NAN, column: 0, sum: f32::NAN }; raw_partials.len()];
         let adjust = Adjust {
             logits: from(logits),
             params: from(&self.params),
@@ -110,6 +110,7 @@ impl Round {
             recent: from(&recent),
             bias_begin: from(&self.bias.0),
             bias: from(&self.bias.1),
+            draft_ids: Address(0),
             adjusted: to(&mut adjusted),
             partials: to(&mut partials),
             vocab: VOCAB as i32,
@@ -127,6 +128,7 @@ impl Round {
             rows: from(rows),
             weights: to(weights),
             choices: to(choices),
+            draft_ids: Address(0),
             vocab: VOCAB as i32,
             draws: draws.into(),
             stride: VOCAB as i32,

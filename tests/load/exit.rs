@@ -72,6 +72,63 @@ fn a_head_may_cover_the_first_tokens_only() {
 }
 
 #[test]
+fn a_head_may_be_that_of_listed_tokens() {
+    let folder = Folder::of("llama");
+    let checkpoint = folder.open().unwrap();
+    let weights = checkpoint.weights();
+    let path = folder.path("exit-1.safetensors");
+    let saved = |ids: Option<&[u32]>, rows: Option<usize>| {
+        let head = rows.map(|rows| Matrix { rows, bytes: &weights.head.bytes[..rows * 128 * 2], ..weights.head });
+        let exit = ExitWeights { head, draft_ids: ids, ..ExitWeights::from_model(&weights, 1, 3) };
+        ExitBlock::save(&path, &exit, &BTreeMap::new(), checkpoint.fingerprint()).unwrap();
+        (exit.check(checkpoint.geometry()), checkpoint.open_exit(&path))
+    };
+    let ids = [3, 4, 100, 511];
+    let (checked, block) = saved(Some(&ids), Some(4));
+    let block = block.unwrap();
+    assert_eq!((checked, block.draft_vocab()), (Ok(()), 4));
+    assert_eq!(block.weights().draft_ids, Some(&ids[..]));
+    let tensors = Tensors::read(&path).0;
+    let (_, dtype, shape, bytes) = tensors.iter().find(|tensor| tensor.0 == "exit.draft_ids").unwrap();
+    assert_eq!((*dtype, &shape[..]), (safetensors::Dtype::I64, &[4][..]));
+    assert_eq!(*bytes, ids.map(|id| i64::from(id).to_le_bytes()).concat());
+    assert_eq!(tensors.iter().map(|t| t.3.len() as u64).sum::<u64>(), block.bytes());
+    assert_eq!(block.parameters(), saved(None, Some(4)).1.unwrap().parameters(), "ids are no parameters");
+
+    for (ids, rows, fragment) in [
+        (&ids[..], Some(5), "tensor `exit.draft_ids` is [4] in I64, expected [5] in I64, a token for each row"),
+        (&ids, None, "unexpected tensor `exit.draft_ids`: there is no `exit.lm_head.weight` whose rows it would name"),
+        (&[3, 4, 4], Some(3), "`exit.draft_ids` is token 4 after token 4, at 2, expected ascending tokens, each once"),
+        (&[3, 9, 4], Some(3), "is token 4 after token 9, at 2, expected ascending"),
+        (&[3, 4, 512], Some(3), "is token 512, at 2, expected tokens below 512"),
+    ] {
+        let (checked, opened) = saved(Some(ids), rows);
+        let message = opened.err().expect(fragment).to_string();
+        assert!(message.contains("exit-1.safetensors: ") && message.contains(fragment), "{message}");
+        assert!(checked.unwrap_err().starts_with("draft_ids "), "{fragment}");
+    }
+    // What no writer of ours would write.
+    for (at, bytes, fragment) in [
+        (0, &(-1i64).to_le_bytes()[..], "`exit.draft_ids` is -1, at 0, expected a token"),
+        (4, &[1], "is 4294967299, at 0, expected a token"),
+        (3, &[1], "is token 4 after token 16777219, at 1, expected ascending"),
+    ] {
+        saved(Some(&ids), Some(4)).1.unwrap();
+        let mut file = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+        let mut listed = file.split_off(8 + header); // the list comes first
+        listed[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, [file, listed].concat()).unwrap();
+        let message = checkpoint.open_exit(&path).err().expect(fragment).to_string();
+        assert!(message.contains("exit-1.safetensors: ") && message.contains(fragment), "{message}");
+    }
+    saved(Some(&ids), Some(4)).1.unwrap();
+    edit(&folder, "exit-1.safetensors", "\"I64\"", "\"F64\"");
+    let message = checkpoint.open_exit(&path).err().unwrap().to_string();
+    assert!(message.contains("`exit.draft_ids` is [4] in F64, expected [4] in I64"), "{message}");
+}
+
+#[test]
 fn a_failed_save_leaves_the_old_file_and_nothing_else() {
     let folder = Folder::of("llama");
     std::fs::create_dir(folder.path("exit-1.safetensors")).unwrap();

@@ -95,11 +95,13 @@ fn kinds_of_heads_and_losses() {
     }
     let plain = || Case::new((2, 1), None, &[20, 14]);
     check(&Case { head: Head::Frozen, draft_vocab: 41, ..plain() }, "frozen head of fewer tokens");
+    check(&Case { head: Head::Frozen, draft_vocab: 41, listed: true, ..plain() }, "frozen head of listed tokens");
     check(&Case { head: Head::Shared, ..plain() }, "the model's head");
     let terms = [(1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
     for (soft, temperature, hard, variation) in terms {
         let loss = LossOptions { soft, temperature, hard, variation };
         check(&Case { loss, ..plain() }, &format!("{loss:?}"));
         check(&Case { loss, draft_vocab: 41, ..plain() }, &format!("{loss:?}, fewer tokens"));
+        check(&Case { loss, draft_vocab: 41, listed: true, ..plain() }, &format!("{loss:?}, listed tokens"));
     }
 }

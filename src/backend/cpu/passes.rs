@@ -111,14 +111,14 @@ impl Backend for CpuBackend {
             pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
             pass.logits(worker, &exit.head);
         });
-        let vocab = exit.vocab;
+        let (vocab, ids) = (exit.vocab, exit.draft_ids.as_deref());
         let (work, drawn) = (&self.work, outcomes(batch.len()));
         each(&mut self.pool, batch.len(), |row| {
             let sequence = &batch[row];
             let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
             // SAFETY: the pass that wrote the logits is over.
             let logits = unsafe { work.logits.part(row, 0, vocab) };
-            let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits));
+            let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits, ids));
         });
         let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
             let drafted = drawn.into_inner()?;

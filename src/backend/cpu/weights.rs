@@ -69,8 +69,10 @@ pub struct Exit {
     pub after: usize,
     /// Its norm, and its own head or the model's.
     pub head: Head,
-    /// Tokens it can draft: the first ones of the vocabulary.
+    /// Logits of a draft.
     pub vocab: usize,
+    /// Their tokens, ascending; `None`: the first ones.
+    pub draft_ids: Option<Vec<TokenId>>,
 }
 
 impl Weights {
@@ -94,8 +96,12 @@ impl Weights {
                 exit.check(geometry).map_err(BackendError::Exit)?;
                 layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
                 let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
-                let vocab = exit.head.map_or(geometry.vocab_size, |own| own.rows);
-                Some(Exit { after: exit.after, head: Head { norm: vector(&exit.norm), matrix }, vocab })
+                Some(Exit {
+                    after: exit.after,
+                    head: Head { norm: vector(&exit.norm), matrix },
+                    vocab: exit.draft_vocab(geometry.vocab_size).size,
+                    draft_ids: exit.draft_ids.map(<[_]>::to_vec),
+                })
             }
             None => None,
         };

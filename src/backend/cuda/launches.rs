@@ -192,8 +192,8 @@ impl<D: Driver> Pass<'_, D> {
         unsafe { project(self.on, "lm_head", self.model.format, form(span), &arguments) }
     }
 
-    /// A token from each row of `vocab` logits: drafts, or the target's choices.
-    pub(super) unsafe fn sample(&self, vocab: usize, draws: bool) -> Done {
+    /// A token from each row of `vocab` logits, of these tokens where there is a list: drafts, or the target's choices.
+    pub(super) unsafe fn sample(&self, vocab: usize, draft_ids: Address, draws: bool) -> Done {
         let Model { geometry, work, max_draft, .. } = self.model;
         let (inbox, layout) = (self.inbox, &self.inbox.layout);
         let (params, rows) = (inbox.of(&layout.params), inbox.of(&layout.judged));
@@ -207,6 +207,7 @@ impl<D: Driver> Pass<'_, D> {
                 recent: inbox.of(&layout.recent),
                 bias_begin: inbox.of(&layout.bias_begin),
                 bias: inbox.of(&layout.biases),
+                draft_ids,
                 adjusted: work.adjusted,
                 partials: work.adjusted_partials,
                 vocab: vocab as i32,
@@ -229,6 +230,7 @@ impl<D: Driver> Pass<'_, D> {
             rows,
             weights,
             choices,
+            draft_ids,
             vocab: vocab as i32,
             draws: draws.into(),
             stride: geometry.vocab_size as i32,

@@ -69,7 +69,7 @@ impl<D: Driver> Pass<'_, D> {
             self.keep()?;
             self.layer(span, &exit.layer, self.model.geometry.layers, exit.after, exit.head.norm)?;
             self.head(span, &exit.head)?;
-            self.sample(exit.head.matrix.outputs, true)
+            self.sample(exit.head.matrix.outputs, exit.draft_ids, true)
         }
     }
 
@@ -118,7 +118,7 @@ impl<D: Driver> Pass<'_, D> {
             let all = self.later();
             self.layers(all, rest)?;
             self.head(all, &weights.head)?;
-            self.sample(self.model.geometry.vocab_size, false)?;
+            self.sample(self.model.geometry.vocab_size, Address(0), false)?;
             self.accept()
         }
     }

@@ -81,6 +81,8 @@ pub struct Exit {
     pub layer: Layer,
     /// Its norm, and its own head or the model's.
     pub head: Head,
+    /// `[outputs of the head]` u32, ascending: their tokens; null: the first ones.
+    pub draft_ids: Address,
 }
 
 /// Where everything lies.
@@ -127,7 +129,8 @@ impl Weights {
     ) -> (Self, Vec<Cargo<'a>>, usize) {
         let mut plan = Plan { arena: Arena::new(base), cargo: Vec::new() };
         let matrix = plan.matrix(&[model.head]);
-        let embedding = if geometry.tied_head { matrix.at } else { plan.bytes(model.embed.bytes, &model.embed) };
+        let embed_bytes = model.embed.rows * model.embed.cols * model.embed.dtype.size();
+        let embedding = if geometry.tied_head { matrix.at } else { plan.bytes(model.embed.bytes, embed_bytes) };
         let weights = Self {
             embedding,
             embedding_packed: geometry.tied_head,
@@ -140,6 +143,9 @@ impl Weights {
                     norm: plan.vector(&exit.norm),
                     matrix: exit.head.map_or(matrix, |own| plan.matrix(&[own])),
                 },
+                draft_ids: exit
+                    .draft_ids
+                    .map_or(Address(0), |ids| plan.bytes(bytemuck::cast_slice(ids), size_of_val(ids))),
             }),
             rotary: plan.floats(rotary),
         };
@@ -206,8 +212,9 @@ impl<'a> Plan<'a> {
         self.arena.take(packed_bytes(outputs, inputs) + block_bytes(inputs))
     }
 
-    fn bytes(&mut self, bytes: &'a [u8], matrix: &Matrix<'a>) -> Address {
-        let target = self.arena.take(matrix.rows * matrix.cols * matrix.dtype.size());
+    /// Room for `size` bytes: all that there are, but of weights that are made on the device.
+    fn bytes(&mut self, bytes: &'a [u8], size: usize) -> Address {
+        let target = self.arena.take(size);
         self.cargo.push(Cargo::Bytes { bytes, target });
         target
     }

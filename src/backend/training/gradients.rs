@@ -67,12 +67,14 @@ fn gradients_are_central_differences() {
     };
     scaled.check("a rotation with a magnitude");
     Case { head: Head::Frozen, draft_vocab: 11, ..plain() }.check("frozen head of fewer tokens");
+    Case { head: Head::Frozen, draft_vocab: 11, listed: true, ..plain() }.check("frozen head of listed tokens");
     Case { head: Head::Shared, ..plain() }.check("the model's head");
     let terms = [(1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
     for (soft, temperature, hard, variation) in terms {
         let loss = LossOptions { soft, temperature, hard, variation };
         Case { loss, ..plain() }.check(&format!("{loss:?}"));
         Case { loss, draft_vocab: 11, ..plain() }.check(&format!("{loss:?}, fewer tokens"));
+        Case { loss, draft_vocab: 11, listed: true, ..plain() }.check(&format!("{loss:?}, listed tokens"));
     }
 }
 

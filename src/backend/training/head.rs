@@ -24,7 +24,7 @@ impl<R: Real> Frame<R> {
         mut gradient: Option<&mut [R]>,
     ) -> (LossSum, Vec<R>) {
         let (layout, one) = (&self.layout, R::of(1.0));
-        let [vocab, hidden] = layout.head.shape;
+        let ([vocab, hidden], drafted) = (layout.head.shape, layout.draft_vocab());
         let teacher_vocab = batch.logits.len() / batch.scored.len().max(1);
         let head = Mat::new(&values[layout.head.range.clone()], vocab, hidden);
         let mut total = LossSum::default();
@@ -41,7 +41,7 @@ impl<R: Real> Frame<R> {
                 .zip(teachers.par_chunks_exact(teacher_vocab))
                 .zip(scored)
                 .map_init(Scratch::default, |scratch, ((student, teacher), position)| {
-                    lose(student, teacher, position.token, position.weight, options, scratch)
+                    lose(student, teacher, position.token, position.weight, drafted, options, scratch)
                 })
                 .collect();
             losses.iter().for_each(|loss| total.add(loss));

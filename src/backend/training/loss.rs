@@ -8,11 +8,13 @@
 //! ```
 //!
 //! The soft term is the paper's; τ² keeps its gradient's size whatever τ is (Hinton et al., arXiv 1503.02531). The
-//! total variation is the chance that rejection sampling refuses the draft, and is this project's own. A student of the
-//! first tokens of the vocabulary alone is taught the teacher's distribution over those; its total variation counts
-//! the others as missed, and a token that it cannot draft has no hard term.
+//! total variation is the chance that rejection sampling refuses the draft, and is this project's own. A student of a part
+//! of the vocabulary is taught the teacher's distribution over that; its total variation counts the other tokens as
+//! missed, and a token that it cannot draft has no hard term.
 
 use super::real::Real;
+use crate::TokenId;
+use crate::model::DraftVocab;
 
 /// Weights of the loss's terms.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -83,13 +85,14 @@ pub struct Scratch<R> {
     soft_q: Vec<R>,
 }
 
-/// The loss of one position times `weight`; turns `student` `[draft vocabulary]` from logits into that loss's gradient
-/// in them. `teacher` `[vocabulary]`.
+/// The loss of one position times `weight`; turns `student` `[draft vocabulary]` from logits of the tokens of `vocab`
+/// into that loss's gradient in them. `teacher` `[vocabulary]`.
 pub fn lose<R: Real>(
     student: &mut [R],
     teacher: &[f32],
-    token: u32,
+    token: TokenId,
     weight: f64,
+    vocab: DraftVocab<'_>,
     options: &LossOptions,
     scratch: &mut Scratch<R>,
 ) -> LossSum {
@@ -98,8 +101,14 @@ pub fn lose<R: Real>(
     let Scratch { teacher: wide, p, q, soft_p, soft_q } = scratch;
     wide.clear();
     wide.extend(teacher.iter().map(|&x| R::of(x.into())));
-    let (teacher, drawn) = (&wide[..], &wide[..drafted]);
-    let (of_q, of_p) = (softmax(student, one, q), softmax(teacher, one, p));
+    let (of_q, of_p) = (softmax(student, one, q), softmax(wide, one, p));
+    let likeliest = first(wide, of_p.max);
+    // From here on the first elements are those of the tokens that can be drafted. These ascend, so that none is
+    // overwritten before it is read.
+    for (column, &id) in vocab.ids.unwrap_or(&[]).iter().enumerate() {
+        (wide[column], p[column]) = (wide[id as usize], p[id as usize]);
+    }
+    let drawn = &wide[..drafted];
     // At temperature 1, and with a student of the whole vocabulary, the softened distributions are these.
     let inverse = R::of(options.temperature.recip());
     let softened = options.temperature != 1.0;
@@ -107,7 +116,7 @@ pub fn lose<R: Real>(
     let (of_soft_p, soft_p) =
         if softened || drafted < p.len() { (softmax(drawn, inverse, soft_p), &soft_p[..]) } else { (of_p, &p[..]) };
 
-    let agreement = first(teacher, of_p.max) == first(student, of_q.max);
+    let agreement = likeliest == first(student, of_q.max).map(|column| vocab.token(column) as usize);
     let overlap = fold(&p[..drafted], q, |p, q| if p < q { p } else { q }).wide();
     // -Σ p ln softmax(x), from logits and not from the logarithms of probabilities that may be zero.
     let cross = |p: &[R], x: &[R], inverse: R, log_total: f64| log_total - (inverse * fold(p, x, |p, x| p * x)).wide();
@@ -119,18 +128,18 @@ pub fn lose<R: Real>(
     } else {
         soft - cross(soft_p, drawn, inverse, of_soft_p.log_total)
     };
-    let own = (token as usize) < drafted;
-    let hard = if own { of_q.log_total - student[token as usize].wide() } else { 0.0 };
+    let own = vocab.column(token);
+    let hard = own.map_or(0.0, |column| of_q.log_total - student[column].wide());
     let loss =
         options.soft * options.temperature.powi(2) * soft + options.hard * hard + options.variation * (1.0 - overlap);
 
-    let hard_weight = if own { options.hard * weight } else { 0.0 };
+    let hard_weight = if own.is_some() { options.hard * weight } else { 0.0 };
     let [soft_by, hard_by] = [options.soft * options.temperature * weight, hard_weight].map(R::of);
     for (((gradient, &soft_q), &soft_p), &q) in student.iter_mut().zip(soft_q).zip(soft_p).zip(&*q) {
         *gradient = soft_by * (soft_q - soft_p) + hard_by * q;
     }
-    if own {
-        student[token as usize] += -hard_by;
+    if let Some(column) = own {
+        student[column] += -hard_by;
     }
     if options.variation > 0.0 {
         // dTV/dq = sign(q - p) / 2, through the softmax.

@@ -1,6 +1,7 @@
 //! The parameters of an exit block as one flat vector: what the optimiser and checkpoints see.
 
-use crate::model::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
+use crate::TokenId;
+use crate::model::{DraftVocab, Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -50,6 +51,8 @@ pub struct Layout {
     pub(super) down: Linear,
     pub(super) norm: Slot,
     pub(super) head: Slot,
+    /// The token of each row of the head, ascending; `None`: the first ones.
+    pub(super) draft_ids: Option<Vec<TokenId>>,
     /// What becomes of the head.
     pub kind: Head,
     /// Layers of the model before the block.
@@ -57,27 +60,39 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Places for a block like `exit`, and the values of its tensors. Its head, or the model's where it has
-    /// none, is cut to the first `draft_vocab` rows.
+    /// Places for a block like `exit`, and the values of its tensors. Of its head, or of the model's where it has
+    /// none, the rows of `draft_ids` are taken: ascending tokens; without, all of them.
     ///
     /// # Errors
-    /// If there are fewer rows, or a shared head is to be cut.
+    /// If there is no token, one without a row, or one that is not above the last, or a shared head is to be cut.
     pub fn new(
         exit: &ExitWeights<'_>,
         model: &ModelWeights<'_>,
         kind: Head,
-        draft_vocab: Option<usize>,
+        draft_ids: Option<&[TokenId]>,
     ) -> Result<(Self, Vec<f32>), String> {
         let mut values = Vec::new();
         let layer = &exit.layer;
         let own = if kind == Head::Shared { None } else { exit.head };
         let head = own.unwrap_or(model.head);
-        let rows = draft_vocab.unwrap_or(head.rows);
-        if rows == 0 || rows > head.rows {
-            return Err(format!("a draft vocabulary of {rows} (expected 1 to {})", head.rows));
-        }
-        if kind == Head::Shared && rows != head.rows {
-            return Err(format!("a draft vocabulary of {rows} with the model's own head, which has {}", head.rows));
+        let known = DraftVocab { size: head.rows, ids: own.and(exit.draft_ids) };
+        let ids: Vec<TokenId> = match draft_ids {
+            Some(ids) if kind == Head::Shared => {
+                return Err(format!(
+                    "{} tokens to draft with the model's own head, which has {}",
+                    ids.len(),
+                    head.rows
+                ));
+            }
+            Some(ids) => ids.to_vec(),
+            None => (0..head.rows).map(|column| known.token(column)).collect(),
+        };
+        let wrong = |(found, expected)| format!("the tokens to draft have {found} (expected {expected})");
+        DraftVocab { size: ids.len(), ids: Some(&ids) }.check(model.head.rows).map_err(wrong)?;
+        let row = |&id| known.column(id).ok_or_else(|| format!("token {id} to draft, for which there is no row"));
+        let rows = ids.iter().map(row).collect::<Result<Vec<usize>, String>>()?;
+        if rows.is_empty() {
+            return Err("no token to draft (expected at least 1)".into());
         }
         let layout = Self {
             input_norm: vector(&mut values, layer.input_norm),
@@ -92,10 +107,9 @@ impl Layout {
             up: linear(&mut values, layer.up, layer.up_bias),
             down: linear(&mut values, layer.down, layer.down_bias),
             norm: vector(&mut values, exit.norm),
-            head: matrix(
-                &mut values,
-                Matrix { rows, bytes: &head.bytes[..rows * head.cols * head.dtype.size()], ..head },
-            ),
+            head: some_rows(&mut values, head, &rows),
+            // The first tokens need no list.
+            draft_ids: ids.iter().zip(0..).any(|(&id, column)| id != column).then_some(ids),
             kind,
             after: exit.after,
         };
@@ -113,9 +127,9 @@ impl Layout {
         if self.kind == Head::Trained { self.len() } else { self.head.range.start }
     }
 
-    /// Tokens that the block can draft: the first ones of the vocabulary.
-    pub fn draft_vocab(&self) -> usize {
-        self.head.shape[0]
+    /// What the block drafts from.
+    pub fn draft_vocab(&self) -> DraftVocab<'_> {
+        DraftVocab { size: self.head.shape[0], ids: self.draft_ids.as_deref() }
     }
 
     /// The places of matrices among the trained elements: what weight decay applies to.
@@ -182,6 +196,7 @@ impl ExportedBlock {
             },
             norm: self.vector(&layout.norm),
             head: (layout.kind != Head::Shared).then_some(head),
+            draft_ids: layout.draft_ids.as_deref(),
         }
     }
 
@@ -216,6 +231,15 @@ fn matrix(values: &mut Vec<f32>, matrix: Matrix<'_>) -> Slot {
     Slot { shape: [rows, cols], ..slot }
 }
 
+fn some_rows(values: &mut Vec<f32>, matrix: Matrix<'_>, rows: &[usize]) -> Slot {
+    let (Matrix { dtype, cols, bytes, .. }, start) = (matrix, values.len());
+    let size = cols * dtype.size();
+    for row in rows {
+        values.extend(Vector { dtype, len: cols, bytes: &bytes[row * size..][..size] }.to_f32());
+    }
+    Slot { shape: [rows.len(), cols], range: start..values.len() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,19 +253,42 @@ mod tests {
             let model = checkpoint.weights();
             let exit = ExitWeights::from_model(&model, 1, 0);
             let dtype = exit.layer.q.dtype;
-            for (kind, rows) in [(Head::Trained, None), (Head::Frozen, Some(7)), (Head::Shared, None)] {
-                let (layout, values) = Layout::new(&exit, &model, kind, rows).unwrap();
+            let ids = [2, 3, 40];
+            let kinds = [(Head::Trained, None), (Head::Frozen, Some(&[0, 1, 2][..])), (Head::Shared, None)];
+            for (kind, listed) in kinds.into_iter().chain([(Head::Trained, Some(&ids[..])), (Head::Frozen, Some(&ids))])
+            {
+                let (layout, values) = Layout::new(&exit, &model, kind, listed).unwrap();
                 assert_eq!(values.len(), layout.len());
                 let exported = layout.export(&values, dtype);
                 let weights = exported.weights();
                 weights.check(checkpoint.geometry()).unwrap();
-                let (again, values_again) = Layout::new(&weights, &model, kind, rows).unwrap();
+                let (again, values_again) = Layout::new(&weights, &model, kind, None).unwrap();
                 assert_eq!((&again, &values_again), (&layout, &values), "{name}");
-                assert_eq!(weights.head.map(|head| head.rows), (kind != Head::Shared).then(|| layout.draft_vocab()));
+                let rows = layout.draft_vocab().size;
+                assert_eq!(weights.head.map(|head| head.rows), (kind != Head::Shared).then_some(rows));
+                assert_eq!(weights.draft_ids, listed.filter(|listed| **listed == ids));
                 assert_eq!(layout.trained() == layout.len(), kind == Head::Trained);
+                let (row, head) = (model.head.cols * dtype.size(), model.head.bytes);
+                for (column, &id) in listed.unwrap_or(&[]).iter().enumerate() {
+                    let found = &weights.head.unwrap().bytes[column * row..][..row];
+                    assert_eq!(found, &head[id as usize * row..][..row], "{name}: the row of token {id}");
+                }
             }
-            assert!(Layout::new(&exit, &model, Head::Shared, Some(7)).unwrap_err().contains("draft vocabulary of 7"));
-            assert!(Layout::new(&exit, &model, Head::Trained, Some(1 << 20)).is_err());
+            // Of a block that lists its tokens, a part can be taken, and nothing else.
+            let (layout, values) = Layout::new(&exit, &model, Head::Trained, Some(&ids)).unwrap();
+            let block = layout.export(&values, dtype);
+            let part = Layout::new(&block.weights(), &model, Head::Trained, Some(&[3, 40])).unwrap();
+            assert_eq!(part, Layout::new(&exit, &model, Head::Trained, Some(&[3, 40])).unwrap());
+            for (kind, listed, why) in [
+                (Head::Trained, &[3, 5][..], "token 5 to draft, for which there is no row"),
+                (Head::Frozen, &[3, 2], "token 2 after token 3"),
+                (Head::Frozen, &[1 << 20], "expected tokens below"),
+                (Head::Trained, &[], "no token to draft"),
+                (Head::Shared, &[2], "1 tokens to draft with the model's own head"),
+            ] {
+                let error = Layout::new(&block.weights(), &model, kind, Some(listed)).unwrap_err();
+                assert!(error.contains(why), "{error}");
+            }
         }
     }
 }

@@ -137,8 +137,8 @@ arguments! {
     HeadPartial {
         /// The largest; NaN counts as minus infinity.
         max: f32,
-        /// The lowest token that has it.
-        token: u32,
+        /// The lowest column that has it.
+        column: u32,
         /// Of `exp(logit - max)`.
         sum: f32,
     }

@@ -106,11 +106,13 @@ arguments! {
         bias_begin: Address,
         /// Of [`TokenBias`].
         bias: Address,
+        /// `[vocab]` u32, ascending: the token of each logit; null where that is its column.
+        draft_ids: Address,
         /// `[rows, vocab]` f32.
         adjusted: Address,
         /// `[rows, vocab / 32]` of [`HeadPartial`](super::HeadPartial).
         partials: Address,
-        /// Tokens.
+        /// Logits of a row.
         vocab: i32,
         /// Tokens of a row of `counts`: the model's vocabulary.
         counts_stride: i32,
@@ -134,11 +136,13 @@ arguments! {
         params: Address,
         /// `[rows]` of [`JudgedRow`].
         rows: Address,
-        /// `[destinations, stride]` u64.
+        /// `[destinations, stride]` u64, by token.
         weights: Address,
         /// `[destinations]` of [`RowChoice`].
         choices: Address,
-        /// Tokens.
+        /// `[vocab]` u32, ascending: the token of each logit; null where that is its column.
+        draft_ids: Address,
+        /// Logits of a row.
         vocab: i32,
         /// 1: draft rows; 0: target rows.
         draws: i32,

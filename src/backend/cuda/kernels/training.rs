@@ -228,13 +228,15 @@ arguments! {
         student: Address,
         /// `[rows, teacher_vocab]` f32.
         teacher: Address,
-        /// `[rows]` u32.
-        tokens: Address,
+        /// `[vocab]` u32, ascending: the token of each of the student's logits; null where that is its column.
+        draft_ids: Address,
+        /// `[rows]` u32: of the next token in the student's row; `vocab` or more where it has none.
+        columns: Address,
         /// `[rows]` f64.
         weights: Address,
         /// `[rows]` of [`PositionLoss`].
         losses: Address,
-        /// Tokens that the student can draft: the first ones.
+        /// Tokens that the student can draft.
         vocab: i32,
         /// All tokens.
         teacher_vocab: i32,

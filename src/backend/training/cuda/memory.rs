@@ -43,6 +43,8 @@ pub struct Parameters {
     pub square: Address,
     /// `[window, head_dim / 2, 2]` f32: cos, sin.
     pub turns: Address,
+    /// `[draft vocabulary]` u32, where the layout lists its tokens; else null.
+    pub draft_ids: Address,
 }
 
 impl Parameters {
@@ -55,6 +57,7 @@ impl Parameters {
             mean: arena.array::<f32>(layout.trained()),
             square: arena.array::<f32>(layout.trained()),
             turns: arena.array::<f32>(options.window * geometry.head_dim),
+            draft_ids: layout.draft_vocab().ids.map_or(Address(0), |ids| arena.array::<u32>(ids.len())),
         };
         (parameters, arena.taken())
     }
@@ -70,8 +73,8 @@ pub struct Inbox {
     pub tiles: Address,
     /// `[positions]` u32: rows that count.
     pub index: Address,
-    /// `[positions]` u32.
-    pub tokens: Address,
+    /// `[positions]` u32: of the next tokens in the student's rows.
+    pub columns: Address,
     /// `[positions]` f64.
     pub weights: Address,
     /// `[rows, hidden]` f32.
@@ -150,7 +153,7 @@ impl Workspace {
             positions: arena.array::<i32>(rows),
             tiles: arena.array::<RowTile>(rows),
             index: arena.array::<u32>(rows),
-            tokens: arena.array::<u32>(rows),
+            columns: arena.array::<u32>(rows),
             weights: arena.array::<f64>(rows),
             hidden: arena.array::<f32>(rows * hidden),
             bytes: arena.taken(),
@@ -188,7 +191,7 @@ impl Workspace {
             dv: operand(arena, kv),
             head_normed: Operand::take(arena, options.operands, piece * hidden),
             head_factors: arena.array::<f32>(piece),
-            logits: Operand::take(arena, options.operands, piece * layout.draft_vocab()),
+            logits: Operand::take(arena, options.operands, piece * layout.draft_vocab().size),
             teacher: arena.array::<f32>(piece * vocab_size),
             losses: arena.array::<PositionLoss>(rows),
             partial: arena.array::<f32>(ColumnSums::MOST_SLICES * hidden.max(mlp).max(q).max(kv)),
@@ -283,8 +286,25 @@ mod tests {
         let [input_norm, post_norm, norm] = [(); 3].map(|()| slot(1, hidden));
         let head = slot(geometry.vocab_size, hidden);
         let (q_norm, k_norm) = (None, None);
-        let layout =
-            Layout { input_norm, q, k, v, q_norm, k_norm, o, post_norm, gate, up, down, norm, head, kind, after: 2 };
+        let draft_ids = None;
+        let layout = Layout {
+            input_norm,
+            q,
+            k,
+            v,
+            q_norm,
+            k_norm,
+            o,
+            post_norm,
+            gate,
+            up,
+            down,
+            norm,
+            head,
+            draft_ids,
+            kind,
+            after: 2,
+        };
         (geometry, layout)
     }
 

@@ -155,6 +155,10 @@ impl<D: Driver> CudaStudent<D> {
         };
         // SAFETY: planned for as many positions.
         unsafe { student.host.upload(student.parameters.turns, &turns) }?;
+        if let Some(ids) = student.layout.draft_vocab().ids {
+            // SAFETY: planned for as many tokens.
+            unsafe { student.host.upload(student.parameters.draft_ids, ids) }?;
+        }
         student.restore(StudentState { values, mean: vec![0.0; trained], square: vec![0.0; trained] })?;
         Ok(student)
     }
@@ -193,7 +197,9 @@ impl<D: Driver> CudaStudent<D> {
         let tiles: Vec<RowTile> = Flash::tiles(&batch.lengths, geometry.head_dim);
         let positions: Vec<i32> = batch.lengths.iter().flat_map(|&len| 0..len as i32).collect();
         let index: Vec<u32> = batch.scored.iter().map(|position| position.row as u32).collect();
-        let tokens: Vec<u32> = batch.scored.iter().map(|position| position.token).collect();
+        let drafted = layout.draft_vocab();
+        let column = |token| drafted.column(token).map_or(u32::MAX, |column| column as u32);
+        let columns: Vec<u32> = batch.scored.iter().map(|position| column(position.token)).collect();
         let weights: Vec<f64> = batch.scored.iter().map(|position| position.weight).collect();
         let inbox = &work.inbox;
         host.tell(
@@ -202,7 +208,7 @@ impl<D: Driver> CudaStudent<D> {
                 (inbox.positions, bytemuck::cast_slice(&positions)),
                 (inbox.tiles, bytemuck::cast_slice(&tiles)),
                 (inbox.index, bytemuck::cast_slice(&index)),
-                (inbox.tokens, bytemuck::cast_slice(&tokens)),
+                (inbox.columns, bytemuck::cast_slice(&columns)),
                 (inbox.weights, bytemuck::cast_slice(&weights)),
                 (inbox.hidden, bytemuck::cast_slice(&batch.hidden)),
             ],

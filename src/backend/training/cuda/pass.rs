@@ -146,7 +146,8 @@ impl<D: Driver> Pass<'_, D> {
         let loss = DistillLoss {
             student: work.logits.wide,
             teacher: work.teacher,
-            tokens: at::<u32>(work.inbox.tokens, positions.start),
+            draft_ids: self.parameters.draft_ids,
+            columns: at::<u32>(work.inbox.columns, positions.start),
             weights: at::<f64>(work.inbox.weights, positions.start),
             losses: at::<PositionLoss>(work.losses, positions.start),
             vocab: vocab as i32,

@@ -108,7 +108,8 @@ pub struct BlockArgs {
     /// Use the model's head, so that the block's file has none
     #[arg(long, conflicts_with_all = ["freeze_head", "draft_vocab"], help_heading = "Exit block")]
     pub shared_head: bool,
-    /// Draft only the first K tokens of the vocabulary (in merge order the frequent ones); output stays exact
+    /// Draft only the K tokens that are most frequent in the training data, or the K of the block to start from; output
+    /// stays exact
     #[arg(long, value_name = "K", value_parser = values::count, allow_negative_numbers = true, help_heading = "Exit block")]
     pub draft_vocab: Option<usize>,
 }

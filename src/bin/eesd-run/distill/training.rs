@@ -8,15 +8,17 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::report::{Reporter, count};
 use crate::settings::Model;
+use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::backend::training::loss::{LossOptions, LossSum};
 use eesd::backend::training::parameters::{Head, Layout};
-use eesd::distill::data::{Batches, Dataset};
+use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
 use eesd::model::ExitWeights;
 use indicatif::ProgressBar;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -59,7 +61,9 @@ impl Run<'_> {
         let held_out = if self.dataset.held_out.is_empty() { None } else { Some(batches(&self.dataset.held_out)?) };
         let plan = self.plan(window, &train);
 
-        let (layout, values) = self.start(n)?;
+        let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
+        let (layout, values) = self.start(n, &frequencies)?;
+        let coverage = self.coverage(&layout, &frequencies);
         let dtype = self.model.checkpoint.weights().layers[0].q.dtype;
         let identity =
             Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
@@ -80,11 +84,12 @@ impl Run<'_> {
         }
         let (reader, learner) = trainer.describe();
         self.reporter.note(&format!(
-            "exit after layer {n}: {trained} parameters to train, {} updates of about {} positions{}; teacher: {reader}; \
+            "exit after layer {n}: {trained} parameters to train, {} updates of about {} positions{}{}; teacher: {reader}; \
              student: {learner}",
             plan.steps,
             self.positions_per_update(&train, &plan),
             if done > 0 { format!(", {done} of them done before") } else { String::new() },
+            coverage.as_ref().map_or(String::new(), |coverage| format!("; {coverage}")),
         ));
 
         let mut block = Trained { n, path: path.clone(), reached: None, curve: Vec::new(), held_out: Vec::new() };
@@ -120,7 +125,7 @@ impl Run<'_> {
         block.reached = reached;
         if plan.steps > 0 {
             let fingerprint = self.model.checkpoint.fingerprint();
-            ExitBlock::save(&path, &exported.weights(), &self.story(&plan, &train, reached), fingerprint)?;
+            ExitBlock::save(&path, &exported.weights(), &self.story(&plan, &train, coverage, reached), fingerprint)?;
             self.reporter.note(&format!("{}: written", path.display()));
         }
         let ratio = cost::draft_ratio(&self.model.checkpoint.weights(), &exported.weights());
@@ -164,8 +169,8 @@ impl Run<'_> {
     }
 
     /// What the block begins as.
-    fn start(&self, n: usize) -> Outcome<(Layout, Vec<f32>)> {
-        let BlockArgs { init_from, freeze_head, shared_head, draft_vocab, .. } = &self.args.block;
+    fn start(&self, n: usize, frequencies: &Frequencies) -> Outcome<(Layout, Vec<f32>)> {
+        let BlockArgs { init_from, freeze_head, shared_head, .. } = &self.args.block;
         let model = self.model.checkpoint.weights();
         let head = match () {
             () if *shared_head => Head::Shared,
@@ -173,7 +178,9 @@ impl Run<'_> {
             () => Head::Trained,
         };
         let layout = |exit: &ExitWeights<'_>| {
-            Layout::new(exit, &model, head, *draft_vocab).map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
+            let ids = self.draft_ids(exit, frequencies)?;
+            Layout::new(exit, &model, head, ids.as_deref())
+                .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
         };
         let last = model.layers.len() - 1;
         match init_from {
@@ -193,19 +200,62 @@ impl Run<'_> {
         }
     }
 
+    /// The tokens to draft, where they are fewer than those that `exit` drafts: the most frequent of these.
+    fn draft_ids(&self, exit: &ExitWeights<'_>, frequencies: &Frequencies) -> Outcome<Option<Vec<TokenId>>> {
+        let Some(size) = self.args.block.draft_vocab else { return Ok(None) };
+        let known = exit.draft_vocab(self.model.checkpoint.geometry().vocab_size);
+        match size {
+            _ if size > known.size => {
+                let of = if exit.head.is_some() { ", those of the block to start from" } else { "" };
+                Err(Failure::usage(format!("--draft-vocab: {size} tokens (expected 1 to {}{of})", known.size)))
+            }
+            _ if size == known.size => Ok(None),
+            _ => Ok(Some(frequencies.most_frequent(known, size))),
+        }
+    }
+
+    /// How much of the training data a block can draft that does not draft all tokens.
+    fn coverage(&self, layout: &Layout, frequencies: &Frequencies) -> Option<Coverage> {
+        let (drafted, vocab) = (layout.draft_vocab(), self.model.checkpoint.geometry().vocab_size);
+        let coverage = || Coverage { drafted: drafted.size, vocab, share: frequencies.share(drafted) };
+        (drafted.size < vocab).then(coverage)
+    }
+
     /// What a block's file says of its making.
-    fn story(&self, plan: &TrainPlan, train: &Batches<'_>, reached: Option<LossSum>) -> BTreeMap<String, String> {
+    fn story(
+        &self,
+        plan: &TrainPlan,
+        train: &Batches<'_>,
+        coverage: Option<Coverage>,
+        reached: Option<LossSum>,
+    ) -> BTreeMap<String, String> {
         let mut story = BTreeMap::from([
             ("trained_by".to_owned(), format!("eesd {}", env!("CARGO_PKG_VERSION"))),
             ("updates".to_owned(), plan.steps.to_string()),
             ("positions".to_owned(), (plan.steps as usize * self.positions_per_update(train, plan)).to_string()),
         ]);
+        story.extend(coverage.map(|coverage| ("draft_coverage".to_owned(), format!("{:.4}", coverage.share))));
         if let Some(means) = reached {
             let figures =
                 [("agreement", means.agreement), ("overlap", means.overlap), ("divergence", means.divergence)];
             story.extend(figures.map(|(name, value)| (format!("held_out_{name}"), format!("{value:.4}"))));
         }
         story
+    }
+}
+
+/// A draft vocabulary, and what it is of the training data.
+struct Coverage {
+    drafted: usize,
+    vocab: usize,
+    /// The part of the tokens learned from that can be drafted.
+    share: f64,
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { drafted, vocab, share } = self;
+        write!(f, "drafts {drafted} of {vocab} tokens, which are {:.1} % of those to learn", 100.0 * share)
     }
 }
 

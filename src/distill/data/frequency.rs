@@ -1,0 +1,100 @@
+//! How often tokens come, so that a small draft vocabulary can be made of the frequent ones.
+
+use super::Document;
+use crate::TokenId;
+use crate::model::DraftVocab;
+use std::cmp::Reverse;
+
+/// Occurrences of each token among those that training is scored at.
+///
+/// ```
+/// use eesd::distill::data::{Document, Frequencies};
+/// use eesd::model::DraftVocab;
+///
+/// let text = Document { tokens: vec![4, 1, 7, 7, 4, 7], prompt: 1 };
+/// let frequencies = Frequencies::of(&[text], 10);
+/// let all = DraftVocab { size: 10, ids: None };
+/// let ids = frequencies.most_frequent(all, 2);
+/// assert_eq!(ids, [1, 7], "4 comes once as 1 does, if its place as context is not counted");
+/// assert_eq!(frequencies.share(DraftVocab { size: 2, ids: Some(&ids) }), 0.8);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frequencies {
+    /// By token.
+    counts: Vec<u64>,
+}
+
+impl Frequencies {
+    /// Of the tokens that follow the scored positions of these documents, in a vocabulary of `vocab` tokens.
+    pub fn of(documents: &[Document], vocab: usize) -> Self {
+        let mut counts = vec![0; vocab];
+        for document in documents {
+            for position in document.scored() {
+                if let Some(count) = counts.get_mut(document.tokens[position + 1] as usize) {
+                    *count += 1;
+                }
+            }
+        }
+        Self { counts }
+    }
+
+    /// The `size` most frequent tokens of `among` (all where there are fewer), ascending. Ties go to the lower ids, those
+    /// of tokens that never come among them.
+    pub fn most_frequent(&self, among: DraftVocab<'_>, size: usize) -> Vec<TokenId> {
+        let mut ids: Vec<TokenId> = (0..among.size).map(|column| among.token(column)).collect();
+        ids.sort_by_key(|&id| Reverse(self.count(id)));
+        ids.truncate(size);
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The part of all occurrences that are of these tokens; 1 where there are none at all.
+    pub fn share(&self, of: DraftVocab<'_>) -> f64 {
+        let covered: u64 = (0..of.size).map(|column| self.count(of.token(column))).sum();
+        let all: u64 = self.counts.iter().sum();
+        if all == 0 { 1.0 } else { covered as f64 / all as f64 }
+    }
+
+    fn count(&self, token: TokenId) -> u64 {
+        self.counts.get(token as usize).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: DraftVocab<'static> = DraftVocab { size: 8, ids: None };
+
+    fn document(prompt: usize, tokens: &[TokenId]) -> Document {
+        Document { tokens: tokens.to_vec(), prompt }
+    }
+
+    #[test]
+    fn what_is_scored_is_counted() {
+        // Context is not; neither is a document of context alone, or a token of no vocabulary.
+        let documents = [
+            document(2, &[6, 6, 3, 5]),
+            document(3, &[6, 6, 6]),
+            document(1, &[6]),
+            document(0, &[]),
+            document(0, &[2, 3]),
+            document(1, &[6, 3, 900, 5, 7]),
+        ];
+        let frequencies = Frequencies::of(&documents, 8);
+        assert_eq!(frequencies.counts, [0, 0, 0, 3, 0, 2, 0, 1]);
+        assert_eq!(frequencies.most_frequent(ALL, 2), [3, 5]);
+        assert_eq!(frequencies.share(DraftVocab { size: 4, ids: None }), 0.5);
+    }
+
+    #[test]
+    fn ties_and_what_is_missing_go_to_the_lowest_ids() {
+        let frequencies = Frequencies::of(&[document(1, &[0, 7, 4, 7, 2])], 8);
+        assert_eq!(frequencies.most_frequent(ALL, 2), [2, 7]);
+        assert_eq!(frequencies.most_frequent(ALL, 5), [0, 1, 2, 4, 7]);
+        assert_eq!(frequencies.most_frequent(ALL, 99).len(), 8);
+        let some = DraftVocab { size: 3, ids: Some(&[1, 4, 5]) };
+        assert_eq!(frequencies.most_frequent(some, 2), [1, 4]);
+        assert_eq!(Frequencies::of(&[], 8).share(some), 1.0);
+    }
+}
