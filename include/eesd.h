@@ -693,7 +693,7 @@ typedef struct eesd_token_logprobs {
 } eesd_token_logprobs;
 
 /**
- * One emitted token, handed out as soon as it is certain.
+ * One emitted token, handed out when it is certain; where tokens come fast, up to about five milliseconds later.
  */
 typedef struct eesd_token {
   /**

@@ -32,7 +32,7 @@ pub struct TokenLogprobs {
     pub top_count: usize,
 }
 
-/// One emitted token, handed out as soon as it is certain.
+/// One emitted token, handed out when it is certain; where tokens come fast, up to about five milliseconds later.
 #[repr(C)]
 pub struct Token {
     /// The token.
