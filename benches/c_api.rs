@@ -1,18 +1,20 @@
 //! What the C interface costs: the same answers through `Engine::generate` and through `eesd_generate`, in turns.
 //!
-//! `cargo bench --bench c_api [-- REPETITIONS TOKENS]`. The speed of two engines in one process differs by more than what is
-//! looked for (by where their weights happen to lie), so compared is what an answer takes beside the engine's own passes,
-//! which both ways report: prefill, drafting and verification. The bundled model is the worst case: its round is a hundredth of
-//! a useful model's, and a token's way from the engine's thread to the caller's costs the same for both.
+//! `cargo bench --bench c_api [-- REPETITIONS TOKENS [FOLDER]]`: the bundled model, or that in a folder with one exit block.
+//! The speed of two engines in one process differs by more than what is looked for (by where their weights happen to lie), so
+//! compared is what an answer takes beside the engine's own passes, which both ways report: prefill, drafting and verification.
+//! The bundled model is the worst case: its round is a hundredth of a useful model's, and a token's way from the engine's
+//! thread to the caller's costs the same for both.
 
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
 use eesd::ffi::{self, Completion, Model, ModelParams, Session, SessionParams, Status, Token};
-use eesd::load::{BUNDLED_EXIT, Checkpoint, Tokenizer};
+use eesd::load::{BUNDLED_EXIT, Checkpoint, ExitBlock, Tokenizer};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,12 +23,14 @@ const CONTEXT: usize = 512;
 
 fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let folder = std::env::args().skip(1).find(|argument| Path::new(argument).is_dir());
+    let folder = folder.as_deref();
     let (repetitions, tokens) = (numbers.first().map_or(100, |&n| n.max(1)), numbers.get(1).map_or(256, |&n| n));
     println!("| controller | passes of a round | beside them, Rust API | C API | more | of a round |");
     println!("|---|--:|--:|--:|--:|--:|");
     for spec in ["off", "fixed:4"] {
-        let mut rust = Rust::new(spec);
-        let mut c = C::new(spec);
+        let mut rust = Rust::new(spec, folder);
+        let mut c = C::new(spec, folder);
         let (mut of_rust, mut of_c) = (Vec::new(), Vec::new());
         for _ in 0..repetitions {
             let (expected, time) = rust.generate(tokens);
@@ -75,11 +79,13 @@ struct Rust {
 }
 
 impl Rust {
-    fn new(spec: &str) -> Self {
-        let checkpoint = Checkpoint::bundled().expect("the bundled model");
+    fn new(spec: &str, folder: Option<&str>) -> Self {
+        let checkpoint =
+            folder.map_or_else(Checkpoint::bundled, |folder| Checkpoint::open(folder.as_ref())).expect("a model");
         let spec = ControllerSpec::parse(spec).expect("a controller");
         let blocks = checkpoint.exit_blocks().expect("its exit blocks");
-        let exit = blocks.iter().find(|block| block.after() == BUNDLED_EXIT).filter(|_| spec != ControllerSpec::Off);
+        let best = |block: &&ExitBlock| folder.is_some() || block.after() == BUNDLED_EXIT;
+        let exit = blocks.iter().find(best).filter(|_| spec != ControllerSpec::Off);
         let options =
             CpuOptions { threads: Some(1), simd: None, slots: 1, context: CONTEXT, max_draft: 16, pages: None };
         let exit = exit.map(|block| block.weights());
@@ -120,15 +126,18 @@ unsafe extern "C" fn take_text(token: *const Token, user_data: *mut c_void) -> i
 }
 
 impl C {
-    fn new(spec: &str) -> Self {
+    fn new(spec: &str, folder: Option<&str>) -> Self {
         let spec = std::ffi::CString::new(spec).expect("no zero in it");
+        let folder = folder.map(|folder| std::ffi::CString::new(folder).expect("no zero in it"));
         let mut model_params = MaybeUninit::<ModelParams>::uninit();
         let mut params = MaybeUninit::<SessionParams>::uninit();
         let (mut model, mut session): (*mut Model, *mut Session) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: each structure is filled in before it is read, and of the size that is told.
         unsafe {
             ok(ffi::eesd_model_params_default(model_params.as_mut_ptr(), size_of::<ModelParams>()));
-            ok(ffi::eesd_model_load(model_params.as_ptr(), &mut model));
+            let model_params = model_params.assume_init_mut();
+            model_params.folder = folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr());
+            ok(ffi::eesd_model_load(model_params, &mut model));
             ok(ffi::eesd_session_params_default(params.as_mut_ptr(), size_of::<SessionParams>()));
             let params = params.assume_init_mut();
             params.controller = spec.as_ptr();
