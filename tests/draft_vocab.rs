@@ -69,6 +69,11 @@ impl Subject {
     }
 }
 
+/// The block with the rows of these tokens alone.
+fn listing<'a>(exit: &ExitWeights<'a>, ids: &'a [TokenId]) -> ExitWeights<'a> {
+    ExitWeights { head: Some(rows_of(exit.head.unwrap(), ids)), draft_ids: Some(ids), ..*exit }
+}
+
 fn bits(drafts: &[Vec<Draft>]) -> Vec<u32> {
     drafts.iter().flatten().map(|draft| draft.confidence.to_bits()).collect()
 }
@@ -79,11 +84,10 @@ fn bits(drafts: &[Vec<Draft>]) -> Vec<u32> {
 fn listed_tokens_are_those_of_the_rows() {
     let subject = Subject::new();
     let exit = subject.exit();
-    let head = Some(rows_of(exit.head.unwrap(), &subject.ids));
-    let listed = ExitWeights { head, draft_ids: Some(&subject.ids), ..exit };
+    let listed = listing(&exit, &subject.ids);
     let greedy = SamplingParams::default();
     let found = subject.drafts(&listed, &greedy, None);
-    let first = subject.drafts(&ExitWeights { head, ..exit }, &greedy, Some(&found));
+    let first = subject.drafts(&ExitWeights { draft_ids: None, ..listed }, &greedy, Some(&found));
     assert_eq!(bits(&found), bits(&first));
     let tokens = first.iter().flatten().map(|draft| subject.ids[draft.token as usize]);
     assert!(tokens.eq(found.iter().flatten().map(|draft| draft.token)));
@@ -97,8 +101,7 @@ fn listed_tokens_are_those_of_the_rows() {
 fn the_whole_head_draws_the_same_from_listed_tokens() {
     let subject = Subject::new();
     let exit = subject.exit();
-    let head = Some(rows_of(exit.head.unwrap(), &subject.ids));
-    let listed = ExitWeights { head, draft_ids: Some(&subject.ids), ..exit };
+    let listed = listing(&exit, &subject.ids);
     let off = SamplingParams::default;
     let warm = |verify| SamplingParams { temperature: 0.9, seed: Some(11), verify: Some(verify), ..off() };
     let (coupled, rejecting) = (warm(VerifyMode::Coupled), warm(VerifyMode::Rejection));
@@ -134,7 +137,7 @@ fn forbidding_everything_drafts_the_first_of_the_list() {
     let subject = Subject::new();
     let exit = subject.exit();
     let ids = [77, 300, 4000];
-    let listed = ExitWeights { head: Some(rows_of(exit.head.unwrap(), &ids)), draft_ids: Some(&ids), ..exit };
+    let listed = listing(&exit, &ids);
     let logit_bias: Vec<_> = ids.iter().map(|&id| (id, f32::NEG_INFINITY)).collect();
     for (temperature, verify) in [(0.0, None), (1.0, Some(VerifyMode::Coupled)), (1.0, Some(VerifyMode::Rejection))] {
         let sampling =

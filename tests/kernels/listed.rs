@@ -2,7 +2,7 @@
 //! forbidden.
 
 use crate::device::Device;
-use crate::sampling::{VOCAB, logits, partials_of};
+use crate::sampling::{VOCAB, logits, params, partials_of};
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::backend::cuda::kernels::{
     Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
@@ -81,25 +81,17 @@ impl Rows {
 
 #[test]
 fn listed_tokens_are_a_row_with_the_others_forbidden() {
-    let off = Params {
-        temperature: 0.8,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: 77,
-        top_k: 0,
-        rule: 1,
-    };
     // Every filter under each rule.
-    let filters = [
-        off,
-        Params { top_k: 40, repetition_penalty: 1.3, ..off },
-        Params { top_p: 0.8, presence_penalty: 0.5, ..off },
-        Params { min_p: 0.01, frequency_penalty: 0.25, ..off },
-    ];
-    let params: Vec<Params> = (0..3).flat_map(|rule| filters.map(|params| Params { rule, ..params })).collect();
+    let filters = |rule| {
+        let off = Params { seed: 77, ..params(rule) };
+        [
+            off,
+            Params { top_k: 40, repetition_penalty: 1.3, ..off },
+            Params { top_p: 0.8, presence_penalty: 0.5, ..off },
+            Params { min_p: 0.01, frequency_penalty: 0.25, ..off },
+        ]
+    };
+    let params: Vec<Params> = (0..3).flat_map(filters).collect();
     let judge = |i: u32| JudgedRow { sequence: i, position: 40 + i, drafted: i % 4, slot: 0, destination: 11 - i };
     let judged: Vec<JudgedRow> = (0..12).map(judge).collect();
     // More than a block of threads has, and runs of neighbours that share words of noise.

@@ -16,7 +16,7 @@ const GREEDY: u32 = 0;
 const REJECTION: u32 = 1;
 const COUPLED: u32 = 2;
 
-fn params(rule: u32) -> Params {
+pub fn params(rule: u32) -> Params {
     Params {
         temperature: 0.8,
         top_p: 1.0,

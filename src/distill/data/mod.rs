@@ -6,10 +6,11 @@
 //! corpus  -----------------> documents /
 //! ```
 //!
-//! [`read_prompts`] and [`read_corpus`] read files; [`write_answers`] lets the teacher continue prompts and keeps what it
-//! wrote in a file that a later run goes on with; [`select`] drops, splits and mixes; [`Batches`] says what each step of
-//! training sees, [`Frequencies`] what a small draft vocabulary should have. Every stage is a function of its inputs and a seed: the same run gives the same data, whatever the
-//! batch size of the writing, interruptions, and the time of day.
+//! [`read_prompts`] and [`read_corpus`] read files; [`write_answers`] lets the teacher continue prompts and keeps what
+//! it wrote in a file that a later run goes on with; [`select`] drops, splits and mixes; [`Batches`] says what each
+//! step of training sees, [`Frequencies`] what a small draft vocabulary should have. Every stage is a function of its
+//! inputs and a seed: the same run gives the same data, whatever the batch size of the writing, interruptions, and the
+//! time of day.
 
 mod answers;
 mod batches;
