@@ -174,7 +174,18 @@ def main():
     torch.set_num_threads(args.threads)
     rng = random.Random(args.seed)
 
+    for path in (args.source / "config.json", args.source / "model.safetensors", args.source / "tokenizer.json"):
+        if not path.is_file():
+            parser.error(f"{path}: there is no such file (expected a model folder with its weights in one file)")
+    for folder in args.data:
+        if not folder.is_dir():
+            parser.error(f"--data: {folder} (expected a folder)")
     config = json.loads((args.source / "config.json").read_text())
+    if not 0 <= args.keep < config["num_hidden_layers"] <= args.layers:
+        parser.error(
+            f"--keep {args.keep}, --layers {args.layers}: the source has {config['num_hidden_layers']} layers "
+            "(expected to keep fewer and to grow to as many or more)"
+        )
     layers = plan(config["num_hidden_layers"], args.layers, args.keep)
     config["num_hidden_layers"] = args.layers
     weights = grow(load_file(args.source / "model.safetensors"), layers)
@@ -195,6 +206,11 @@ def main():
 
     tokenizer = Tokenizer.from_file(str(args.source / "tokenizer.json"))
     ids, held_out = read(args.data, args.suffix, tokenizer, config, args.characters, rng)
+    if min(len(ids), len(held_out)) < CONTEXT + 2:
+        parser.error(
+            f"--data: {len(ids)} tokens of files *{args.suffix} to train on and {len(held_out)} held out "
+            f"(expected {CONTEXT + 2} or more of each)"
+        )
     windows = batch(held_out, range(0, min(len(held_out) - CONTEXT - 1, 96 * CONTEXT), CONTEXT))
     print(f"{len(ids)} tokens, {len(held_out)} held out ({windows.numel()} measured)", flush=True)
 

@@ -8,7 +8,7 @@
 #
 # PREFIX may be moved afterwards: nothing in it names its place.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,3p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
 shift

@@ -97,3 +97,19 @@ fn a_block_in_the_way_is_told_at_once() {
     assert!(told.starts_with("error: ") && told.contains("there already; --overwrite"), "{told}");
     assert_eq!(place.read("out/exit-2.safetensors"), b"precious");
 }
+
+/// A start that does not fit is told before the teacher writes a word.
+#[test]
+fn a_start_that_does_not_fit_is_told_at_once() {
+    let place = Place::new();
+    fs::write(place.path("prompts.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+    let (prompts, out) = (place.path("prompts.jsonl"), place.path("out"));
+    let run = ["--prompts", prompts.to_str().unwrap(), "--output", out.to_str().unwrap(), "-N", "2", "--steps", "1"];
+    for (more, message) in [(["--draft-vocab", "5000"], "1 to 4096"), (["--init-from", "8"], "0 to 7")] {
+        let output = distill(&[&run[..], &more].concat()).output().unwrap();
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.starts_with("error: ") && told.contains(message), "{told}");
+        assert!(!out.join("answers.jsonl").exists(), "the teacher wrote: {told}");
+    }
+}

@@ -4,11 +4,12 @@
 //! prompts -> the model's answers -> documents -> training -> exit-N.safetensors
 //! ```
 //!
-//! [`data`] brings the documents together, [`training`] trains one block on a [`student`] of the machine's kind, [`sweep`] several, which it measures and
-//! compares; [`plot`] draws what happened.
+//! [`data`] brings the documents together; [`training`] trains one block, from its [`start`], on a [`student`] of the
+//! machine's kind; [`sweep`] several, which it measures and compares; [`plot`] draws what happened.
 
 mod data;
 mod plot;
+mod start;
 mod student;
 mod sweep;
 mod training;
@@ -28,7 +29,7 @@ pub fn run(args: DistillArgs) -> Outcome {
     let model = Model::open(&args.model, reporter)?;
     let output = output(&args, &model)?;
     let layers = layers(&args, &model)?;
-    refuse_in_vain(&args, &output, &layers)?;
+    refuse_in_vain(&args, &model, &output, &layers)?;
     interrupt::listen();
     let Some(dataset) = data::gather(&args, &model, &output, reporter)? else { return Ok(()) };
     let run = Run { args: &args, model: &model, dataset: &dataset, output: &output, reporter };
@@ -58,9 +59,10 @@ fn output(args: &DistillArgs, model: &Model) -> Outcome<PathBuf> {
     Ok(folder)
 }
 
-/// What would make hours of work end in an error, while it costs nothing yet: a block of somebody else's in the way, or
-/// no folder for the picture.
-fn refuse_in_vain(args: &DistillArgs, output: &Path, layers: &[usize]) -> Outcome {
+/// What would make hours of work end in an error, while it costs nothing yet: a start that does not fit, a block of somebody
+/// else's in the way, or no folder for the picture.
+fn refuse_in_vain(args: &DistillArgs, model: &Model, output: &Path, layers: &[usize]) -> Outcome {
+    layers.iter().try_for_each(|&n| start::with_start(&args.block, model, n, |_| Ok(())))?;
     if let Some(path) = &args.plot
         && !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir())
     {

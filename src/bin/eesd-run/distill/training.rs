@@ -1,7 +1,8 @@
 //! One exit block's training: from flags to a file.
 
+use super::start::with_start;
 use super::student::student;
-use crate::args::{BlockArgs, DistillArgs, ExitChoice, TrainingArgs};
+use crate::args::{BlockArgs, DistillArgs, TrainingArgs};
 use crate::cost;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
@@ -170,48 +171,24 @@ impl Run<'_> {
 
     /// What the block begins as.
     fn start(&self, n: usize, frequencies: &Frequencies) -> Outcome<(Layout, Vec<f32>)> {
-        let BlockArgs { init_from, freeze_head, shared_head, .. } = &self.args.block;
-        let model = self.model.checkpoint.weights();
+        let BlockArgs { freeze_head, shared_head, .. } = &self.args.block;
         let head = match () {
             () if *shared_head => Head::Shared,
             () if *freeze_head => Head::Frozen,
             () => Head::Trained,
         };
-        let layout = |exit: &ExitWeights<'_>| {
-            let ids = self.draft_ids(exit, frequencies)?;
-            Layout::new(exit, &model, head, ids.as_deref())
+        with_start(&self.args.block, self.model, n, |exit| {
+            let ids = self.draft_ids(exit, frequencies);
+            Layout::new(exit, &self.model.checkpoint.weights(), head, ids.as_deref())
                 .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
-        };
-        let last = model.layers.len() - 1;
-        match init_from {
-            Some(ExitChoice::File(path)) => {
-                let block = self.model.checkpoint.open_exit(path)?;
-                if block.after() != n {
-                    let found = format!("{} is a block after layer {}", path.display(), block.after());
-                    return Err(Failure::usage(format!("--init-from: {found} (expected one after layer {n})")));
-                }
-                layout(&block.weights())
-            }
-            Some(ExitChoice::Layer(copied)) if *copied > last => Err(Failure::usage(format!(
-                "--init-from: layer {copied} (expected a file, or a layer from 0 to {last})"
-            ))),
-            Some(ExitChoice::Layer(copied)) => layout(&ExitWeights::from_model(&model, n, *copied)),
-            None => layout(&ExitWeights::from_model(&model, n, last)),
-        }
+        })
     }
 
     /// The tokens to draft, where they are fewer than those that `exit` drafts: the most frequent of these.
-    fn draft_ids(&self, exit: &ExitWeights<'_>, frequencies: &Frequencies) -> Outcome<Option<Vec<TokenId>>> {
-        let Some(size) = self.args.block.draft_vocab else { return Ok(None) };
+    fn draft_ids(&self, exit: &ExitWeights<'_>, frequencies: &Frequencies) -> Option<Vec<TokenId>> {
         let known = exit.draft_vocab(self.model.checkpoint.geometry().vocab_size);
-        match size {
-            _ if size > known.size => {
-                let of = if exit.head.is_some() { ", those of the block to start from" } else { "" };
-                Err(Failure::usage(format!("--draft-vocab: {size} tokens (expected 1 to {}{of})", known.size)))
-            }
-            _ if size == known.size => Ok(None),
-            _ => Ok(Some(frequencies.most_frequent(known, size))),
-        }
+        let size = self.args.block.draft_vocab.filter(|&size| size < known.size)?;
+        Some(frequencies.most_frequent(known, size))
     }
 
     /// How much of the training data a block can draft that does not draft all tokens.
