@@ -68,7 +68,7 @@ impl Backend for Fragile {
 fn start() -> (Sender<Command>, std::thread::JoinHandle<()>) {
     let (commands, inbox) = channel();
     let thread = std::thread::spawn(move || {
-        let limits = Limits { pages: 16, slots: 4, max_draft: 4, context: 128 };
+        let limits = Limits { pages: 32, slots: 4, max_draft: 4, context: 1024 };
         let backend = Box::new(Fragile(HashBackend::new(VOCAB, limits, 200)));
         serve(Engine::new(backend, ControllerSpec::Fixed(3).build(), None, Vec::new()), inbox);
     });
@@ -115,6 +115,32 @@ fn tokens_come_where_they_are_wanted_and_the_end_comes_always() {
     commands.send(Command::Snapshot(reply)).unwrap();
     assert_eq!(answer.recv().unwrap().totals.finished, 6);
     commands.send(Command::Cancel(1)).unwrap(); // long finished
+    drop(commands);
+    thread.join().unwrap();
+}
+
+/// Tokens that wait for others to go with come before the last event of a request that is cancelled meanwhile.
+#[test]
+fn a_cancelled_request_has_all_its_tokens() {
+    let (commands, thread) = start();
+    let mailbox = Arc::new(Mailbox::default());
+    let mut cut_short = 0;
+    for id in 1..=20 {
+        let request = Request::new(vec![1, 2, 3], 1000);
+        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true))).unwrap();
+        let (reply, answer) = channel();
+        let begun = || {
+            commands.send(Command::Snapshot(reply.clone())).unwrap();
+            let snapshot = answer.recv().unwrap();
+            snapshot.totals.finished + snapshot.totals.cancelled == id as usize || snapshot.decoding > 0
+        };
+        while !begun() {}
+        commands.send(Command::Cancel(id)).unwrap();
+        let ended = ends(&mailbox, 1);
+        assert_eq!(ended[0].2, Ok(ended[0].1), "tokens as events and in the answer");
+        cut_short += usize::from((1..1000).contains(&ended[0].1));
+    }
+    assert!(cut_short > 0, "none was cancelled while it ran");
     drop(commands);
     thread.join().unwrap();
 }
