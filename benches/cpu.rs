@@ -18,7 +18,7 @@ use std::time::Instant;
 use synthetic::RandomModel;
 
 /// Rows of the passes that are timed.
-const ROWS: [usize; 5] = [1, 2, 4, 8, 16];
+const ROWS: [usize; 6] = [1, 2, 3, 4, 8, 16];
 
 /// Tokens of a timed prompt.
 const PROMPT: usize = 256;

@@ -52,20 +52,33 @@ impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
                     }
                 }
             }
-            // One step of all sums: an input of all rows, and its weights.
+            // One step of all sums: an input of all rows, and its weights. Registers hold the fewer of the two.
             macro_rules! step {
-                ($k:expr, $load:expr) => {{
-                    let mut weights = [V::splat(0.0); P];
-                    for p in 0..P {
-                        weights[p] = $load(w.add(p * w_panel + ($k & !1) * w_k));
-                    }
-                    for r in 0..R {
-                        let input = V::splat(*x.add(r * x_row + $k));
+                ($k:expr, $load:expr) => {
+                    if R < P {
+                        let mut inputs = [V::splat(0.0); R];
+                        for r in 0..R {
+                            inputs[r] = V::splat(*x.add(r * x_row + $k));
+                        }
                         for p in 0..P {
-                            sums[r][p] = weights[p].fma(input, sums[r][p]);
+                            let weights: V = $load(w.add(p * w_panel + ($k & !1) * w_k));
+                            for r in 0..R {
+                                sums[r][p] = weights.fma(inputs[r], sums[r][p]);
+                            }
+                        }
+                    } else {
+                        let mut weights = [V::splat(0.0); P];
+                        for p in 0..P {
+                            weights[p] = $load(w.add(p * w_panel + ($k & !1) * w_k));
+                        }
+                        for r in 0..R {
+                            let input = V::splat(*x.add(r * x_row + $k));
+                            for p in 0..P {
+                                sums[r][p] = weights[p].fma(input, sums[r][p]);
+                            }
                         }
                     }
-                }};
+                };
             }
             let mut at = 0;
             while at + 1 < k {
