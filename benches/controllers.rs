@@ -37,6 +37,12 @@ struct Args {
     /// Rows cost what they do on a CPU that reading the weights keeps busy: the first next to nothing.
     #[arg(long, conflicts_with = "row")]
     memory_bound: bool,
+    /// Rows cost what they do with a model that fits in the caches: one is fast, a second costs as much again.
+    #[arg(long, conflicts_with_all = ["row", "memory_bound"])]
+    single_row_fast: bool,
+    /// What a plain round soon after drafts takes more at first, in plain rounds.
+    #[arg(long, default_value_t = 0.0)]
+    aftermath: f64,
     /// Jitter of measured times; above 0, one time in a hundred is also ten times too long.
     #[arg(long, default_value_t = 0.0)]
     jitter: f64,
@@ -75,9 +81,14 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let rows = if args.memory_bound { Rows::MemoryBound } else { Rows::Even(args.row) };
-    let (jitter, slow_every) = (args.jitter, args.slow_every);
-    let costs: Vec<Costs> = args.ratios.iter().map(|&draft| Costs { draft, rows, jitter, slow_every }).collect();
+    let rows = match (args.memory_bound, args.single_row_fast) {
+        (true, _) => Rows::MemoryBound,
+        (_, true) => Rows::SingleRowFast,
+        _ => Rows::Even(args.row),
+    };
+    let (jitter, slow_every, aftermath) = (args.jitter, args.slow_every, args.aftermath);
+    let cost = |&draft: &f64| Costs { jitter, slow_every, aftermath, ..Costs::exact(draft, rows) };
+    let costs: Vec<Costs> = args.ratios.iter().map(cost).collect();
     let seeds: Vec<u64> = (args.first_seed..args.first_seed + args.seeds).collect();
     if args.batches {
         println!("{}", batch_table::markdown(args.rounds, !args.unprofiled, &seeds, &args.stream));

@@ -137,6 +137,10 @@ impl Table {
             Rows::Even(0.0) => {}
             Rows::Even(row) => text += &format!(", +{} % a row", 100.0 * row),
             Rows::MemoryBound => text += ", memory-bound rows",
+            Rows::SingleRowFast => text += ", one row fast",
+        }
+        if self.costs.aftermath > 0.0 {
+            text += &format!(", +{} % after drafts", 100.0 * self.costs.aftermath);
         }
         text += " | best fixed";
         controllers.iter().for_each(|spec| text += &format!(" | {spec}"));

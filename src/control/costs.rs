@@ -6,11 +6,13 @@
 //! of recent rounds with a number of rows count by their trimmed mean, because a page fault or a
 //! preemption makes single times many times too long.
 //!
-//! More rows never cost less, and each costs at least what the one before it did: the arithmetic of the
-//! first ones hides behind reading the weights. So the cost of verification is the convex chain of
-//! lines that best joins those means.
+//! More rows never cost less, and of several each costs at least what the one before it did: the arithmetic of
+//! the first ones hides behind reading the weights. So the cost of verifying them is the convex chain of
+//! lines that best joins those means. A single row may be another matter: where it has kernels of its own, plain
+//! rounds cost less than the chain says, and then they are no part of it.
 
 use super::Outcome;
+use super::aftermath::{Aftermath, SOON};
 use super::recent::Recent;
 use std::collections::BTreeMap;
 
@@ -19,21 +21,33 @@ use std::collections::BTreeMap;
 pub struct RoundCosts<'a> {
     /// Seconds of a draft step, lately.
     pub step_seconds: f64,
-    verify: &'a Chain,
+    /// Of a plain round soon after drafts, what is left of it where it is not.
+    aftermath: f64,
+    verify: &'a Fit,
 }
 
 impl RoundCosts<'_> {
     /// A round with `drafts` drafts.
     pub fn round(&self, drafts: usize) -> f64 {
-        drafts as f64 + self.verify.at((drafts + 1) as f64)
+        if drafts == 0 { self.plain() } else { drafts as f64 + self.verify.at(drafts + 1) }
     }
 
-    /// A round that drafts nothing.
+    /// A round that drafts nothing, among others.
     pub fn plain(&self) -> f64 {
-        self.round(0)
+        self.verify.plain * self.aftermath
     }
 
-    /// One more draft after `drafts`: a draft step and one more row to verify. Never less than the draft
+    /// What a plain round takes more soon after drafts.
+    pub fn disturbance(&self) -> f64 {
+        self.verify.plain - self.plain()
+    }
+
+    /// What a round with `drafts` drafts takes more than a plain one, and what the plain ones after it do.
+    pub fn probe(&self, drafts: usize) -> f64 {
+        self.round(drafts) - self.plain() + SOON as f64 * self.disturbance()
+    }
+
+    /// One more draft after `drafts`, at least one: a draft step and one more row to verify. Never less than the draft
     /// before it.
     pub fn next(&self, drafts: usize) -> f64 {
         self.round(drafts + 1) - self.round(drafts)
@@ -52,7 +66,17 @@ pub struct Costs {
     rounds: usize,
     plain_rounds: usize,
     since_plain: usize,
-    fit: Option<Chain>,
+    aftermath: Aftermath,
+    fit: Option<Fit>,
+}
+
+/// What verification costs, in draft steps.
+#[derive(Debug, Clone, PartialEq)]
+struct Fit {
+    /// Of one row, soon after drafts.
+    plain: f64,
+    /// Of more.
+    rows: Chain,
 }
 
 /// Rounds that verified the same number of rows.
@@ -72,6 +96,13 @@ const SPEED_KNOWN: usize = 8;
 const ROW_PRIOR: f64 = 2.0;
 /// Rounds on the one straight line through all rounds that count for each number of rows.
 const LINE_PRIOR: f64 = 1.0;
+/// Rounds with a number of rows after which a further one is compared with them, and not with what the fit expects.
+const KNOWN: usize = 4;
+/// A number of rows that fewer rounds had lately tells nothing, but joins its neighbours so loosely that they would not
+/// tell of each other either.
+const FEWEST: f64 = 0.5;
+/// How far below the chain of other rounds a plain one may be, relative to it, and still be part of it.
+const OFF_THE_CHAIN: f64 = 0.1;
 /// Rounds that measure costs and nothing else, at first: a slow pass must not decide.
 const WARM_UP: usize = 5;
 /// Drafts of every other one of them.
@@ -90,6 +121,7 @@ impl Costs {
         self.rounds += 1;
         self.plain_rounds += usize::from(rows == 1);
         self.since_plain = if rows == 1 { 0 } else { self.since_plain + 1 };
+        self.aftermath.observe(outcome.draft_seconds.len(), outcome.verify_seconds);
         // The first round of all warms caches up, and each of its parts is slow in its own way.
         if self.rounds > 1 {
             self.measure(rows, outcome);
@@ -98,7 +130,21 @@ impl Costs {
 
     /// What rounds cost; `None` before a draft step and a verification have been measured.
     pub fn round(&self) -> Option<RoundCosts<'_>> {
-        Some(RoundCosts { step_seconds: self.draft.mean()?, verify: self.fit.as_ref()? })
+        let (step_seconds, aftermath) = (self.draft.mean()?, self.aftermath.ratio());
+        Some(RoundCosts { step_seconds, aftermath, verify: self.fit.as_ref()? })
+    }
+
+    /// What a round with this many drafts cost, the last one that was observed.
+    pub fn last_round(&self, drafts: usize) -> Option<f64> {
+        let costs = self.round()?;
+        let disturbed = drafts == 0 && self.aftermath.is_soon();
+        Some(costs.round(drafts) + if disturbed { costs.disturbance() } else { 0.0 })
+    }
+
+    /// Whether the next round should be plain to find out what plain rounds cost that follow each other, where drafting
+    /// is thought to gain this many tokens a plain round's time.
+    pub fn wants_plain(&mut self, gain: f64) -> bool {
+        self.aftermath.wants_plain(gain)
     }
 
     /// How many drafts a round should make for the sake of the costs, if any: short and plain rounds in
@@ -122,17 +168,38 @@ impl Costs {
         if !steps.is_finite() || steps < 0.0 {
             return;
         }
-        let credible = self.fit.as_ref().filter(|_| self.rounds > WARM_UP).map(|fit| fit.at(rows as f64));
-        let steps = credible.map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
+        let expected = self.fit.as_ref().filter(|_| self.rounds > WARM_UP).map(|fit| fit.at(rows));
         self.verify.values_mut().for_each(|rounds| rounds.freshness *= FRESHNESS_DECAY);
         let rounds = self.verify.entry(rows).or_default();
+        let known = rounds.steps.mean().filter(|_| rounds.steps.len() >= KNOWN);
+        let steps = known.or(expected).map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
         rounds.freshness = 1.0;
         rounds.steps.extend(&[steps]);
+        self.fit = self.fit();
+    }
+
+    fn fit(&self) -> Option<Fit> {
         let point = |(&rows, rounds): (&usize, &Rounds)| {
             let weight = rounds.freshness * rounds.steps.len() as f64;
             Some(Point { rows: rows as f64, cost: rounds.steps.mean()?, weight })
         };
-        self.fit = Chain::fit(&self.verify.iter().filter_map(point).collect::<Vec<_>>());
+        let mut points: Vec<Point> = self.verify.iter().filter_map(point).collect();
+        let most = points.iter().map(|p| p.weight).fold(0.0, f64::max);
+        points.retain(|p| p.weight >= FEWEST.min(most));
+        let [first, others @ ..] = &points[..] else { return None };
+        if let (1.0, [_, _, ..], Some(rows)) = (first.rows, others, Chain::fit(others))
+            && first.cost < (1.0 - OFF_THE_CHAIN) * rows.at(1.0)
+        {
+            return Some(Fit { plain: first.cost, rows });
+        }
+        let rows = Chain::fit(&points)?;
+        Some(Fit { plain: rows.at(1.0), rows })
+    }
+}
+
+impl Fit {
+    fn at(&self, rows: usize) -> f64 {
+        if rows == 1 { self.plain } else { self.rows.at(rows as f64).max(self.plain) }
     }
 }
 
@@ -273,6 +340,15 @@ mod tests {
             round(drafts, 0.2 * slow, (cost(drafts) - 0.2 * drafts as f64) * slow)(&mut costs);
         }
         assert!(close(found(&costs), cost), "{:?}", found(&costs));
+    }
+
+    #[test]
+    fn a_single_row_with_kernels_of_its_own_does_not_bend_the_chain() {
+        let cost = |drafts: usize| [1.0, 2.5, 2.6, 2.7, 3.1][drafts];
+        let mut costs = Costs::default();
+        (0..400).for_each(|i| round(i % 5, 0.1, cost(i % 5) - 0.1 * (i % 5) as f64)(&mut costs));
+        let found = found(&costs);
+        assert!((0..5).all(|drafts| (found[drafts] - cost(drafts)).abs() < 0.08 * cost(drafts)), "{found:?}");
     }
 
     #[test]

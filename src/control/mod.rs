@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod aftermath;
 mod beta_ts;
 mod calibration;
 mod calibration_ts;

@@ -139,7 +139,7 @@ fn a_batch_of_one_is_a_sequence_alone() {
             self.0.state()
         }
     }
-    let costs = Costs { draft: 0.2, rows: Rows::Even(0.1), jitter: 0.2, slow_every: 50 };
+    let costs = Costs { jitter: 0.2, slow_every: 50, ..Costs::exact(0.2, Rows::Even(0.1)) };
     for text in crate::SPECS {
         let stream = Kind::Bursts.stream(3);
         let mut together = AsBatch(parse(text).build());

@@ -82,7 +82,7 @@ impl Controller for Both {
 }
 
 fn exact(draft: f64) -> Costs {
-    Costs { draft, rows: Rows::Even(0.02), jitter: 0.0, slow_every: 0 }
+    Costs::exact(draft, Rows::Even(0.02))
 }
 
 /// Speed-up over plain decoding, and the share of rounds in which both had the same length.

@@ -2,7 +2,8 @@
 //!
 //! One more draft gives a token with the chance `S·θ` that it and all drafts before it are accepted, and takes
 //! `c_draft` seconds, in which the best policy would have made `R·c_draft` tokens elsewhere. So it drafts on iff
-//! `S·θ > R·c_draft`.
+//! `S·θ > R·c_draft`. The first draft may cost more than those after it, because a single row is verified by kernels of
+//! its own. Then it pays with those that follow it, or does not.
 
 use super::ledger::{Ledger, probe_every};
 use super::sequence::{Draft, Sequence, chances, theta};
@@ -14,12 +15,15 @@ use serde_json::{Value, json};
 
 /// Drafts of a round before any cost is known.
 const FIRST_DRAFTS: usize = 3;
+/// Of so many probes one drafts as far, all others once: or nobody would learn any more that further drafts are cheap.
+const LONG_PROBES: usize = 4;
 
 /// What rounds of a single sequence have taught.
 #[derive(Debug, Clone, Default)]
 pub struct Alone {
     costs: Costs,
     ledger: Ledger,
+    probes: usize,
     /// Of the round in progress.
     plan: Plan,
 }
@@ -28,8 +32,8 @@ pub struct Alone {
 enum Plan {
     /// This many drafts, to learn or because the ledger is in debt.
     Exactly(usize),
-    /// Draft while it pays, at R tokens per draft step's time.
-    WhileItPays { rate: f64 },
+    /// Draft while it pays: at R tokens per draft step's time, the first one at this price in tokens.
+    WhileItPays { rate: f64, first: f64 },
 }
 
 impl Default for Plan {
@@ -53,13 +57,16 @@ impl Alone {
         let draft = sequence.draft(step.confidences, calibration);
         match self.plan {
             Plan::Exactly(drafts) => draft.drafts < drafts,
-            Plan::WhileItPays { rate } => self.pays(draft, rate, calibration, rng),
+            Plan::WhileItPays { rate, first } => {
+                let price = if draft.drafts == 0 { first } else { self.price(rate, draft.drafts) };
+                draft.survival * draft.theta(calibration, rng) > price
+            }
         }
     }
 
     /// The whole round ahead.
     pub fn plan(
-        &self,
+        &mut self,
         sequence: &Sequence,
         step: &Step<'_>,
         calibration: &Calibration,
@@ -68,8 +75,8 @@ impl Alone {
         let draft = sequence.begin();
         match self.decide(sequence, step.limit, calibration) {
             Plan::Exactly(drafts) => DraftPlan::of_length(drafts.min(step.limit)),
-            Plan::WhileItPays { rate } => {
-                let pays = step.limit > 0 && self.pays(&draft, rate, calibration, &mut draws(0));
+            Plan::WhileItPays { rate, first } => {
+                let pays = step.limit > 0 && draft.theta(calibration, &mut draws(0)) > first;
                 if pays { self.table(draft, rate, step.limit, calibration, draws) } else { DraftPlan::of_length(0) }
             }
         }
@@ -78,13 +85,14 @@ impl Alone {
     /// Learns from a finished round.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         self.costs.observe(outcome);
-        if let Some(costs) = self.costs.round() {
+        let took = self.costs.last_round(outcome.confidences.len());
+        if let Some((costs, took)) = self.costs.round().zip(took) {
             let (accepted, _) = outcome.tested();
-            self.ledger.enter((accepted + 1) as f64 - costs.round(outcome.confidences.len()) / costs.plain());
+            self.ledger.enter((accepted + 1) as f64 - took / costs.plain());
         }
     }
 
-    fn decide(&self, sequence: &Sequence, limit: usize, calibration: &Calibration) -> Plan {
+    fn decide(&mut self, sequence: &Sequence, limit: usize, calibration: &Calibration) -> Plan {
         let Some(costs) = self.costs.round() else { return Plan::Exactly(FIRST_DRAFTS) };
         if let Some(drafts) = self.costs.wanted_drafts() {
             return Plan::Exactly(drafts);
@@ -92,24 +100,23 @@ impl Alone {
         if self.ledger.in_debt() {
             return Plan::Exactly(0);
         }
-        if f64::from(sequence.undrafted) >= probe_every(costs.next(0) / costs.plain()) {
-            return Plan::Exactly(1);
+        let probe = if self.probes % LONG_PROBES == 1 { FIRST_DRAFTS } else { 1 };
+        if f64::from(sequence.undrafted) >= probe_every(costs.probe(probe) / costs.plain()) {
+            self.probes += 1;
+            return Plan::Exactly(probe);
         }
-        Plan::WhileItPays { rate: best_rate(&sequence.begin(), limit, costs, calibration) }
+        let (rate, first) = best_rate(&sequence.begin(), limit, costs, calibration);
+        let gain = rate * costs.plain() - 1.0;
+        if self.costs.wants_plain(gain) { Plan::Exactly(0) } else { Plan::WhileItPays { rate, first } }
     }
 
-    /// What one more draft after `drafts` costs in tokens, at a rate R.
+    /// What one more draft after `drafts`, at least one, costs in tokens, at a rate R.
     fn price(&self, rate: f64, drafts: usize) -> f64 {
         self.costs.round().map_or(0.0, |costs| rate * costs.next(drafts))
     }
 
-    /// Whether the next draft's sampled chance to be kept, `S·θ`, is worth its price.
-    fn pays(&self, draft: &Draft, rate: f64, calibration: &Calibration, rng: &mut Philox) -> bool {
-        draft.survival * draft.theta(calibration, rng) > self.price(rate, draft.drafts)
-    }
-
-    /// The decisions of [`pays`](Self::pays) of a round in which a first draft does, for all bins that its drafts
-    /// may fall into: with the same draws, and the same but for one thing. The level after some drafts depends on
+    /// The decisions of [`proceed`](Self::proceed) in a round whose first draft pays, for all bins that its drafts may
+    /// fall into: with the same draws, and the same but for one thing. The level after some drafts depends on
     /// the bins of each. Here it is exact in the last of them, and the drafts before that are supposed to have had
     /// the confidence that is expected of an accepted one.
     fn table(
@@ -155,25 +162,28 @@ impl Alone {
     pub fn state(&self) -> Value {
         let costs = self.costs.round().map(|costs| {
             let step = costs.step_seconds;
-            json!({ "plain_seconds": costs.plain() * step, "draft_seconds": costs.next(0) * step })
+            json!({ "plain_seconds": costs.plain() * step, "draft_seconds": (costs.round(1) - costs.plain()) * step })
         });
         json!({ "ledger": self.ledger.balance(), "costs": costs.unwrap_or_else(|| json!({})) })
     }
 }
 
-/// R: the most tokens per draft step's time that a round of any length is expected to give.
-fn best_rate(draft: &Draft, limit: usize, costs: RoundCosts<'_>, calibration: &Calibration) -> f64 {
+/// R, the most tokens per draft step's time that a round of any length is expected to give, and the price of the first
+/// draft in tokens at that rate: its share, by its chance, of what drafts up to where a token is cheapest cost.
+fn best_rate(draft: &Draft, limit: usize, costs: RoundCosts<'_>, calibration: &Calibration) -> (f64, f64) {
     let mut outlook = draft.outlook(calibration);
-    let mut tokens = 1.0;
-    let mut best = tokens / costs.plain();
+    let (mut tokens, mut chance, mut cheapest) = (0.0, 1.0, f64::INFINITY);
+    let mut best = 1.0 / costs.plain();
     for drafts in 1..=limit {
         let survival = outlook.next(calibration);
         tokens += survival;
-        best = best.max(tokens / costs.round(drafts));
-        // No later draft is likelier or cheaper, so once one does not pay none does.
-        if survival < best * costs.next(drafts - 1) {
+        chance = if drafts == 1 { survival } else { chance };
+        best = best.max((1.0 + tokens) / costs.round(drafts));
+        cheapest = f64::min(cheapest, (costs.round(drafts) - costs.plain()) / tokens);
+        // No later draft is likelier or, but for the first, cheaper, so once one does not pay none does.
+        if drafts > 1 && survival < best * costs.next(drafts - 1) {
             break;
         }
     }
-    best
+    (best, best * cheapest * chance)
 }
