@@ -94,10 +94,9 @@ impl Controller for GoodputTs {
             return Vec::new();
         }
         for step in steps {
-            let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
-            sequence.draft(step.confidences, &self.calibration);
+            self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
         }
-        self.together.proceed(steps, rows, &self.sequences, &self.calibration, draws)
+        self.together.proceed(steps, rows, &mut self.sequences, &self.calibration, draws)
     }
 
     fn wants_step_times(&self) -> bool {

@@ -146,10 +146,10 @@ impl Level {
         self.experts.iter_mut().for_each(|e| e.weight /= total);
     }
 
-    /// A round passed with nothing tested: what was known grows old.
-    pub fn idle(&mut self) {
-        for e in &mut self.experts {
-            let decay = e.decay;
+    /// Rounds passed with nothing tested: what was known grows old.
+    pub fn idle(&mut self, rounds: u32) {
+        for e in self.experts.iter_mut().filter(|_| rounds > 0) {
+            let decay = e.decay.powf(f64::from(rounds));
             e.tests *= decay;
             e.successes *= decay;
             e.expected *= decay;

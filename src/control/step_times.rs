@@ -37,6 +37,10 @@ const CREDIBLE: f64 = 2.0;
 const SPREAD_MEMORY: f64 = 50.0;
 /// Pulls the share per sequence to 0 as passes of numbers of sequences this far apart (relative) would.
 const SHARE_PRIOR: f64 = 0.05;
+/// A fit takes microseconds, and a further round changes it the less the more there were: with each further so many
+/// rounds one more goes by without a fit, up to this many.
+const ROUNDS_TO_FIT: usize = 64;
+const MOST_TO_FIT: usize = 7;
 /// Passes with several sequences' rows, and draft steps, that are measured before the table is used.
 const ENOUGH: usize = 3;
 
@@ -54,8 +58,8 @@ pub struct StepTimes {
     rows: usize,
     steady: bool,
     costs: Option<StepCosts>,
-    /// Whether something was measured since `costs` were fitted.
-    outdated: bool,
+    /// Rounds observed since `costs` were fitted.
+    since_fit: usize,
 }
 
 /// What passes cost, in seconds at the table's speed.
@@ -142,7 +146,7 @@ impl StepTimes {
             (a, b) => a.or(b),
         };
         self.speeds.extend(present.as_slice());
-        self.outdated = true;
+        self.since_fit += 1;
         let speed = self.speed();
         // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
         let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
@@ -168,8 +172,9 @@ impl StepTimes {
 
     /// What passes cost by now; `None` while too little was measured.
     pub fn costs(&mut self) -> Option<&StepCosts> {
-        if self.outdated {
-            self.outdated = false;
+        let every = (self.rounds / ROUNDS_TO_FIT).min(MOST_TO_FIT);
+        if self.since_fit > every || self.since_fit > 0 && self.costs.is_none() {
+            self.since_fit = 0;
             self.costs = self.fit();
         }
         self.costs.as_ref()

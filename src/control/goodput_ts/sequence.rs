@@ -15,7 +15,7 @@ const PACE_PRIOR: f64 = 8.0;
 /// What is known about one sequence.
 #[derive(Debug, Clone)]
 pub struct Sequence {
-    /// How its acceptance stands to what is expected of confidences.
+    /// How its acceptance stood to what is expected of confidences when it drafted last.
     pub level: Level,
     /// What its next draft comes after.
     pub before: Before,
@@ -56,7 +56,9 @@ impl Sequence {
 
     /// A round that begins.
     pub fn begin(&self) -> Draft {
-        Draft { level: self.level.clone(), before: self.before, survival: 1.0, drafts: 0 }
+        let mut level = self.level.clone();
+        level.idle(self.undrafted);
+        Draft { level, before: self.before, survival: 1.0, drafts: 0 }
     }
 
     /// The draft in progress, which has these confidences; none begins a round.
@@ -83,17 +85,16 @@ impl Sequence {
         let (accepted, refused) = outcome.tested();
         self.tokens = self.tokens * PACE_DECAY + (accepted + 1) as f64;
         self.rounds = self.rounds * PACE_DECAY + 1.0;
+        if outcome.confidences.is_empty() {
+            self.undrafted = self.undrafted.saturating_add(1);
+            return;
+        }
+        self.level.idle(std::mem::take(&mut self.undrafted));
         for (i, &confidence) in outcome.confidences.iter().take(accepted + refused).enumerate() {
             self.level.observe(calibration.rates()[bin(confidence)], i < accepted);
         }
         calibration.observe(self.before, outcome);
-        if outcome.confidences.is_empty() {
-            self.level.idle();
-            self.undrafted = self.undrafted.saturating_add(1);
-        } else {
-            self.before = if refused > 0 { Before::Correction } else { Before::Bonus };
-            self.undrafted = 0;
-        }
+        self.before = if refused > 0 { Before::Correction } else { Before::Bonus };
     }
 }
 

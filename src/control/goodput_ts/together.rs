@@ -29,6 +29,10 @@ const VARY_LATER: usize = 8;
 const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
 const STRETCH: usize = 8;
+/// Plain rounds at a stretch after which every other one is plain without a decision, after twice as many two of three,
+/// and so on up to this many of one more.
+const RESTING_AFTER: usize = 16;
+const MOST_RESTING: usize = 15;
 /// How much a round counts for the usual pace.
 const PACE_RATE: f64 = 1.0 / 256.0;
 
@@ -40,8 +44,9 @@ pub struct Together {
     sizes: BTreeMap<u32, Size>,
     /// Tokens that a sequence makes in a round, over all of them.
     pace: f64,
-    /// Of the round in progress.
+    /// Of the round in progress, and whether it is plain without a decision.
     plan: Plan,
+    rests: bool,
     /// What the round that is being told about gained so far.
     entry: Option<Entry>,
 }
@@ -100,20 +105,31 @@ struct Asked<'a> {
 impl Default for Together {
     fn default() -> Self {
         let (times, sizes, plan) = (StepTimes::default(), BTreeMap::new(), Plan::default());
-        Self { times, sizes, pace: 1.0, plan, entry: None }
+        Self { times, sizes, pace: 1.0, plan, rests: false, entry: None }
     }
 }
 
 impl Together {
-    /// Which of several sequences, none without a draft in progress, draft one more token.
+    /// Which of several sequences, all of them known, draft one more token.
     pub fn proceed(
         &mut self,
         steps: &[Step<'_>],
         rows: usize,
-        sequences: &BTreeMap<usize, Sequence>,
+        sequences: &mut BTreeMap<usize, Sequence>,
         calibration: &Calibration,
         draws: &mut [Philox],
     ) -> Vec<bool> {
+        let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
+        let begins = steps.iter().all(|step| step.confidences.is_empty());
+        let undecided = begins && !self.foregone(batch);
+        if let (&Plan::Exactly(drafts), false) = (&self.plan, undecided) {
+            return steps.iter().map(|step| step.confidences.len() < drafts.min(step.limit)).collect();
+        }
+        for step in steps {
+            sequences.entry(step.slot).and_modify(|sequence| {
+                sequence.draft(step.confidences, calibration);
+            });
+        }
         let asked = |step: &Step<'_>| {
             let sequence = sequences.get(&step.slot)?;
             let most = step.limit.saturating_sub(step.confidences.len());
@@ -121,9 +137,8 @@ impl Together {
             Some(Asked { slot: step.slot, undrafted: sequence.undrafted, worth, draft: sequence.drafting()?, most })
         };
         let asked: Vec<Asked<'_>> = steps.iter().filter_map(asked).collect();
-        let batch = steps.iter().map(|step| step.batch).max().unwrap_or(1);
         let outlooks: Vec<Outlook> = asked.iter().map(|a| a.draft.outlook(calibration)).collect();
-        if steps.iter().all(|step| step.confidences.is_empty()) {
+        if undecided {
             self.plan = self.decide(&asked, &outlooks, batch, rows, calibration);
         }
         match (&self.plan, self.times.costs()) {
@@ -151,13 +166,20 @@ impl Together {
     /// Learns what a round took.
     pub fn observe_times(&mut self, times: &RoundTimes<'_>) {
         self.settle();
+        let rested = std::mem::take(&mut self.rests) && times.draft_steps.is_empty();
+        let key = size(times.batch);
+        if times.batch > 1 {
+            self.sizes.entry(key).or_default().took(times.draft_steps.len());
+        }
+        if rested {
+            // One like it is measured at the next decision.
+            self.entry = Some(Entry { size: key, gain: 0.0, told: false });
+            return;
+        }
         self.times.observe(times);
         if times.batch < 2 {
             return;
         }
-        let key = size(times.batch);
-        let size = self.sizes.entry(key).or_default();
-        size.took(times.draft_steps.len());
         self.entry = self.times.costs().map(|costs| {
             let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
             Entry { size: key, gain, told: false }
@@ -181,6 +203,22 @@ impl Together {
         }
     }
 
+    /// Plans the round if that needs no look at its sequences, and tells whether it did.
+    fn foregone(&mut self, batch: usize) -> bool {
+        self.settle();
+        let wanted = self.times.wanted_drafts().unwrap_or(0);
+        let knows_costs = self.times.costs().is_some();
+        let size = self.sizes.entry(size(batch)).or_default();
+        self.rests = knows_costs && size.rests();
+        let drafts = match knows_costs {
+            false => Some(wanted),
+            true if self.rests || size.ledger.in_debt() => Some(0),
+            true => size.vary(),
+        };
+        self.plan = Plan::Exactly(drafts.unwrap_or(0));
+        drafts.is_some()
+    }
+
     fn decide(
         &mut self,
         asked: &[Asked<'_>],
@@ -189,16 +227,8 @@ impl Together {
         rows: usize,
         calibration: &Calibration,
     ) -> Plan {
-        self.settle();
-        let wanted = self.times.wanted_drafts().unwrap_or(0);
-        let Some(costs) = self.times.costs() else { return Plan::Exactly(wanted) };
+        let Some(costs) = self.times.costs() else { return Plan::Exactly(0) };
         let size = self.sizes.entry(size(batch)).or_default();
-        if size.ledger.in_debt() {
-            return Plan::Exactly(0);
-        }
-        if let Some(drafts) = size.vary() {
-            return Plan::Exactly(drafts);
-        }
         let plain = costs.hoped_verify(batch, rows);
         let probe =
             |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows.saturating_add(tests)) - plain);
@@ -244,6 +274,13 @@ impl Size {
         if self.undrafted >= STRETCH {
             (self.varied, self.since_varied) = (0, 0);
         }
+    }
+
+    /// Whether the round is plain because many were before it: a decision takes time, and where drafting has not paid for
+    /// long, most likely for nothing.
+    fn rests(&self) -> bool {
+        let rounds = (self.undrafted / RESTING_AFTER).min(MOST_RESTING);
+        !self.undrafted.is_multiple_of(rounds + 1)
     }
 
     /// The drafts of every sequence in a round that is played to compare its time with those around it, if one is due:
