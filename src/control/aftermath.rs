@@ -1,9 +1,9 @@
 //! How plain rounds fare soon after drafts, and on their own.
 //!
-//! A draft step leaves the processor's caches with other weights than a plain round wants, so that the first plain
-//! rounds after it are slower than those that follow each other. On small models that can be a quarter of a round for
-//! ten rounds. Rounds between drafts would never show what plain decoding takes that is left alone; only a stretch of
-//! them does, and where drafting pays there is none unless it is played for that.
+//! The first plain rounds after drafts are slower than those that follow each other, most likely because drafts leave
+//! other weights in the processor's caches than a plain round wants. On small models that can be a quarter of a round
+//! for ten rounds. Rounds between drafts would never show what plain decoding takes that is left alone; only a stretch
+//! of them does, and where drafting pays there is none unless it is played for that.
 
 use super::recent::Recent;
 

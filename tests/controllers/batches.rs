@@ -113,6 +113,20 @@ fn goodput_ts_loses_no_more_than_its_ledger_and_probes_in_turn() {
     }
 }
 
+/// However long drafting has not paid, and however rarely it is decided about then, it comes back.
+#[test]
+fn goodput_ts_comes_back_to_a_batch_that_has_not_drafted_for_long() {
+    let of = |chance| case(Regime::MemoryBound, Load::Steady(8), Mix::Of(Kind::Iid(chance)));
+    let mut controller = parse("goodput-ts").build();
+    let hopeless = Case { rounds: 4000, ..of(0.0) };
+    let off = hopeless.play_with(&hopeless.texts(), &mut *controller);
+    assert!(off.drafts < off.tokens / 20, "{off:?}: still drafting");
+    let case = Case { rounds: 4000, ..of(0.9) };
+    let texts = case.texts();
+    let gain = case.play_with(&texts, &mut *controller).speedup() / case.best_fixed(&texts).1.speedup() - 1.0;
+    assert!(gain > -0.1, "{gain}");
+}
+
 /// What is asked about a single sequence is answered the same, whichever way it is asked.
 #[test]
 fn a_batch_of_one_is_a_sequence_alone() {

@@ -44,8 +44,9 @@ pub struct Together {
     sizes: BTreeMap<u32, Size>,
     /// Tokens that a sequence makes in a round, over all of them.
     pace: f64,
-    /// Of the round in progress, and whether it is plain without a decision.
+    /// Of the round in progress.
     plan: Plan,
+    /// Whether that round is plain without a decision.
     rests: bool,
     /// What the round that is being told about gained so far.
     entry: Option<Entry>,
@@ -210,10 +211,12 @@ impl Together {
         let knows_costs = self.times.costs().is_some();
         let size = self.sizes.entry(size(batch)).or_default();
         self.rests = knows_costs && size.rests();
-        let drafts = match knows_costs {
-            false => Some(wanted),
-            true if self.rests || size.ledger.in_debt() => Some(0),
-            true => size.vary(),
+        let drafts = if !knows_costs {
+            Some(wanted)
+        } else if self.rests || size.ledger.in_debt() {
+            Some(0)
+        } else {
+            size.vary()
         };
         self.plan = Plan::Exactly(drafts.unwrap_or(0));
         drafts.is_some()
