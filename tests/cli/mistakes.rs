@@ -126,8 +126,8 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (vec!["generate", "-p", "x", "-m", &several], "--exit N with N one of 1, 3"),
         (vec!["generate", "-p", "x", "-m", &several, "--exit", "2"], "exit-2.safetensors"),
         // No such GPU, no driver, or no kernels in this build.
-        (vec!["generate", "-p", "x", "--device", "cuda:99"], "device: "),
-        (vec!["generate", "-p", "x", "--device", "cuda:99", "--prefill", "fast"], "device: "),
+        (vec!["generate", "-p", "x", "--device", "cuda:99"], "device: cuda:99: "),
+        (vec!["generate", "-p", "x", "--device", "cuda:99", "--prefill", "fast"], "device: cuda:99: "),
         (vec!["generate", "-p", "x", "--logit-bias", "4096+1"], "4096"),
         (vec!["generate", "-p", "x", "--system", "y"], "chat template"),
         (vec!["generate", "-p", "x", "-c", "1"], "context"),

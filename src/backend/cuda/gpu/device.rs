@@ -22,7 +22,7 @@ unsafe impl Sync for Device {}
 
 impl Device {
     pub fn open(ordinal: usize) -> Result<Arc<Self>, String> {
-        let calls = driver()?;
+        let calls = driver().map_err(|why| format!("cuda:{ordinal}: {why}"))?;
         let device = probe::device(calls, ordinal)?;
         let info = GpuInfo::of(calls, ordinal, device)?;
         supported(&info)?;
