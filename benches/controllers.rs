@@ -32,7 +32,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0.05,0.11,0.2,0.4")]
     ratios: Vec<f64>,
     /// Cost of each verified row beyond the first, in plain rounds.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
     row: f64,
     /// Rows cost what they do on a CPU that reading the weights keeps busy: the first next to nothing.
     #[arg(long, conflicts_with = "row")]
@@ -41,10 +41,10 @@ struct Args {
     #[arg(long, conflicts_with_all = ["row", "memory_bound"])]
     single_row_fast: bool,
     /// What a plain round soon after drafts takes more at first, in plain rounds.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
     aftermath: f64,
     /// Jitter of measured times; above 0, one time in a hundred is also ten times too long.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
     jitter: f64,
     /// Rounds after which the machine falls to half its speed, and after as many more is back; 0: never.
     #[arg(long, default_value_t = 0)]
@@ -77,6 +77,11 @@ struct Args {
     /// What cargo bench passes.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number, 0 or more".to_owned())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

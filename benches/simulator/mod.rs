@@ -45,7 +45,7 @@ pub struct Costs {
     /// double too, so that speeds can be compared.
     pub slow_every: usize,
     /// What the first plain round after one with drafts takes more than plain rounds among themselves; each after it
-    /// takes three quarters of that more. Caches do that, that hold other weights after drafting.
+    /// takes three quarters of that more.
     pub aftermath: f64,
 }
 

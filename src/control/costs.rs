@@ -37,14 +37,9 @@ impl RoundCosts<'_> {
         self.verify.plain * self.aftermath
     }
 
-    /// What a plain round takes more soon after drafts.
-    pub fn disturbance(&self) -> f64 {
-        self.verify.plain - self.plain()
-    }
-
-    /// What a round with `drafts` drafts takes more than a plain one, and what the plain ones after it do.
+    /// What a round with `drafts` drafts takes more than a plain one, and what the plain ones soon after it do.
     pub fn probe(&self, drafts: usize) -> f64 {
-        self.round(drafts) - self.plain() + SOON as f64 * self.disturbance()
+        self.round(drafts) - self.plain() + SOON as f64 * (self.verify.plain - self.plain())
     }
 
     /// One more draft after `drafts`, at least one: a draft step and one more row to verify. Never less than the draft
@@ -134,11 +129,11 @@ impl Costs {
         Some(RoundCosts { step_seconds, aftermath, verify: self.fit.as_ref()? })
     }
 
-    /// What a round with this many drafts cost, the last one that was observed.
+    /// What the last observed round, which had so many drafts, took in plain rounds.
     pub fn last_round(&self, drafts: usize) -> Option<f64> {
         let costs = self.round()?;
-        let disturbed = drafts == 0 && self.aftermath.is_soon();
-        Some(costs.round(drafts) + if disturbed { costs.disturbance() } else { 0.0 })
+        let took = if self.aftermath.is_soon() { costs.verify.plain } else { costs.round(drafts) };
+        Some(took / costs.plain())
     }
 
     /// Whether the next round should be plain to find out what plain rounds cost that follow each other, where drafting

@@ -85,10 +85,9 @@ impl Alone {
     /// Learns from a finished round.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         self.costs.observe(outcome);
-        let took = self.costs.last_round(outcome.confidences.len());
-        if let Some((costs, took)) = self.costs.round().zip(took) {
+        if let Some(took) = self.costs.last_round(outcome.confidences.len()) {
             let (accepted, _) = outcome.tested();
-            self.ledger.enter((accepted + 1) as f64 - took / costs.plain());
+            self.ledger.enter((accepted + 1) as f64 - took);
         }
     }
 

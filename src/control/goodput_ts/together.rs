@@ -29,8 +29,8 @@ const VARY_LATER: usize = 8;
 const VARY_EVERY: usize = 500;
 /// Plain rounds at a stretch after which drafting starts anew.
 const STRETCH: usize = 8;
-/// Plain rounds at a stretch after which every other one is plain without a decision, after twice as many two of three,
-/// and so on up to this many of one more.
+/// After so many plain rounds at a stretch every other one is plain without a decision, after twice as many two of three,
+/// and so on up to so many and the next one decided about.
 const RESTING_AFTER: usize = 16;
 const MOST_RESTING: usize = 15;
 /// How much a round counts for the usual pace.
