@@ -104,12 +104,7 @@ impl Engine {
         if prompt >= context {
             return Err(EngineError::PromptTooLong { prompt, context });
         }
-        if request.max_tokens == 0 {
-            return Err(EngineError::NothingToGenerate);
-        }
-        if request.stop.iter().any(String::is_empty) {
-            return Err(EngineError::EmptyStop);
-        }
+        request.check(vocab)?;
         if !request.stop.is_empty() && self.tokenizer.is_none() {
             return Err(EngineError::StopNeedsTokenizer);
         }
@@ -119,13 +114,13 @@ impl Engine {
         if needed > self.pages.total() {
             return Err(EngineError::CacheTooSmall { needed, total: self.pages.total() });
         }
-        Ok((Sampler::new(request.sampling.clone(), vocab)?, room))
+        let sampler = Sampler::new(request.sampling.clone(), vocab)?;
+        Ok((sampler.forbidding_among_first(request.min_tokens, request.ends(&self.end_tokens)), room))
     }
 
     fn output(&self, request: &Request, room: usize) -> Output {
         let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_continuing());
-        let end_tokens = if request.ignore_end { Vec::new() } else { self.end_tokens.clone() };
         let at_limit = if room == request.max_tokens { Finish::Length } else { Finish::Context };
-        Output::new(stream, request.stop.clone(), end_tokens, room, at_limit)
+        Output::new(stream, request, request.ends(&self.end_tokens), room, at_limit)
     }
 }

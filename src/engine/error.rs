@@ -20,6 +20,14 @@ pub enum EngineError {
     /// The request asks for nothing.
     #[error("max_tokens is 0: ask for at least one token")]
     NothingToGenerate,
+    /// More tokens are demanded than allowed.
+    #[error("min_tokens is {min_tokens}, max_tokens {max_tokens} (expected a minimum that is not above the maximum)")]
+    LeastBeyondMost {
+        /// Fewest tokens to generate.
+        min_tokens: usize,
+        /// Most tokens to generate.
+        max_tokens: usize,
+    },
     /// The prompt leaves no room to generate.
     #[error("the prompt has {prompt} tokens, but the context holds {context}: shorten it or raise --ctx-size")]
     PromptTooLong {

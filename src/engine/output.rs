@@ -1,6 +1,6 @@
 //! What a sequence has said: its text, cut at stop strings, and why it ended.
 
-use super::request::{Emission, Finish};
+use super::request::{Emission, Finish, Request};
 use super::stop::StopMatcher;
 use crate::TokenId;
 use crate::load::TextStream;
@@ -12,6 +12,8 @@ pub(super) struct Output {
     stream: Option<TextStream>,
     stops: StopMatcher,
     end_tokens: Vec<TokenId>,
+    /// Tokens still to come with which no stop string ends the answer.
+    unstoppable: usize,
     /// Tokens that may still be emitted before the request's or the context's limit.
     room: usize,
     /// What ends the answer when there is no room left.
@@ -22,18 +24,19 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// An empty answer. `end_tokens` is empty where they are to be ignored.
+    /// An empty answer to `request`, which `end_tokens` end.
     pub fn new(
         stream: Option<TextStream>,
-        stop_strings: Vec<String>,
+        request: &Request,
         end_tokens: Vec<TokenId>,
         room: usize,
         at_limit: Finish,
     ) -> Self {
         Self {
             stream,
-            stops: StopMatcher::new(stop_strings),
+            stops: StopMatcher::new(request.stop.clone()),
             end_tokens,
+            unstoppable: request.min_tokens,
             room,
             at_limit,
             text: String::new(),
@@ -73,6 +76,7 @@ impl Output {
         if self.finish.is_some() {
             text += &self.flush();
         }
+        self.unstoppable = self.unstoppable.saturating_sub(1);
         self.text += &text;
         self.logprobs.extend(logprobs.clone());
         Emission { token, text, drafted, logprobs }
@@ -88,6 +92,9 @@ impl Output {
 
     /// Text of `piece` that is certain; notes a stop string.
     fn release(&mut self, piece: &str) -> String {
+        if self.unstoppable > 0 {
+            return self.stops.pass(piece);
+        }
         let release = self.stops.push(piece);
         if let Some(stop) = release.stop {
             self.finish = Some(Finish::StopString(stop));

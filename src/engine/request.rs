@@ -1,7 +1,8 @@
 //! What goes into the engine and what comes out.
 
+use super::EngineError;
 use crate::TokenId;
-use crate::sample::{SamplingParams, TokenLogprobs};
+use crate::sample::{SamplingParams, TokenLogprobs, check_tokens};
 use std::time::Duration;
 
 /// A text to be continued.
@@ -11,11 +12,16 @@ pub struct Request {
     pub prompt: Vec<TokenId>,
     /// Most tokens to generate.
     pub max_tokens: usize,
+    /// Fewest tokens to generate, at most `max_tokens`: none of so many may be one that ends the answer, and a stop
+    /// string does not end it where it is complete with them. What is full ends it all the same.
+    pub min_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer; they are not part of it. Need a tokenizer.
     pub stop: Vec<String>,
-    /// Go on past end tokens.
+    /// Tokens that end the answer as the model's end tokens do.
+    pub stop_token_ids: Vec<TokenId>,
+    /// Go on past the model's end tokens.
     pub ignore_end: bool,
     /// Draft at all; `false` decodes plainly whatever the controller.
     pub speculate: bool,
@@ -29,12 +35,42 @@ impl Request {
         Self {
             prompt,
             max_tokens,
+            min_tokens: 0,
             sampling: SamplingParams::default(),
             stop: Vec::new(),
+            stop_token_ids: Vec::new(),
             ignore_end: false,
             speculate: true,
             draft_max: None,
         }
+    }
+
+    /// Checks all but the prompt, against a vocabulary of `vocab` tokens.
+    ///
+    /// # Errors
+    /// The first thing that no engine could do.
+    pub fn check(&self, vocab: usize) -> Result<(), EngineError> {
+        let Self { max_tokens, min_tokens, .. } = *self;
+        if max_tokens == 0 {
+            return Err(EngineError::NothingToGenerate);
+        }
+        if min_tokens > max_tokens {
+            return Err(EngineError::LeastBeyondMost { min_tokens, max_tokens });
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(EngineError::EmptyStop);
+        }
+        check_tokens("stop_token_ids", &self.stop_token_ids, vocab)?;
+        Ok(self.sampling.check(vocab)?)
+    }
+
+    /// The tokens that end the answer, where the model's own are `end_tokens`.
+    pub(super) fn ends(&self, end_tokens: &[TokenId]) -> Vec<TokenId> {
+        let models = if self.ignore_end { &[] } else { end_tokens };
+        let mut ends = [models, &self.stop_token_ids].concat();
+        ends.sort_unstable();
+        ends.dedup();
+        ends
     }
 }
 
@@ -57,7 +93,7 @@ pub struct Emission {
 pub enum Finish {
     /// `max_tokens` were generated.
     Length,
-    /// The model wrote an end token (kept in the tokens, never in the text).
+    /// The model wrote an end token, or one of the request's own (kept in the tokens, never in the text).
     EndToken(TokenId),
     /// The text ran into this stop string.
     StopString(String),

@@ -5,6 +5,8 @@
 pub(super) struct StopMatcher {
     stops: Vec<String>,
     held: String,
+    /// Bytes of what is held in which no stop string may end.
+    passed: usize,
 }
 
 /// What [`StopMatcher::push`] found out.
@@ -19,21 +21,42 @@ pub(super) struct Release {
 impl StopMatcher {
     /// A matcher of `stops`, none of them empty.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), passed: 0 }
     }
 
     /// Takes the next piece. The stop string that is complete first wins, and of several complete at
     /// once the longest: so the cut does not depend on how the text was divided into pieces.
     pub fn push(&mut self, piece: &str) -> Release {
         self.held.push_str(piece);
-        let first = |(i, stop): (usize, &String)| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, i));
+        let first = |(i, stop): (usize, &String)| {
+            let from = (self.passed + 1).saturating_sub(stop.len());
+            let from = (from..=self.held.len()).find(|&at| self.held.is_char_boundary(at))?;
+            let at = from + self.held[from..].find(stop.as_str())?;
+            Some((at + stop.len(), at, i))
+        };
         if let Some((_, start, stop)) = self.stops.iter().enumerate().filter_map(first).min() {
             self.held.truncate(start);
             return Release { text: std::mem::take(&mut self.held), stop: Some(self.stops[stop].clone()) };
         }
+        let text = self.certain();
+        self.passed = self.passed.saturating_sub(text.len());
+        Release { text, stop: None }
+    }
+
+    /// Takes the next piece, with which no stop string counts as complete; returns what is certain. A later piece may
+    /// complete one that begins here.
+    pub fn pass(&mut self, piece: &str) -> String {
+        self.held.push_str(piece);
+        let text = self.certain();
+        self.passed = self.held.len();
+        text
+    }
+
+    /// Lets go of what is not the beginning of a stop string.
+    fn certain(&mut self) -> String {
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
-        Release { text: std::mem::replace(&mut self.held, rest), stop: None }
+        std::mem::replace(&mut self.held, rest)
     }
 
     /// The text ends here: what was held back is certain.
@@ -53,9 +76,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Where a text of single characters would be cut: at the first moment a stop string is complete.
-    fn cut_by_characters(text: &str, stops: &[String]) -> Option<String> {
-        for end in (1..=text.len()).filter(|&i| text.is_char_boundary(i)) {
+    /// Where a text of single characters would be cut: at the first moment, after its first `passed` bytes, that a stop
+    /// string is complete.
+    fn cut_by_characters(text: &str, passed: usize, stops: &[String]) -> Option<String> {
+        for end in (passed + 1..=text.len()).filter(|&i| text.is_char_boundary(i)) {
             let seen = &text[..end];
             if let Some(stop) = stops.iter().filter(|s| seen.ends_with(s.as_str())).max_by_key(|s| s.len()) {
                 return Some(seen[..end - stop.len()].to_owned());
@@ -69,12 +93,14 @@ mod tests {
         fn the_cut_does_not_depend_on_the_pieces(
             pieces in prop::collection::vec("[abé]{0,4}", 0..12),
             stops in prop::collection::vec("[abé]{1,4}", 1..4),
+            passed in prop_oneof![Just(0), 0usize..5],
         ) {
             let text = pieces.concat();
+            let (early, late) = pieces.split_at(passed.min(pieces.len()));
             let mut matcher = StopMatcher::new(stops.clone());
-            let mut out = String::new();
+            let mut out: String = early.iter().map(|piece| matcher.pass(piece)).collect();
             let mut stopped = false;
-            for piece in &pieces {
+            for piece in late {
                 let release = matcher.push(piece);
                 out += &release.text;
                 if release.stop.is_some() {
@@ -82,11 +108,23 @@ mod tests {
                     break;
                 }
             }
-            match cut_by_characters(&text, &stops) {
+            match cut_by_characters(&text, early.concat().len(), &stops) {
                 Some(cut) => prop_assert!(stopped && out == cut, "{out:?} instead of {cut:?}"),
                 None => prop_assert!(!stopped && out + &matcher.finish() == text),
             }
         }
+    }
+
+    #[test]
+    fn stop_strings_count_from_where_they_are_looked_for() {
+        let matcher = || StopMatcher::new(vec!["ab".into()]);
+        let mut all_passed = matcher();
+        assert_eq!((all_passed.pass("xaby"), all_passed.push("z").text), ("xaby".into(), "z".into()));
+        let mut complete_later = matcher();
+        assert_eq!(complete_later.pass("aba"), "ab", "the end may be the beginning of one");
+        assert_eq!(complete_later.push("b"), Release { text: String::new(), stop: Some("ab".into()) });
+        let mut nothing_follows = matcher();
+        assert_eq!((nothing_follows.pass("aba"), nothing_follows.finish()), ("ab".into(), "a".into()));
     }
 
     #[test]

@@ -86,6 +86,32 @@ pub struct Request {
     pub draft_max: usize,
     /// For eesd_submit(): other than 0 asks for an event for each token, 0 for the last event alone. Default: 1.
     pub stream: i32,
+    /// Fewest tokens to generate, at most max_tokens: none of so many is one that ends the answer, and no stop text that is
+    /// complete with them ends it. Default: 0.
+    pub min_tokens: usize,
+    /// Tokens that end the answer as the model's end tokens do, whatever ignore_end; NULL where there are none.
+    pub stop_token_ids: *const TokenId,
+    /// How many.
+    pub stop_token_id_count: usize,
+    /// Tokens that are never generated; NULL where there are none.
+    pub suppress_tokens: *const TokenId,
+    /// How many.
+    pub suppress_token_count: usize,
+    /// Runs of tokens that are never generated: the last one of a run is forbidden where prompt and answer so far end in the
+    /// others; NULL where there are none.
+    pub bad_words: *const Tokens,
+    /// How many.
+    pub bad_word_count: usize,
+}
+
+/// A run of tokens.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    /// The tokens; at least one.
+    pub tokens: *const TokenId,
+    /// How many.
+    pub count: usize,
 }
 
 // SAFETY: repr(C), struct_size first, numbers and pointers.
@@ -93,8 +119,9 @@ unsafe impl Versioned for Request {
     const NAME: &'static str = "eesd_request";
 }
 
-/// Most stop strings, and most biases, of a request.
+/// Most stop strings of a request, or runs of tokens.
 const MOST_STOPS: usize = 1 << 12;
+/// Most biases of a request, or tokens of a list.
 const MOST_BIASES: usize = 1 << 20;
 
 /// Fills in the defaults: no prompt, 256 tokens, and sampling as the model's generation_config.json asks for, which is
@@ -146,6 +173,13 @@ pub unsafe extern "C" fn eesd_request_default(
             speculate: 1,
             draft_max: 0,
             stream: 1,
+            min_tokens: 0,
+            stop_token_ids: std::ptr::null(),
+            stop_token_id_count: 0,
+            suppress_tokens: std::ptr::null(),
+            suppress_token_count: 0,
+            bad_words: std::ptr::null(),
+            bad_word_count: 0,
         });
         Ok(())
     })
@@ -163,25 +197,25 @@ pub(super) unsafe fn read(session: &Session, request: *const Request) -> Outcome
     let prompt = unsafe { prompt(session, request) }?;
     // SAFETY: the same.
     let sampling = unsafe { sampling(request) }?;
-    sampling.check(session.model.checkpoint.geometry().vocab_size)?;
     // SAFETY: the same.
     let stops = unsafe { slice(request.stop, request.stop_count, MOST_STOPS, "stop") }?;
     let read = |stop: &Text| {
         // SAFETY: the same.
-        let stop = unsafe { text(stop.data, stop.length, "stop") }?;
-        if stop.is_empty() { Err(engine::EngineError::EmptyStop.into()) } else { Ok(stop.to_owned()) }
+        unsafe { text(stop.data, stop.length, "stop") }.map(str::to_owned)
     };
-    if request.max_tokens == 0 {
-        return Err(engine::EngineError::NothingToGenerate.into());
-    }
+    // SAFETY: the same.
+    let ids = unsafe { slice(request.stop_token_ids, request.stop_token_id_count, MOST_BIASES, "stop_token_ids") }?;
     let read = engine::Request {
         sampling,
+        min_tokens: request.min_tokens,
+        stop_token_ids: ids.to_vec(),
         stop: stops.iter().map(read).collect::<Outcome<_>>()?,
         ignore_end: request.ignore_end != 0,
         speculate: request.speculate != 0,
         draft_max: (request.draft_max > 0).then_some(request.draft_max),
         ..engine::Request::new(prompt, request.max_tokens)
     };
+    read.check(session.model.checkpoint.geometry().vocab_size)?;
     Ok((read, request.stream != 0))
 }
 
@@ -224,6 +258,15 @@ fn too_long(prompt: usize, context: usize) -> Failure {
 unsafe fn sampling(request: &Request) -> Outcome<SamplingParams> {
     // SAFETY: the same is asked of the caller.
     let biases = unsafe { slice(request.logit_bias, request.logit_bias_count, MOST_BIASES, "logit_bias") }?;
+    let (ids, count) = (request.suppress_tokens, request.suppress_token_count);
+    // SAFETY: the same.
+    let suppressed = unsafe { slice(ids, count, MOST_BIASES, "suppress_tokens") }?;
+    // SAFETY: the same.
+    let runs = unsafe { slice(request.bad_words, request.bad_word_count, MOST_STOPS, "bad_words") }?;
+    let run = |run: &Tokens| {
+        // SAFETY: the same.
+        unsafe { slice(run.tokens, run.count, MOST_BIASES, "bad_words") }.map(<[TokenId]>::to_vec)
+    };
     Ok(SamplingParams {
         temperature: request.temperature,
         top_k: request.top_k,
@@ -233,6 +276,8 @@ unsafe fn sampling(request: &Request) -> Outcome<SamplingParams> {
         presence_penalty: request.presence_penalty,
         frequency_penalty: request.frequency_penalty,
         logit_bias: biases.iter().map(|bias| (bias.token, bias.bias)).collect(),
+        suppress_tokens: suppressed.to_vec(),
+        bad_words: runs.iter().map(run).collect::<Outcome<_>>()?,
         seed: (request.has_seed != 0).then_some(request.seed),
         verify: match request.verify {
             0 => None,

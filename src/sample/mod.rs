@@ -5,7 +5,8 @@
 //! the draft was sampled from. All randomness is counter-based ([`Philox`]): keyed by request seed,
 //! absolute position and purpose, never by batch slot or step count.
 //!
-//! A row of logits passes penalties and biases, then temperature, top-k, top-p and min-p, and what is
+//! A row of logits passes penalties and biases ([`Sampler::biases`]: those asked for, and `-inf` for what must not come
+//! next), then temperature, top-k, top-p and min-p, and what is
 //! left becomes a distribution in f64.
 //!
 //! ```
@@ -29,6 +30,7 @@
 //! # }
 //! ```
 
+mod biases;
 mod distribution;
 mod exp;
 mod filters;
@@ -39,6 +41,7 @@ mod philox;
 mod sampler;
 mod softmax;
 
+pub(crate) use params::check_tokens;
 pub use params::{ParamError, Rule, SamplingParams, VerifyMode};
 pub use philox::{Philox, Purpose};
 pub use sampler::{Drafted, History, Sampler, TokenLogprobs, Verdict};

@@ -21,6 +21,11 @@ pub struct SamplingParams {
     pub frequency_penalty: f64,
     /// Added to the logits of single tokens; `-inf` forbids one.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// Tokens that are never generated, as if their bias were `-inf`.
+    pub suppress_tokens: Vec<TokenId>,
+    /// Runs of tokens, none of them empty, that are never completed: the last token of each is forbidden where the
+    /// prompt and the output so far end in all the others, so a run of one token is forbidden everywhere.
+    pub bad_words: Vec<Vec<TokenId>>,
     /// Same seed, same text (see [`Rule::Coupled`]); `None` draws one from the operating system.
     pub seed: Option<u64>,
     /// How drafts are verified at temperature > 0; `None`: coupled with a seed, rejection without.
@@ -41,6 +46,8 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            suppress_tokens: Vec::new(),
+            bad_words: Vec::new(),
             seed: None,
             verify: None,
             logprobs: None,
@@ -70,13 +77,18 @@ impl SamplingParams {
         number("presence_penalty", presence_penalty, presence_penalty.is_finite(), "a finite number")?;
         number("frequency_penalty", frequency_penalty, frequency_penalty.is_finite(), "a finite number")?;
         for &(token, bias) in &self.logit_bias {
-            if token as usize >= vocab {
-                let found = format!("token {token}, vocabulary of {vocab}");
-                return Err(ParamError { name: "logit_bias", found, expected: "tokens of the vocabulary" });
-            }
+            check_tokens("logit_bias", &[token], vocab)?;
             if bias.is_nan() || bias == f32::INFINITY {
                 let found = format!("{bias} for token {token}");
                 return Err(ParamError { name: "logit_bias", found, expected: "finite numbers or -inf" });
+            }
+        }
+        check_tokens("suppress_tokens", &self.suppress_tokens, vocab)?;
+        for run in &self.bad_words {
+            check_tokens("bad_words", run, vocab)?;
+            if run.is_empty() {
+                let (found, expected) = ("a run of no tokens".to_owned(), "at least one token in each");
+                return Err(ParamError { name: "bad_words", found, expected });
             }
         }
         if let Some(n) = self.logprobs.filter(|&n| n > MOST_LOGPROBS.min(vocab)) {
@@ -103,6 +115,17 @@ impl SamplingParams {
             _ if coupled => Rule::Coupled,
             _ => Rule::Rejection,
         }
+    }
+}
+
+/// Refuses tokens that a vocabulary of `vocab` tokens does not have, for the parameter `name`.
+pub(crate) fn check_tokens(name: &'static str, tokens: &[TokenId], vocab: usize) -> Result<(), ParamError> {
+    match tokens.iter().find(|&&token| token as usize >= vocab) {
+        Some(token) => {
+            let found = format!("token {token}, vocabulary of {vocab}");
+            Err(ParamError { name, found, expected: "tokens of the vocabulary" })
+        }
+        None => Ok(()),
     }
 }
 
@@ -151,6 +174,7 @@ mod tests {
             SamplingParams { temperature: 1e300, top_p: 1e-300, min_p: 1.0, top_k: usize::MAX, ..off() },
             SamplingParams { repetition_penalty: 1e-9, presence_penalty: -2.0, frequency_penalty: 5.0, ..off() },
             SamplingParams { logit_bias: vec![(7, f32::NEG_INFINITY), (7, -1.0)], logprobs: Some(8), ..off() },
+            SamplingParams { suppress_tokens: vec![0, 7, 7], bad_words: vec![vec![7], vec![0, 7, 0]], ..off() },
         ];
         for params in good {
             assert_eq!(params.check(8), Ok(()), "{params:?}");
@@ -172,6 +196,9 @@ mod tests {
             ("logit_bias", SamplingParams { logit_bias: vec![(8, 0.0)], ..off() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(0, f32::NAN)], ..off() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(0, f32::INFINITY)], ..off() }),
+            ("suppress_tokens", SamplingParams { suppress_tokens: vec![7, 8], ..off() }),
+            ("bad_words", SamplingParams { bad_words: vec![vec![1], vec![2, 8, 1]], ..off() }),
+            ("bad_words", SamplingParams { bad_words: vec![vec![1], vec![]], ..off() }),
             ("logprobs", SamplingParams { logprobs: Some(9), ..off() }),
         ];
         for (name, params) in bad {

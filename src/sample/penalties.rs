@@ -1,4 +1,6 @@
 //! What the history and the user add to a row of logits before it becomes a distribution.
+//!
+//! Which biases there are at a position is the [`Sampler`](super::Sampler)'s to say.
 
 use super::{History, SamplingParams};
 use crate::TokenId;
@@ -46,9 +48,10 @@ impl<'a> Penalties<'a> {
         }
     }
 
-    /// The row with everything applied; the row itself where nothing is on.
-    pub fn apply<'l>(&self, logits: &'l [f32]) -> Cow<'l, [f32]> {
-        if self.history.is_none() && self.params.logit_bias.is_empty() {
+    /// The row with the penalties and `biases`, which are this position's, applied; the row itself where nothing is on.
+    pub fn apply<'l>(&self, logits: &'l [f32], biases: impl Iterator<Item = (TokenId, f32)>) -> Cow<'l, [f32]> {
+        let mut biases = biases.peekable();
+        if self.history.is_none() && biases.peek().is_none() {
             return Cow::Borrowed(logits);
         }
         let mut logits = logits.to_vec();
@@ -58,7 +61,7 @@ impl<'a> Penalties<'a> {
                 *logit = self.penalised(f64::from(*logit), past.output[column]) as f32;
             }
         }
-        for &(token, bias) in &self.params.logit_bias {
+        for (token, bias) in biases {
             if let Some(column) = self.vocab.column(token) {
                 logits[column] += bias;
             }
@@ -91,6 +94,7 @@ impl Occurrences {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::iter;
 
     const TOKENS: [TokenId; 5] = [0, 1, 2, 2, 99];
     const HISTORY: History<'static> = History { tokens: &TOKENS, prompt: 2 };
@@ -98,13 +102,13 @@ mod tests {
     const LOGITS: [f32; 4] = [4.0, -4.0, 4.0, 4.0];
 
     fn applied(params: &SamplingParams) -> Vec<f32> {
-        Penalties::new(params, HISTORY, VOCAB).apply(&LOGITS).into_owned()
+        Penalties::new(params, HISTORY, VOCAB).apply(&LOGITS, params.logit_bias.iter().copied()).into_owned()
     }
 
     #[test]
     fn nothing_on_borrows_the_row() {
         let params = SamplingParams::default();
-        assert!(matches!(Penalties::new(&params, HISTORY, VOCAB).apply(&LOGITS), Cow::Borrowed(_)));
+        assert!(matches!(Penalties::new(&params, HISTORY, VOCAB).apply(&LOGITS, iter::empty()), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
         let mut short = Penalties::new(&params, History { tokens: &TOKENS[..3], prompt: 2 }, VOCAB);
         short.advance(2);
         short.advance(99);
-        assert_eq!(short.apply(&LOGITS), applied(&params));
+        assert_eq!(short.apply(&LOGITS, iter::empty()), applied(&params));
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Sampler {
     params: SamplingParams,
     rule: Rule,
     seed: u64,
+    /// Tokens that may not be among the first ones of the output, and how many those are.
+    pub(super) not_among_first: (Vec<TokenId>, usize),
 }
 
 impl Sampler {
@@ -73,7 +75,7 @@ impl Sampler {
         let rule = params.rule();
         // Hash keys are the standard library's way to the operating system's randomness.
         let seed = params.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-        Ok(Self { params, rule, seed })
+        Ok(Self { params, rule, seed, not_among_first: (Vec::new(), 0) })
     }
 
     /// The parameters.
@@ -101,7 +103,7 @@ impl Sampler {
     pub fn draft(&self, history: History<'_>, drafted: usize, logits: &[f32], ids: Option<&[TokenId]>) -> Drafted {
         let (position, vocab) = (history.tokens.len(), DraftVocab { size: logits.len(), ids });
         let confidence = confidence(logits);
-        let logits = &Penalties::new(&self.params, history, vocab).apply(logits);
+        let logits = &Penalties::new(&self.params, history, vocab).apply(logits, self.biases(history));
         let (token, q) = match self.rule {
             Rule::Greedy => (vocab.token(argmax(logits) as usize), Vec::new()),
             Rule::Coupled => (self.coupled(position, logits, vocab), Vec::new()),
@@ -127,7 +129,8 @@ impl Sampler {
         loop {
             let row = &logits[accepted * vocab..][..vocab];
             let draft = drafted.get(accepted);
-            let token = self.emit(start + accepted, &penalties.apply(row), draft);
+            let before = History { tokens: &history.tokens[..start + accepted], ..history };
+            let token = self.emit(start + accepted, &penalties.apply(row, self.biases(before)), draft);
             reported.extend(self.logprobs(row, token));
             if draft.is_none_or(|draft| draft.token != token) {
                 return Verdict { accepted, next: token, logprobs: reported };

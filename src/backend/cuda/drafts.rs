@@ -10,23 +10,26 @@ use super::inbox::{Kind, MOST_BINS};
 use super::kernels::{Address, DraftLoop, DraftRule, RowChoice};
 use super::pass::Pass;
 use super::rounds::judged;
+use super::views::Views;
 use crate::TokenId;
 use crate::backend::{BackendError, Draft, Sequence};
 use crate::control::DraftPlan;
+use crate::sample::History;
 
 impl<D: Driver> CudaBackend<D> {
     /// One draft for each sequence.
     pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         let max_draft = self.limits.max_draft;
         self.count(batch)?;
-        let shape = self.shape(Kind::Draft, batch, batch.len(), 0);
+        let views = Views::new(Kind::Draft, batch);
+        let shape = self.shape(Kind::Draft, batch, &views, batch.len(), 0);
         let row_of_draft = |sequence: &Sequence<'_>| row_of_draft(sequence, max_draft);
         let judged: Vec<_> = batch
             .iter()
             .enumerate()
             .map(|(index, sequence)| judged(index, sequence, sequence.drafted(), row_of_draft(sequence)))
             .collect();
-        let inbox = self.tell(&shape, batch, |layout, inbox| layout.judged.put(inbox, judged))?;
+        let inbox = self.tell(&shape, batch, &views, |layout, inbox| layout.judged.put(inbox, judged))?;
         let bytes = self.limits.slots * max_draft * size_of::<RowChoice>();
         // SAFETY: the inbox holds a pass of this shape within the limits.
         unsafe { self.round(shape, &inbox, self.model.work.draft_choices, bytes) }?;
@@ -39,7 +42,8 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     /// A round's drafts as the plan has them, `plan.limit` of at least 1 within the limits, in one launch and with one
-    /// wait. `None` if that cannot be done: the device has no loops, or none for so large a plan.
+    /// wait. `None` if that cannot be done: the device has no loops, or none for so large a plan, or other biases may
+    /// hold from some draft on, of which a loop knows nothing.
     pub(super) fn draft_in_a_loop(
         &mut self,
         sequence: &Sequence<'_>,
@@ -49,9 +53,14 @@ impl<D: Driver> CudaBackend<D> {
         if !self.loops || plan.bins() > MOST_BINS || ends.len() > DraftLoop::LANES {
             return Ok(None);
         }
+        let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
+        if !sequence.sampler.biases_stay(history, plan.limit - 1) {
+            return Ok(None);
+        }
         let (batch, max_draft) = (&[*sequence], self.limits.max_draft);
         self.count(batch)?;
-        let shape = self.shape(Kind::DraftLoop, batch, 1, plan.limit - 1);
+        let views = Views::new(Kind::DraftLoop, batch);
+        let shape = self.shape(Kind::DraftLoop, batch, &views, 1, plan.limit - 1);
         let first = row_of_draft(sequence, max_draft);
         let rule = |rule: &crate::control::Rule| DraftRule { kept: rule.kept, worth: rule.worth };
         let state = DraftLoop {
@@ -63,7 +72,7 @@ impl<D: Driver> CudaBackend<D> {
             ends: ends.len() as u32,
             go_on: 0,
         };
-        let inbox = self.tell(&shape, batch, |layout, inbox| {
+        let inbox = self.tell(&shape, batch, &views, |layout, inbox| {
             layout.judged.put(inbox, [judged(0, sequence, sequence.drafted(), first)]);
             layout.draft_loop.put(inbox, [state]);
             layout.edges.put(inbox, plan.edges.iter().copied());

@@ -21,6 +21,9 @@ pub struct Shape {
     pub most_rows: usize,
     /// Chunks of 256 positions that the longest sequence is thought to have.
     pub chunks: usize,
+    /// Room for so many parameters and lists of biases: each sequence's, then others that some of its rows have
+    /// (`views.rs`).
+    pub views: usize,
     /// Penalties or biases: room for so many biases of single tokens. `None`: there are neither.
     pub biases: Option<usize>,
 }
@@ -103,15 +106,15 @@ pub struct Layout {
     pub keep: Part<u32>,
     /// Which kept (or, outside of rounds, fresh) row each later row begins with.
     pub gather: Part<u32>,
-    /// `[batch + 1]`, the last for rows of no sequence.
+    /// `[views + 1]`: those for rows of no sequence come after all others.
     pub params: Part<Params>,
     /// Rows to be sampled from.
     pub judged: Part<JudgedRow>,
     /// `[rows, max_draft]`: the drafts before each row.
     pub recent: Part<u32>,
-    /// `[batch + 2]`.
+    /// `[views + 2]`.
     pub bias_begin: Part<i32>,
-    /// All sequences' biases.
+    /// All biases.
     pub biases: Part<TokenBias>,
     /// `[batch]`.
     pub verified: Part<VerifiedSequence>,
@@ -130,7 +133,7 @@ pub struct Layout {
 impl Layout {
     /// The layout of a pass.
     pub fn new(shape: &Shape, max_draft: usize) -> Self {
-        let Shape { batch, fresh, rows, .. } = *shape;
+        let Shape { batch, fresh, rows, views, .. } = *shape;
         let mut bytes = 0;
         let later = if shape.kind == Kind::Verify { batch } else { 0 };
         let judged_rows = if shape.judges() { rows } else { 0 };
@@ -145,10 +148,10 @@ impl Layout {
             table: take(&mut bytes, batch * shape.max_pages()),
             keep: take(&mut bytes, if shape.judges() { fresh } else { 0 }),
             gather: take(&mut bytes, if shape.drafts() { 0 } else { rows }),
-            params: take(&mut bytes, if shape.judges() { batch + 1 } else { 0 }),
+            params: take(&mut bytes, if shape.judges() { views + 1 } else { 0 }),
             judged: take(&mut bytes, judged_rows),
             recent: take(&mut bytes, adjusted_rows * max_draft),
-            bias_begin: take(&mut bytes, if shape.biases.is_some() { batch + 2 } else { 0 }),
+            bias_begin: take(&mut bytes, if shape.biases.is_some() { views + 2 } else { 0 }),
             biases: take(&mut bytes, shape.biases.unwrap_or(0)),
             verified: take(&mut bytes, if shape.kind == Kind::Verify { batch } else { 0 }),
             draft_loop: take(&mut bytes, loops),

@@ -8,7 +8,8 @@
 //!   on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
-//! - `host` and `slots` are the host's side; `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
+//! - `host` and `slots` are the host's side; `views` are the biases of
+//!   each row, `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
 //!   that the library multiplies; `swap` brings pages to the host and back.
 //! - `synthetic` makes weights on the device, for benchmarks.
 //!
@@ -40,6 +41,7 @@ mod slots;
 mod swap;
 mod synthetic;
 mod upload;
+mod views;
 mod weights;
 mod workspace;
 

@@ -84,6 +84,7 @@ impl<D: Driver> CudaBackend<D> {
             rows,
             most_rows: piece.iter().map(|chunk| chunk.tokens.len()).max().unwrap_or(1),
             chunks: chunks_of(longest, self.limits.context),
+            views: 0,
             biases: None,
         };
         let inbox = self.host.inbox(&self.driver, &shape, self.limits.max_draft, &mut self.graphs)?;

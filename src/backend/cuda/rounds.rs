@@ -5,6 +5,7 @@ use super::driver::Driver;
 use super::inbox::{Inbox, Kind, Layout, Shape};
 use super::kernels::{Address, CountTokens, JudgedRow, Params, TokenBias, Verdict, VerifiedSequence, sampling_kernel};
 use super::pass::Pass;
+use super::views::Views;
 use super::workspace::{chunks_of, padded_rows};
 use crate::TokenId;
 use crate::backend::{BackendError, Sequence};
@@ -17,15 +18,17 @@ impl<D: Driver> CudaBackend<D> {
     pub(super) fn verify_all(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<sample::Verdict>, BackendError> {
         self.count(batch)?;
         let rows = batch.iter().map(|sequence| sequence.drafted() + 1).sum();
-        let shape = self.shape(Kind::Verify, batch, padded_rows(rows), 0);
+        let views = Views::new(Kind::Verify, batch);
+        let shape = self.shape(Kind::Verify, batch, &views, padded_rows(rows), 0);
         let first_rows: Vec<usize> = first_rows(batch.iter().map(|sequence| sequence.drafted() + 1));
         let of_round = |(index, sequence): (usize, &Sequence<'_>)| {
             let first = first_rows[index];
-            (0..=sequence.drafted()).map(|j| judged(index, sequence, j, first + j)).collect::<Vec<_>>()
+            let row = |j| judged(views.of_row(index, j), sequence, j, first + j);
+            (0..=sequence.drafted()).map(row).collect::<Vec<_>>()
         };
         let mut judged: Vec<JudgedRow> = batch.iter().enumerate().flat_map(of_round).collect();
         // Rows of no sequence are sampled from too, greedily, to where nobody looks.
-        let idle = |row| JudgedRow { sequence: batch.len() as u32, position: 0, drafted: 0, slot: 0, destination: row };
+        let idle = |row| JudgedRow { sequence: views.count() as u32, position: 0, drafted: 0, slot: 0, destination: row };
         judged.extend((rows as u32..shape.rows as u32).map(idle));
         let kept = |sequence: &Sequence<'_>| {
             let first = sequence.slot * self.rows.round;
@@ -34,7 +37,7 @@ impl<D: Driver> CudaBackend<D> {
         let gather: Vec<u32> = batch.iter().flat_map(kept).collect();
         let verified: Vec<_> =
             batch.iter().zip(&first_rows).map(|(sequence, &first)| verified(sequence, first)).collect();
-        let inbox = self.tell(&shape, batch, |layout, inbox| {
+        let inbox = self.tell(&shape, batch, &views, |layout, inbox| {
             layout.gather.put(inbox, gather);
             layout.judged.put(inbox, judged);
             layout.verified.put(inbox, verified);
@@ -52,14 +55,17 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     /// The shape of a pass of rounds with `rows` rows after the exit layer, which goes on by `further` positions.
-    pub(super) fn shape(&self, kind: Kind, batch: &[Sequence<'_>], rows: usize, further: usize) -> Shape {
+    pub(super) fn shape(
+        &self,
+        kind: Kind,
+        batch: &[Sequence<'_>],
+        views: &Views<'_>,
+        rows: usize,
+        further: usize,
+    ) -> Shape {
         let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1) + further;
         let most_drafts = batch.iter().map(Sequence::drafted).max().unwrap_or(0);
-        let adjusts = |sequence: &Sequence<'_>| {
-            let params = sequence.sampler.params();
-            params.has_penalties() || !params.logit_bias.is_empty()
-        };
-        let biases: usize = batch.iter().map(|sequence| sequence.sampler.params().logit_bias.len()).sum();
+        let others = views.count() - batch.len();
         Shape {
             kind,
             batch: batch.len(),
@@ -72,7 +78,8 @@ impl<D: Driver> CudaBackend<D> {
                 (most_drafts + 1).next_power_of_two().min(self.rows.round)
             },
             chunks: chunks_of(longest, self.limits.context),
-            biases: batch.iter().any(adjusts).then(|| biases.next_power_of_two()),
+            views: batch.len() + if others > 0 { others.next_power_of_two() } else { 0 },
+            biases: views.adjusted().map(usize::next_power_of_two),
         }
     }
 
@@ -81,6 +88,7 @@ impl<D: Driver> CudaBackend<D> {
         &mut self,
         shape: &Shape,
         batch: &[Sequence<'_>],
+        views: &Views<'_>,
         more: impl FnOnce(&Layout, &mut [u8]),
     ) -> Result<Inbox, BackendError> {
         let inbox = self.host.inbox(&self.driver, shape, self.limits.max_draft, &mut self.graphs)?;
@@ -96,14 +104,13 @@ impl<D: Driver> CudaBackend<D> {
         layout.table.put(room, batch.iter().flat_map(|sequence| row_of_table(sequence.pages, shape)));
         let kept = |sequence: &Sequence<'_>| (sequence.slot * self.rows.round + sequence.drafted()) as u32;
         layout.keep.put(room, batch.iter().map(kept));
-        layout.params.put(room, batch.iter().map(|sequence| Params::new(sequence.sampler)).chain([idle_params()]));
+        layout.params.put(room, views.params().chain([idle_params()]));
         if shape.biases.is_some() {
-            let biases = |sequence: &Sequence<'_>| sequence.sampler.params().logit_bias.clone();
-            let bias = |(token, bias)| TokenBias { token, bias };
-            let begin = first_rows(batch.iter().map(|sequence| biases(sequence).len()));
+            let bias = |&(token, bias): &(TokenId, f32)| TokenBias { token, bias };
+            let begin = first_rows(views.biases().iter().map(Vec::len));
             let all = *begin.last().unwrap_or(&0);
             layout.bias_begin.put(room, ends(begin).chain([all as i32]));
-            layout.biases.put(room, batch.iter().flat_map(biases).map(bias));
+            layout.biases.put(room, views.biases().iter().flatten().map(bias));
             layout
                 .recent
                 .put(room, batch.iter().flat_map(|sequence| self::recent(sequence, shape, self.limits.max_draft)));
@@ -219,10 +226,10 @@ pub(super) fn row_of_table<'a>(pages: &'a [PageId], shape: &Shape) -> impl Itera
     pages.iter().map(|page| page.0).chain(iter::repeat(0)).take(shape.max_pages())
 }
 
-/// The row that decides the token after `drafted` drafts of sequence `index`.
-pub(super) fn judged(index: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
+/// The row that decides the token after `drafted` drafts, under the parameters and biases of number `view`.
+pub(super) fn judged(view: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
     JudgedRow {
-        sequence: index as u32,
+        sequence: view as u32,
         position: (sequence.committed + drafted) as u32,
         drafted: drafted as u32,
         slot: sequence.slot as u32,

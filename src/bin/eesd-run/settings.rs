@@ -180,6 +180,8 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
         presence_penalty: args.presence_penalty.unwrap_or(of_model.presence_penalty),
         frequency_penalty: args.frequency_penalty.unwrap_or(of_model.frequency_penalty),
         logit_bias: args.logit_bias.clone(),
+        suppress_tokens: Vec::new(),
+        bad_words: Vec::new(),
         seed: args.seed,
         verify: args.verify.map(VerifyMode::from),
         logprobs: args.logprobs,

@@ -64,11 +64,13 @@ impl WriteOptions {
             presence_penalty,
             frequency_penalty,
             logit_bias,
+            suppress_tokens,
+            bad_words,
             seed: _,
             verify: _,
             logprobs: _,
         } = &self.sampling;
-        let header = json!({
+        let mut header = json!({
             "format": FORMAT,
             "base_fingerprint": base_fingerprint,
             "seed": self.seed(),
@@ -84,6 +86,13 @@ impl WriteOptions {
             // As text: JSON has no -inf.
             "logit_bias": logit_bias.iter().map(|(token, bias)| format!("{token}:{bias}")).collect::<Vec<_>>(),
         });
+        // Where they say something: files of before they were there can be gone on with.
+        if !suppress_tokens.is_empty() {
+            header["suppress_tokens"] = json!(suppress_tokens);
+        }
+        if !bad_words.is_empty() {
+            header["bad_words"] = json!(bad_words);
+        }
         header.as_object().cloned().unwrap_or_default()
     }
 }

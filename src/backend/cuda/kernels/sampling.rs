@@ -54,7 +54,7 @@ impl Params {
 arguments! {
     /// What one row of logits is for.
     JudgedRow {
-        /// Index of its parameters.
+        /// Index of its parameters and of its list of biases.
         sequence: u32,
         /// Of the token to be decided.
         position: u32,
