@@ -1,8 +1,8 @@
 //! Chat templates: Jinja, as Hugging Face transformers renders it.
 
-use super::json::Object;
+use super::json::{Document, Object};
 use super::source::Source;
-use super::tokenizer::special_token;
+use super::specials::{self, special_token};
 use super::{LoadError, clock};
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -47,12 +47,13 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// The template of a folder, if it has one: a file of its own, or in `tokenizer_config.json`.
     pub(super) fn of_source(source: &Source, config: Option<&Object<'_>>) -> Result<Option<Self>, LoadError> {
+        let map = source.read(specials::FILE)?;
+        let map = map.map(|bytes| Document::parse(source.path(specials::FILE), &bytes)).transpose()?;
+        let map = map.as_ref().map(Document::root);
         let mut specials = BTreeMap::new();
-        if let Some(config) = config {
-            for key in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-                if let Some(token) = special_token(config, key)? {
-                    specials.insert(key, token);
-                }
+        for key in specials::NAMES {
+            if let Some(token) = special_token(config, map.as_ref(), key)? {
+                specials.insert(key, token);
             }
         }
         if let Some(bytes) = source.read(FILE)? {

@@ -40,6 +40,7 @@ mod json;
 mod prompt;
 mod rope;
 mod source;
+mod specials;
 pub(crate) mod store;
 mod tensors;
 mod tokenizer;
