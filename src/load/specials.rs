@@ -3,13 +3,15 @@
 use super::LoadError;
 use super::json::Object;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Where the tokens stand that `tokenizer_config.json` does not mention.
 pub(super) const FILE: &str = "special_tokens_map.json";
 
-/// The names that chat templates know them by.
-pub(super) const NAMES: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The tokens by the names that chat templates know them by.
+pub(super) type Specials = BTreeMap<String, String>;
+
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The token that `tokenizer_config.json` has under `key`, where the key is written down there, be it as `null`; else
 /// the one of `special_tokens_map.json`.
@@ -25,6 +27,20 @@ pub(super) fn special_token(
         Some(object) => token(object, key),
         None => Ok(None),
     }
+}
+
+/// All of the tokens that the two files name.
+///
+/// # Errors
+/// As [`special_token`].
+pub(super) fn special_tokens(config: Option<&Object<'_>>, map: Option<&Object<'_>>) -> Result<Specials, LoadError> {
+    let mut specials = Specials::new();
+    for key in NAMES {
+        if let Some(token) = special_token(config, map, key)? {
+            specials.insert(key.to_owned(), token);
+        }
+    }
+    Ok(specials)
 }
 
 fn token(object: &Object<'_>, key: &str) -> Result<Option<String>, LoadError> {
