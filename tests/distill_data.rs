@@ -319,7 +319,7 @@ fn prompts_are_read_as_the_command_line_reads_them() {
     )
     .unwrap();
     let chatty = Checkpoint::open(&folder).unwrap();
-    let template = chatty.chat_template();
+    let template = chatty.chat_template().unwrap();
     assert!(template.is_some());
     let path = dir.path().join("chat.jsonl");
     fs::write(

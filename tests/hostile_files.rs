@@ -1,7 +1,7 @@
 //! Damaged and hostile model files: thousands of them, each opened and used. Every one gives a model
 //! or an error; none a panic, and none makes the loader take memory that its files do not justify.
 
-use eesd::load::{Checkpoint, LoadError, Message};
+use eesd::load::{Chat, Checkpoint, LoadError, Message};
 use serde_json::Value;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,8 +84,8 @@ impl Victim {
             }
             stream.finish();
         }
-        if let Some(template) = checkpoint.chat_template() {
-            template.render(&[Message::new("user", "hi")])?;
+        if let Ok(Some(template)) = checkpoint.chat_template() {
+            template.render(&Chat::new([Message::new("user", "hi")]))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
-use crate::load::{BUNDLED_EXIT, Checkpoint, ExitBlock, Message, Tokenizer};
+use crate::load::{BUNDLED_EXIT, Chat, Checkpoint, ExitBlock, Message, Tokenizer};
 use std::ffi::c_char;
 use std::path::Path;
 use std::sync::Arc;
@@ -246,7 +246,7 @@ pub unsafe extern "C" fn eesd_model_get_info(model: *const Model, info: *mut Mod
             exit_parameters: exit.map_or(0, ExitBlock::parameters),
             exit_bytes: exit.map_or(0, ExitBlock::bytes),
             has_tokenizer: checkpoint.tokenizer().is_some().into(),
-            has_chat_template: checkpoint.chat_template().is_some().into(),
+            has_chat_template: matches!(checkpoint.chat_template(), Ok(Some(_))).into(),
         });
         Ok(())
     })
@@ -336,7 +336,7 @@ pub unsafe extern "C" fn eesd_apply_chat_template(
         let messages = unsafe { slice(messages, count, MOST_MESSAGES, "messages") }?;
         let name = model.checkpoint.name();
         let missing = || Failure::new(Status::Unsupported, format!("{name} has no chat template: it continues text"));
-        let template = model.checkpoint.chat_template().ok_or_else(missing)?;
+        let template = model.checkpoint.chat_template()?.ok_or_else(missing)?;
         let read = |message: &ChatMessage| {
             // SAFETY: the same.
             let role = unsafe { string(message.role, "role") }?;
@@ -345,7 +345,7 @@ pub unsafe extern "C" fn eesd_apply_chat_template(
             Ok(Message::new(role, content))
         };
         let messages = messages.iter().map(read).collect::<Outcome<Vec<_>>>()?;
-        let prompt = terminated(template.render(&messages)?);
+        let prompt = terminated(template.render(&Chat::new(messages))?);
         // SAFETY: the same.
         unsafe { fill(&prompt, buffer.cast(), capacity, needed) }
     })

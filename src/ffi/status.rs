@@ -81,9 +81,15 @@ impl Failure {
     }
 }
 
+impl From<&LoadError> for Failure {
+    fn from(error: &LoadError) -> Self {
+        Self::new(Status::LoadFailed, with_causes(error))
+    }
+}
+
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        Self::new(Status::LoadFailed, with_causes(&error))
+        Self::from(&error)
     }
 }
 

@@ -2,13 +2,16 @@
 
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
-use super::json::Document;
+use super::json::{Document, Object};
 use super::source::{self, Source};
+use super::specials::{self, Specials, special_tokens};
 use super::tensors::Tensors;
 use super::{ChatTemplate, ExitBlock, GenerationDefaults, LoadError, Tokenizer, bundled, weights};
 use crate::model::{Geometry, ModelWeights};
 use std::path::Path;
 use std::sync::Arc;
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// An opened model: configuration, mapped tensors, tokenizer, chat template, generation defaults.
 pub struct Checkpoint {
@@ -21,7 +24,8 @@ pub struct Checkpoint {
     fingerprint: String,
     generation: GenerationDefaults,
     tokenizer: Option<Arc<Tokenizer>>,
-    chat_template: Option<ChatTemplate>,
+    /// A broken one is an error only where it is asked for.
+    chat_template: Result<Option<ChatTemplate>, LoadError>,
 }
 
 impl Checkpoint {
@@ -59,7 +63,7 @@ impl Checkpoint {
         let generation_config = generation_config.as_ref().map(Document::root);
         let generation = GenerationDefaults::parse(generation_config.as_ref(), &document.root())?;
 
-        let tokenizer_config = read_json(&source, "tokenizer_config.json")?;
+        let tokenizer_config = read_json(&source, TOKENIZER_CONFIG)?;
         let tokenizer_config = tokenizer_config.as_ref().map(Document::root);
         let vocab_size = config.geometry.vocab_size;
         let tokenizer = Tokenizer::of_source(&source, tokenizer_config.as_ref(), &generation, vocab_size)?;
@@ -69,7 +73,7 @@ impl Checkpoint {
             bytes: tensors.bytes(plan.keys()),
             fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
             tokenizer: tokenizer.map(Arc::new),
-            chat_template: ChatTemplate::of_source(&source, tokenizer_config.as_ref())?,
+            chat_template: chat_template(&source, tokenizer_config.as_ref()),
             source,
             config,
             tensors,
@@ -108,8 +112,21 @@ impl Checkpoint {
     }
 
     /// The chat template, where the folder has one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
+    ///
+    /// # Errors
+    /// If it is broken. Another may be taken in its place: see [`Checkpoint::chat_template_from`].
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, &LoadError> {
+        self.chat_template.as_ref().map(Option::as_ref)
+    }
+
+    /// The chat template of a file, with this model's special tokens: see [`ChatTemplate::from_file`].
+    ///
+    /// # Errors
+    /// If the file holds no template or a broken one, or the special tokens of the folder are broken.
+    pub fn chat_template_from(&self, path: &Path) -> Result<ChatTemplate, LoadError> {
+        let config = read_json(&self.source, TOKENIZER_CONFIG)?;
+        let config = config.as_ref().map(Document::root);
+        ChatTemplate::from_file(path, special_tokens_of(&self.source, config.as_ref())?)
     }
 
     /// What `generation_config.json` (or the model's configuration) says.
@@ -161,4 +178,13 @@ impl Checkpoint {
 
 fn read_json(source: &Source, file: &str) -> Result<Option<Document>, LoadError> {
     source.read(file)?.map(|bytes| Document::parse(source.path(file), &bytes)).transpose()
+}
+
+fn chat_template(source: &Source, tokenizer_config: Option<&Object<'_>>) -> Result<Option<ChatTemplate>, LoadError> {
+    ChatTemplate::of_source(source, tokenizer_config, special_tokens_of(source, tokenizer_config)?)
+}
+
+fn special_tokens_of(source: &Source, tokenizer_config: Option<&Object<'_>>) -> Result<Specials, LoadError> {
+    let map = read_json(source, specials::FILE)?;
+    special_tokens(tokenizer_config, map.as_ref().map(Document::root).as_ref())
 }

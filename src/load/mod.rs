@@ -28,7 +28,6 @@
 mod bundled;
 mod chat;
 mod checkpoint;
-mod clock;
 mod config;
 mod detokenize;
 mod error;
@@ -40,6 +39,7 @@ mod json;
 mod prompt;
 mod rope;
 mod source;
+mod specials;
 pub(crate) mod store;
 mod tensors;
 mod tokenizer;
@@ -48,7 +48,7 @@ mod weights;
 pub use bundled::BUNDLED_EXIT;
 #[cfg(feature = "bundled-model")]
 pub use bundled::bundled_prompts;
-pub use chat::{ChatTemplate, Message};
+pub use chat::{Chat, ChatTemplate, Message, messages};
 pub use checkpoint::Checkpoint;
 pub use detokenize::TextStream;
 pub use error::LoadError;

@@ -3,9 +3,9 @@
 use super::detokenize::{self, Detokenizer, TextStream};
 use super::json::Object;
 use super::source::Source;
+use super::specials::special_token;
 use super::{GenerationDefaults, LoadError};
 use crate::TokenId;
-use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +56,8 @@ impl Tokenizer {
             if !add {
                 return Ok(Vec::new());
             }
-            let named = special_token(config, "bos_token")?.and_then(|token| self.inner.token_to_id(&token));
+            let named =
+                special_token(Some(config), None, "bos_token")?.and_then(|token| self.inner.token_to_id(&token));
             let begin = named.or(generation.begin_token);
             return begin
                 .map(|id| vec![id])
@@ -148,16 +149,5 @@ fn check_vocabulary(inner: &tokenizers::Tokenizer, vocab_size: usize) -> Result<
             Err(format!("token {token:?} has id {id}, but vocab_size in config.json is {vocab_size}"))
         }
         Some(_) => Ok(()),
-    }
-}
-
-/// A special token of `tokenizer_config.json`: a string, or an object with its `content`.
-pub(super) fn special_token(config: &Object<'_>, key: &str) -> Result<Option<String>, LoadError> {
-    match config.value(key) {
-        Some(Value::Object(_)) => match config.object(key)? {
-            Some(token) => Ok(token.text("content")?.map(str::to_owned)),
-            None => Ok(None),
-        },
-        _ => Ok(config.text(key)?.map(str::to_owned)),
     }
 }

@@ -55,7 +55,7 @@ fn fixtures_open_with_their_geometry() {
         assert_eq!(weights.layers[0].q_bias.is_some(), name == "qwen2");
         assert_eq!(weights.layers[0].q_norm.is_some(), name == "qwen3");
         assert_eq!(weights.head.bytes.as_ptr() == weights.embed.bytes.as_ptr(), geometry.tied_head);
-        assert!(checkpoint.tokenizer().is_none() && checkpoint.chat_template().is_none());
+        assert!(checkpoint.tokenizer().is_none() && checkpoint.chat_template().unwrap().is_none());
         assert!(checkpoint.exit_blocks().unwrap().is_empty());
     }
 }

@@ -9,7 +9,7 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use eesd::engine::{Engine, Finish, Request, Stats};
-use eesd::load::{ChatTemplate, Message, Tokenizer};
+use eesd::load::{Chat, ChatTemplate, Message, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Write};
@@ -90,7 +90,8 @@ impl Conversation<'_> {
     fn answer(&mut self, text: &str) -> Outcome {
         self.turns.push(Message::new("user", text));
         let messages: Vec<Message> = self.opening.iter().chain(&self.turns).cloned().collect();
-        let prompt = self.template.render(&messages).and_then(|prompt| self.tokenizer.encode(&prompt, false));
+        let prompt =
+            self.template.render(&Chat::new(messages)).and_then(|prompt| self.tokenizer.encode(&prompt, false));
         let prompt = match prompt {
             Ok(prompt) => prompt,
             Err(error) => {

@@ -10,7 +10,7 @@ use crate::output::{AnswerFile, Output};
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use eesd::engine::{Completion, Emission, Engine, Finish, Request};
-use eesd::load::Message;
+use eesd::load::{Chat, Message};
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -247,5 +247,5 @@ fn prompt(args: &GenerateArgs) -> Outcome<String> {
 /// The prompt as a user's message after a system message, in the model's chat format.
 fn templated(model: &Model, system: &str, prompt: &str) -> Outcome<String> {
     let template = model.chat_template("--system")?;
-    Ok(template.render(&[Message::new("system", system), Message::new("user", prompt)])?)
+    Ok(template.render(&Chat::new([Message::new("system", system), Message::new("user", prompt)]))?)
 }

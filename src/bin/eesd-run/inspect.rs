@@ -143,7 +143,7 @@ impl Report {
                 head: if geometry.tied_head { 0 } else { weights.head.bytes.len() as u64 },
             },
             tokenizer: checkpoint.tokenizer().is_some(),
-            chat_template: checkpoint.chat_template().is_some(),
+            chat_template: matches!(checkpoint.chat_template(), Ok(Some(_))),
             end_tokens: checkpoint.generation().end_tokens.clone(),
             cache_bytes_per_token: per_token,
             memory: fits(checkpoint.bytes() + largest_block, per_token, geometry.max_positions as u64),

@@ -58,9 +58,10 @@ impl Model {
     /// The chat template, which `what` needs.
     ///
     /// # Errors
-    /// If the folder has none.
+    /// If the folder has none, or a broken one.
     pub fn chat_template(&self, what: &str) -> Outcome<&ChatTemplate> {
-        self.checkpoint.chat_template().ok_or_else(|| {
+        let template = self.checkpoint.chat_template().map_err(|error| Failure::failed(format!("{what}: {error}")))?;
+        template.ok_or_else(|| {
             Failure::failed(format!(
                 "{what}: {} has no chat template (looked for chat_template.jinja and for the key chat_template of \
                  tokenizer_config.json): it continues text, so use `eesd-run generate -p TEXT`",

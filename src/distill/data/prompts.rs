@@ -2,7 +2,7 @@
 
 use super::{DataError, text};
 use crate::TokenId;
-use crate::load::{ChatTemplate, Message, Prompt, Tokenizer, json_line};
+use crate::load::{Chat, ChatTemplate, Message, Prompt, Tokenizer, json_line};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
@@ -16,6 +16,7 @@ struct Line {
     #[serde(rename = "id")]
     _id: Option<Value>,
     prompt: Option<String>,
+    #[serde(default, deserialize_with = "crate::load::messages")]
     messages: Option<Vec<Message>>,
 }
 
@@ -49,7 +50,7 @@ pub fn read_prompts(
         let encoded = match messages {
             Ok(messages) => {
                 let template = template.ok_or_else(missing)?;
-                template.render(&messages).and_then(|text| tokenizer.encode(&text, false))
+                template.render(&Chat::new(messages)).and_then(|text| tokenizer.encode(&text, false))
             }
             Err(text) => tokenizer.encode(&text, true),
         };

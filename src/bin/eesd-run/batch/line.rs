@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome, one_line};
 use crate::settings::Model;
 use eesd::TokenId;
 use eesd::engine::Request;
-use eesd::load::{Message, Prompt, Tokenizer, json_line};
+use eesd::load::{Chat, Message, Prompt, Tokenizer, json_line};
 use eesd::sample::VerifyMode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -60,6 +60,7 @@ pub enum Item {
 struct Line {
     id: Option<Value>,
     prompt: Option<String>,
+    #[serde(default, deserialize_with = "eesd::load::messages")]
     messages: Option<Vec<Message>>,
     max_tokens: Option<usize>,
     temperature: Option<f64>,
@@ -166,9 +167,9 @@ impl<'a> Lines<'a> {
     fn request(&self, line: &mut Line) -> Outcome<Request> {
         let prompt = match Prompt::of_keys(line.prompt.take(), line.messages.take())? {
             Prompt::Text(text) => self.tokenizer.encode(&text, true)?,
-            Prompt::Messages(messages) => {
-                self.tokenizer.encode(&self.model.chat_template("\"messages\"")?.render(&messages)?, false)?
-            }
+            Prompt::Messages(messages) => self
+                .tokenizer
+                .encode(&self.model.chat_template("\"messages\"")?.render(&Chat::new(messages))?, false)?,
         };
         let mut request = Request { prompt, ..self.base.clone() };
         set(&mut request.max_tokens, line.max_tokens);

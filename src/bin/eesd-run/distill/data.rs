@@ -55,7 +55,8 @@ fn answers(
 ) -> Outcome<Option<Vec<Document>>> {
     let data = &args.data;
     let tokenizer = model.tokenizer()?;
-    let prompts = read_prompts(prompts, &tokenizer, model.checkpoint.chat_template(), data.chat)?;
+    let template = model.checkpoint.chat_template().map_err(|error| Failure::failed(error.to_string()))?;
+    let prompts = read_prompts(prompts, &tokenizer, template, data.chat)?;
     let machine = Machine::new(&args.machine, Prefill::Exact, model, data.batch_size, MAX_DRAFT, reporter)?;
     // Whatever drafts, the answers are the same; so the first block there is will do.
     let exit = model.checkpoint.exit_blocks()?.into_iter().next();

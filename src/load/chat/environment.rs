@@ -1,0 +1,47 @@
+//! The Jinja environment that Hugging Face transformers gives to chat templates.
+
+use super::{clock, json, python};
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+/// What a template may spend: an instruction costs 1, and so do 64 bytes of any text it makes. A conversation of a
+/// thousand messages takes a hundredth of it.
+const FUEL: u64 = 5_000_000;
+
+/// An environment without templates.
+pub(super) fn new() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("Jinja's own delimiters are distinct"));
+    environment.set_fuel(Some(FUEL));
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", |format: &str| clock::now(format));
+    environment.add_filter("tojson", json::to_json);
+    python::imitate(&mut environment);
+    environment
+}
+
+/// A template's text as this environment compiles it.
+pub(super) fn prepare(jinja: &str) -> String {
+    without_generation_tags(&jinja.replace("\r\n", "\n").replace('\r', "\n"))
+}
+
+/// Templates for training mark the assistant's words by `{% generation %}`, a tag of transformers' own.
+/// To render, it means nothing but a scope of its own, which `with` is too.
+fn without_generation_tags(template: &str) -> String {
+    let mut parts = template.split("{%");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (tag, after) = part.split_at(part.find("%}").unwrap_or(part.len()));
+        let tag = match tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            "generation" => &tag.replace("generation", "with"),
+            "endgeneration" => &tag.replace("endgeneration", "endwith"),
+            _ => tag,
+        };
+        text.extend(["{%", tag, after]);
+    }
+    text
+}
+
+fn raise_exception(message: &str) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
