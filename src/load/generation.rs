@@ -25,6 +25,16 @@ pub struct GenerationDefaults {
     pub min_p: Option<f64>,
     /// `repetition_penalty`.
     pub repetition_penalty: Option<f64>,
+    /// `stop_strings`.
+    pub stop_strings: Vec<String>,
+    /// `suppress_tokens`.
+    pub suppress_tokens: Vec<TokenId>,
+    /// `bad_words_ids`.
+    pub bad_words: Vec<Vec<TokenId>>,
+    /// `max_new_tokens`.
+    pub max_new_tokens: Option<usize>,
+    /// `min_new_tokens`.
+    pub min_new_tokens: Option<usize>,
 }
 
 impl GenerationDefaults {

@@ -4,7 +4,8 @@
 //! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
-//! `fingerprint`). What users write for the model to continue is a [`Prompt`].
+//! `fingerprint`). What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read files of them, in
+//! whose [`encoding`] people have various tastes.
 //!
 //! ```
 //! use eesd::load::Checkpoint;
@@ -30,13 +31,16 @@ mod chat;
 mod checkpoint;
 mod config;
 mod detokenize;
+pub mod encoding;
 mod error;
 mod exit;
 mod fingerprint;
 mod generation;
 mod header;
 mod json;
+mod lines;
 mod prompt;
+mod prompts;
 mod rope;
 mod source;
 mod specials;
@@ -48,12 +52,14 @@ mod weights;
 pub use bundled::BUNDLED_EXIT;
 #[cfg(feature = "bundled-model")]
 pub use bundled::bundled_prompts;
-pub use chat::{Chat, ChatTemplate, Message, messages};
+pub use chat::{Chat, ChatTemplate, Message};
 pub use checkpoint::Checkpoint;
 pub use detokenize::TextStream;
 pub use error::LoadError;
 pub use exit::ExitBlock;
 pub(crate) use fingerprint::fnv1a;
 pub use generation::GenerationDefaults;
-pub use prompt::{Prompt, PromptError, json_error, json_line};
+pub use lines::{JsonLines, Keys, json_error};
+pub use prompt::{Prompt, PromptEncoder, PromptError};
+pub use prompts::{PromptFile, Prompts, PromptsError, REQUEST_KEYS, is_json_lines};
 pub use tokenizer::Tokenizer;

@@ -1,31 +1,37 @@
 //! Many requests at once: JSON lines in, JSON lines out, each written as soon as it is finished.
 
+mod answer;
+mod job;
 mod line;
+mod openai;
 mod resume;
+mod settings;
 
-pub use line::{Item, Job, Lines, count, open_input};
+pub use job::Job;
+pub use line::{Input, Item, Lines, count};
 pub use resume::TakenOver;
+pub use settings::bad_word;
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::report::{self, Reporter};
-use eesd::engine::{Completion, Engine, Event, Finish, Request, Stats};
+use eesd::engine::{Completion, Engine, Event, Finish, Request};
 use eesd::load::Tokenizer;
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use job::{Form, Row};
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
 /// The error of a request that an interrupt kept from being begun.
 const INTERRUPTED: &str = "interrupted";
 
-/// Lines of the output, by how their requests ended.
+/// Answers, by how their requests ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Written {
     /// Earlier, in a run that this one goes on with.
     pub taken_over: usize,
-    /// With an answer that is complete.
+    /// Completely.
     pub answered: usize,
     /// With an error of their own.
     pub failed: usize,
@@ -33,7 +39,7 @@ pub struct Written {
     pub cut_short: usize,
 }
 
-/// Answers `items`, as many side by side as the monitor says, and writes one line for each.
+/// Answers `items`, as many side by side as the monitor says, and writes them down.
 ///
 /// # Errors
 /// If the output cannot be written, the input not read, or the device fails; and, in the end, if any item failed, now or
@@ -43,9 +49,9 @@ pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut des
     let mut submitted = 0;
     let ran = loop {
         while engine.unfinished() < batch
-            && let Some((job, request)) = desk.next(items)
+            && let Some((place, request)) = desk.next(items)
         {
-            desk.running.insert(submitted, job);
+            desk.running.insert(submitted, place);
             engine.submit(submitted, request);
             submitted += 1;
         }
@@ -74,17 +80,36 @@ pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut des
     }
 }
 
+/// One answer among those that a request asks for: the request's index, and the sample's number.
+type Place = (usize, usize);
+
+/// A request of which an answer is still to come.
+struct Open {
+    job: Job,
+    /// Answers that are still to come.
+    left: usize,
+    /// Those that wait for the others, by their number.
+    finished: Vec<Option<Completion>>,
+    /// Why the whole request has no answer.
+    error: Option<String>,
+}
+
 /// Who waits for what, and what has been handed out.
 pub struct Desk<'a> {
     output: &'a mut Output,
-    tokenizer: &'a Tokenizer,
+    /// The model's name.
+    model: String,
+    tokenizer: Option<&'a Tokenizer>,
     monitor: Monitor,
     reporter: Reporter,
+    earlier: &'a TakenOver,
+    /// By their index.
+    open: HashMap<usize, Open>,
+    /// Answers that have not been begun.
+    waiting: VecDeque<(Place, Request)>,
     /// By the number under which the engine knows them.
-    running: HashMap<usize, Job>,
+    running: HashMap<usize, Place>,
     written: Written,
-    /// Errors in lines that an earlier run has written.
-    failed_earlier: usize,
     /// The input ended before its end, and why.
     unreadable: Option<String>,
     /// The output can no longer be written.
@@ -95,34 +120,59 @@ impl<'a> Desk<'a> {
     /// Writes to `output`, which holds already what an `earlier` run wrote.
     pub fn new(
         output: &'a mut Output,
-        earlier: &TakenOver,
-        tokenizer: &'a Tokenizer,
+        earlier: &'a TakenOver,
+        model: &str,
+        tokenizer: Option<&'a Tokenizer>,
         monitor: Monitor,
         reporter: Reporter,
     ) -> Self {
         Self {
             output,
+            model: model.to_owned(),
             tokenizer,
             monitor,
             reporter,
+            earlier,
+            open: HashMap::new(),
+            waiting: VecDeque::new(),
             running: HashMap::new(),
             written: Written { taken_over: earlier.lines(), ..Written::default() },
-            failed_earlier: earlier.failed,
             unreadable: None,
             broken: None,
         }
     }
 
-    /// The next request that can be run; the others are answered with their errors.
-    fn next(&mut self, items: &mut dyn Iterator<Item = Item>) -> Option<(Job, Request)> {
+    /// The next answer that can be begun; requests that cannot be run are answered with their errors.
+    fn next(&mut self, items: &mut dyn Iterator<Item = Item>) -> Option<(Place, Request)> {
         while !self.stopping() {
+            if let Some(next) = self.waiting.pop_front() {
+                return Some(next);
+            }
             match items.next()? {
-                Item::Request { job, request } => return Some((job, *request)),
-                Item::Wrong { job, error } => self.refuse(&job, &error),
+                Item::Request { job, request, .. } => self.begin(job, *request),
+                Item::Wrong { job, error } => {
+                    self.written.failed += 1;
+                    self.write_error(&job, 0, &error);
+                }
                 Item::Unreadable { error } => self.unreadable = Some(error),
             }
         }
         None
+    }
+
+    /// Queues the answers that a request asks for and that are not written yet, each with a seed of its own.
+    fn begin(&mut self, job: Job, request: Request) {
+        let samples = (0..job.samples).filter(|&sample| !self.earlier.has_sample(job.index, sample));
+        let samples: Vec<usize> = samples.collect();
+        for &sample in &samples {
+            let mut request = request.clone();
+            request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
+            self.waiting.push_back(((job.index, sample), request));
+        }
+        if !samples.is_empty() {
+            let finished = (0..job.samples).map(|_| None).collect();
+            self.open.insert(job.index, Open { left: samples.len(), finished, error: None, job });
+        }
     }
 
     fn stopping(&self) -> bool {
@@ -133,50 +183,90 @@ impl<'a> Desk<'a> {
         match event {
             Event::Token(_) => {}
             Event::Done(completion) => {
-                if let Some(job) = self.running.remove(&number) {
+                if let Some(place) = self.running.remove(&number) {
                     self.monitor.ended(&completion.stats);
                     match completion.finish {
                         Finish::Cancelled => self.written.cut_short += 1,
                         _ => self.written.answered += 1,
                     }
-                    self.write(&answer(&job, &completion, self.tokenizer));
+                    self.hand_out(place, Ok(completion));
                 }
             }
             Event::Failed(error) => {
-                if let Some(job) = self.running.remove(&number) {
-                    self.refuse(&job, &with_causes(&error));
+                if let Some(place) = self.running.remove(&number) {
+                    self.written.failed += 1;
+                    self.hand_out(place, Err(with_causes(&error)));
                 }
             }
         }
         if self.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn refuse(&mut self, job: &Job, error: &str) {
-        self.written.failed += 1;
-        self.write_error(job, error);
-    }
-
     /// Nobody answers what still waits.
     fn give_up(&mut self) {
-        for job in std::mem::take(&mut self.running).into_values() {
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(place, _)| place);
+        let running = std::mem::take(&mut self.running).into_values();
+        for place in waiting.chain(running) {
             self.written.cut_short += 1;
-            self.write_error(&job, INTERRUPTED);
+            self.hand_out(place, Err(INTERRUPTED.into()));
         }
     }
 
-    fn write_error(&mut self, job: &Job, error: &str) {
-        let mut line = job.head();
-        line.insert("error".into(), error.into());
-        self.write(&line);
+    /// Writes an answer, or keeps it until those are there that stand on its line.
+    fn hand_out(&mut self, (index, sample): Place, ended: Result<Completion, String>) {
+        let Some(mut open) = self.open.remove(&index) else { return };
+        open.left -= 1;
+        if let Form::Lines = open.job.form {
+            match ended {
+                Ok(completion) => {
+                    let row = answer::answer(&open.job, sample, &completion, self.tokenizer);
+                    self.write(&row);
+                }
+                Err(error) => self.write_error(&open.job, sample, &error),
+            }
+        } else {
+            match ended {
+                Ok(completion) if completion.finish == Finish::Cancelled => open.error = Some(INTERRUPTED.into()),
+                Ok(completion) => open.finished[sample] = Some(completion),
+                Err(error) => open.error = Some(error),
+            }
+            if open.left == 0 {
+                self.write_together(&open);
+            }
+        }
+        if open.left > 0 {
+            self.open.insert(index, open);
+        }
     }
 
-    fn write(&mut self, line: &Map<String, Value>) {
+    /// Writes the one line of a request all of whose answers have ended.
+    fn write_together(&mut self, open: &Open) {
+        match (&open.error, &open.job.form) {
+            (None, Form::OpenAi(endpoint)) => {
+                let completions: Vec<&Completion> = open.finished.iter().flatten().collect();
+                let row = openai::answer(&open.job, endpoint, &completions, &self.model, self.tokenizer);
+                self.write(&row);
+            }
+            (error, _) => self.write_error(&open.job, 0, error.as_deref().unwrap_or(INTERRUPTED)),
+        }
+    }
+
+    fn write_error(&mut self, job: &Job, sample: usize, error: &str) {
+        let row = match job.form {
+            Form::Lines => answer::error(job, sample, error),
+            Form::OpenAi(_) if error == INTERRUPTED => openai::interrupted(job),
+            Form::OpenAi(_) => openai::error(job, error),
+        };
+        self.write(&row);
+    }
+
+    fn write(&mut self, row: &Row<'_>) {
         if self.broken.is_some() {
             return;
         }
         let written = match self.output.is_terminal() {
-            true => self.monitor.aside(|| self.output.json_line(line)),
-            false => self.output.json_line(line),
+            true => self.monitor.aside(|| self.output.json_line(row)),
+            false => self.output.json_line(row),
         };
         self.broken = written.err();
     }
@@ -189,7 +279,7 @@ impl<'a> Desk<'a> {
         if let Some(error) = self.unreadable {
             return Err(Failure::failed(error));
         }
-        match self.written.failed + self.failed_earlier {
+        match self.written.failed + self.earlier.failed {
             _ if interrupt::pressed() => Err(Failure::failed("interrupted: not every request was answered to its end")),
             0 => Ok(()),
             1 => Err(Failure::failed("1 request failed: its line in the output says why")),
@@ -218,56 +308,4 @@ impl<'a> Desk<'a> {
         }
         line
     }
-}
-
-/// The line of a finished request.
-fn answer(job: &Job, completion: &Completion, tokenizer: &Tokenizer) -> Map<String, Value> {
-    let mut line = job.head();
-    if let Finish::StopString(stop) = &completion.finish {
-        line.insert("stop".into(), stop.as_str().into());
-    }
-    line.insert("text".into(), completion.text.as_str().into());
-    line.insert("tokens".into(), completion.tokens.as_slice().into());
-    line.insert("finish".into(), completion.finish.name().into());
-    line.insert("seed".into(), completion.seed.into());
-    line.insert("stats".into(), statistics(&completion.stats));
-    if !completion.logprobs.is_empty() {
-        let entry =
-            |token: u32, logprob: f32| json!({"token": token, "spelling": tokenizer.token(token), "logprob": logprob});
-        let logprobs: Vec<Value> = completion
-            .tokens
-            .iter()
-            .zip(&completion.logprobs)
-            .map(|(&token, logprobs)| {
-                let mut own = entry(token, logprobs.logprob);
-                own["top"] = logprobs.top.iter().map(|&(token, logprob)| entry(token, logprob)).collect();
-                own
-            })
-            .collect();
-        line.insert("logprobs".into(), logprobs.into());
-    }
-    line
-}
-
-/// Counts and times for machines; times in seconds.
-fn statistics(stats: &Stats) -> Value {
-    json!({
-        "prompt_tokens": stats.prompt_tokens,
-        "reused_tokens": stats.reused_tokens,
-        "generated": stats.generated,
-        "rounds": stats.rounds,
-        "drafted": stats.drafted(),
-        "accepted": stats.accepted(),
-        "mean_accepted_length": stats.mean_accepted_length(),
-        "acceptance_by_position": stats.acceptance_by_position(),
-        "draft_lengths": stats.lengths,
-        "tokens_per_second": stats.tokens_per_second(),
-        "preemptions": stats.preemptions,
-        "queued_s": stats.queued.as_secs_f64(),
-        "first_token_s": stats.first_token.as_secs_f64(),
-        "prefill_s": stats.prefill.as_secs_f64(),
-        "decode_s": stats.decode.as_secs_f64(),
-        "draft_s": stats.draft.as_secs_f64(),
-        "verify_s": stats.verify.as_secs_f64(),
-    })
 }

@@ -6,14 +6,13 @@ use crate::generate;
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
-use crate::report::Reporter;
+use crate::report::{Reporter, say};
 use crate::settings::{self, Model};
 use eesd::engine::{Engine, Finish, Request, Stats};
-use eesd::load::{Chat, ChatTemplate, Message, Tokenizer};
+use eesd::load::{Chat, Message, Prompt, PromptEncoder};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 
 const HINT: &str =
     "/clear forgets the conversation, /stats shows statistics, /exit or Ctrl-D quits, Ctrl-C stops an answer";
@@ -21,29 +20,31 @@ const HINT: &str =
 /// Reads, answers, and so on.
 pub fn run(args: ChatArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
-    let model = Model::open(&args.model, reporter)?;
-    let template = model.chat_template("chat")?;
-    let tokenizer = model.tokenizer()?;
+    let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    let encoder = model.encoder();
+    if let Err(why) = &encoder.template {
+        return Err(Failure::failed(format!("chat: {why}")));
+    }
+    model.tokenizer()?;
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
     let machine = Machine::new(&args.machine, args.prefill.prefill.into(), &model, 1, args.draft.draft_max, reporter)?;
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let engine = model.engine(backend, &controller);
-    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    let sampling = settings::sampling(&args.sampling, &model, reporter)?;
     if sampling.logprobs.is_some() {
         return Err(Failure::usage("--logprobs has nowhere to go in a chat: use `generate --json`"));
     }
-    let request = settings::request(Vec::new(), 1, sampling, &args.sampling);
+    let request = settings::request(Some(usize::MAX), sampling, &args.sampling, &model);
     interrupt::listen();
     reporter.note(&format!("{}, controller {controller}. {HINT}", model.checkpoint.name()));
 
     let system = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut chat = Conversation {
         engine,
-        template,
-        tokenizer,
+        encoder,
         request,
         context: machine.context(),
-        max_tokens: args.max_tokens,
+        max_tokens: args.max_tokens.or(model.checkpoint.generation().max_new_tokens),
         opening: system,
         turns: Vec::new(),
         sum: Stats::default(),
@@ -61,8 +62,8 @@ pub fn run(args: ChatArgs) -> Outcome {
                 reporter.note("the conversation is forgotten");
             }
             "/stats" => reporter.statistics(&chat.sum),
-            command if command.starts_with('/') => reporter.note(&format!("unknown command {command}: {HINT}")),
-            text => chat.answer(text)?,
+            // `//x` is the way to say `/x` where that is a command.
+            text => chat.answer(text.strip_prefix('/').filter(|rest| rest.starts_with('/')).unwrap_or(text))?,
         }
     }
     Ok(())
@@ -70,8 +71,7 @@ pub fn run(args: ChatArgs) -> Outcome {
 
 struct Conversation<'a> {
     engine: Engine,
-    template: &'a ChatTemplate,
-    tokenizer: Arc<Tokenizer>,
+    encoder: PromptEncoder<'a>,
     /// Everything but the prompt and its length.
     request: Request,
     context: usize,
@@ -90,28 +90,27 @@ impl Conversation<'_> {
     fn answer(&mut self, text: &str) -> Outcome {
         self.turns.push(Message::new("user", text));
         let messages: Vec<Message> = self.opening.iter().chain(&self.turns).cloned().collect();
-        let prompt =
-            self.template.render(&Chat::new(messages)).and_then(|prompt| self.tokenizer.encode(&prompt, false));
-        let prompt = match prompt {
+        let prompt = match self.encoder.encode(&Prompt::Chat(Chat::new(messages))) {
             Ok(prompt) => prompt,
             Err(error) => {
                 self.turns.pop();
-                eprintln!("error: {}", Failure::from(error).message());
+                say(&format!("error: {}", Failure::from(error).message()));
                 return Ok(());
             }
         };
         let room = self.context.saturating_sub(prompt.len());
         if room == 0 {
             self.turns.pop();
-            eprintln!(
+            say(&format!(
                 "error: the conversation has {} tokens, but the context holds {}: /clear starts anew, --ctx-size N makes it longer",
                 prompt.len(),
                 self.context
-            );
+            ));
             return Ok(());
         }
         let max_tokens = self.max_tokens.unwrap_or(room).min(room);
-        let request = Request { prompt, max_tokens, ..self.request.clone() };
+        let min_tokens = self.request.min_tokens.min(max_tokens);
+        let request = Request { prompt, max_tokens, min_tokens, ..self.request.clone() };
         interrupt::forget();
         let completion = generate::stream(&mut self.engine, &request, &mut self.output, self.colour)?;
         self.output.text("\n")?;
@@ -154,7 +153,7 @@ impl Input {
                         editor.add_history_entry(&line)?;
                         return Ok(Some(line));
                     }
-                    Err(ReadlineError::Interrupted) => eprintln!("{HINT}"),
+                    Err(ReadlineError::Interrupted) => say(HINT),
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(error) => return Err(error.into()),
                 }

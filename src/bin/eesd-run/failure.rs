@@ -1,5 +1,6 @@
 //! How a command ends when it does not end well: one line on standard error and an exit code.
 
+use crate::report::say;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
@@ -56,7 +57,7 @@ impl Failure {
             Failure::Failed(_) => FAILED,
             Failure::ReaderGone => return ExitCode::SUCCESS,
         };
-        eprintln!("error: {}", one_line(&self.message()));
+        say(&format!("error: {}", one_line(&self.message())));
         ExitCode::from(code)
     }
 }

@@ -1,19 +1,21 @@
 //! `eesd-run generate`: continues a prompt on standard output, or serves a file of requests.
 
 use crate::args::{BatchSize, ColorChoice, GenerateArgs, MonitorArgs};
-use crate::batch::{self, Desk, Item, Job, Lines, TakenOver};
+use crate::batch::{self, Desk, Input, Item, Job, Lines, TakenOver};
 use crate::failure::{Failure, Outcome};
+use crate::files::{self, Named};
 use crate::interrupt;
 use crate::machine::Machine;
-use crate::monitor::{Listeners, MetricsTarget, Monitor, Subject, resolved};
+use crate::monitor::{Listeners, MetricsTarget, Monitor, Subject};
 use crate::output::{AnswerFile, Output};
 use crate::report::Reporter;
 use crate::settings::{self, Model};
+use crate::show_prompt;
 use eesd::engine::{Completion, Emission, Engine, Finish, Request};
-use eesd::load::{Chat, Message};
+use eesd::load::encoding;
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Most requests side by side where the machine decides: far more than make a processor faster, and enough for rows
 /// that a GPU multiplies at the price of one.
@@ -25,11 +27,27 @@ pub fn run(args: GenerateArgs) -> Outcome {
     let json = args.json || args.output.is_some() || args.input.is_some();
     check(&args, json)?;
     let listeners = Listeners::open(&args.monitor, reporter)?;
-    let input = args.input.as_deref().map(batch::open_input).transpose()?;
-    let prompt = if input.is_some() { String::new() } else { prompt(&args)? };
+    let input = args.input.as_deref().map(Input::open).transpose()?;
+    let text = if input.is_some() { String::new() } else { text_of(args.prompt.as_deref(), args.file.as_deref())? };
 
-    let model = Model::open(&args.model, reporter)?;
-    let tokenizer = model.tokenizer()?;
+    let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    spare_model(&args, &model)?;
+    let encoder = model.encoder();
+    let sampling = settings::sampling(&args.sampling, &model, reporter)?;
+    let base = settings::request(args.max_tokens, sampling, &args.sampling, &model);
+    let lines = |input| Lines::new(input, &encoder, base.clone());
+    let prompt = model.prompt(text, args.system.as_deref());
+    if args.show_prompt {
+        return match input {
+            Some(input) => show_prompt::of_lines(lines(input)),
+            None => show_prompt::of_text(&encoder, &prompt, json),
+        };
+    }
+    // What can be refused is refused before a large model is made ready, which takes its time, and before a file is opened.
+    let request = match &input {
+        None => Some(Request { prompt: encoder.encode(&prompt)?, ..base.clone() }),
+        Some(_) => None,
+    };
     let (exit, controller) = model.drafting(&args.draft, reporter)?;
     let batch_size = args.batch_size.unwrap_or(BatchSize::Fixed(1));
     let most = match batch_size {
@@ -38,22 +56,18 @@ pub fn run(args: GenerateArgs) -> Outcome {
     };
     let prefill = args.prefill.prefill.into();
     let mut machine = Machine::new(&args.machine, prefill, &model, most, args.draft.draft_max, reporter)?;
-    let sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
-    let base = settings::request(Vec::new(), args.max_tokens, sampling, &args.sampling);
 
-    // What can be refused is refused before a large model is made ready, which takes its time.
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
     let file = file.map(|path| AnswerFile::open(path, args.resume)).transpose()?;
-    let lines = |input| Lines::new(input, &model, tokenizer.clone(), base.clone());
     let earlier = match (&args.input, &file) {
         (Some(input), Some(file)) if args.resume => {
-            let requests = lines(batch::open_input(input)?);
+            let requests = lines(Input::open(input)?);
             reporter.wait("checking the output", || TakenOver::check(file, requests))?
         }
         _ => TakenOver::default(),
     };
-    let requests = args.input.as_deref().map_or(Ok(Some(args.samples)), batch::count)?;
-    machine.limit_slots(requests.map_or(most, |requests| requests.saturating_sub(earlier.lines())));
+    let answers = args.input.as_deref().map_or(Ok(Some(args.samples)), batch::count)?;
+    machine.limit_slots(answers.map_or(most, |answers| answers.saturating_sub(earlier.lines())));
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
     let batch = match batch_size {
@@ -74,35 +88,35 @@ pub fn run(args: GenerateArgs) -> Outcome {
         }
         Some(file) => file.overwrite()?,
     };
-    let mut items: Box<dyn Iterator<Item = Item>> = match input {
-        Some(input) => Box::new(lines(input).only(|index| !earlier.has(index))),
-        None => {
-            let prompt_tokens = match &args.system {
-                Some(system) => tokenizer.encode(&templated(&model, system, &prompt)?, false)?,
-                None => tokenizer.encode(&prompt, true)?,
-            };
-            let request = Request { prompt: prompt_tokens, ..base.clone() };
-            if !json {
-                if batch_size != BatchSize::Fixed(1) {
-                    reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
-                }
-                return text(&mut engine, &request, &prompt, &args, &mut output, reporter);
+    let mut items: Box<dyn Iterator<Item = Item>> = match (input, request) {
+        (Some(input), _) => Box::new(lines(input).only(|index| !earlier.has(index))),
+        (None, Some(request)) if !json => {
+            if batch_size != BatchSize::Fixed(1) {
+                reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
             }
-            let item = |(index, request)| Item::Request { job: Job { id: None, index }, request: Box::new(request) };
-            Box::new(samples(request, args.samples).enumerate().map(item))
+            let echo = if args.echo { encoder.text(&prompt)? } else { None };
+            return write_text(&mut engine, &request, echo.as_deref(), &args, &mut output, reporter);
+        }
+        // Each sample is an answer of its own, and so has a number of its own.
+        (None, request) => {
+            Box::new(request.into_iter().flat_map(|request| samples(request, args.samples)).enumerate().map(
+                |(index, request)| Item::Request { job: Job::sole(index), request: Box::new(request), text: None },
+            ))
         }
     };
     let device = engine.backend().describe();
-    let subject = Subject { model: model.checkpoint.name().to_owned(), device, batch, requests };
+    let name = model.checkpoint.name();
+    let subject = Subject { model: name.to_owned(), device, batch, requests: answers };
     let monitor = Monitor::new(subject, listeners, reporter)?;
-    batch::serve(&mut engine, &mut *items, Desk::new(&mut output, &earlier, &tokenizer, monitor, reporter))
+    let desk = Desk::new(&mut output, &earlier, name, encoder.tokenizer, monitor, reporter);
+    batch::serve(&mut engine, &mut *items, desk)
 }
 
 /// Continues a prompt on standard output, each of its samples after the other.
-fn text(
+fn write_text(
     engine: &mut Engine,
     request: &Request,
-    prompt: &str,
+    echo: Option<&str>,
     args: &GenerateArgs,
     output: &mut Output,
     reporter: Reporter,
@@ -112,9 +126,7 @@ fn text(
         if args.samples > 1 {
             reporter.note(&format!("sample {} of {}", number + 1, args.samples));
         }
-        if args.echo {
-            output.text(prompt)?;
-        }
+        output.text(echo.unwrap_or_default())?;
         let completion = stream(engine, &request, output, colour(args.show_drafts, args.color))?;
         if separate {
             output.text("\n")?;
@@ -142,21 +154,28 @@ fn check(args: &GenerateArgs, json: bool) -> Outcome {
         let expected = "add --input FILE.jsonl, --output FILE.jsonl or --json";
         return Err(Failure::usage(format!("{flag} tells how JSON answers are going: {expected}")));
     }
-    let files = metrics.iter().filter_map(|target| match target {
-        MetricsTarget::File(path) => Some(("--metrics", path)),
+    let read = [("--input", &args.input), ("--file", &args.file), ("--chat-template", &args.template.chat_template)];
+    let read = read.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
+    files::all_different(&read.collect::<Vec<_>>(), &written(args))?;
+    if args.resume { resumable(args) } else { Ok(()) }
+}
+
+/// The files that are written.
+fn written(args: &GenerateArgs) -> Vec<Named<'_>> {
+    let MonitorArgs { metrics, stats_json, .. } = &args.monitor;
+    let metrics = metrics.iter().filter_map(|target| match target {
+        MetricsTarget::File(path) => Some(("--metrics", path.as_path())),
         MetricsTarget::Address(_) => None,
     });
-    // Those that are read, then those that are written.
-    let named =
-        [("--input", &args.input), ("--file", &args.file), ("--output", &args.output), ("--stats-json", stats_json)];
-    let named = named.iter().filter_map(|(flag, path)| Some((*flag, path.as_ref()?)));
-    let all: Vec<(&str, &PathBuf)> = named.chain(files).collect();
-    for (i, (flag, path)) in all.iter().enumerate().filter(|(_, (_, path))| **path != Path::new("-")) {
-        if let Some((before, _)) = all[..i].iter().find(|(_, other)| resolved(other) == resolved(path)) {
-            return Err(Failure::usage(format!("{flag} {}: would overwrite the file of {before}", path.display())));
-        }
-    }
-    if args.resume { resumable(args) } else { Ok(()) }
+    let named = [("--output", &args.output), ("--stats-json", stats_json)];
+    named.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).chain(metrics).collect()
+}
+
+/// Refuses to write over a file of the model.
+fn spare_model(args: &GenerateArgs, model: &Model) -> Outcome {
+    let files = files::of_model(model.folder.as_deref());
+    let read: Vec<Named<'_>> = files.iter().map(|path| ("--model", path.as_path())).collect();
+    files::all_different(&read, &written(args))
 }
 
 /// Whether a run with these flags can go on where another one stopped.
@@ -221,31 +240,30 @@ fn samples(request: Request, count: usize) -> impl Iterator<Item = Request> {
     })
 }
 
-/// The prompt of `-p`, `-f` or standard input; the latter two lose one final line break.
-fn prompt(args: &GenerateArgs) -> Outcome<String> {
-    if let Some(prompt) = &args.prompt {
-        return Ok(prompt.clone());
+/// The text of `-p`, `-f` or standard input; the latter two lose a byte order mark and one final line break.
+///
+/// # Errors
+/// If it cannot be read, is no text, or there is none.
+pub fn text_of(given: Option<&str>, file: Option<&Path>) -> Outcome<String> {
+    if let Some(text) = given {
+        return Ok(text.to_owned());
     }
-    let mut text = String::new();
-    match &args.file {
-        Some(path) if path != Path::new("-") => {
-            text = std::fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
+    let mut bytes = Vec::new();
+    let name = match file.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+            path.display().to_string()
         }
-        _ if std::io::stdin().is_terminal() => {
-            return Err(Failure::usage("no prompt: give -p TEXT, -f FILE or --input FILE.jsonl, or pipe the text in"));
+        None if file.is_none() && std::io::stdin().is_terminal() => {
+            return Err(Failure::usage("no text: give -p TEXT or -f FILE, or pipe it in"));
         }
-        _ => {
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
+        None => {
+            let read = std::io::stdin().read_to_end(&mut bytes);
+            read.map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
+            "standard input".into()
         }
-    }
+    };
+    let text = encoding::text(bytes).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
     let whole = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(&text);
     Ok(whole.to_owned())
-}
-
-/// The prompt as a user's message after a system message, in the model's chat format.
-fn templated(model: &Model, system: &str, prompt: &str) -> Outcome<String> {
-    let template = model.chat_template("--system")?;
-    Ok(template.render(&Chat::new([Message::new("system", system), Message::new("user", prompt)]))?)
 }

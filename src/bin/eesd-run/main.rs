@@ -15,14 +15,19 @@ mod cost;
 mod distill;
 mod doctor;
 mod failure;
+mod files;
 mod generate;
 mod inspect;
 mod interrupt;
 mod machine;
 mod monitor;
 mod output;
+mod progress;
+mod prompts;
 mod report;
 mod settings;
+mod show_prompt;
+mod tokens;
 mod verify;
 
 use args::Command;
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         Command::Distill(args) => distill::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Tokenize(args) => tokens::tokenize(args),
+        Command::Detokenize(args) => tokens::detokenize(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
     };

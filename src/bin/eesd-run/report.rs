@@ -1,8 +1,8 @@
 //! What people read beside the text: notes, progress and statistics, all on standard error.
 
+use crate::progress::{self, Progress};
 use eesd::engine::Stats;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::time::Duration;
+use std::io::{self, Write};
 
 /// Talks to people, or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ impl Reporter {
     /// One line that nobody has to read.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -28,25 +28,20 @@ impl Reporter {
         self.note(&statistics(stats));
     }
 
-    /// A bar over `steps` steps; it shows on a terminal only.
-    pub fn bar(&self, steps: usize, doing: &str) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{msg:>10} [{bar:30}] {pos}/{len} {eta} left");
-        let bar = ProgressBar::new(steps as u64).with_message(doing.to_owned());
-        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+    /// Tells of work of `steps` steps.
+    pub fn progress(&self, steps: usize, doing: &str) -> Progress {
+        Progress::begin(steps, doing, self.quiet)
     }
 
-    /// Runs `work` with a spinner beside it, which shows on a terminal only and leaves nothing behind.
+    /// Runs `work`, and tells of it where it takes long.
     pub fn wait<T>(&self, doing: &str, work: impl FnOnce() -> T) -> T {
-        let spinner = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        spinner.set_message(doing.to_owned());
-        spinner.enable_steady_tick(Duration::from_millis(120));
-        let done = work();
-        spinner.finish_and_clear();
-        done
+        progress::wait(doing, self.quiet, work)
     }
+}
+
+/// Writes a line to standard error. Where that cannot be written, nobody reads it and nothing is lost.
+pub fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Tokens, speed, rounds, mean accepted length, acceptance by position, time to first token, on one line.

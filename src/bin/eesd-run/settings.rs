@@ -4,21 +4,21 @@
 //! the user asked for is dropped in silence: it works, or it is an error, or a note says why it
 //! changes nothing.
 
-use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs};
+use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::batch::bad_word;
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
-use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request};
-use eesd::load::{BUNDLED_EXIT, ChatTemplate, Checkpoint, ExitBlock, GenerationDefaults, Tokenizer, json_error};
+use eesd::load::{BUNDLED_EXIT, Chat, ChatTemplate, Checkpoint, ExitBlock, Message, Prompt, PromptEncoder, Tokenizer};
 use eesd::sample::{SamplingParams, VerifyMode};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Prompts that the bundled model comes with, in builds without that model too: the default of
-/// `bench` and `verify`.
-const BUNDLED_PROMPTS: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
+/// Most tokens of an answer where nobody says.
+const MAX_TOKENS: usize = 256;
 
 /// For engines that are measured or checked: every prompt is read, though another began alike.
 pub const EVERY_PROMPT: EngineOptions = EngineOptions { token_budget: 512, reuse_prefixes: false };
@@ -29,6 +29,10 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     /// Its folder; `None`: the one in the binary.
     pub folder: Option<PathBuf>,
+    /// A chat template in place of its own.
+    template: Option<ChatTemplate>,
+    /// Values for the chat template.
+    arguments: Map<String, Value>,
 }
 
 impl Model {
@@ -42,7 +46,35 @@ impl Model {
             Some(folder) => Checkpoint::open(folder),
             None => Checkpoint::bundled(),
         })?;
-        Ok(Self { checkpoint, folder })
+        Ok(Self { checkpoint, folder, template: None, arguments: Map::new() })
+    }
+
+    /// With the chat template and its values as the flags say.
+    ///
+    /// # Errors
+    /// What is wrong with the file of the template.
+    pub fn with_template(mut self, args: &TemplateArgs) -> Outcome<Self> {
+        let template = args.chat_template.as_deref().map(|path| self.checkpoint.chat_template_from(path));
+        self.template = template.transpose()?;
+        self.arguments = args.template_args.iter().cloned().collect();
+        Ok(self)
+    }
+
+    /// What makes tokens of prompts.
+    pub fn encoder(&self) -> PromptEncoder<'_> {
+        PromptEncoder {
+            tokenizer: self.checkpoint.tokenizer().map(Arc::as_ref),
+            template: self.chat_template(),
+            arguments: self.arguments.clone(),
+        }
+    }
+
+    /// A text to continue; with a system message it is put as a user's message.
+    pub fn prompt(&self, text: String, system: Option<&str>) -> Prompt {
+        match system {
+            None => Prompt::Text(text),
+            Some(system) => Prompt::Chat(Chat::new([Message::new("system", system), Message::new("user", text)])),
+        }
     }
 
     /// The tokenizer, which every command that handles text needs.
@@ -55,18 +87,20 @@ impl Model {
         self.checkpoint.tokenizer().cloned().ok_or_else(missing)
     }
 
-    /// The chat template, which `what` needs.
-    ///
-    /// # Errors
-    /// If the folder has none, or a broken one.
-    pub fn chat_template(&self, what: &str) -> Outcome<&ChatTemplate> {
-        let template = self.checkpoint.chat_template().map_err(|error| Failure::failed(format!("{what}: {error}")))?;
+    /// The chat template, or why there is none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate, String> {
+        if let Some(template) = &self.template {
+            return Ok(template);
+        }
+        let template = self.checkpoint.chat_template().map_err(|broken| {
+            format!("{broken} (--chat-template FILE takes another template; `eesd-run generate -p TEXT` needs none)")
+        })?;
         template.ok_or_else(|| {
-            Failure::failed(format!(
-                "{what}: {} has no chat template (looked for chat_template.jinja and for the key chat_template of \
-                 tokenizer_config.json): it continues text, so use `eesd-run generate -p TEXT`",
+            format!(
+                "{} has no chat template (looked for chat_template.jinja and for the key chat_template of \
+                 tokenizer_config.json): give one with --chat-template FILE, or continue text with `eesd-run generate -p TEXT`",
                 self.place()
-            ))
+            )
         })
     }
 
@@ -158,8 +192,12 @@ impl Model {
 }
 
 /// Sampling: flags, then `generation_config.json`, then greedy.
-pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Reporter) -> SamplingParams {
-    let of_model = model.sampling();
+///
+/// # Errors
+/// If a word cannot be turned into tokens.
+pub fn sampling(args: &SamplingArgs, model: &Model, reporter: Reporter) -> Outcome<SamplingParams> {
+    let defaults = model.checkpoint.generation();
+    let of_model = defaults.sampling();
     let temperature = args.temp.unwrap_or(of_model.temperature);
     if temperature == 0.0 {
         let idle = [
@@ -172,7 +210,10 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
             reporter.note(&format!("{flag} changes nothing in greedy decoding: add --temp T"));
         }
     }
-    SamplingParams {
+    let tokenizer = model.checkpoint.tokenizer().map(Arc::as_ref);
+    let words = args.bad_word.iter().map(|word| bad_word(word, tokenizer).map_err(Failure::failed));
+    let words: Vec<_> = words.collect::<Outcome<_>>()?;
+    Ok(SamplingParams {
         temperature,
         top_k: args.top_k.unwrap_or(of_model.top_k),
         top_p: args.top_p.unwrap_or(of_model.top_p),
@@ -181,50 +222,32 @@ pub fn sampling(args: &SamplingArgs, model: &GenerationDefaults, reporter: Repor
         presence_penalty: args.presence_penalty.unwrap_or(of_model.presence_penalty),
         frequency_penalty: args.frequency_penalty.unwrap_or(of_model.frequency_penalty),
         logit_bias: args.logit_bias.clone(),
-        suppress_tokens: Vec::new(),
-        bad_words: Vec::new(),
+        suppress_tokens: or(&args.suppress_token, &of_model.suppress_tokens),
+        bad_words: or(&words.concat(), &of_model.bad_words),
         seed: args.seed,
         verify: args.verify.map(VerifyMode::from),
         logprobs: args.logprobs,
+    })
+}
+
+/// A request with everything but its prompt as the flags say, and where they do not, the model's folder.
+pub fn request(max_tokens: Option<usize>, sampling: SamplingParams, args: &SamplingArgs, model: &Model) -> Request {
+    let defaults = model.checkpoint.generation();
+    let max_tokens = max_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_TOKENS);
+    // Text that ends an answer can be met only where there is text.
+    let stops = if model.checkpoint.tokenizer().is_some() { defaults.stop_strings.as_slice() } else { &[] };
+    Request {
+        sampling,
+        // The model's wish gives way where the user wants fewer tokens.
+        min_tokens: args.min_tokens.unwrap_or(defaults.min_new_tokens.unwrap_or(0).min(max_tokens)),
+        stop: or(&args.stop, stops),
+        stop_token_ids: args.stop_token.clone(),
+        ignore_end: args.ignore_eos,
+        ..Request::new(Vec::new(), max_tokens)
     }
 }
 
-/// A request for `prompt` with everything else as the flags say.
-pub fn request(prompt: Vec<TokenId>, max_tokens: usize, sampling: SamplingParams, args: &SamplingArgs) -> Request {
-    Request { sampling, stop: args.stop.clone(), ignore_end: args.ignore_eos, ..Request::new(prompt, max_tokens) }
-}
-
-/// The tokens of each prompt of `bench` and `verify`.
-///
-/// # Errors
-/// If a prompt cannot be encoded, or has no token for the model to start from.
-pub fn encode(tokenizer: &Tokenizer, prompts: &[String]) -> Outcome<Vec<Vec<TokenId>>> {
-    let encode = |(number, prompt): (usize, &String)| {
-        let tokens = tokenizer.encode(prompt, true)?;
-        if tokens.is_empty() { Err(Failure::failed(format!("prompt {number} is empty"))) } else { Ok(tokens) }
-    };
-    prompts.iter().enumerate().map(encode).collect()
-}
-
-/// The prompts of `bench` and `verify`: the file's, or the bundled model's own.
-///
-/// # Errors
-/// If a line is not an object with a `prompt` text.
-pub fn prompts(file: Option<&Path>) -> Outcome<Vec<String>> {
-    let (name, text) = match file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
-            (path.display().to_string(), text)
-        }
-        None => ("prompts.jsonl".into(), BUNDLED_PROMPTS.into()),
-    };
-    let mut prompts = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let object: serde_json::Value = serde_json::from_str(line)
-            .map_err(|e| Failure::failed(format!("{name}:{}: not JSON: {}", number + 1, json_error(&e))))?;
-        let prompt = object.get("prompt").and_then(|prompt| prompt.as_str());
-        let missing = || Failure::failed(format!("{name}:{}: no key \"prompt\" with a text", number + 1));
-        prompts.push(prompt.ok_or_else(missing)?.to_owned());
-    }
-    if prompts.is_empty() { Err(Failure::failed(format!("{name}: no prompts"))) } else { Ok(prompts) }
+/// What the flags give, or where they give nothing, what the model's folder does.
+fn or<T: Clone>(flags: &[T], model: &[T]) -> Vec<T> {
+    if flags.is_empty() { model.to_vec() } else { flags.to_vec() }
 }

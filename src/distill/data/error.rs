@@ -2,6 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::load::LoadError;
+use crate::load::encoding::EncodingError;
 use crate::sample::ParamError;
 use std::path::{Path, PathBuf};
 
@@ -17,15 +18,13 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is not UTF-8.
-    #[error("{path}: byte {offset} is {found:#04x}, which no UTF-8 text has there (expected text in UTF-8)")]
-    NotUtf8 {
+    /// A file is no text.
+    #[error("{path}: {source}")]
+    Encoding {
         /// The file.
         path: PathBuf,
-        /// Where, from 0.
-        offset: usize,
-        /// The byte there.
-        found: u8,
+        /// What it is instead.
+        source: EncodingError,
     },
     /// A line of a file is not what it should be.
     #[error("{path}:{line}: {found} (expected {expected})")]
@@ -48,16 +47,6 @@ pub enum DataError {
         line: usize,
         /// Why.
         source: Box<LoadError>,
-    },
-    /// Conversations, or prompts that are to be put as ones, and a model without a chat template.
-    #[error("{path}:{line}: the model has no chat template, which {what} needs")]
-    NoChatTemplate {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What needs it.
-        what: &'static str,
     },
     /// There is nothing in a file, or nothing left to train on.
     #[error("{found}: expected {expected}")]

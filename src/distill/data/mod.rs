@@ -6,7 +6,7 @@
 //! corpus  -----------------> documents /
 //! ```
 //!
-//! [`read_prompts`] and [`read_corpus`] read files; [`write_answers`] lets the teacher continue prompts and keeps what
+//! Prompts are read by [`PromptFile`](crate::load::PromptFile), texts by [`read_corpus`]; [`write_answers`] lets the teacher continue prompts and keeps what
 //! it wrote in a file that a later run goes on with; [`select`] drops, splits and mixes; [`Batches`] says what each
 //! step of training sees, [`Frequencies`] what a small draft vocabulary should have. Every stage is a function of its
 //! inputs and a seed: the same run gives the same data, whatever the batch size of the writing, interruptions, and the
@@ -17,9 +17,7 @@ mod batches;
 mod corpus;
 mod error;
 mod frequency;
-mod prompts;
 mod select;
-mod text;
 mod write;
 
 pub use answers::{ReadAnswers, read_answers};
@@ -27,7 +25,6 @@ pub use batches::Batches;
 pub use corpus::read_corpus;
 pub use error::DataError;
 pub use frequency::Frequencies;
-pub use prompts::read_prompts;
 pub use select::{Amount, Origin, Report, SelectOptions, Source, SourceReport, select};
 pub use write::{Progress, WriteOptions, Written, write_answers};
 

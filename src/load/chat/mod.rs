@@ -10,7 +10,7 @@ mod json;
 mod message;
 mod python;
 
-pub use message::{Message, messages};
+pub use message::Message;
 
 use super::LoadError;
 use super::json::Object;

@@ -18,6 +18,17 @@ pub struct ModelArgs {
     pub model: Option<PathBuf>,
 }
 
+/// How conversations become prompts.
+#[derive(Debug, Default, clap::Args)]
+pub struct TemplateArgs {
+    /// Chat template in place of the model's own: Jinja, or JSON with the key chat_template
+    #[arg(long, value_name = "FILE", help_heading = "Prompt")]
+    pub chat_template: Option<PathBuf>,
+    /// Value that the chat template reads, in JSON, such as enable_thinking=false (may be repeated)
+    #[arg(long = "template-arg", value_name = "KEY=JSON", value_parser = values::template_arg, help_heading = "Prompt")]
+    pub template_args: Vec<(String, serde_json::Value)>,
+}
+
 /// Where and how large.
 #[derive(Debug, clap::Args)]
 pub struct MachineArgs {
@@ -153,9 +164,21 @@ pub struct SamplingArgs {
     /// End before this text; \n and \t are understood (may be repeated)
     #[arg(long, value_name = "TEXT", value_parser = values::stop, allow_hyphen_values = true, help_heading = "Sampling")]
     pub stop: Vec<String>,
-    /// Go on past end tokens
+    /// End with this token, as with the model's end tokens (may be repeated)
+    #[arg(long, value_name = "ID", help_heading = "Sampling")]
+    pub stop_token: Vec<TokenId>,
+    /// Go on past the model's end tokens
     #[arg(long, help_heading = "Sampling")]
     pub ignore_eos: bool,
+    /// Generate at least N tokens: none of them ends the text, nor does a stop string within them
+    #[arg(long, value_name = "N", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub min_tokens: Option<usize>,
+    /// Never generate this token (may be repeated)
+    #[arg(long, value_name = "ID", help_heading = "Sampling")]
+    pub suppress_token: Vec<TokenId>,
+    /// Never generate this word, at a text's beginning or after a space (may be repeated)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Sampling")]
+    pub bad_word: Vec<String>,
     /// Report each token's log-probability and those of the N most probable ones (in JSON)
     #[arg(long, value_name = "N", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Sampling")]
     pub logprobs: Option<usize>,

@@ -1,13 +1,13 @@
 //! Flags of `distill`.
 
 use super::values;
-use super::{MachineArgs, ModelArgs};
+use super::{MachineArgs, ModelArgs, TemplateArgs};
 use std::path::PathBuf;
 
 /// What `distill --help` ends with.
 pub const FILES: &str = "\
 Data: the model continues every prompt, and the block learns to say what the model says there; or it learns on \
-texts as they are (--corpus), or on both. Prompts are JSON lines with \"prompt\" or \"messages\" (FILE.jsonl), or a \
+texts as they are (--corpus), or on both. Prompts are JSON lines as `generate --input` reads them (FILE.jsonl), or a \
 text with an empty line between two; a corpus is text, one document a file, or JSON lines with \"text\". Answers are \
 kept in OUTPUT/answers.jsonl: the same command goes on with them, and a longer run adds to them.
 
@@ -53,6 +53,8 @@ pub struct DataArgs {
     /// Texts that are used as they are
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data")]
     pub corpus: Vec<PathBuf>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Put prompts that are plain text through the model's chat template
     #[arg(long, requires = "prompts", help_heading = "Data")]
     pub chat: bool,

@@ -3,14 +3,17 @@
 
 mod common;
 mod distill;
+mod tokens;
 mod values;
 
-pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs};
+pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use eesd::backend::Device;
+pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
 
 use crate::failure::{USAGE, one_line};
+use crate::report::say;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -45,6 +48,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Prove on your model and prompts that speculation changes nothing
     Verify(VerifyArgs),
+    /// Print the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// Print the text of tokens
+    Detokenize(DetokenizeArgs),
     /// Look at this machine and say what to do about what is found
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
@@ -53,14 +60,16 @@ pub enum Command {
 
 /// What `generate --help` ends with.
 const REQUEST_KEYS: &str = "\
-JSON lines: each line of --input is an object with \"prompt\" (text) or \"messages\" (a conversation \
-for the chat template), and, all optional: id, max_tokens, temperature, top_k, top_p, min_p, \
-repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), seed, verify \
-(\"rejection\" or \"coupled\"), stop (a text or a list), ignore_eos, logprobs, speculate, draft_max. What a line \
-does not say, the flags do. A line that is wrong gets {\"id\", \"index\", \"error\"} and the others go \
-on; the exit code is then 1. Answers are written as they are finished, \"index\" counting requests \
-from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
-cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any.
+JSON lines: each line of --input is an object with \"prompt\" (a text, or a list of tokens) or \"messages\" (a \
+conversation for the chat template, which also gets tools, documents and the values of chat_template_kwargs), and, all \
+optional: id, n (answers, each on a line of its own with \"sample\"), max_tokens, min_tokens, temperature, top_k, top_p, \
+min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), suppress_tokens, bad_words \
+(texts, or lists of tokens), seed, verify (\"rejection\" or \"coupled\"), stop (a text or a list), stop_token_ids, \
+ignore_eos, logprobs, speculate, draft_max. What a line does not say, the flags do. A line that is wrong gets {\"id\", \
+\"index\", \"error\"} and the others go on; the exit code is then 1. Answers are written as they are finished, \"index\" \
+counting requests from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
+cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any. Lines of OpenAI's \
+batches (custom_id, method, url, body) are answered in OpenAI's form, one line with all choices.
 
 Statistics, in \"stats\" of a line, --stats, --metrics and --stats-json: a round drafts and verifies once; the mean \
 accepted length is 1 + accepted / rounds, where a round of several requests counts once for each; drafted \
@@ -82,14 +91,20 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
 
     /// Text to continue; without -p, -f and --input it is read from standard input
-    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "input"], help_heading = "Prompt")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["file", "input"],
+        help_heading = "Prompt")]
     pub prompt: Option<String>,
     /// File with the text to continue (- reads standard input)
     #[arg(short, long, value_name = "FILE", conflicts_with = "input", help_heading = "Prompt")]
     pub file: Option<PathBuf>,
     /// System message: puts the prompt through the model's chat template as a user's message
-    #[arg(long, value_name = "TEXT", conflicts_with = "input", help_heading = "Prompt")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "input", help_heading = "Prompt")]
     pub system: Option<String>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    /// Print what the model would continue, its text and its tokens, and continue nothing
+    #[arg(long, conflicts_with_all = ["output", "resume"], help_heading = "Prompt")]
+    pub show_prompt: bool,
     /// JSON lines, one request each (- reads standard input); see below for the keys
     #[arg(long, value_name = "FILE.jsonl", help_heading = "Prompt")]
     pub input: Option<PathBuf>,
@@ -98,10 +113,10 @@ pub struct GenerateArgs {
         conflicts_with = "input", help_heading = "Prompt")]
     pub samples: usize,
 
-    /// Most tokens to generate
+    /// Most tokens to generate [default: max_new_tokens of generation_config.json, or 256]
     #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
-        default_value = "256", help_heading = "Prompt")]
-    pub max_tokens: usize,
+        help_heading = "Prompt")]
+    pub max_tokens: Option<usize>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
@@ -157,8 +172,10 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// System message
-    #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
     pub system: Option<String>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Most tokens of one answer; default: what the context has room for
     #[arg(short = 'n', long = "max-tokens", visible_alias = "n-predict", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
         help_heading = "Prompt")]
@@ -194,9 +211,12 @@ pub struct ChatArgs {
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// JSON lines with a "prompt" each; default: the prompts that come with the bundled model
-    #[arg(long, value_name = "FILE.jsonl", help_heading = "Measurement")]
+    /// Prompts: JSON lines as `generate --input` reads them, or a text with an empty line between two (- reads JSON lines
+    /// from standard input); default: those that come with the bundled model
+    #[arg(long, value_name = "FILE", help_heading = "Measurement")]
     pub input: Option<PathBuf>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Use only the first prompts
     #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, help_heading = "Measurement")]
     pub prompts: Option<usize>,
@@ -268,11 +288,21 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// A prompt to verify on; default: the prompts that come with the bundled model
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "input", help_heading = "Checks")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "input",
+        help_heading = "Checks"
+    )]
     pub prompt: Option<String>,
-    /// JSON lines with a "prompt" each
-    #[arg(long, value_name = "FILE.jsonl", help_heading = "Checks")]
+    /// Prompts: JSON lines as `generate --input` reads them, or a text with an empty line between two (- reads JSON lines
+    /// from standard input)
+    #[arg(long, value_name = "FILE", help_heading = "Checks")]
     pub input: Option<PathBuf>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Use only the first prompts
     #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "8", help_heading = "Checks")]
     pub prompts: usize,
@@ -371,7 +401,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
                 .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
                 .collect();
             let told = told.join(" ");
-            eprintln!("{} (see --help)", one_line(&told).replace(" tip:", "; tip:"));
+            say(&format!("{} (see --help)", one_line(&told).replace(" tip:", "; tip:")));
             ExitCode::from(USAGE)
         }
     })

@@ -59,6 +59,16 @@ pub fn controller(text: &str) -> Result<ControllerSpec, String> {
     text.parse().map_err(|e| crate::failure::with_causes(&e))
 }
 
+/// A value for a chat template: `KEY=JSON`.
+pub fn template_arg(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (key, json) = text.split_once('=').ok_or("expected KEY=JSON, such as enable_thinking=false")?;
+    if key.is_empty() {
+        return Err("expected a key before the =".into());
+    }
+    let quoted = || format!("{json:?} is not JSON (expected a value such as false, 7 or \"text\", with its quotes)");
+    Ok((key.to_owned(), serde_json::from_str(json).map_err(|_| quoted())?))
+}
+
 /// Controllers separated by commas; `key=value` after a comma belongs to the controller before it.
 #[derive(Debug, Clone)]
 pub struct ControllerList(pub Vec<ControllerSpec>);

@@ -1,35 +1,13 @@
 //! One line of a request file: parsed by itself, so that a wrong one fails alone.
 
+use super::job::{Form, Job};
+use super::{openai, settings};
 use crate::failure::{Failure, Outcome, one_line};
-use crate::settings::Model;
-use eesd::TokenId;
 use eesd::engine::Request;
-use eesd::load::{Chat, Message, Prompt, Tokenizer, json_line};
-use eesd::sample::VerifyMode;
-use serde::Deserialize;
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::sync::Arc;
-
-/// What tells one answer from another.
-#[derive(Debug)]
-pub struct Job {
-    /// The line's own `id`, whatever it is.
-    pub id: Option<Value>,
-    /// Its number among the input's requests, from 0.
-    pub index: usize,
-}
-
-impl Job {
-    /// How the job's output line begins.
-    pub fn head(&self) -> Map<String, Value> {
-        let id = self.id.iter().map(|id| ("id".to_string(), id.clone()));
-        id.chain([("index".to_string(), self.index.into())]).collect()
-    }
-}
 
 /// A request, or what is wrong with it.
 pub enum Item {
@@ -37,8 +15,10 @@ pub enum Item {
     Request {
         /// Whose it is.
         job: Job,
-        /// The request.
+        /// What it asks, with an answer's seed where it asks for one answer.
         request: Box<Request>,
+        /// The text of its prompt, where that is no list of tokens.
+        text: Option<String>,
     },
     /// Fails by itself.
     Wrong {
@@ -54,59 +34,30 @@ pub enum Item {
     },
 }
 
-/// The keys of a line.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with the keys of a request")]
-struct Line {
-    id: Option<Value>,
-    prompt: Option<String>,
-    #[serde(default, deserialize_with = "eesd::load::messages")]
-    messages: Option<Vec<Message>>,
-    max_tokens: Option<usize>,
-    temperature: Option<f64>,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    min_p: Option<f64>,
-    repetition_penalty: Option<f64>,
-    presence_penalty: Option<f64>,
-    frequency_penalty: Option<f64>,
-    logit_bias: Option<BTreeMap<TokenId, f32>>,
-    seed: Option<u64>,
-    verify: Option<Verify>,
-    stop: Option<Stop>,
-    ignore_eos: Option<bool>,
-    logprobs: Option<usize>,
-    speculate: Option<bool>,
-    draft_max: Option<usize>,
+/// An opened file of requests.
+pub struct Input {
+    lines: JsonLines<Box<dyn BufRead>>,
+    name: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Verify {
-    Rejection,
-    Coupled,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "\"stop\" is a text or a list of texts")]
-enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
-
-/// Opens a file of requests; `-` is standard input.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open_input(path: &Path) -> Outcome<Input> {
-    if path == Path::new("-") {
-        return Ok(Input { reader: Box::new(io::stdin().lock()), name: "standard input".into() });
+impl Input {
+    /// Opens a file; `-` is standard input.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path) -> Outcome<Self> {
+        let (reader, name): (Box<dyn BufRead>, _) = match path == Path::new("-") {
+            true => (Box::new(io::stdin().lock()), "standard input".into()),
+            false => {
+                let file = File::open(path).map_err(|e| Failure::file(path, "read", &e))?;
+                (Box::new(BufReader::new(file)), path.display().to_string())
+            }
+        };
+        Ok(Self { lines: JsonLines::new(reader), name })
     }
-    let file = File::open(path).map_err(|e| Failure::file(path, "read", &e))?;
-    Ok(Input { reader: Box::new(BufReader::new(file)), name: path.display().to_string() })
 }
 
-/// Requests in a file; `None` where they come through a pipe, which can be read only once.
+/// Answers that a file asks for; `None` where it comes through a pipe, which can be read only once.
 ///
 /// # Errors
 /// If the file cannot be read.
@@ -114,44 +65,33 @@ pub fn count(path: &Path) -> Outcome<Option<usize>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let io = |error| Failure::file(path, "read", &error);
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let (mut requests, mut line) = (0, Vec::new());
-    while reader.read_until(b'\n', &mut line).map_err(io)? > 0 {
-        requests += usize::from(!is_empty(&line));
-        line.clear();
+    let mut input = Input::open(path)?;
+    let mut samples = 0;
+    while let Some((_, line)) = input.lines.next_line().map_err(|e| Failure::file(path, "read", &e))? {
+        let mut keys = Keys::parse(line);
+        // What is wrong with a line is told where it is answered.
+        if let Ok(Some(mut body)) = keys.take_object("body") {
+            std::mem::swap(&mut keys, &mut body);
+        }
+        samples += keys.take::<usize>("n").ok().flatten().unwrap_or(1).clamp(1, settings::MOST_SAMPLES);
     }
-    Ok(Some(requests))
-}
-
-/// Whether a line holds no request.
-fn is_empty(line: &[u8]) -> bool {
-    line.iter().all(u8::is_ascii_whitespace)
-}
-
-/// An opened file of requests.
-pub struct Input {
-    reader: Box<dyn BufRead>,
-    name: String,
+    Ok(Some(samples))
 }
 
 /// Reads requests line by line; empty lines are skipped.
 pub struct Lines<'a> {
     input: Input,
-    model: &'a Model,
-    tokenizer: Arc<Tokenizer>,
-    /// What the flags say, for lines that do not.
+    encoder: &'a PromptEncoder<'a>,
     base: Request,
-    /// Which of the requests are of interest, by index; the others are counted and not looked into.
     wanted: Box<dyn Fn(usize) -> bool + 'a>,
-    line: usize,
     requests: usize,
+    ended: bool,
 }
 
 impl<'a> Lines<'a> {
     /// The requests of `input`, with `base` for what a line does not say.
-    pub fn new(input: Input, model: &'a Model, tokenizer: Arc<Tokenizer>, base: Request) -> Self {
-        Self { input, model, tokenizer, base, wanted: Box::new(|_| true), line: 0, requests: 0 }
+    pub fn new(input: Input, encoder: &'a PromptEncoder<'a>, base: Request) -> Self {
+        Self { input, encoder, base, wanted: Box::new(|_| true), requests: 0, ended: false }
     }
 
     /// Leaves out all requests but those whose index is `wanted`.
@@ -163,102 +103,70 @@ impl<'a> Lines<'a> {
     pub fn name(&self) -> &str {
         &self.input.name
     }
-
-    fn request(&self, line: &mut Line) -> Outcome<Request> {
-        let prompt = match Prompt::of_keys(line.prompt.take(), line.messages.take())? {
-            Prompt::Text(text) => self.tokenizer.encode(&text, true)?,
-            Prompt::Messages(messages) => self
-                .tokenizer
-                .encode(&self.model.chat_template("\"messages\"")?.render(&Chat::new(messages))?, false)?,
-        };
-        let mut request = Request { prompt, ..self.base.clone() };
-        set(&mut request.max_tokens, line.max_tokens);
-        set(&mut request.ignore_end, line.ignore_eos);
-        set(&mut request.speculate, line.speculate);
-        request.draft_max = line.draft_max.or(request.draft_max);
-        if let Some(stop) = line.stop.take() {
-            request.stop = match stop {
-                Stop::One(stop) => vec![stop],
-                Stop::Several(stops) => stops,
-            };
-        }
-        if request.max_tokens == 0 {
-            return Err(Failure::failed("\"max_tokens\" is 0: expected 1 or more"));
-        }
-        if request.stop.iter().any(String::is_empty) {
-            return Err(Failure::failed("\"stop\" holds an empty text"));
-        }
-        let sampling = &mut request.sampling;
-        set(&mut sampling.temperature, line.temperature);
-        set(&mut sampling.top_k, line.top_k);
-        set(&mut sampling.top_p, line.top_p);
-        set(&mut sampling.min_p, line.min_p);
-        set(&mut sampling.repetition_penalty, line.repetition_penalty);
-        set(&mut sampling.presence_penalty, line.presence_penalty);
-        set(&mut sampling.frequency_penalty, line.frequency_penalty);
-        set(&mut sampling.logit_bias, line.logit_bias.take().map(|bias| bias.into_iter().collect()));
-        sampling.seed = line.seed.or(sampling.seed);
-        sampling.logprobs = line.logprobs.or(sampling.logprobs);
-        if let Some(mode) = &line.verify {
-            sampling.verify = Some(match mode {
-                Verify::Rejection => VerifyMode::Rejection,
-                Verify::Coupled => VerifyMode::Coupled,
-            });
-        }
-        Ok(request)
-    }
-
-    fn item(&self, bytes: &[u8], index: usize) -> Item {
-        let at = |error: &str| format!("{}:{}: {}", self.input.name, self.line, one_line(&error));
-        let mut line = match json_line::<Line>(bytes) {
-            Ok(line) => line,
-            Err(error) => {
-                // The id is worth having even where another key is wrong.
-                let object: Map<String, Value> = serde_json::from_slice(bytes).unwrap_or_default();
-                let id = object.get("id").filter(|id| !id.is_null()).cloned();
-                return Item::Wrong { job: Job { id, index }, error: at(&error) };
-            }
-        };
-        let job = Job { id: line.id.take(), index };
-        match self.request(&mut line) {
-            Ok(request) => Item::Request { job, request: Box::new(request) },
-            Err(failure) => Item::Wrong { job, error: at(failure.message()) },
-        }
-    }
 }
 
 impl Iterator for Lines<'_> {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            self.line += 1;
+        while !self.ended {
             let index = self.requests;
-            match self.input.reader.read_until(b'\n', &mut bytes) {
-                Ok(0) => return None,
-                Ok(_) if is_empty(&bytes) => {}
-                Ok(_) => {
+            match self.input.lines.next_line() {
+                Ok(None) => self.ended = true,
+                Ok(Some(_)) if !(self.wanted)(index) => self.requests += 1,
+                Ok(Some((number, line))) => {
                     self.requests += 1;
-                    if (self.wanted)(index) {
-                        return Some(self.item(&bytes, index));
-                    }
+                    return Some(item(line, index, &self.base, self.encoder, &format!("{}:{number}", self.input.name)));
                 }
                 Err(error) => {
-                    // Nothing can be read after this; the next call must see the end.
-                    self.input.reader = Box::new(io::empty());
-                    let error = format!("{}:{}: could not be read: {error}", self.input.name, self.line);
-                    return Some(Item::Unreadable { error });
+                    self.ended = true;
+                    let (name, number) = (&self.input.name, self.input.lines.number() + 1);
+                    return Some(Item::Unreadable { error: format!("{name}:{number}: could not be read: {error}") });
                 }
             }
         }
+        None
     }
 }
 
-/// Overwrites a default where the line has a value.
-fn set<T>(default: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *default = value;
+/// What the line at `place` asks.
+fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, place: &str) -> Item {
+    let keys = Keys::parse(line);
+    let openai = openai::is_one(&keys);
+    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(|id| id.to_owned());
+    let mut job = Job { id, index, samples: 1, form: Form::Lines };
+    let parsed = match openai {
+        true => {
+            job.form = Form::OpenAi(openai::Endpoint::default());
+            openai::open(keys).and_then(|(endpoint, body)| {
+                job.form = Form::OpenAi(endpoint);
+                request(body, base, encoder).map_err(|error| format!("\"body\": {error}"))
+            })
+        }
+        false => request(keys, base, encoder),
+    };
+    match parsed {
+        Ok(Asked { request, text, samples }) => {
+            Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
+        }
+        Err(error) => Item::Wrong { job, error: format!("{place}: {}", one_line(&error)) },
     }
+}
+
+/// What a line's keys ask.
+struct Asked {
+    request: Request,
+    text: Option<String>,
+    samples: usize,
+}
+
+fn request(mut keys: Keys, base: &Request, encoder: &PromptEncoder<'_>) -> Result<Asked, String> {
+    keys.whole()?;
+    keys.forget("id");
+    let prompt = Prompt::of_keys(&mut keys)?;
+    let mut request = base.clone();
+    let samples = settings::take(keys, &mut request, encoder.tokenizer)?;
+    let (tokens, text) = encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
+    request.prompt = tokens;
+    Ok(Asked { request, text, samples })
 }

@@ -1,12 +1,12 @@
 //! Going on with a killed run: which lines of its output stay, and whether they belong to this input at all.
 
-use super::{INTERRUPTED, Item, Lines};
+use super::{INTERRUPTED, Item, Lines, openai};
 use crate::failure::{Failure, Outcome};
 use crate::output::AnswerFile;
 use eesd::engine::Finish;
-use eesd::load::json_error;
+use eesd::load::Keys;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -15,8 +15,10 @@ use std::path::Path;
 /// What an earlier run left and this one keeps.
 #[derive(Debug, Default)]
 pub struct TakenOver {
-    /// Requests whose lines stay, by index.
-    indices: HashSet<usize>,
+    /// Requests all of whose answers are on one line that stays, by index.
+    whole: HashSet<usize>,
+    /// Answers among several whose lines stay, by index and sample.
+    samples: HashSet<(usize, usize)>,
     /// Lines among them that are errors.
     pub failed: usize,
     /// Bytes of the output that do not stay, in order: lines that were cut short, and one without an end.
@@ -31,20 +33,33 @@ impl TakenOver {
     pub fn check(file: &AnswerFile, requests: Lines<'_>) -> Outcome<Self> {
         let scanned = scan(file)?;
         scanned.check(file.path(), requests)?;
-        let finished = || scanned.lines.iter().filter(|(_, line)| !line.cut_short);
-        let indices = finished().map(|(&index, _)| index).collect();
-        let failed = finished().filter(|(_, line)| line.prompt_tokens.is_none()).count();
-        Ok(Self { indices, failed, dropped: scanned.dropped })
+        let mut taken = Self { dropped: scanned.dropped, ..Self::default() };
+        for (index, line) in
+            scanned.lines.into_iter().flat_map(|(index, lines)| lines.into_iter().map(move |l| (index, l)))
+        {
+            match (line.cut_short, line.sample) {
+                (true, _) => continue,
+                (false, None) => drop(taken.whole.insert(index)),
+                (false, Some(sample)) => drop(taken.samples.insert((index, sample))),
+            }
+            taken.failed += usize::from(line.prompt_tokens.is_none());
+        }
+        Ok(taken)
     }
 
     /// Lines that stay.
     pub fn lines(&self) -> usize {
-        self.indices.len()
+        self.whole.len() + self.samples.len()
     }
 
-    /// Whether the request at `index` has its line already.
+    /// Whether the request at `index` has all its answers already.
     pub fn has(&self, index: usize) -> bool {
-        self.indices.contains(&index)
+        self.whole.contains(&index)
+    }
+
+    /// Whether it has this one of its answers.
+    pub fn has_sample(&self, index: usize, sample: usize) -> bool {
+        self.has(index) || self.samples.contains(&(index, sample))
     }
 }
 
@@ -52,7 +67,10 @@ impl TakenOver {
 struct Line {
     /// Its number in the file, from 1.
     number: usize,
-    id: Option<Value>,
+    /// As it is written.
+    id: Option<Box<RawValue>>,
+    /// Which of several answers it holds.
+    sample: Option<usize>,
     /// Of an answer; an error has none.
     prompt_tokens: Option<usize>,
     /// An interrupt ended the request before its time.
@@ -63,19 +81,8 @@ struct Line {
 #[derive(Default)]
 struct Scanned {
     /// By the request's index.
-    lines: BTreeMap<usize, Line>,
+    lines: BTreeMap<usize, Vec<Line>>,
     dropped: Vec<Range<u64>>,
-}
-
-/// The keys of a line that tell what it is.
-#[derive(Deserialize)]
-#[serde(expecting = "an object with the keys of an answer")]
-struct Keys {
-    id: Option<Value>,
-    index: usize,
-    error: Option<String>,
-    finish: Option<String>,
-    stats: Option<Counts>,
 }
 
 #[derive(Deserialize)]
@@ -109,10 +116,13 @@ fn scan(file: &AnswerFile) -> Outcome<Scanned> {
         if line.cut_short {
             scanned.dropped.push(place);
         }
-        if let Some(first) = scanned.lines.insert(index, line) {
+        let lines = scanned.lines.entry(index).or_default();
+        let same = |earlier: &&Line| earlier.sample.is_none() || line.sample.is_none() || earlier.sample == line.sample;
+        if let Some(first) = lines.iter().find(same) {
             let found = format!("a second line of request {index}, after line {}", first.number);
-            return Err(wrong(path, number, &found, "one line a request"));
+            return Err(wrong(path, number, &found, "one line an answer"));
         }
+        lines.push(line);
     }
     Ok(scanned)
 }
@@ -120,53 +130,68 @@ fn scan(file: &AnswerFile) -> Outcome<Scanned> {
 /// What one whole line says: the request's index, and the rest.
 fn line(path: &Path, number: usize, bytes: &[u8]) -> Outcome<(usize, Line)> {
     let expected = "an answer or an error as `eesd-run generate` writes it";
-    let refused = |why: &str| wrong(path, number, &format!("{why} in {:?}", shown(bytes)), expected);
-    if !bytes.starts_with(b"{") {
-        return Err(refused("no object")); // serde would take the elements of a list for the keys
+    let refused = |why: String| wrong(path, number, &format!("{why} in {:?}", shown(bytes)), expected);
+    let mut keys = Keys::parse(bytes);
+    keys.whole().map_err(refused)?;
+    let openai = keys.raw("response").is_some() || keys.raw("custom_id").is_some();
+    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(RawValue::to_owned);
+    if openai {
+        let openai::Earlier { index, prompt_tokens, cut_short } = openai::earlier(&mut keys).map_err(refused)?;
+        return Ok((index, Line { number, id, sample: None, prompt_tokens, cut_short }));
     }
-    let keys: Keys = serde_json::from_slice(bytes).map_err(|error| refused(&json_error(&error)))?;
-    let (prompt_tokens, cut_short) = match (keys.error, keys.finish, keys.stats) {
+    let index = keys.take("index").and_then(|index| index.ok_or("no \"index\"".into())).map_err(refused)?;
+    let sample = keys.take("sample").map_err(refused)?;
+    let error = keys.take::<String>("error").map_err(refused)?;
+    let finish = keys.take::<String>("finish").map_err(refused)?;
+    let stats = keys.take::<Counts>("stats").map_err(refused)?;
+    let (prompt_tokens, cut_short) = match (error, finish, stats) {
         (Some(error), None, None) => (None, error == INTERRUPTED),
         (None, Some(finish), Some(stats)) => (Some(stats.prompt_tokens), finish == Finish::Cancelled.name()),
-        _ => return Err(refused("neither \"error\" alone, nor \"finish\" and \"stats\" without it")),
+        _ => return Err(refused("neither \"error\" alone, nor \"finish\" and \"stats\" without it".into())),
     };
-    Ok((keys.index, Line { number, id: keys.id, prompt_tokens, cut_short }))
+    Ok((index, Line { number, id, sample, prompt_tokens, cut_short }))
 }
 
 impl Scanned {
     /// Whether each line is one that this input asks for.
     fn check(&self, path: &Path, requests: Lines<'_>) -> Outcome {
-        let Some((&last, line_of_last)) = self.lines.last_key_value() else { return Ok(()) };
+        let Some((&last, lines_of_last)) = self.lines.last_key_value() else { return Ok(()) };
         let input = requests.name().to_owned();
         let mut read = 0;
         // Reading on past the last index would take in prompts for nothing.
         for item in requests.only(|index| self.lines.contains_key(&index)).take(self.lines.len()) {
             let (job, prompt) = match &item {
-                Item::Request { job, request } => (job, Ok(request.prompt.len())),
+                Item::Request { job, request, .. } => (job, Ok(request.prompt.len())),
                 Item::Wrong { job, error } => (job, Err(error)),
                 Item::Unreadable { error } => return Err(Failure::failed(error)),
             };
             read += 1;
-            let Some(line) = self.lines.get(&job.index) else { continue };
             let of = format!("that of request {} of {input}", job.index);
-            if line.id != job.id {
-                return Err(wrong(path, line.number, &id(line.id.as_ref()), &format!("{}, {of}", id(job.id.as_ref()))));
-            }
-            match (line.prompt_tokens, prompt) {
-                (Some(found), Ok(expected)) if found != expected => {
-                    let found = format!("an answer to a prompt of {found} tokens");
-                    return Err(wrong(path, line.number, &found, &format!("{expected} tokens, {of}")));
+            for line in self.lines.get(&job.index).into_iter().flatten() {
+                let (found, expected) = (id(line.id.as_deref()), id(job.id.as_deref()));
+                if found != expected {
+                    return Err(wrong(path, line.number, &found, &format!("{expected}, {of}")));
                 }
-                (Some(_), Err(error)) => {
-                    return Err(wrong(path, line.number, "an answer", &format!("an error, {of}: {error}")));
+                if let Some(sample) = line.sample.filter(|&sample| sample >= job.samples) {
+                    let expected = format!("one of {} samples, counted from 0, {of}", job.samples);
+                    return Err(wrong(path, line.number, &format!("sample {sample}"), &expected));
                 }
-                _ => {}
+                match (line.prompt_tokens, prompt) {
+                    (Some(found), Ok(expected)) if found != expected => {
+                        let found = format!("an answer to a prompt of {found} tokens");
+                        return Err(wrong(path, line.number, &found, &format!("{expected} tokens, {of}")));
+                    }
+                    (Some(_), Err(error)) => {
+                        return Err(wrong(path, line.number, "an answer", &format!("an error, {of}: {error}")));
+                    }
+                    _ => {}
+                }
             }
         }
-        if read < self.lines.len() {
+        if let Some(line) = lines_of_last.first().filter(|_| read < self.lines.len()) {
             let found = format!("a line of request {last}");
             let expected = format!("a request of {input}, which has fewer (they count from 0)");
-            return Err(wrong(path, line_of_last.number, &found, &expected));
+            return Err(wrong(path, line.number, &found, &expected));
         }
         Ok(())
     }
@@ -177,8 +202,8 @@ fn begins_a_line(bytes: &[u8]) -> bool {
     [&b"{\"id\":"[..], b"{\"index\":"].iter().any(|head| bytes.starts_with(head) || head.starts_with(bytes))
 }
 
-fn id(id: Option<&Value>) -> String {
-    id.map_or("no id".into(), |id| format!("id {id}"))
+fn id(id: Option<&RawValue>) -> String {
+    id.map_or("no id".into(), |id| format!("id {}", id.get()))
 }
 
 fn shown(bytes: &[u8]) -> String {

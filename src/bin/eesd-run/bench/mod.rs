@@ -17,9 +17,12 @@ mod table;
 
 use crate::args::BenchArgs;
 use crate::failure::{Failure, Outcome};
+use crate::files::{self, Named};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
+use crate::progress::Progress;
+use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::{self, EVERY_PROMPT, Model};
 use contender::Contender;
@@ -28,7 +31,6 @@ use eesd::TokenId;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Request};
 use eesd::sample::VerifyMode;
-use indicatif::ProgressBar;
 use profiling::Recording;
 use std::ops::ControlFlow;
 use table::Subject;
@@ -42,11 +44,14 @@ pub fn run(args: BenchArgs) -> Outcome {
     if args.sampling.logprobs.is_some() {
         return Err(Failure::usage("--logprobs has nowhere to go in a benchmark: use `generate --json`"));
     }
-    let mut prompts = settings::prompts(args.input.as_deref())?;
+    let read: Vec<Named<'_>> = args.input.iter().map(|path| ("--input", path.as_path())).collect();
+    let written = [("--plot", &args.plot), ("--trace", &args.trace)];
+    let written = written.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
+    files::all_different(&read, &written.collect::<Vec<_>>())?;
+    let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    let mut prompts = prompts::of_file_or_bundled(args.input.as_deref(), &model, reporter)?;
     prompts.truncate(args.prompts.unwrap_or(usize::MAX));
-    let model = Model::open(&args.model, reporter)?;
-    let tokenizer = model.tokenizer()?;
-    let mut sampling = settings::sampling(&args.sampling, model.checkpoint.generation(), reporter);
+    let mut sampling = settings::sampling(&args.sampling, &model, reporter)?;
     if sampling.temperature > 0.0 {
         if sampling.verify == Some(VerifyMode::Rejection) {
             return Err(Failure::usage(
@@ -64,27 +69,27 @@ pub fn run(args: BenchArgs) -> Outcome {
     let mut engine = model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
     interrupt::listen();
 
-    let request = |tokens| settings::request(tokens, args.max_tokens, sampling.clone(), &args.sampling);
-    let requests: Vec<Request> = settings::encode(&tokenizer, &prompts)?.into_iter().map(request).collect();
+    let base = settings::request(Some(args.max_tokens), sampling, &args.sampling, &model);
+    let requests: Vec<Request> = prompts.into_iter().map(|prompt| Request { prompt, ..base.clone() }).collect();
     let chunks: Vec<&[Request]> = requests.chunks(args.batch_size).collect();
     let mut contenders: Vec<Contender> = controllers.iter().map(Contender::new).collect();
     let prefill = Prefill::new(&requests, args.pp.min(machine.context().saturating_sub(1)));
 
-    let bar = reporter.bar(chunks.len() * contenders.len(), "warm-up");
-    let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &bar)?;
-    bar.finish_and_clear();
+    let progress = reporter.progress(chunks.len() * contenders.len(), "warm-up");
+    let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &progress)?;
+    progress.end();
 
     let recording = Recording::begin(&args, &mut engine, reporter)?;
-    let bar = reporter.bar(args.repetitions * chunks.len() * contenders.len(), "measuring");
+    let progress = reporter.progress(args.repetitions * chunks.len() * contenders.len(), "measuring");
     let mut prefill_speeds = Vec::new();
     for _ in 0..args.repetitions {
         if let Some(speed) = prefill.measure(&mut engine)? {
             prefill_speeds.push(speed);
         }
         contenders.iter_mut().for_each(Contender::begin_repetition);
-        repetition(&mut engine, &chunks, &mut contenders, &expected, &bar)?;
+        repetition(&mut engine, &chunks, &mut contenders, &expected, &progress)?;
     }
-    bar.finish_and_clear();
+    progress.end();
     recording.end(&mut engine, reporter)?;
     if interrupt::pressed() {
         reporter.note("interrupted: what follows is what was measured so far");
@@ -130,7 +135,7 @@ fn warm_up(
     engine: &mut Engine,
     chunks: &[&[Request]],
     contenders: &mut [Contender],
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Outcome<(Vec<Vec<TokenId>>, Costs)> {
     let (mut expected, mut rounds): (Vec<Vec<TokenId>>, Vec<Round>) = Default::default();
     for chunk in chunks {
@@ -145,7 +150,7 @@ fn warm_up(
             } else {
                 contender.check(&expected[first..], &turn.tokens, first)?;
             }
-            bar.inc(1);
+            progress.advance();
         }
     }
     Ok((expected, Costs::measured(rounds)))
@@ -157,7 +162,7 @@ fn repetition(
     chunks: &[&[Request]],
     contenders: &mut [Contender],
     expected: &[Vec<TokenId>],
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Outcome {
     let mut first = 0;
     for chunk in chunks {
@@ -166,7 +171,7 @@ fn repetition(
             let Some(turn) = contender.play(engine, chunk, first)? else { return Ok(()) };
             contender.check(&expected[first..], &turn.tokens, first)?;
             turns.push(turn);
-            bar.inc(1);
+            progress.advance();
         }
         for (contender, turn) in contenders.iter_mut().zip(&turns) {
             contender.count(turn);

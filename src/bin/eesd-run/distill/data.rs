@@ -4,12 +4,13 @@ use crate::args::DistillArgs;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
+use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::distill::data::{
-    Dataset, Document, Origin, SelectOptions, Source, WriteOptions, read_corpus, read_prompts, select, write_answers,
+    Dataset, Document, Origin, SelectOptions, Source, WriteOptions, read_corpus, select, write_answers,
 };
 use eesd::sample::SamplingParams;
 use std::ops::ControlFlow;
@@ -54,9 +55,7 @@ fn answers(
     reporter: Reporter,
 ) -> Outcome<Option<Vec<Document>>> {
     let data = &args.data;
-    let tokenizer = model.tokenizer()?;
-    let template = model.checkpoint.chat_template().map_err(|error| Failure::failed(error.to_string()))?;
-    let prompts = read_prompts(prompts, &tokenizer, template, data.chat)?;
+    let prompts = prompts::of_file(prompts, model, data.chat, reporter)?;
     let machine = Machine::new(&args.machine, Prefill::Exact, model, data.batch_size, MAX_DRAFT, reporter)?;
     // Whatever drafts, the answers are the same; so the first block there is will do.
     let exit = model.checkpoint.exit_blocks()?.into_iter().next();
@@ -76,15 +75,14 @@ fn answers(
         batch: data.batch_size,
     };
     let path = output.join("answers.jsonl");
-    let bar = reporter.bar(prompts.len() * data.samples, "answers");
+    let told = reporter.progress(prompts.len() * data.samples, "answers");
     let fingerprint = model.checkpoint.fingerprint();
     let written = write_answers(&mut engine, fingerprint, &prompts, &options, &path, &mut |progress| {
-        bar.set_length(progress.of as u64);
-        bar.set_position(progress.answers as u64);
-        bar.set_message(format!("answers, {:.0} tok/s", progress.tokens_per_second()));
+        told.set(progress.answers, progress.of);
+        told.tell(format!("answers, {:.0} tok/s", progress.tokens_per_second()));
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    bar.finish_and_clear();
+    told.end();
     let written = written?;
     if written.cut > 0 {
         reporter.note(&format!("{}: an unfinished line was cut off ({} bytes)", path.display(), written.cut));

@@ -16,6 +16,7 @@ mod training;
 
 use crate::args::DistillArgs;
 use crate::failure::{Failure, Outcome};
+use crate::files;
 use crate::interrupt;
 use crate::report::Reporter;
 use crate::settings::Model;
@@ -26,7 +27,10 @@ use training::{Run, Trained};
 /// Reads, trains, reports.
 pub fn run(args: DistillArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
-    let model = Model::open(&args.model, reporter)?;
+    let read = args.data.prompts.iter().map(|path| ("--prompts", path.as_path()));
+    let read: Vec<_> = read.chain(args.data.corpus.iter().map(|path| ("--corpus", path.as_path()))).collect();
+    files::all_different(&read, &args.plot.iter().map(|path| ("--plot", path.as_path())).collect::<Vec<_>>())?;
+    let model = Model::open(&args.model, reporter)?.with_template(&args.data.template)?;
     let output = output(&args, &model)?;
     let layers = layers(&args, &model)?;
     refuse_in_vain(&args, &model, &output, &layers)?;

@@ -41,19 +41,19 @@ pub struct Speed {
 /// Measures all blocks, prints a table and a recommendation.
 pub fn compare(run: &Run<'_>, blocks: &[Trained]) -> Outcome<Vec<Speed>> {
     let requests = requests(run)?;
-    let bar = run.reporter.bar(blocks.len() * (REPETITIONS + 1), "speeds");
+    let progress = run.reporter.progress(blocks.len() * (REPETITIONS + 1), "speeds");
     let mut speeds = Vec::new();
     for block in blocks {
         let exit = run.model.checkpoint.open_exit(&block.path)?;
         let machine = Machine::new(&run.args.machine, Prefill::Exact, run.model, 1, MAX_DRAFT, run.reporter)?;
         let backend = machine.backend(run.model, Some(&exit), run.reporter)?;
         let mut engine = run.model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
-        match measure(block.n, &mut engine, &requests, &|| bar.inc(1))? {
+        match measure(block.n, &mut engine, &requests, &|| progress.advance())? {
             Some(speed) => speeds.push(speed),
             None => break,
         }
     }
-    bar.finish_and_clear();
+    progress.end();
     Output::stdout().text(&table(blocks, &speeds))?;
     Ok(speeds)
 }

@@ -7,6 +7,7 @@ use crate::cost;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
+use crate::progress::Progress;
 use crate::report::{Reporter, count};
 use crate::settings::Model;
 use eesd::TokenId;
@@ -17,7 +18,6 @@ use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
 use eesd::model::ExitWeights;
-use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -98,9 +98,9 @@ impl Run<'_> {
             0 => None,
             _ => Some(Metrics::open(&self.output.join(format!("exit-{n}.metrics.jsonl")), done)?),
         };
-        let bar = self.reporter.bar(plan.steps as usize, "training");
-        bar.set_position(done);
-        bar.reset_eta();
+        let progress = self.reporter.progress(plan.steps as usize, "training");
+        progress.set(done as usize, plan.steps as usize);
+        progress.forget_pace();
         let mut clock = Clock { last: Instant::now(), speed: 0.0 };
         let mut failed = None;
         let cadence = Cadence { measure: measure_every as u64, save: save_every as u64 };
@@ -108,11 +108,11 @@ impl Run<'_> {
             let seconds = clock.step(report);
             block.curve.push((report.step, report.losses));
             block.held_out.extend(report.held_out.map(|means| (report.step, means)));
-            show(&bar, &block, clock.speed);
+            show(&progress, &block, clock.speed);
             failed = metrics.as_mut().and_then(|metrics| metrics.add(report, seconds).err());
             if interrupt::pressed() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        bar.finish_and_clear();
+        progress.end();
         let finish = finish?;
         if let Some(error) = failed {
             return Err(error.into());
@@ -266,13 +266,13 @@ impl Clock {
     }
 }
 
-fn show(bar: &ProgressBar, block: &Trained, speed: f64) {
+fn show(progress: &Progress, block: &Trained, speed: f64) {
     let recent = block.curve.iter().rev().take(20);
     let mut sum = LossSum::default();
     recent.for_each(|(_, means)| sum.add(means));
     let means = sum.mean();
-    bar.inc(1);
-    bar.set_message(format!("loss {:.3}, 1 - TV {:.3}, {speed:.0} tok/s", means.loss, means.overlap));
+    progress.advance();
+    progress.tell(format!("training, loss {:.3}, 1 - TV {:.3}, {speed:.0} tok/s", means.loss, means.overlap));
 }
 
 fn remove(path: &Path) -> Outcome {

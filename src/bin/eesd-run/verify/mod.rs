@@ -16,12 +16,14 @@ use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
+use crate::prompts;
 use crate::report::Reporter;
-use crate::settings::{self, EVERY_PROMPT, Model};
+use crate::settings::{EVERY_PROMPT, Model};
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Completion, Engine, Event, Request};
+use eesd::load::Prompt;
 use eesd::sample::{SamplingParams, VerifyMode};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -46,13 +48,7 @@ struct Check {
 /// Checks, prints the verdict, fails on a mismatch.
 pub fn run(args: VerifyArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
-    let mut texts = match &args.prompt {
-        Some(prompt) => vec![prompt.clone()],
-        None => settings::prompts(args.input.as_deref())?,
-    };
-    texts.truncate(args.prompts);
-    let model = Model::open(&args.model, reporter)?;
-    let tokenizer = model.tokenizer()?;
+    let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
     let exit = model.exit_block(args.exit.as_ref())?;
     let Some(exit) = exit else {
         return Err(Failure::failed(format!(
@@ -62,7 +58,14 @@ pub fn run(args: VerifyArgs) -> Outcome {
     };
     let controllers =
         args.controllers.as_ref().map_or_else(|| default_controllers(args.draft_max), |list| list.0.clone());
-    let prompts = settings::encode(&tokenizer, &texts)?;
+    let mut prompts = match &args.prompt {
+        Some(prompt) => vec![model.encoder().encode(&Prompt::Text(prompt.clone()))?],
+        None => prompts::of_file_or_bundled(args.input.as_deref(), &model, reporter)?,
+    };
+    prompts.truncate(args.prompts);
+    if prompts.iter().any(Vec::is_empty) {
+        return Err(Failure::failed("--prompt is empty (expected a text with a token in it)"));
+    }
     // The checks hold passes against each other bit for bit, and reading a text is always exact.
     let machine = Machine::new(&args.machine, Prefill::Exact, &model, BATCH, args.draft_max, reporter)?;
     if let Some(number) = prompts.iter().position(|prompt| prompt.len() + distribution::TESTED > machine.context()) {
@@ -76,11 +79,11 @@ pub fn run(args: VerifyArgs) -> Outcome {
     let mut backend = machine.backend(&model, Some(&exit), reporter)?;
     interrupt::listen();
 
-    let bar = reporter.bar(2 + 3 * controllers.len(), "verifying");
+    let progress = reporter.progress(2 + 3 * controllers.len(), "verifying");
     let mut checks = vec![logits::check(&mut *backend, &prompts)?];
-    bar.inc(1);
+    progress.advance();
     let exact = distribution::Exact::of(&mut *backend, &prompts[0], args.temp)?;
-    bar.inc(1);
+    progress.advance();
     let mut engine = model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
 
     let greedy = SamplingParams { logprobs: Some(LOGPROBS), ..SamplingParams::default() };
@@ -96,14 +99,14 @@ pub fn run(args: VerifyArgs) -> Outcome {
         for controller in &controllers {
             let found = answers(&mut engine, controller, &requests, BATCH)?;
             checks.push(compare(check, controller, &plain, &found));
-            bar.inc(1);
+            progress.advance();
         }
     }
     for controller in &controllers {
         checks.push(exact.check(&mut engine, controller, &args)?);
-        bar.inc(1);
+        progress.advance();
     }
-    bar.finish_and_clear();
+    progress.end();
 
     let failed = checks.iter().filter(|check| !check.passed).count();
     let mut output = Output::stdout();
