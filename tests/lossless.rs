@@ -4,11 +4,13 @@
 mod common {
     pub mod adversary;
     pub mod exits;
+    pub mod grown;
     pub mod requests;
 }
 
 use common::adversary::Adversary;
 use common::exits::exit_after;
+use common::grown::grown;
 use common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
@@ -104,10 +106,11 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
     assert!(compared >= 100_000, "only {compared} tokens were compared");
 }
 
-/// The model that gains from its drafts, with the block that it is shipped with.
+/// A model so deep that it gains from its drafts, with a trained block.
 #[test]
-fn the_deeper_model_writes_what_it_writes_alone() {
-    let subject = Subject::shipped(Checkpoint::open(Path::new("models/pycode-13m")).unwrap());
+fn a_deep_model_writes_what_it_writes_alone() {
+    let folder = grown(32);
+    let subject = Subject::shipped(Checkpoint::open(folder.path()).unwrap());
     let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
     for sampling in [SamplingParams::default(), coupled] {
         let request =
