@@ -1,17 +1,10 @@
 //! Speculative decoding writes what plain decoding writes: over every fixture and the bundled model,
 //! every exit layer and every controller, greedy and coupled, token for token and bit for bit.
 
-mod common {
-    pub mod adversary;
-    pub mod exits;
-    pub mod grown;
-    pub mod requests;
-}
-
-use common::adversary::Adversary;
-use common::exits::exit_after;
-use common::grown::grown;
-use common::requests::{run, tokens};
+use crate::common::adversary::Adversary;
+use crate::common::exits::exit_after;
+use crate::common::grown::grown;
+use crate::common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};
