@@ -48,14 +48,14 @@ for line in sys.stdin:
 
 pack() {
     local folder=$1 name bytes
-    local programs=(eesd-run lib-test emulator-test kernels-test cuda-test training_cuda-test gpu-bench)
+    local programs=(eesd-run lib-test kernels-test cuda-test gpu-bench)
     local build=(--release --message-format=json) tested=(--no-run --features emulated-kernels)
     mkdir -p "$folder"
     for name in "${programs[@]}"; do rm -f "$folder/$name"; done
     export KERNELS=require
     # Without the model in it, 15 MB: `run` has models beside it.
     cargo build "${build[@]}" --no-default-features --bin eesd-run | keep "$folder"
-    cargo test "${build[@]}" "${tested[@]}" --lib --test emulator --test kernels --test cuda --test training_cuda | keep "$folder"
+    cargo test "${build[@]}" "${tested[@]}" --lib --test kernels --test cuda | keep "$folder"
     # Benches know no --release: they always are.
     cargo bench --message-format=json "${tested[@]}" --bench gpu | keep "$folder"
     for name in "${programs[@]}"; do
@@ -127,10 +127,10 @@ run() {
     step lib 40 "$folder/lib-test" gpu:: --nocapture --test-threads 1
     step generate 30 "$folder/eesd-run" generate "${model[@]}" -p 'def main():' -n 64
     # Each wrapper, then each kernel, as the emulator runs them elsewhere.
-    step wrappers 30 "$folder/emulator-test"
-    step kernels 60 "$folder/kernels-test" --skip mutations::
-    step cuda 120 "$folder/cuda-test" --test-threads 2
-    step training 60 "$folder/training_cuda-test" --test-threads 1
+    step wrappers 30 "$folder/kernels-test" emulator::
+    step kernels 60 "$folder/kernels-test" --skip mutations:: --skip emulator::
+    step cuda 120 "$folder/cuda-test" --skip training:: --test-threads 2
+    step training 60 "$folder/cuda-test" training:: --test-threads 1
     [ -z "$library" ] || step fast-prefill 30 "$folder/eesd-run" bench "${model[@]}" "${prompts[@]}" --prefill fast \
         --pp 1000 --prompts 4 -n 32 --controllers fixed:4,goodput-ts
     step verify 40 "$folder/eesd-run" verify "${model[@]}" "${prompts[@]}"

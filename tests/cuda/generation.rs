@@ -4,17 +4,13 @@ use crate::support::{Subject, engine, options, run, tokens};
 use eesd::TokenId;
 use eesd::backend::cuda::CudaOptions;
 use eesd::engine::Request;
-use eesd::load::bundled_prompts;
 use eesd::sample::{SamplingParams, VerifyMode};
 
 /// The issue's own: a few dozen tokens of the bundled model, speculatively, as the processor writes them.
 #[test]
 fn bundled_model_writes_what_the_processor_writes() {
     let subject = Subject::bundled();
-    let tokenizer = subject.checkpoint.tokenizer().unwrap();
-    let prompts: Vec<Vec<TokenId>> =
-        bundled_prompts().iter().take(3).map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
-    let requests: Vec<Request> = prompts.into_iter().map(|prompt| Request::new(prompt, 24)).collect();
+    let requests: Vec<Request> = subject.prompts(3).into_iter().map(|prompt| Request::new(prompt, 24)).collect();
     let expected = run(&mut engine(subject.cpu(Some(2), 1), "off"), &requests, 1);
     let mut cuda = engine(subject.cuda(Some(2), &options(3)), "fixed:3");
     let found = run(&mut cuda, &requests, 3);

@@ -1,8 +1,7 @@
-//! The CUDA backend from end to end: whole models, rounds and requests, on the emulated device, or on a GPU
-//! where `EESD_TEST_DEVICE=cuda:N` says so.
+//! The CUDA backend from end to end: whole models, rounds and requests, and training, on the emulated device, or on a
+//! GPU where `EESD_TEST_DEVICE=cuda:N` says so.
 //!
 //! `cargo test --release --features emulated-kernels --test cuda`
-#![cfg(feature = "emulated-kernels")]
 
 mod draft_vocab;
 #[path = "../common/exits.rs"]
@@ -22,3 +21,4 @@ mod support;
 mod swap;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;
+mod training;

@@ -30,7 +30,9 @@ pub struct Subject {
 
 impl Subject {
     pub fn bundled() -> Self {
-        let checkpoint = Checkpoint::bundled().unwrap();
+        // As a folder: a program for a machine with a GPU need not carry the model too.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pycode-4m");
+        let checkpoint = Checkpoint::open(&folder).unwrap();
         Self { exits: checkpoint.exit_blocks().unwrap(), checkpoint }
     }
 
@@ -54,6 +56,18 @@ impl Subject {
 
     pub fn exit(&self, after: usize) -> ExitWeights<'_> {
         exit_after(&self.checkpoint, &self.exits, after)
+    }
+
+    /// The first prompts that the bundled model comes with.
+    pub fn prompts(&self, count: usize) -> Vec<Vec<TokenId>> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pycode-4m/prompts.jsonl");
+        let lines = std::fs::read_to_string(file).unwrap();
+        let tokenizer = self.checkpoint.tokenizer().unwrap();
+        let ids = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            tokenizer.encode(line["prompt"].as_str().unwrap(), true).unwrap()
+        };
+        lines.lines().take(count).map(ids).collect()
     }
 
     /// Some token ids, the same for a seed.

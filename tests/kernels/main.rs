@@ -2,12 +2,12 @@
 //! of its own, and against itself: one row at a time, many rows at once, all forms, bit for bit.
 //!
 //! `cargo test --release --features emulated-kernels --test kernels`
-#![cfg(feature = "emulated-kernels")]
 
 mod attention;
 #[path = "../common/device.rs"]
 mod device;
 mod drafting;
+mod emulator;
 mod finish;
 mod flash;
 mod listed;

@@ -1,6 +1,7 @@
 //! Exit blocks: read, written, refused.
 
 use crate::folder::{Folder, Tensors};
+use crate::grown::grown;
 use eesd::load::{Checkpoint, ExitBlock};
 use eesd::model::{ExitWeights, Matrix};
 use std::collections::BTreeMap;
@@ -219,9 +220,9 @@ fn the_bundled_model_has_its_three_blocks() {
 }
 
 #[test]
-fn the_deeper_model_has_its_block() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pycode-13m");
-    let deeper = Checkpoint::open(std::path::Path::new(folder)).unwrap();
+fn a_model_in_shards_has_its_block() {
+    let folder = grown(32);
+    let deeper = Checkpoint::open(folder.path()).unwrap();
     assert_eq!((deeper.geometry().layers, deeper.parameters()), (32, 13_381_824));
     assert_eq!(deeper.exit_blocks().unwrap().iter().map(ExitBlock::after).collect::<Vec<_>>(), [3]);
 }

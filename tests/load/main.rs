@@ -4,5 +4,7 @@ mod chat;
 mod config;
 mod exit;
 mod folder;
+#[path = "../common/grown.rs"]
+mod grown;
 mod tensors;
 mod tokenizer;

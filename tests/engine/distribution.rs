@@ -1,15 +1,9 @@
 //! The engine's rejection sampling is exact: χ² of whole answers against their exact probabilities,
 //! by the real round with its random numbers, batch, end tokens and controllers that learn.
 
-mod common {
-    pub mod adversary;
-    pub mod chi_squared;
-    pub mod hash_backend;
-}
-
-use common::adversary::Adversary;
-use common::chi_squared::{p_value, uniformity};
-use common::hash_backend::HashBackend;
+use crate::common::adversary::Adversary;
+use crate::common::chi_squared::{p_value, uniformity};
+use crate::common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};

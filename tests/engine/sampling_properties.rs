@@ -1,12 +1,10 @@
 //! Properties of the sampler, each against a naive reference.
 
-mod sampling_reference;
-
+use crate::sampling_reference::{ToyModel, adjusted, probabilities};
 use eesd::TokenId;
 use eesd::sample::{Drafted, History, Rule, Sampler, SamplingParams, Verdict, VerifyMode};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sampling_reference::{ToyModel, adjusted, probabilities};
 
 const VOCAB: usize = 12;
 const PROMPT: [TokenId; 3] = [3, 1, 4];

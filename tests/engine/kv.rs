@@ -1,11 +1,8 @@
 //! Pages under random use: none is lost, held twice, or changed by rolling back. And what the processor's cache holds
 //! in them, saved and restored.
 
-#[path = "common/exits.rs"]
-mod exits;
-#[path = "common/saved_pages.rs"]
-mod saved_pages;
-
+use crate::common::exits::exit_after;
+use crate::common::saved_pages;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::kv::{BlockTable, PAGE_TOKENS, PageId, PagePool};
@@ -89,7 +86,7 @@ fn a_length_beyond_the_pages_is_a_bug() {
 fn backend(drafts: bool) -> Box<dyn Backend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/llama");
     let checkpoint = Checkpoint::open(&folder).unwrap();
-    let exit = drafts.then(|| exits::exit_after(&checkpoint, &[], 1));
+    let exit = drafts.then(|| exit_after(&checkpoint, &[], 1));
     let options = CpuOptions { threads: Some(2), simd: None, slots: 2, context: 192, max_draft: 4, pages: Some(6) };
     CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options).unwrap()
 }

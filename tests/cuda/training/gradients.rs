@@ -1,6 +1,6 @@
 //! The whole block's gradients and losses against the processor's, for every kind of block and every term of the loss.
 
-use crate::subject::{Case, ROWS, WINDOW, can_multiply, difference, step};
+use super::subject::{Case, ROWS, WINDOW, can_multiply, difference, step};
 use eesd::backend::training::Student;
 use eesd::backend::training::adamw::AdamStep;
 use eesd::backend::training::cuda::Operands;

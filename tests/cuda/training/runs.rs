@@ -1,6 +1,6 @@
 //! Whole runs: they follow the processor's, give the same bits twice, go on from a state, and stand what is not finite.
 
-use crate::subject::{Case, bits, can_multiply, difference, step};
+use super::subject::{Case, bits, can_multiply, difference, step};
 use eesd::backend::training::cuda::Operands;
 use eesd::backend::training::{Student, StudentState, TeacherBatch};
 

@@ -1,13 +1,8 @@
 //! The engine against a backend that checks its cache: whatever the draft lengths, batch, budget,
 //! context and page pressure, every request gets what plain decoding gives, and no page is lost.
 
-mod common {
-    pub mod adversary;
-    pub mod hash_backend;
-}
-
-use common::adversary::Adversary;
-use common::hash_backend::HashBackend;
+use crate::common::adversary::Adversary;
+use crate::common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::control::{Controller, Outcome, Step};

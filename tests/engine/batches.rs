@@ -1,11 +1,7 @@
 //! The bundled model answers the same, token for token, whatever runs beside it: any batch size, order of arrival,
 //! controller, cut of its prompt, preemption, and pages of other requests.
 
-mod common {
-    pub mod requests;
-}
-
-use common::requests::{run, tokens};
+use crate::common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;

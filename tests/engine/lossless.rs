@@ -1,15 +1,10 @@
 //! Speculative decoding writes what plain decoding writes: over every fixture and the bundled model,
 //! every exit layer and every controller, greedy and coupled, token for token and bit for bit.
 
-mod common {
-    pub mod adversary;
-    pub mod exits;
-    pub mod requests;
-}
-
-use common::adversary::Adversary;
-use common::exits::exit_after;
-use common::requests::{run, tokens};
+use crate::common::adversary::Adversary;
+use crate::common::exits::exit_after;
+use crate::common::grown::grown;
+use crate::common::requests::{run, tokens};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::{Controller, ControllerSpec};
@@ -104,10 +99,11 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
     assert!(compared >= 100_000, "only {compared} tokens were compared");
 }
 
-/// The model that gains from its drafts, with the block that it is shipped with.
+/// A model so deep that it gains from its drafts, with a trained block.
 #[test]
-fn the_deeper_model_writes_what_it_writes_alone() {
-    let subject = Subject::shipped(Checkpoint::open(Path::new("models/pycode-13m")).unwrap());
+fn a_deep_model_writes_what_it_writes_alone() {
+    let folder = grown(32);
+    let subject = Subject::shipped(Checkpoint::open(folder.path()).unwrap());
     let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
     for sampling in [SamplingParams::default(), coupled] {
         let request =

@@ -6,15 +6,10 @@
 //! p-value. If sampling is exact they are uniform; the same harness, handed a broken part, must say
 //! that they are not.
 
-mod common {
-    pub mod chi_squared;
-}
-mod sampling_reference;
-
-use common::chi_squared::{p_value, uniformity};
+use crate::common::chi_squared::{p_value, uniformity};
+use crate::sampling_reference::{ToyModel, probabilities};
 use eesd::TokenId;
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, Verdict, VerifyMode};
-use sampling_reference::{ToyModel, probabilities};
 
 const VOCAB: usize = 8;
 const PROMPT: [TokenId; 2] = [1, 5];

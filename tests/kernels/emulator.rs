@@ -1,15 +1,9 @@
 //! The emulator's own test: each device wrapper against what CUDA's manuals say it does, under several
 //! orders of threads; and what the emulator says of launches that cannot work.
 //!
-//! `cargo test --release --features emulated-kernels --test emulator`
-#![cfg(feature = "emulated-kernels")]
+//! `cargo test --release --features emulated-kernels --test kernels emulator`
 
-mod common {
-    pub mod device;
-    pub mod tested_gpu;
-}
-
-use common::device::{Device, address};
+use crate::device::{Device, address};
 use eesd::backend::cuda::emulator::Emulator;
 use eesd::backend::cuda::kernels::{Address, Launcher, Shape};
 use eesd::sample::{Philox, Purpose};

@@ -1,6 +1,6 @@
 //! Memory and waits of the emulated device, and what is refused.
 
-use crate::subject::{Case, ROWS, WINDOW, emulated, options, step};
+use super::subject::{Case, ROWS, WINDOW, emulated, options, step};
 use eesd::backend::BackendError;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::training::cuda::{CudaStudent, CudaStudentOptions, Operands};

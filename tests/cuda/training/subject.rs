@@ -1,8 +1,8 @@
 //! Students of small blocks, on the device to be tested and on the processor.
 
-pub use crate::blocks::Case;
+pub use super::blocks::Case;
 
-use crate::blocks::Sizes;
+use super::blocks::Sizes;
 use crate::tested_gpu::tested_gpu;
 use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};

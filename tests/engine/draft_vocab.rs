@@ -1,9 +1,7 @@
 //! Exit blocks that draft from listed tokens: what they draft is what a block of the same rows drafts, by its tokens, and
 //! what the whole head drafts where all other tokens are forbidden.
 
-#[path = "common/exits.rs"]
-mod exits;
-
+use crate::common::exits::{exit_after, rows_of};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, BackendError, Chunk, Draft, Sequence};
@@ -11,7 +9,6 @@ use eesd::kv::PageId;
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
 use eesd::model::{ExitWeights, Matrix};
 use eesd::sample::{Sampler, SamplingParams, VerifyMode};
-use exits::{exit_after, rows_of};
 
 const EXIT: usize = 2;
 const DRAFTS: usize = 6;

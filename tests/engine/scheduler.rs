@@ -1,15 +1,9 @@
 //! Continuous batching against a backend that checks its cache: requests join, leave, are preempted, cancelled and fed
 //! from pages of others, and each still gets what plain decoding gives it; no page is lost.
 
-mod common {
-    pub mod adversary;
-    pub mod arrivals;
-    pub mod hash_backend;
-}
-
-use common::adversary::Adversary;
-use common::arrivals::{Arrivals, Load, percentile};
-use common::hash_backend::HashBackend;
+use crate::common::adversary::Adversary;
+use crate::common::arrivals::{Arrivals, Load, percentile};
+use crate::common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, Totals};

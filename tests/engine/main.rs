@@ -1,0 +1,38 @@
+//! From prompts to tokens on the processor: passes and their bits, the cache, sampling, rounds, batches, and the data
+//! that exit blocks are trained on.
+//!
+//! One program, because each one would compile the engine's generic code and link the library again.
+
+#[cfg(feature = "bundled-model")]
+mod batches;
+mod bit_exact;
+#[path = "../common"]
+mod common {
+    pub mod adversary;
+    pub mod arrivals;
+    pub mod chi_squared;
+    pub mod exits;
+    #[cfg(feature = "bundled-model")]
+    pub mod grown;
+    pub mod hash_backend;
+    #[cfg(feature = "bundled-model")]
+    pub mod requests;
+    pub mod saved_pages;
+}
+mod cpu_limits;
+#[cfg(feature = "bundled-model")]
+mod distill_data;
+mod distribution;
+#[cfg(feature = "bundled-model")]
+mod draft_vocab;
+mod hf_fixtures;
+mod kv;
+#[cfg(feature = "bundled-model")]
+mod lossless;
+#[cfg(feature = "bundled-model")]
+mod real_rounds;
+mod rounds;
+mod sampling_distribution;
+mod sampling_properties;
+mod sampling_reference;
+mod scheduler;
