@@ -28,7 +28,8 @@ impl<D: Driver> CudaBackend<D> {
         };
         let mut judged: Vec<JudgedRow> = batch.iter().enumerate().flat_map(of_round).collect();
         // Rows of no sequence are sampled from too, greedily, to where nobody looks.
-        let idle = |row| JudgedRow { sequence: views.count() as u32, position: 0, drafted: 0, slot: 0, destination: row };
+        let idle =
+            |row| JudgedRow { sequence: views.count() as u32, position: 0, drafted: 0, slot: 0, destination: row };
         judged.extend((rows as u32..shape.rows as u32).map(idle));
         let kept = |sequence: &Sequence<'_>| {
             let first = sequence.slot * self.rows.round;
