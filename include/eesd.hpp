@@ -174,8 +174,8 @@ struct SessionParams {
     std::string controller;
 };
 
-/// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, stop strings
-/// and biases are set here.
+/// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, stop strings,
+/// biases and lists of tokens are set here.
 struct Request {
     /// A prompt, with the model's defaults.
     Request(const Model &model, std::string text) : prompt(std::move(text)) {
@@ -198,6 +198,12 @@ struct Request {
     std::vector<std::uint32_t> tokens;
     std::vector<std::string> stop;
     std::vector<eesd_logit_bias> logit_bias;
+    /// Tokens that end the answer as the model's end tokens do.
+    std::vector<std::uint32_t> stop_token_ids;
+    /// Tokens that are never generated.
+    std::vector<std::uint32_t> suppress_tokens;
+    /// Runs of tokens that are never completed.
+    std::vector<std::vector<std::uint32_t>> bad_words;
 };
 
 /// An emitted token; its text and log-probabilities are good for the callback's time.
@@ -380,10 +386,20 @@ private:
             request.stop_count = stop.size();
             request.logit_bias = from.logit_bias.data();
             request.logit_bias_count = from.logit_bias.size();
+            request.stop_token_ids = from.stop_token_ids.data();
+            request.stop_token_id_count = from.stop_token_ids.size();
+            request.suppress_tokens = from.suppress_tokens.data();
+            request.suppress_token_count = from.suppress_tokens.size();
+            for (const std::vector<std::uint32_t> &run : from.bad_words) {
+                bad_words.push_back({run.data(), run.size()});
+            }
+            request.bad_words = bad_words.data();
+            request.bad_word_count = bad_words.size();
         }
 
         eesd_request request;
         std::vector<eesd_text> stop;
+        std::vector<eesd_tokens> bad_words;
     };
 
     detail::Handle<eesd_session, eesd_session_free> handle_;

@@ -32,6 +32,16 @@ pub struct LogitBias {
     pub bias: f32,
 }
 
+/// A run of tokens.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    /// The tokens; at least one.
+    pub tokens: *const TokenId,
+    /// How many.
+    pub count: usize,
+}
+
 /// A text to be continued. Begin with eesd_request_default(). Nothing of it is kept after the call that takes it.
 #[repr(C)]
 pub struct Request {
@@ -102,16 +112,6 @@ pub struct Request {
     pub bad_words: *const Tokens,
     /// How many.
     pub bad_word_count: usize,
-}
-
-/// A run of tokens.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Tokens {
-    /// The tokens; at least one.
-    pub tokens: *const TokenId,
-    /// How many.
-    pub count: usize,
 }
 
 // SAFETY: repr(C), struct_size first, numbers and pointers.

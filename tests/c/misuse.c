@@ -178,7 +178,21 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.tokens = &unknown, request.token_count = 1));
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.logit_bias = &outside, request.logit_bias_count = 1));
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.logit_bias = &nan_bias, request.logit_bias_count = 1));
+    const eesd_tokens none = {NULL, 0}, nowhere = {NULL, 2}, endless = {&unknown, SIZE_MAX}, strange = {&unknown, 1};
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, request.min_tokens = request.max_tokens + 1);
+    CHECK(strstr(eesd_last_error(), "min_tokens") != NULL && strstr(eesd_last_error(), "max_tokens") != NULL);
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.stop_token_ids = &unknown, request.stop_token_id_count = 1));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.suppress_tokens = &unknown, request.suppress_token_count = 1));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = &strange, request.bad_word_count = 1));
+    CHECK(strstr(eesd_last_error(), "bad_words") != NULL);
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = &none, request.bad_word_count = 1));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = &nowhere, request.bad_word_count = 1));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = NULL, request.bad_word_count = 1));
     // Lengths that no memory has.
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.stop_token_ids = &unknown, request.stop_token_id_count = SIZE_MAX));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.suppress_tokens = &unknown, request.suppress_token_count = SIZE_MAX));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = &endless, request.bad_word_count = 1));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.bad_words = &strange, request.bad_word_count = SIZE_MAX));
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, request.prompt_length = SIZE_MAX);
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, request.prompt_length = (size_t)1 << 40);
     REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.logit_bias = &outside, request.logit_bias_count = SIZE_MAX));
@@ -313,6 +327,41 @@ static void callbacks(eesd_model *model, eesd_session *session) {
     OK(eesd_generate(session, &request, NULL, NULL, NULL)); // nobody listens
 }
 
+// Each setting against the answer without it.
+static void forbidding(eesd_session *session) {
+    eesd_completion completion = empty_completion();
+    eesd_request request = request_for(PROMPT, 12);
+    OK(eesd_generate(session, &request, NULL, NULL, &completion));
+    CHECK(completion.token_count == 12);
+    uint32_t free[12];
+    memcpy(free, completion.tokens, sizeof free);
+
+    request.suppress_tokens = free;
+    request.suppress_token_count = 1;
+    OK(eesd_generate(session, &request, NULL, NULL, &completion));
+    for (size_t i = 0; i < completion.token_count; i++) {
+        CHECK(completion.tokens[i] != free[0]);
+    }
+
+    const eesd_tokens run = {free + 1, 3};
+    request = request_for(PROMPT, 12);
+    request.bad_words = &run;
+    request.bad_word_count = 1;
+    OK(eesd_generate(session, &request, NULL, NULL, &completion));
+    CHECK(memcmp(completion.tokens, free, 3 * sizeof *free) == 0 && completion.tokens[3] != free[3]);
+
+    request = request_for(PROMPT, 12);
+    request.stop_token_ids = free + 5;
+    request.stop_token_id_count = 1;
+    request.ignore_end = 1;
+    OK(eesd_generate(session, &request, NULL, NULL, &completion));
+    CHECK(completion.finish == EESD_FINISH_END_TOKEN && completion.end_token == free[5]);
+    CHECK(completion.token_count <= 6);
+    request.min_tokens = 12;
+    OK(eesd_generate(session, &request, NULL, NULL, &completion));
+    CHECK(completion.finish == EESD_FINISH_LENGTH && completion.token_count == 12);
+}
+
 static void *wait_for_events(void *session) {
     eesd_event event = empty_event();
     return (void *)(intptr_t)eesd_next_event(session, -1, &event);
@@ -401,6 +450,7 @@ int main(void) {
     wrong_texts(model, session);
     wrong_numbers(model, session);
     callbacks(model, session);
+    forbidding(session);
     order_of_freeing();
 
     // After all that, it answers.

@@ -1,9 +1,10 @@
 //! What the device decides about a round, against the library's own sampler on the logits that it decided by;
 //! over many rounds, so that counts of tokens kept on the device are those of the text.
 
-use crate::support::{CONTEXT, Subject, options, table};
+use crate::support::{CONTEXT, Subject, engine, options, run, table};
 use eesd::TokenId;
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::engine::{Completion, Finish, Request};
 use eesd::kv::BlockTable;
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 
@@ -106,4 +107,114 @@ fn verdicts_are_the_librarys() {
     play(&mut *backend, &mut texts[1..], 3);
     let positions = texts.iter().map(|text| text.tokens.len()).max();
     assert!(positions < Some(CONTEXT));
+}
+
+/// Rows of one round under biases of their own: runs of tokens that the text would have, and ends before its minimum.
+#[test]
+fn rows_are_judged_by_what_is_forbidden_there() {
+    let subject = Subject::fixture("llama3_rope_sharded");
+    let coupled = |temperature| SamplingParams { temperature, seed: Some(5), top_k: 40, ..SamplingParams::default() };
+    let of_slot = |slot: usize| SamplingParams {
+        frequency_penalty: if slot.is_multiple_of(3) { 0.3 } else { 0.0 },
+        logprobs: (slot == 1).then_some(2),
+        ..coupled([0.0, 0.8][slot % 2])
+    };
+    let mut backend = subject.cuda(Some(2), &options(6));
+    let mut texts: Vec<Text> = (0..6).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect();
+    play(&mut *backend, &mut texts, 4);
+    let free: Vec<Vec<TokenId>> = texts.iter().map(|text| text.tokens[PROMPT - 2..].to_vec()).collect();
+    // The first token of each comes after two of the prompt.
+    let runs = |said: &[TokenId]| -> Vec<Vec<TokenId>> { [2, 3].map(|n| said[3 - n..3].to_vec()).into() };
+    let mut texts: Vec<Text> = (0..6)
+        .map(|slot| {
+            let bad_words = free[slot].windows(2).step_by(3).map(<[TokenId]>::to_vec).chain(runs(&free[slot]));
+            let sampling = SamplingParams {
+                bad_words: if slot < 4 { bad_words.collect() } else { vec![vec![free[slot][2]]] },
+                suppress_tokens: if slot == 2 { vec![free[slot][4]] } else { vec![] },
+                ..of_slot(slot)
+            };
+            let mut text = Text::new(&subject, slot, sampling);
+            let ends = vec![free[slot][3], free[slot][5]];
+            text.sampler = text.sampler.forbidding_among_first(if slot == 3 { 0 } else { 2 + slot }, ends);
+            text
+        })
+        .collect();
+    play(&mut *backend, &mut texts, 6);
+    for (text, free) in texts.iter().zip(&free) {
+        let said = &text.tokens[PROMPT..];
+        assert_ne!(said[0], free[2], "slot {}: what it would begin with is forbidden", text.slot);
+        let params = text.sampler.params();
+        let ends_with_bad = |end| params.bad_words.iter().any(|run| text.tokens[..end].ends_with(run));
+        assert!(!(PROMPT + 1..=text.tokens.len()).any(ends_with_bad), "slot {}", text.slot);
+        assert!(!said.iter().any(|token| params.suppress_tokens.contains(token)));
+        let early = if text.slot == 3 { 0 } else { 2 + text.slot };
+        assert!(!said.iter().take(early).any(|token| [free[3], free[5]].contains(token)), "slot {}", text.slot);
+    }
+}
+
+/// Requests that each forbid something else of what they would say, which is `free`.
+fn forbidding(requests: &[Request], free: &[Completion]) -> [Request; 4] {
+    let with = |i: usize, change: &dyn Fn(&mut Request, &[TokenId])| {
+        let mut request = requests[i].clone();
+        change(&mut request, &free[i].tokens);
+        request
+    };
+    let bad_words = |said: &[TokenId]| vec![said[0..2].to_vec(), said[2..5].to_vec(), said[6..8].to_vec()];
+    [
+        // Wants to end at once, and may after five tokens.
+        with(0, &|request, said| {
+            request.stop_token_ids = vec![said[2]];
+            request.sampling.logit_bias = vec![(said[2], 1e4)];
+            request.min_tokens = 5;
+        }),
+        with(1, &|request, said| request.sampling.suppress_tokens = vec![said[0], said[4]]),
+        with(2, &|request, said| request.sampling.bad_words = bad_words(said)),
+        with(3, &|request, said| {
+            request.stop_token_ids = vec![said[1], said[5]];
+            request.min_tokens = 7;
+            request.sampling.suppress_tokens = vec![said[3]];
+            request.sampling.bad_words = [bad_words(said), vec![vec![said[7]]]].concat();
+        }),
+    ]
+}
+
+/// Nothing in the answer that its request forbids.
+fn assert_obeyed(request: &Request, answer: &Completion) {
+    let SamplingParams { suppress_tokens, bad_words, .. } = &request.sampling;
+    let text = [&request.prompt[..], &answer.tokens].concat();
+    for end in request.prompt.len() + 1..=text.len() {
+        assert!(!bad_words.iter().any(|run| text[..end].ends_with(run)), "{text:?}");
+        assert!(!suppress_tokens.contains(&text[end - 1]), "{text:?}");
+    }
+    assert!(answer.tokens.len() >= request.min_tokens);
+}
+
+/// Alone, drafts are made in loops on the device where biases stay the same, and step by step where not.
+#[test]
+fn requests_that_forbid_tokens_get_what_plain_decoding_gives_alone_and_side_by_side() {
+    let subject = Subject::fixture("llama");
+    let sampled = |verify| SamplingParams { temperature: 0.9, verify: Some(verify), ..SamplingParams::default() };
+    for sampling in [SamplingParams::default(), sampled(VerifyMode::Coupled), sampled(VerifyMode::Rejection)] {
+        let request = |i: u64| {
+            let sampling = SamplingParams { seed: Some(i), ..sampling.clone() };
+            Request { sampling, ..Request::new(subject.text(i, 3 + 5 * i as usize), 12) }
+        };
+        let requests: Vec<Request> = (0..4).map(request).collect();
+        let mut plain = engine(subject.cuda(Some(2), &options(1)), "off");
+        let free = run(&mut plain, &requests, 1);
+        let requests = forbidding(&requests, &free);
+        let alone = run(&mut engine(subject.cuda(Some(2), &options(1)), "fixed:4"), &requests, 1);
+        let together = run(&mut engine(subject.cuda(Some(2), &options(4)), "fixed:4"), &requests, 4);
+        for ((request, alone), (together, free)) in requests.iter().zip(&alone).zip(together.iter().zip(&free)) {
+            assert_obeyed(request, alone);
+            assert_eq!((&together.tokens, &together.finish), (&alone.tokens, &alone.finish));
+            assert_ne!(alone.tokens, free.tokens, "what is forbidden would not have come anyway");
+        }
+        let end = requests[0].stop_token_ids[0];
+        assert_eq!((alone[0].tokens.len(), &alone[0].finish), (6, &Finish::EndToken(end)));
+        if sampling.verify != Some(VerifyMode::Rejection) {
+            let plain = run(&mut plain, &requests, 1);
+            assert!(plain.iter().zip(&alone).all(|(plain, alone)| plain.tokens == alone.tokens));
+        }
+    }
 }

@@ -44,37 +44,54 @@ impl Controller for Gambler {
     }
 }
 
+/// A request of a seed; `forbidding`: with a token that ends the answer beside the model's, neither of them among the
+/// first two, and with runs of tokens that must not come.
+fn request(seed: u64, forbidding: bool) -> Request {
+    let (seed, verify) = (Some(seed), Some(VerifyMode::Rejection));
+    let sampling = SamplingParams { temperature: TEMPERATURE, seed, verify, ..SamplingParams::default() };
+    let free = Request { sampling, ..Request::new(PROMPT.to_vec(), LENGTH) };
+    if !forbidding {
+        return free;
+    }
+    let bad_words = vec![vec![4, 3], vec![1, 1], vec![1, 4, 0], vec![3, 1, 3]];
+    let sampling = SamplingParams { bad_words, ..free.sampling };
+    Request { sampling, min_tokens: 2, stop_token_ids: vec![0], ..free }
+}
+
 /// The exact chance of every answer.
-fn exact() -> BTreeMap<Vec<TokenId>, f64> {
+fn exact(request: &Request) -> BTreeMap<Vec<TokenId>, f64> {
+    let is_end = |token| token == END || request.stop_token_ids.contains(&token);
     let mut chances = BTreeMap::new();
     let mut open = vec![(Vec::new(), 1.0)];
     while let Some((answer, chance)) = open.pop() {
-        if answer.len() == LENGTH || answer.last() == Some(&END) {
+        if answer.len() == LENGTH || answer.last().is_some_and(|&token| is_end(token)) {
             chances.insert(answer, chance);
             continue;
         }
         let logits = HashBackend::target(VOCAB, &[&PROMPT, &answer[..]].concat());
-        let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) / TEMPERATURE).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let longer = |(weight, token): (&f64, TokenId)| ([&answer[..], &[token]].concat(), chance * weight / total);
-        open.extend(weights.iter().zip(0..).map(longer));
+        let text = [&PROMPT, &answer[..]].concat();
+        let may_follow = |token| {
+            let bad = request.sampling.bad_words.iter().any(|run| [&text[..], &[token]].concat().ends_with(run));
+            !bad && (!is_end(token) || answer.len() >= request.min_tokens)
+        };
+        let weight = |(&logit, token)| ((f64::from(logit) / TEMPERATURE).exp(), token);
+        let weights: Vec<(f64, TokenId)> = logits.iter().zip(0..).map(weight).filter(|w| may_follow(w.1)).collect();
+        let total: f64 = weights.iter().map(|w| w.0).sum();
+        let longer = |&(weight, token): &(f64, TokenId)| ([&answer[..], &[token]].concat(), chance * weight / total);
+        open.extend(weights.iter().map(longer));
     }
     chances
 }
 
 /// The p-values of one controller. Seeds start at `trial`, so that no two trials share any.
-fn p_values(controller: Box<dyn Controller>, trial: u64) -> Vec<f64> {
+fn p_values(controller: Box<dyn Controller>, forbidding: bool, trial: u64) -> Vec<f64> {
     let limits = Limits { pages: 3, slots: 3, max_draft: 4, context: 32 };
     let mut engine = Engine::new(Box::new(HashBackend::new(VOCAB, limits, 100)), controller, None, vec![END]);
-    let chances = exact();
+    let chances = exact(&request(0, forbidding));
     let expected: Vec<f64> = chances.values().copied().collect();
     let block = |block: u64| {
         let mut counts: BTreeMap<&[TokenId], usize> = chances.keys().map(|answer| (&answer[..], 0)).collect();
-        let request = |i: u64| {
-            let (seed, verify) = (Some(trial << 32 | (block * ANSWERS + i)), Some(VerifyMode::Rejection));
-            let sampling = SamplingParams { temperature: TEMPERATURE, seed, verify, ..SamplingParams::default() };
-            Request { sampling, ..Request::new(PROMPT.to_vec(), LENGTH) }
-        };
+        let request = |i: u64| request(trial << 32 | (block * ANSWERS + i), forbidding);
         let count = &mut |_, event| {
             if let Event::Done(completion) = event {
                 *counts.get_mut(&completion.tokens[..]).expect("every possible answer has a chance") += 1;
@@ -89,6 +106,16 @@ fn p_values(controller: Box<dyn Controller>, trial: u64) -> Vec<f64> {
 
 #[test]
 fn answers_follow_the_models_own_distribution() {
+    check(false, 0);
+}
+
+#[test]
+fn answers_that_may_not_say_something_follow_what_is_left_of_it() {
+    check(true, 100);
+}
+
+/// All controllers; the seeds are those of trials from `first` on.
+fn check(forbidding: bool, first: u64) {
     let spec = |text: &str| text.parse::<ControllerSpec>().unwrap().build();
     let controllers: Vec<Box<dyn Controller>> = vec![
         spec("off"),
@@ -100,9 +127,9 @@ fn answers_follow_the_models_own_distribution() {
         Box::new(Gambler),
     ];
     let mut all = Vec::new();
-    for (controller, trial) in controllers.into_iter().zip(0..) {
+    for (controller, trial) in controllers.into_iter().zip(first..) {
         let name = controller.spec();
-        let found = p_values(controller, trial);
+        let found = p_values(controller, forbidding, trial);
         assert!(found.iter().all(|&p| p > 1e-5), "{name}: {found:?}");
         all.extend(found);
     }

@@ -12,6 +12,7 @@ mod common {
     pub mod arrivals;
     pub mod chi_squared;
     pub mod exits;
+    pub mod forbidding;
     #[cfg(feature = "bundled-model")]
     pub mod grown;
     pub mod hash_backend;

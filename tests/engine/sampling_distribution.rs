@@ -80,6 +80,11 @@ fn settings() -> Vec<SamplingParams> {
         SamplingParams { top_p: 0.8, ..at(1.3) },
         SamplingParams { min_p: 0.15, repetition_penalty: 1.4, frequency_penalty: 0.3, ..at(1.0) },
         SamplingParams { top_k: 6, top_p: 0.9, logit_bias: vec![(2, 1.5)], presence_penalty: 0.5, ..at(0.5) },
+        SamplingParams {
+            suppress_tokens: vec![3],
+            bad_words: vec![vec![6], vec![5, 1], vec![5, 2], vec![1, 4], vec![2, 2, 0], vec![7, 7]],
+            ..at(1.2)
+        },
         SamplingParams { verify: Some(VerifyMode::Coupled), top_p: 0.9, ..at(0.9) },
     ]
 }
@@ -207,6 +212,20 @@ fn dropping_a_draft_by_its_own_probability_is_caught() {
         sampler.accept(history, &logits[..(kept + 1) * VOCAB], &drafted[..kept])
     }
     assert_caught(Parts { accept, ..EXACT }, &settings()[0], three);
+}
+
+/// The test of the test: what the drafts forbid from draft to draft, the target forbids as of the round's first row.
+#[test]
+fn forbidding_by_the_text_before_the_round_is_caught() {
+    fn accept(sampler: &Sampler, history: History<'_>, logits: &[f32], drafted: &[Drafted]) -> Verdict {
+        let committed = History { tokens: &history.tokens[..history.tokens.len() - drafted.len()], ..history };
+        let logit_bias = sampler.biases(committed).collect();
+        let fixed =
+            SamplingParams { logit_bias, suppress_tokens: vec![], bad_words: vec![], ..sampler.params().clone() };
+        Sampler::new(fixed, VOCAB).expect("parameters are in range").accept(history, logits, drafted)
+    }
+    let bad_words = settings().into_iter().find(|params| !params.bad_words.is_empty()).expect("one of them");
+    assert_caught(Parts { accept, ..EXACT }, &bad_words, three);
 }
 
 /// The test of the test: a position that is drafted again draws the same random number again.

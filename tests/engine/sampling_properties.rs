@@ -15,7 +15,7 @@ fn any_logits() -> impl Strategy<Value = Vec<f32>> {
     vec(logit, VOCAB).prop_filter("some token must be possible", |row| row.iter().any(|l| l.is_finite()))
 }
 
-/// Sampling parameters at temperature > 0; biases forbid at most two tokens.
+/// Sampling parameters at temperature > 0, which forbid a few tokens and runs of tokens.
 fn any_params() -> impl Strategy<Value = SamplingParams> {
     let filters = (
         0.05..3.0,
@@ -30,7 +30,9 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
         prop_oneof![Just(0.0), -1.0..1.0],
         vec((0..VOCAB as TokenId, bias), 0..3),
     );
-    (filters, penalties, any::<u64>()).prop_map(|(filters, penalties, seed)| SamplingParams {
+    let token = 0..VOCAB as TokenId;
+    let forbidden = (vec(token.clone(), 0..3), vec(vec(token, 1..4), 0..12));
+    (filters, penalties, forbidden, any::<u64>()).prop_map(|(filters, penalties, forbidden, seed)| SamplingParams {
         temperature: filters.0,
         top_k: filters.1,
         top_p: filters.2,
@@ -39,6 +41,8 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
         presence_penalty: penalties.1,
         frequency_penalty: penalties.2,
         logit_bias: penalties.3,
+        suppress_tokens: forbidden.0,
+        bad_words: forbidden.1,
         seed: Some(seed),
         verify: None,
         logprobs: None,

@@ -61,7 +61,7 @@ pub fn probabilities(params: &SamplingParams, history: History<'_>, logits: &[f3
     weights.iter().map(|weight| weight / total).collect()
 }
 
-/// The logits after penalties and biases.
+/// The logits after penalties and biases, and `-inf` where a token must not come.
 pub fn adjusted(params: &SamplingParams, history: History<'_>, logits: &[f32]) -> Vec<f32> {
     let output = &history.tokens[history.prompt..];
     let adjusted = logits.iter().zip(0..).map(|(&logit, token)| {
@@ -75,6 +75,10 @@ pub fn adjusted(params: &SamplingParams, history: History<'_>, logits: &[f32]) -
         }
         logit -= count as f64 * params.frequency_penalty;
         let biases = params.logit_bias.iter().filter(|&&(t, _)| t == token);
+        let bad = params.bad_words.iter().any(|run| [history.tokens, &[token]].concat().ends_with(run));
+        if bad || params.suppress_tokens.contains(&token) {
+            return f32::NEG_INFINITY;
+        }
         biases.fold(logit as f32, |logit, (_, bias)| logit + bias)
     });
     adjusted.collect()

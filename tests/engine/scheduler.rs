@@ -3,12 +3,13 @@
 
 use crate::common::adversary::Adversary;
 use crate::common::arrivals::{Arrivals, Load, percentile};
+use crate::common::forbidding::{self, Forbidding};
 use crate::common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, Totals};
 use eesd::kv::PAGE_TOKENS;
-use eesd::sample::{History, Sampler, SamplingParams};
+use eesd::sample::SamplingParams;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,16 +26,7 @@ fn engine(pages: usize, slots: usize, options: EngineOptions) -> Engine {
 
 /// Plain decoding, with no engine at all.
 fn plainly(request: &Request) -> Vec<TokenId> {
-    let sampler = Sampler::new(request.sampling.clone(), VOCAB).unwrap();
-    let mut tokens = request.prompt.clone();
-    while tokens.len() < CONTEXT.min(request.prompt.len() + request.max_tokens) {
-        let history = History { tokens: &tokens, prompt: request.prompt.len() };
-        tokens.push(sampler.accept(history, &HashBackend::target(VOCAB, &tokens), &[]).next);
-        if tokens.last() == Some(&END) && !request.ignore_end {
-            break;
-        }
-    }
-    tokens.split_off(request.prompt.len())
+    forbidding::plainly(request, VOCAB, END, CONTEXT).0
 }
 
 /// Steps until nothing is left to do; the answers by name.
@@ -72,7 +64,7 @@ fn request() -> impl Strategy<Value = Request> {
         frequency_penalty: 0.3,
         ..SamplingParams::default()
     });
-    (prompt(), 1usize..150, sampling, prop::bool::ANY, prop::bool::weighted(0.8)).prop_map(
+    let free = (prompt(), 1usize..150, sampling, prop::bool::ANY, prop::bool::weighted(0.8)).prop_map(
         |(prompt, max_tokens, sampling, ignore_end, speculate)| Request {
             sampling,
             ignore_end,
@@ -80,7 +72,11 @@ fn request() -> impl Strategy<Value = Request> {
             draft_max: (max_tokens % 3 == 0).then_some(max_tokens % 5),
             ..Request::new(prompt, max_tokens)
         },
-    )
+    );
+    (free, prop::option::of(Forbidding::any(VOCAB))).prop_map(|(request, forbidding)| match forbidding {
+        Some(forbidding) => forbidding.applied_to(request),
+        None => request,
+    })
 }
 
 /// What happens between two steps.
