@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 const INTERRUPTED: &str = "interrupted";
 
 /// Lines of the output, by how their requests ended.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     /// Earlier, in a run that this one goes on with.
     pub taken_over: usize,
@@ -43,7 +43,7 @@ pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut des
     let mut submitted = 0;
     let ran = loop {
         while engine.unfinished() < batch
-            && let Some((job, request)) = desk.next(items)
+            && let Some((job, request)) = desk.next(items, engine)
         {
             desk.running.insert(submitted, job);
             engine.submit(submitted, request);
@@ -85,6 +85,8 @@ pub struct Desk<'a> {
     written: Written,
     /// Errors in lines that an earlier run has written.
     failed_earlier: usize,
+    /// There are no more requests to read.
+    all_read: bool,
     /// The input ended before its end, and why.
     unreadable: Option<String>,
     /// The output can no longer be written.
@@ -108,18 +110,21 @@ impl<'a> Desk<'a> {
             running: HashMap::new(),
             written: Written { taken_over: earlier.lines(), ..Written::default() },
             failed_earlier: earlier.failed,
+            all_read: false,
             unreadable: None,
             broken: None,
         }
     }
 
     /// The next request that can be run; the others are answered with their errors.
-    fn next(&mut self, items: &mut dyn Iterator<Item = Item>) -> Option<(Job, Request)> {
-        while !self.stopping() {
-            match items.next()? {
-                Item::Request { job, request } => return Some((job, *request)),
-                Item::Wrong { job, error } => self.refuse(&job, &error),
-                Item::Unreadable { error } => self.unreadable = Some(error),
+    fn next(&mut self, items: &mut dyn Iterator<Item = Item>, engine: &Engine) -> Option<(Job, Request)> {
+        while !self.stopping() && !self.all_read {
+            self.monitor.look_before_reading(engine, self.written);
+            match items.next() {
+                Some(Item::Request { job, request }) => return Some((job, *request)),
+                Some(Item::Wrong { job, error }) => self.refuse(&job, &error),
+                Some(Item::Unreadable { error }) => self.unreadable = Some(error),
+                None => self.all_read = true,
             }
         }
         None

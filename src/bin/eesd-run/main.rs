@@ -16,6 +16,7 @@ mod distill;
 mod doctor;
 mod failure;
 mod generate;
+mod http;
 mod inspect;
 mod interrupt;
 mod machine;
