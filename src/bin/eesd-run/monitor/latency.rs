@@ -118,7 +118,12 @@ mod tests {
     /// Values up to each bound.
     fn counts(histogram: &Histogram) -> Vec<u64> {
         let families = histogram.collect();
-        families[0].get_metric()[0].get_histogram().get_bucket().iter().map(|bucket| bucket.cumulative_count()).collect()
+        families[0].get_metric()[0]
+            .get_histogram()
+            .get_bucket()
+            .iter()
+            .map(|bucket| bucket.cumulative_count())
+            .collect()
     }
 
     #[test]
