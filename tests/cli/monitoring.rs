@@ -1,25 +1,32 @@
 //! `generate --stats`, `--metrics` and `--stats-json`: what they tell is what happened, and telling it disturbs nothing.
 
+use crate::live::{Live, until};
 use crate::prometheus::{Metrics, assert_grown, parse};
 use crate::{command, finish, lines, ok, write};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// `requests` requests, of which every fiftieth is wrong by itself, into `out.jsonl`.
-fn job(dir: &TempDir, requests: usize, more: &[&str]) -> Command {
+/// Requests from `from` on, of which every fiftieth is wrong by itself.
+fn requests(from: usize, count: usize) -> String {
     let request = |i: usize| match i % 50 {
         9 => json!({"prompt": "x", "top_p": 7}),
         _ => json!({"prompt": format!("class C{i}:\n    def f{i}(self):\n"), "max_tokens": 6 + i % 20}),
     };
-    let text: String = (0..requests).map(|i| format!("{}\n", request(i))).collect();
-    let input = write(dir, "in.jsonl", text);
+    (from..from + count).map(|i| format!("{}\n", request(i))).collect()
+}
+
+/// A request that goes on for far longer than any of the others.
+fn long_request() -> String {
+    format!("{}\n", json!({"prompt": "class Long:\n", "max_tokens": 900, "ignore_eos": true}))
+}
+
+/// `count` requests from a file into `out.jsonl`.
+fn job(dir: &TempDir, count: usize, more: &[&str]) -> Command {
+    let input = write(dir, "in.jsonl", requests(0, count));
     let output = dir.path().join("out.jsonl");
     let base = ["generate", "--input", &input, "--output", output.to_str().unwrap(), "-b", "8", "-t", "1"];
     let mut command = command(&[&base[..], more].concat());
@@ -27,29 +34,13 @@ fn job(dir: &TempDir, requests: usize, more: &[&str]) -> Command {
     command
 }
 
-/// Asks for a path over HTTP: status line, headers, body.
-fn get(address: &str, path: &str) -> std::io::Result<(String, String)> {
-    let mut connection = TcpStream::connect(address)?;
-    write!(connection, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    Ok((head.into(), body.into()))
+/// The same into the same file, as long as the test goes on submitting requests.
+fn live(dir: &TempDir, more: &[&str]) -> Live {
+    Live::start(dir.path().join("out.jsonl").to_str().unwrap(), more)
 }
 
-/// The address that a run says it serves metrics at.
-fn address(stderr: &mut impl BufRead) -> String {
-    let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("metrics at http://").and_then(|line| line.strip_suffix("/metrics"));
-    address.unwrap_or_else(|| panic!("{line:?} names no address")).to_owned()
-}
-
-/// Waits for the end of a run; what it says until then.
-fn end(mut child: Child, mut stderr: impl Read) -> (i32, String) {
-    let mut told = String::new();
-    stderr.read_to_string(&mut told).unwrap();
-    (child.wait().unwrap().code().unwrap(), told)
+fn outcome(page: &Metrics, outcome: &str) -> f64 {
+    page.labelled("eesd_requests_ended_total", &format!("outcome=\"{outcome}\""))
 }
 
 #[test]
@@ -58,48 +49,37 @@ fn metrics_over_http_are_what_happened() {
     let file = dir.path().join("m.prom");
     let summary = dir.path().join("summary.json");
     let (file, summary) = (file.to_str().unwrap(), summary.to_str().unwrap());
-    let mut child = job(&dir, 1500, &["--metrics", "0", "--metrics", file, "--stats-json", summary]).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let address = address(&mut stderr);
-    // Somebody who connects and says nothing holds up nobody.
-    let silent = TcpStream::connect(&address).unwrap();
-    let mut pages: Vec<Metrics> = Vec::new();
-    while child.try_wait().unwrap().is_none() {
-        if let Ok((head, body)) = get(&address, "/metrics") {
-            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-            assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
-            assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
-            pages.push(parse(&body));
+    let mut run = live(&dir, &["--metrics", file, "--stats-json", summary]);
+    let mut pages = Vec::new();
+    let (mut short, mut submitted) = (0, 0);
+    for part in [1, 7, 92, 99] {
+        // The long one is still being answered when the others have made room for a request that has yet to come.
+        run.submit(&format!("{}{}", long_request(), requests(short, part)));
+        (short, submitted) = (short + part, submitted + part + 1);
+        pages.extend(run.until_idle(submitted));
+        // The file says what the page says, and is replaced, so there is no moment at which it holds half a page.
+        while fs::read_to_string(file).unwrap() != run.page() {
+            parse(&fs::read_to_string(file).unwrap());
         }
-        if let Ok((head, _)) = get(&address, "/") {
-            assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
-        }
-        // The file is replaced, so there is no moment at which it holds half a page.
-        if let Ok(text) = fs::read_to_string(file) {
-            parse(&text);
-        }
-        sleep(Duration::from_millis(100));
     }
-    drop(silent);
-    let (code, told) = end(child, stderr);
-    assert_eq!(code, 1, "{told}");
-    assert!(pages.len() >= 3, "{} pages in all", pages.len());
     pages.windows(2).for_each(|pair| assert_grown(&pair[0], &pair[1]));
-    let during = &pages[pages.len() - 2];
-    assert!(during.one("eesd_generated_tokens_total") > 0.0, "nothing was told before the end");
+    let during = &pages[pages.len() - 1];
     let busy = during.labelled("eesd_requests", "state=\"decoding\"")
         + during.labelled("eesd_requests", "state=\"prefilling\"");
-    assert!(busy > 0.0 && busy <= 8.0 && during.one("eesd_cache_pages_held") > 0.0, "{during:?}");
+    assert!(busy > 0.0 && busy < 8.0 && during.one("eesd_cache_pages_held") > 0.0, "{during:?}");
+    assert!(during.one("eesd_generated_tokens_total") > 0.0 && outcome(during, "failed") == 4.0, "{during:?}");
+    let ended = run.end();
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
 
     let last = parse(&fs::read_to_string(file).unwrap());
     assert_grown(&pages[pages.len() - 1], &last);
     let answers = lines(&fs::read_to_string(dir.path().join("out.jsonl")).unwrap());
     let sum = |key: &str| answers.iter().filter_map(|line| line["stats"][key].as_f64()).sum::<f64>();
     let answered = answers.iter().filter(|line| line.get("error").is_none()).count() as f64;
-    assert_eq!((answers.len(), answered), (1500, 1470.0));
-    assert_eq!(last.labelled("eesd_requests_ended_total", "outcome=\"answered\""), answered);
-    assert_eq!(last.labelled("eesd_requests_ended_total", "outcome=\"failed\""), 30.0);
-    assert_eq!(last.labelled("eesd_requests_ended_total", "outcome=\"cut_short\""), 0.0);
+    assert_eq!((answers.len(), answered), (submitted, submitted as f64 - 4.0));
+    assert_eq!(outcome(&last, "answered"), answered);
+    assert_eq!(outcome(&last, "failed"), 4.0);
+    assert_eq!(outcome(&last, "cut_short"), 0.0);
     for (name, key) in [
         ("generated_tokens", "generated"),
         ("prompt_tokens", "prompt_tokens"),
@@ -126,7 +106,7 @@ fn metrics_over_http_are_what_happened() {
     assert_eq!((accepted, rounds), (sum("rounds") + sum("accepted"), sum("rounds")));
 
     let summary: Value = serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
-    let expected = json!({"answered": 1470, "failed": 30, "cut_short": 0, "taken_over": 0});
+    let expected = json!({"answered": submitted - 4, "failed": 4, "cut_short": 0, "taken_over": 0});
     assert_eq!((&summary["requests"], &summary["batch_size"]), (&expected, &json!(8)));
     assert_eq!((&summary["model"], &summary["controller"]), (&json!("pycode-4m"), &json!("goodput-ts")));
     for (key, name) in [
@@ -170,54 +150,143 @@ fn a_resumed_run_tells_what_it_took_over() {
     assert_eq!(metrics.labelled("eesd_requests_ended_total", "outcome=\"answered\""), 3.0);
 }
 
+/// What comes in through a pipe takes any time: what happened before is told while the run waits for it.
+#[test]
+fn a_run_that_waits_tells_how_far_it_is() {
+    let dir = TempDir::new().unwrap();
+    let mut run = live(&dir, &[]);
+    let before = run.until_idle(0).pop().unwrap();
+    assert_eq!((outcome(&before, "answered"), before.one("eesd_generated_tokens_total")), (0.0, 0.0));
+    // A line that is wrong is answered at once; of the others one is long, and the run reads on at the first other's end.
+    run.submit(&format!("no JSON\n{}", long_request()));
+    let page = run.until_idle(2).pop().unwrap();
+    assert_eq!((outcome(&page, "failed"), page.labelled("eesd_requests", "state=\"waiting\"")), (1.0, 1.0));
+    run.submit(&requests(0, 7));
+    let page = run.until_idle(9).pop().unwrap();
+    assert!(outcome(&page, "answered") >= 1.0 && page.one("eesd_generated_tokens_total") > 6.0, "{page:?}");
+    assert_eq!(run.end().code, 1);
+}
+
+/// Clients that say nothing, or never end what they say, keep nobody out and hold up nothing.
+#[test]
+fn silent_and_slow_clients_keep_nobody_out() {
+    let dir = TempDir::new().unwrap();
+    let mut run = live(&dir, &[]);
+    let connect = || TcpStream::connect(&run.address).unwrap();
+    let mut silent: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
+    silent.iter_mut().skip(100).for_each(|half| half.write_all(b"GET /metrics HTTP/1.1\r\nHos").unwrap());
+    let mut endless = connect();
+    parse(&run.page());
+    // It is cut off at some length; until then it is not answered, and after that it may fail at any byte.
+    while endless.write_all(&[b'x'; 4096]).is_ok() {}
+    parse(&run.page());
+    run.submit(&requests(0, 3));
+    run.until_idle(3);
+    let mut late = TcpStream::connect(&run.address).unwrap();
+    late.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let ended = run.end();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    drop((silent, late));
+}
+
+#[test]
+fn many_clients_are_answered_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut run = live(&dir, &[]);
+    run.submit(&requests(0, 3));
+    run.until_idle(3);
+    // Nothing happens any more, so there is one page for all.
+    let page = run.page();
+    std::thread::scope(|scope| {
+        let ask = || (0..10).for_each(|_| assert_eq!(run.page(), page));
+        let clients: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
+    assert_eq!(run.end().code, 0);
+}
+
+#[test]
+fn what_is_not_asked_for_the_metrics_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let run = live(&dir, &[]);
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("GET", "/metrics/x", 404),
+        ("POST", "/metrics", 405),
+        ("PUT", "/other", 404),
+        ("GET", &format!("/{}", "x".repeat(12_000)), 404),
+    ] {
+        let (head, body) = run.ask(method, path);
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{method}: {head}");
+        assert!(head.contains("\r\ncontent-type: text/plain") && body.contains("GET"), "{method}: {head}\n{body}");
+    }
+    let length = format!("\r\ncontent-length: {}\r\n", run.page().len());
+    let (head, body) = run.ask("HEAD", "/metrics");
+    assert!(head.starts_with("http/1.1 200 ok\r\n") && head.contains(&length) && body.is_empty(), "{head}\n{body}");
+    assert_eq!(run.end().code, 0);
+}
+
+/// Controllers keep what they believe by sequence, by expert, by bin: each number is told under the names that lead to it.
+#[test]
+fn a_controller_tells_all_that_it_believes() {
+    for (controller, keys) in [
+        ("goodput-ts", &["calibration.rates.0", "calibration.pooled"][..]),
+        ("beta-ts", &["slots.0.alpha", "slots.0.mean"]),
+        ("calibration-ts", &["scale", "rate.0"]),
+        ("threshold:0.5", &["threshold"]),
+        ("fixed:3", &["length"]),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let mut run = live(&dir, &["--controller", controller]);
+        // It waits with seven requests or fewer under way, among them the first, which has the first place.
+        run.submit(&format!("{}{}", long_request(), requests(0, 8)));
+        let page = run.until_idle(9).pop().unwrap();
+        for key in keys {
+            let value = page.labelled("eesd_controller_state", &format!("key=\"{key}\""));
+            assert!(value.is_finite(), "{controller}: {key} is {value}");
+        }
+        assert_eq!(run.end().code, 0);
+    }
+}
+
 /// An interrupt is told as what it is.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_tells_what_it_cut_short() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("m.prom");
-    let child = job(&dir, 2000, &["--metrics", file.to_str().unwrap()]).spawn().unwrap();
-    let output = dir.path().join("out.jsonl");
-    let start = Instant::now();
-    while fs::metadata(&output).map_or(0, |file| file.len()) < 5000 && start.elapsed() < Duration::from_secs(60) {
-        sleep(Duration::from_millis(2));
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let told = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
-    let answers = lines(&fs::read_to_string(&output).unwrap());
+    let mut run = live(&dir, &["--metrics", file.to_str().unwrap()]);
+    // By its first page it listens to interrupts.
+    run.page();
+    assert!(Command::new("kill").args(["-INT", &run.child.id().to_string()]).status().unwrap().success());
+    // There is always one more, so there is always something to cut short, whenever the run hears of it.
+    while run.try_submit(&long_request()).is_ok() {}
+    let told = run.end().stderr;
+    let answers = lines(&fs::read_to_string(dir.path().join("out.jsonl")).unwrap());
     let short = |line: &&Value| line["finish"] == "cancelled" || line["error"] == "interrupted";
     let cut_short = answers.iter().filter(short).count();
     assert!(cut_short > 0 && told.contains(&format!("{cut_short} cut short, ")), "{told}");
-    let metrics = parse(&fs::read_to_string(file).unwrap());
-    assert_eq!(metrics.labelled("eesd_requests_ended_total", "outcome=\"cut_short\""), cut_short as f64);
+    assert_eq!(outcome(&parse(&fs::read_to_string(file).unwrap()), "cut_short"), cut_short as f64);
 }
 
 /// In a pipe, `--stats` writes lines to standard error, and none anywhere else.
 #[test]
 fn live_statistics_are_lines_on_standard_error() {
     let dir = TempDir::new().unwrap();
-    let mut command = job(&dir, 6000, &["--stats"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    stderr.read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let mut run = live(&dir, &["--stats"]);
+    // The first line comes after half a second of work, however many requests that is.
+    let mut pipe = run.take_pipe();
+    let submitting = std::thread::spawn(move || while pipe.write_all(long_request().as_bytes()).is_ok() {});
+    let line = run.told();
+    run.child.kill().unwrap();
+    submitting.join().unwrap();
     let mut printed = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    run.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     assert_eq!(printed, "");
-    for part in [
-        " s: ",
-        " waiting, ",
-        " running, ",
-        " swapped out, ",
-        " of 6000 done",
-        " tok/s, mean accepted length ",
-        " rows a pass; ",
-    ] {
+    for part in [" s: ", " waiting, ", " running, ", " swapped out, ", " done; ", " tok/s, mean accepted length "] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
-    for part in ["goodput-ts drafts ", " a round; ", " pages held, ", " kept, ", " preemptions\n"] {
+    for part in [" rows a pass; ", "goodput-ts drafts ", " a round; ", " pages held, ", " kept, ", " preemptions\n"] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
     assert!(!line.contains('\x1b'), "{line:?}");
@@ -249,17 +318,21 @@ fn what_cannot_be_told_is_an_error() {
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).unwrap();
     let file = folder.join("m.prom");
-    let mut child = job(&dir, 1000, &["--metrics", file.to_str().unwrap()]).spawn().unwrap();
-    let start = Instant::now();
-    while !file.exists() && child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
-        sleep(Duration::from_millis(2));
-    }
+    let mut run = live(&dir, &["--metrics", file.to_str().unwrap()]);
+    run.submit(&requests(0, 3));
+    run.until_idle(3);
+    // Now it waits, and does not write the file while its folder is taken away.
+    let page = run.page();
+    until(&mut run.child, || fs::read_to_string(&file).is_ok_and(|text| text == page));
     fs::remove_dir_all(&folder).unwrap();
-    let stderr = child.stderr.take().unwrap();
-    let (code, told) = end(child, stderr);
+    run.submit(&requests(3, 3));
     let message = format!("{}: could not be written: ", file.display());
-    assert_eq!((code, told.matches(&message).count()), (1, 2), "it is said once and in the end: {told}");
-    assert_eq!(lines(&fs::read_to_string(dir.path().join("out.jsonl")).unwrap()).len(), 1000, "no answer is lost");
+    let told = run.told();
+    assert!(told.starts_with(&message) && told.ends_with(" (it will be tried again)\n"), "{told}");
+    run.submit(&requests(20, 14));
+    let ended = run.end();
+    assert_eq!((ended.code, ended.stderr.matches(&message).count()), (1, 1), "it is said once more: {}", ended.stderr);
+    assert_eq!(lines(&fs::read_to_string(dir.path().join("out.jsonl")).unwrap()).len(), 20, "no answer is lost");
 }
 
 /// Samples of one prompt are a batch too.
@@ -272,5 +345,5 @@ fn samples_are_watched_as_well() {
     assert_eq!(lines(&run.stdout).len(), 3);
     let summary: Value = serde_json::from_str(&fs::read_to_string(&summary).unwrap()).unwrap();
     assert_eq!(summary["requests"]["answered"], 3);
-    assert!(!Path::new(&format!("{}.tmp", dir.path().join("s.json").display())).exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
 }

@@ -27,7 +27,7 @@ use std::ops::ControlFlow;
 const INTERRUPTED: &str = "interrupted";
 
 /// Answers, by how their requests ended.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     /// Earlier, in a run that this one goes on with.
     pub taken_over: usize,
@@ -49,7 +49,7 @@ pub fn serve(engine: &mut Engine, items: &mut dyn Iterator<Item = Item>, mut des
     let mut submitted = 0;
     let ran = loop {
         while engine.unfinished() < batch
-            && let Some((place, request)) = desk.next(items)
+            && let Some((place, request)) = desk.next(items, engine)
         {
             desk.running.insert(submitted, place);
             engine.submit(submitted, request);
@@ -110,6 +110,8 @@ pub struct Desk<'a> {
     /// By the number under which the engine knows them.
     running: HashMap<usize, Place>,
     written: Written,
+    /// There are no more requests to read.
+    all_read: bool,
     /// The input ended before its end, and why.
     unreadable: Option<String>,
     /// The output can no longer be written.
@@ -137,24 +139,30 @@ impl<'a> Desk<'a> {
             waiting: VecDeque::new(),
             running: HashMap::new(),
             written: Written { taken_over: earlier.lines(), ..Written::default() },
+            all_read: false,
             unreadable: None,
             broken: None,
         }
     }
 
     /// The next answer that can be begun; requests that cannot be run are answered with their errors.
-    fn next(&mut self, items: &mut dyn Iterator<Item = Item>) -> Option<(Place, Request)> {
+    fn next(&mut self, items: &mut dyn Iterator<Item = Item>, engine: &Engine) -> Option<(Place, Request)> {
         while !self.stopping() {
             if let Some(next) = self.waiting.pop_front() {
                 return Some(next);
             }
-            match items.next()? {
-                Item::Request { job, request, .. } => self.begin(job, *request),
-                Item::Wrong { job, error } => {
+            if self.all_read {
+                break;
+            }
+            self.monitor.look_before_reading(engine, self.written);
+            match items.next() {
+                Some(Item::Request { job, request, .. }) => self.begin(job, *request),
+                Some(Item::Wrong { job, error }) => {
                     self.written.failed += 1;
                     self.write_error(&job, 0, &error);
                 }
-                Item::Unreadable { error } => self.unreadable = Some(error),
+                Some(Item::Unreadable { error }) => self.unreadable = Some(error),
+                None => self.all_read = true,
             }
         }
         None

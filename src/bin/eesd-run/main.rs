@@ -17,6 +17,7 @@ mod doctor;
 mod failure;
 mod files;
 mod generate;
+mod http;
 mod inspect;
 mod interrupt;
 mod machine;

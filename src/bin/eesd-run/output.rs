@@ -2,7 +2,6 @@
 
 use crate::failure::{Failure, Outcome};
 use serde::Serialize;
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -127,20 +126,14 @@ impl AnswerFile {
     fn rewritten(&self, dropped: &[Range<u64>]) -> io::Result<File> {
         // Where `path` is a link, the file that it leads to is replaced, not the link.
         let place = fs::canonicalize(&self.path)?;
-        let temporary = PathBuf::from([place.as_os_str(), ".resume.tmp".as_ref()].into_iter().collect::<OsString>());
-        let written = self.copy(dropped, &temporary).and_then(|file| {
-            fs::rename(&temporary, &place)?;
-            Ok(file)
-        });
-        if written.is_err() {
-            // The error to report is the first one; a left-over file is only untidy, and the next attempt reuses it.
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(place.file_name().unwrap_or_default()).suffix(".resume.tmp");
+        let temporary = builder.tempfile_in(place.parent().unwrap_or(&place))?;
+        self.copy(dropped, temporary.as_file())?;
+        Ok(temporary.persist(&place)?)
     }
 
-    fn copy(&self, dropped: &[Range<u64>], to: &Path) -> io::Result<File> {
-        let mut copy = File::create(to)?;
+    fn copy(&self, dropped: &[Range<u64>], mut copy: &File) -> io::Result<()> {
         // Before it takes the other's place, so that there is no moment at which nobody has the lock. Only the owner of
         // that one makes such a copy, and where there are no locks there are none to lose.
         let _ = copy.try_lock();
@@ -154,8 +147,7 @@ impl AnswerFile {
             io::copy(&mut file.take(dropped.start - kept_from), &mut copy)?;
             kept_from = dropped.end;
         }
-        copy.sync_all()?;
-        Ok(copy)
+        copy.sync_all()
     }
 
     fn into_output(self) -> Output {

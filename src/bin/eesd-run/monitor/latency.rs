@@ -1,6 +1,8 @@
 //! How long requests took, and how far their drafts went.
 
+use crate::failure::{Failure, Outcome};
 use eesd::engine::Stats;
+use prometheus::{Histogram, HistogramOpts};
 use serde_json::{Value, json};
 
 /// Upper bounds in seconds: of waiting for a place, and of waiting for a first token.
@@ -19,21 +21,38 @@ pub struct Latencies {
     /// Decoding, divided by the tokens that it gave.
     pub per_token: Times,
     /// Of each round: the drafts accepted, and the token of the full model after them.
-    pub accepted_length: Histogram,
-}
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self {
-            queue: Times::new(&WAITS),
-            first_token: Times::new(&WAITS),
-            per_token: Times::new(&TOKENS),
-            accepted_length: Histogram::new(&LENGTHS),
-        }
-    }
+    accepted_length: Histogram,
 }
 
 impl Latencies {
+    /// Of no requests yet.
+    ///
+    /// # Errors
+    /// If the bounds of a histogram do not grow, which would be a mistake here.
+    pub fn new() -> Outcome<Self> {
+        let of_times = |name, help, bounds| {
+            Ok::<_, Failure>(Times { histogram: histogram(name, help, bounds)?, values: Vec::new() })
+        };
+        Ok(Self {
+            queue: of_times("queue_time_seconds", "From a request's submission to its admission.", &WAITS)?,
+            first_token: of_times(
+                "time_to_first_token_seconds",
+                "From a request's submission to its first token.",
+                &WAITS,
+            )?,
+            per_token: of_times(
+                "time_per_output_token_seconds",
+                "A request's time of decoding, divided by the tokens that it gave.",
+                &TOKENS,
+            )?,
+            accepted_length: histogram(
+                "accepted_length_tokens",
+                "Of each round of each request: drafts accepted, and the token of the full model after them.",
+                &LENGTHS,
+            )?,
+        })
+    }
+
     /// Takes in a request that has ended.
     pub fn add(&mut self, stats: &Stats) {
         if stats.generated == 0 {
@@ -46,25 +65,30 @@ impl Latencies {
         let accepted = std::iter::once(&stats.rounds).chain(&stats.accepted_at);
         let more = stats.accepted_at.iter().chain(std::iter::once(&0));
         for (drafts, (reached, further)) in accepted.zip(more).enumerate() {
-            self.accepted_length.add((drafts + 1) as f64, (reached - further) as u64);
+            (*further..*reached).for_each(|_| self.accepted_length.observe((drafts + 1) as f64));
         }
     }
+
+    /// For monitoring.
+    pub fn histograms(&self) -> [&Histogram; 4] {
+        [&self.queue.histogram, &self.first_token.histogram, &self.per_token.histogram, &self.accepted_length]
+    }
+}
+
+fn histogram(name: &str, help: &str, bounds: &[f64]) -> Outcome<Histogram> {
+    let help = format!("{help} Of requests that have ended.");
+    Ok(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()))?)
 }
 
 /// A histogram, and every value of it.
 pub struct Times {
-    /// For monitoring.
-    pub histogram: Histogram,
+    histogram: Histogram,
     values: Vec<f64>,
 }
 
 impl Times {
-    fn new(bounds: &'static [f64]) -> Self {
-        Self { histogram: Histogram::new(bounds), values: Vec::new() }
-    }
-
     fn add(&mut self, seconds: f64) {
-        self.histogram.add(seconds, 1);
+        self.histogram.observe(seconds);
         self.values.push(seconds);
     }
 
@@ -85,76 +109,41 @@ impl Times {
     }
 }
 
-/// How many values lie in which range.
-pub struct Histogram {
-    bounds: &'static [f64],
-    /// Values up to each bound and above the one before, then those above all.
-    counts: Vec<u64>,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
-    }
-
-    fn add(&mut self, value: f64, times: u64) {
-        self.counts[self.bounds.partition_point(|&bound| bound < value)] += times;
-        self.sum += value * times as f64;
-    }
-
-    /// Each bound, infinity the last, with the number of values up to it.
-    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        let bounds = self.bounds.iter().copied().chain(std::iter::once(f64::INFINITY));
-        bounds.zip(self.counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        }))
-    }
-
-    /// All values added up.
-    pub fn sum(&self) -> f64 {
-        self.sum
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prometheus::core::Collector;
     use std::time::Duration;
+
+    /// Values up to each bound.
+    fn counts(histogram: &Histogram) -> Vec<u64> {
+        let families = histogram.collect();
+        families[0].get_metric()[0]
+            .get_histogram()
+            .get_bucket()
+            .iter()
+            .map(|bucket| bucket.cumulative_count())
+            .collect()
+    }
 
     #[test]
     fn accepted_lengths_of_rounds_add_up() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Latencies::new().unwrap();
         // Ten rounds: four accepted nothing, three one draft, two two, one three.
         let stats = Stats { rounds: 10, accepted_at: vec![6, 3, 1], generated: 20, ..Stats::default() };
         latencies.add(&stats);
-        let lengths = &latencies.accepted_length;
-        assert_eq!(lengths.cumulative().take(5).map(|(_, count)| count).collect::<Vec<_>>(), [4, 7, 9, 10, 10]);
-        assert_eq!(lengths.sum() / 10.0, stats.mean_accepted_length());
+        assert_eq!(counts(&latencies.accepted_length)[..5], [4, 7, 9, 10, 10]);
+        assert_eq!(latencies.accepted_length.get_sample_sum() / 10.0, stats.mean_accepted_length());
         // A round of 17 drafts is beyond all bounds.
         latencies.add(&Stats { rounds: 1, accepted_at: vec![1; 17], generated: 18, ..Stats::default() });
-        let (last, all) = lengths_tail(&latencies);
-        assert_eq!((last, all), (10, 11));
-        assert_eq!(latencies.accepted_length.sum(), 20.0 + 18.0);
-    }
-
-    fn lengths_tail(latencies: &Latencies) -> (u64, u64) {
-        let counts: Vec<(f64, u64)> = latencies.accepted_length.cumulative().collect();
-        assert_eq!(counts[counts.len() - 1].0, f64::INFINITY);
-        (counts[counts.len() - 2].1, counts[counts.len() - 1].1)
-    }
-
-    #[test]
-    fn bounds_belong_to_what_is_below_them() {
-        let mut histogram = Histogram::new(&[1.0, 2.0]);
-        [0.5, 1.0, 1.5, 2.0, 2.5].into_iter().for_each(|value| histogram.add(value, 1));
-        assert_eq!(histogram.cumulative().collect::<Vec<_>>(), [(1.0, 2), (2.0, 4), (f64::INFINITY, 5)]);
+        assert_eq!(counts(&latencies.accepted_length)[LENGTHS.len() - 1], 10);
+        assert_eq!(latencies.accepted_length.get_sample_count(), 11);
+        assert_eq!(latencies.accepted_length.get_sample_sum(), 20.0 + 18.0);
     }
 
     #[test]
     fn times_of_requests_that_gave_a_token() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Latencies::new().unwrap();
         assert_eq!(latencies.queue.summary(), Value::Null);
         latencies.add(&Stats { queued: Duration::from_secs(9), ..Stats::default() });
         for i in 1..=100 {

@@ -5,8 +5,8 @@
 
 mod display;
 mod latency;
+mod page;
 mod prometheus;
-mod server;
 mod summary;
 mod target;
 
@@ -20,7 +20,7 @@ use display::Display;
 use eesd::control::Controller;
 use eesd::engine::{Engine, Snapshot, Stats};
 use latency::Latencies;
-use server::{Listening, Page};
+use page::Page;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use target::{check_file, replace_file};
@@ -54,7 +54,7 @@ struct Sample<'a> {
 pub struct Listeners {
     stats: bool,
     files: Vec<PathBuf>,
-    servers: Vec<Listening>,
+    pages: Vec<Page>,
     summary: Option<PathBuf>,
 }
 
@@ -69,9 +69,9 @@ impl Listeners {
             match target {
                 MetricsTarget::File(path) => listeners.files.push(path.clone()),
                 MetricsTarget::Address(address) => {
-                    let server = Listening::at(address)?;
-                    reporter.note(&format!("metrics at http://{}/metrics", server.address()));
-                    listeners.servers.push(server);
+                    let page = Page::at(address)?;
+                    reporter.note(&format!("metrics at http://{}/metrics", page.address()));
+                    listeners.pages.push(page);
                 }
             }
         }
@@ -94,6 +94,8 @@ pub struct Monitor {
     pages: Vec<Page>,
     summary: Option<PathBuf>,
     next: Instant,
+    /// What was published before the last request was read.
+    last_before_reading: Option<(Snapshot, Written)>,
     /// A file could not be written once: that has been said.
     complained: bool,
     reporter: Reporter,
@@ -103,7 +105,7 @@ impl Monitor {
     /// Begins to tell.
     ///
     /// # Errors
-    /// If there is no thread to be had for a server.
+    /// If there is a mistake in how it is told.
     pub fn new(subject: Subject, listeners: Listeners, reporter: Reporter) -> Outcome<Self> {
         let now = Instant::now();
         Ok(Self {
@@ -111,12 +113,13 @@ impl Monitor {
             subject,
             begun: now,
             begun_at: SystemTime::now(),
-            latencies: Latencies::default(),
+            latencies: Latencies::new()?,
             sum: Stats::default(),
             files: listeners.files,
-            pages: listeners.servers.into_iter().map(Listening::serve).collect::<Outcome<_>>()?,
+            pages: listeners.pages,
             summary: listeners.summary,
             next: now,
+            last_before_reading: None,
             complained: false,
             reporter,
         })
@@ -151,12 +154,27 @@ impl Monitor {
         }
         if now >= self.next {
             self.next = now + EVERY;
-            if let Err(failure) = self.publish(&sample)
-                && !std::mem::replace(&mut self.complained, true)
-            {
-                let told = format!("{} (it will be tried again)", failure.message());
-                self.aside(|| self.reporter.note(&told));
-            }
+            self.try_to_publish(&sample);
+        }
+    }
+
+    /// Looks at the engine before the next request is read. Where requests come through a pipe that may take any time,
+    /// in which nothing happens: so what has happened is told first.
+    pub fn look_before_reading(&mut self, engine: &Engine, written: Written) {
+        let state = (engine.snapshot(), written);
+        if self.subject.requests.is_none() && self.last_before_reading != Some(state) {
+            self.last_before_reading = Some(state);
+            self.try_to_publish(&self.sample(engine, written));
+        }
+    }
+
+    /// Publishes; a failure is said once.
+    fn try_to_publish(&mut self, sample: &Sample<'_>) {
+        if let Err(failure) = self.publish(sample)
+            && !std::mem::replace(&mut self.complained, true)
+        {
+            let told = format!("{} (it will be tried again)", failure.message());
+            self.aside(|| self.reporter.note(&told));
         }
     }
 
@@ -195,7 +213,7 @@ impl Monitor {
         if self.files.is_empty() && self.pages.is_empty() {
             return Ok(());
         }
-        let text = self.metrics(sample);
+        let text = self.metrics(sample)?;
         self.pages.iter().for_each(|page| page.put(&text));
         let written: Vec<Outcome> = self.files.iter().map(|path| replace_file(path, &text)).collect();
         written.into_iter().collect::<Result<(), Failure>>()

@@ -1,131 +1,98 @@
 //! The metrics in Prometheus' text format, version 0.0.4.
 
-use super::latency::Histogram;
 use super::{Monitor, Sample};
-use std::fmt::Write;
+use crate::failure::Outcome;
+use eesd::control::Controller;
+use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use serde_json::Value;
 use std::time::SystemTime;
 
-/// Metrics, family by family.
-#[derive(Default)]
-struct Text(String);
+/// The metrics of one moment, all names beginning with `eesd_`. Made anew for each, so that nothing of an earlier one
+/// is left, such as the state of a sequence that has ended.
+struct Families(Registry);
 
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.0 += &format!("# HELP eesd_{name} {help}\n# TYPE eesd_{name} {kind}\n");
+impl Families {
+    fn new() -> Outcome<Self> {
+        Ok(Self(Registry::new_custom(Some("eesd".into()), None)?))
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let label = |(name, value): &(&str, &str)| {
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            format!("{name}=\"{value}\"")
-        };
-        let labels: Vec<String> = labels.iter().map(label).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        // Writing to a text cannot fail.
-        let _ = writeln!(self.0, "eesd_{name}{labels} {}", number(value));
+    fn count(&self, name: &str, help: &str, labels: &[(&str, &str)], value: usize) -> Outcome {
+        let counter = IntCounter::with_opts(options(name, help, labels))?;
+        counter.inc_by(value as u64);
+        Ok(self.0.register(Box::new(counter))?)
     }
 
-    /// A family of one value.
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
+    fn number(&self, name: &str, help: &str, labels: &[(&str, &str)], value: usize) -> Outcome {
+        let gauge = IntGauge::with_opts(options(name, help, labels))?;
+        gauge.set(value.try_into()?);
+        Ok(self.0.register(Box::new(gauge))?)
     }
 
-    /// A family with a value for each of a label's values.
-    fn each(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(&str, f64)]) {
-        self.family(name, kind, help);
-        values.iter().for_each(|&(of, value)| self.sample(name, &[(label, of)], value));
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.family(name, "histogram", help);
-        let mut all = 0;
-        for (bound, count) in histogram.cumulative() {
-            self.sample(&format!("{name}_bucket"), &[("le", &number(bound))], count as f64);
-            all = count;
-        }
-        self.sample(&format!("{name}_sum"), &[], histogram.sum());
-        self.sample(&format!("{name}_count"), &[], all as f64);
+    fn time(&self, name: &str, help: &str, seconds: f64) -> Outcome {
+        let gauge = Gauge::new(name, help)?;
+        gauge.set(seconds);
+        Ok(self.0.register(Box::new(gauge))?)
     }
 }
 
-fn number(value: f64) -> String {
-    if value == f64::INFINITY { "+Inf".into() } else { value.to_string() }
+fn options(name: &str, help: &str, labels: &[(&str, &str)]) -> Opts {
+    Opts::new(name, help).const_labels(labels.iter().map(|&(name, value)| (name.into(), value.into())).collect())
 }
 
 impl Monitor {
     /// All metrics at a moment.
-    pub(super) fn metrics(&self, sample: &Sample<'_>) -> String {
-        let mut text = Text::default();
-        self.gauges(&mut text, sample);
-        counters(&mut text, sample);
-        let latencies = &self.latencies;
-        for (name, help, histogram) in [
-            ("queue_time_seconds", "From a request's submission to its admission.", &latencies.queue.histogram),
-            (
-                "time_to_first_token_seconds",
-                "From a request's submission to its first token.",
-                &latencies.first_token.histogram,
-            ),
-            (
-                "time_per_output_token_seconds",
-                "A request's time of decoding, divided by the tokens that it gave.",
-                &latencies.per_token.histogram,
-            ),
-            (
-                "accepted_length_tokens",
-                "Of each round of each request: drafts accepted, and the token of the full model after them.",
-                &latencies.accepted_length,
-            ),
-        ] {
-            text.histogram(name, &format!("{help} Of requests that have ended."), histogram);
+    ///
+    /// # Errors
+    /// If one of them is not what Prometheus takes, which would be a mistake here.
+    pub(super) fn metrics(&self, sample: &Sample<'_>) -> Outcome<String> {
+        let families = Families::new()?;
+        self.gauges(&families, sample)?;
+        counters(&families, sample)?;
+        controller_state(&families, sample.controller)?;
+        for histogram in self.latencies.histograms() {
+            families.0.register(Box::new(histogram.clone()))?;
         }
-        text.0
+        Ok(TextEncoder::new().encode_to_string(&families.0.gather())?)
     }
 
-    fn gauges(&self, text: &mut Text, sample: &Sample<'_>) {
+    fn gauges(&self, families: &Families, sample: &Sample<'_>) -> Outcome {
         let Sample { snapshot, written, controller, .. } = sample;
         let spec = controller.spec();
-        text.family("info", "gauge", "What runs: 1.");
         let version = env!("CARGO_PKG_VERSION");
         let labels = [("version", version), ("model", &self.subject.model), ("device", &self.subject.device)];
-        text.sample("info", &[&labels[..], &[("controller", &spec)]].concat(), 1.0);
+        families.number("info", "What runs: 1.", &[&labels[..], &[("controller", &spec)]].concat(), 1)?;
         let begun = self.begun_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        text.one("start_time_seconds", "gauge", "When the batch began, in Unix time.", begun.as_secs_f64());
-        text.one("batch_size", "gauge", "Requests side by side, at most.", self.subject.batch as f64);
-        let states = [
+        families.time("start_time_seconds", "When the batch began, in Unix time.", begun.as_secs_f64())?;
+        for (state, requests) in [
             ("waiting", snapshot.waiting),
             ("prefilling", snapshot.prefilling),
             ("decoding", snapshot.decoding),
             ("swapped_out", snapshot.swapped_out),
-        ]
-        .map(|(state, requests)| (state, requests as f64));
-        text.each("requests", "gauge", "Requests that are being answered, by what they do.", "state", &states);
-        let taken_over = "Requests whose lines were in the output already.";
-        text.one("requests_taken_over", "gauge", taken_over, written.taken_over as f64);
-        let held = (snapshot.pages - snapshot.free_pages) as f64;
-        text.one("cache_pages", "gauge", "Pages of the KV cache, of 64 positions each.", snapshot.pages as f64);
-        text.one("cache_pages_held", "gauge", "Pages that requests hold.", held);
-        text.one("cache_pages_kept", "gauge", "Pages kept for their texts, held or not.", snapshot.kept_pages as f64);
-        let state = controller.state();
-        let numbers: Vec<(&str, f64)> = state
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter_map(|(key, value)| Some((&key[..], value.as_f64()?)))
-            .collect();
-        if !numbers.is_empty() {
-            let help = "What the controller believes now, by its own name for it.";
-            text.each("controller_state", "gauge", help, "key", &numbers);
+        ] {
+            let help = "Requests that are being answered, by what they do.";
+            families.number("requests", help, &[("state", state)], requests)?;
         }
+        for (name, help, value) in [
+            ("batch_size", "Requests side by side, at most.", self.subject.batch),
+            ("requests_taken_over", "Requests whose lines were in the output already.", written.taken_over),
+            ("cache_pages", "Pages of the KV cache, of 64 positions each.", snapshot.pages),
+            ("cache_pages_held", "Pages that requests hold.", snapshot.pages - snapshot.free_pages),
+            ("cache_pages_kept", "Pages kept for their texts, held or not.", snapshot.kept_pages),
+        ] {
+            families.number(name, help, &[], value)?;
+        }
+        Ok(())
     }
 }
 
-fn counters(text: &mut Text, sample: &Sample<'_>) {
+fn counters(families: &Families, sample: &Sample<'_>) -> Outcome {
     let (written, totals) = (sample.written, &sample.snapshot.totals);
-    let outcomes = [("answered", written.answered), ("failed", written.failed), ("cut_short", written.cut_short)]
-        .map(|(outcome, requests)| (outcome, requests as f64));
-    text.each("requests_ended_total", "counter", "Lines written, by how their requests ended.", "outcome", &outcomes);
+    for (outcome, requests) in
+        [("answered", written.answered), ("failed", written.failed), ("cut_short", written.cut_short)]
+    {
+        let help = "Lines written, by how their requests ended.";
+        families.count("requests_ended_total", help, &[("outcome", outcome)], requests)?;
+    }
     for (name, help, count) in [
         ("prompt_tokens_total", "Tokens of the prompts admitted.", totals.prompt_tokens),
         ("prompt_tokens_reused_total", "Those of them that were found in pages kept.", totals.reused_tokens),
@@ -140,6 +107,52 @@ fn counters(text: &mut Text, sample: &Sample<'_>) {
         ("preemptions_total", "Times that a request was swapped out to the host's memory.", totals.preemptions),
         ("swapped_pages_total", "Pages copied out of the cache for it.", totals.swapped_pages),
     ] {
-        text.one(name, "counter", help, count as f64);
+        families.count(name, help, &[], count)?;
+    }
+    Ok(())
+}
+
+/// Every number of the controller's state.
+fn controller_state(families: &Families, controller: &dyn Controller) -> Outcome {
+    let mut numbers = Vec::new();
+    flatten(String::new(), &controller.state(), &mut numbers);
+    let help = "What the controller believes now, by its own name for it.";
+    let gauges = GaugeVec::new(Opts::new("controller_state", help), &["key"])?;
+    numbers.iter().for_each(|(key, value)| gauges.with_label_values(&[key]).set(*value));
+    Ok(families.0.register(Box::new(gauges))?)
+}
+
+/// The numbers in a JSON value, each under the names and places that lead to it, with dots between.
+fn flatten(key: String, value: &Value, numbers: &mut Vec<(String, f64)>) {
+    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| flatten(below(name), value, numbers)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(place, item)| flatten(below(&place.to_string()), item, numbers));
+        }
+        value => numbers.extend(value.as_f64().map(|number| (key, number))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_are_found_wherever_they_are() {
+        let state = json!({"a": 1, "b": {"c": 2.5, "d": [true, 3, {"e": -4}]}, "f": {}, "g": "5", "h": null});
+        let mut numbers = Vec::new();
+        flatten(String::new(), &state, &mut numbers);
+        let expected = [("a", 1.0), ("b.c", 2.5), ("b.d.1", 3.0), ("b.d.2.e", -4.0)];
+        assert_eq!(numbers, expected.map(|(key, number)| (key.to_owned(), number)));
+    }
+
+    #[test]
+    fn names_with_quotes_and_line_breaks_are_labels_too() {
+        let families = Families::new().unwrap();
+        families.number("info", "What runs: 1.", &[("model", "a\"b\\c\nd")], 1).unwrap();
+        let text = TextEncoder::new().encode_to_string(&families.0.gather()).unwrap();
+        assert!(text.ends_with("\neesd_info{model=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
     }
 }

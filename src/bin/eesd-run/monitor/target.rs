@@ -1,11 +1,11 @@
 //! Where metrics go: a file, or whoever asks at an address.
 
 use crate::failure::{Failure, Outcome};
-use std::ffi::OsString;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use tempfile::NamedTempFile;
 
 /// A value of `--metrics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +39,13 @@ impl FromStr for MetricsTarget {
 /// # Errors
 /// If it cannot be written, or there is something else than a regular file.
 pub fn replace_file(path: &Path, text: &str) -> Outcome {
-    let (place, temporary) = places(path)?;
-    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &place)).map_err(|error| {
-        // The error to report is the first one; a left-over file is only untidy.
-        let _ = fs::remove_file(&temporary);
-        Failure::file(path, "written", &error)
-    })
+    let replace = || {
+        let (mut temporary, place) = successor(path)?;
+        temporary.write_all(text.as_bytes())?;
+        temporary.persist(&place)?;
+        Ok(())
+    };
+    replace().map_err(|error: io::Error| Failure::file(path, "written", &error))
 }
 
 /// Whether [`replace_file`] could write there; leaves everything as it is.
@@ -52,30 +53,32 @@ pub fn replace_file(path: &Path, text: &str) -> Outcome {
 /// # Errors
 /// As there.
 pub fn check_file(path: &Path) -> Outcome {
-    let (_, temporary) = places(path)?;
-    fs::write(&temporary, "")
-        .and_then(|()| fs::remove_file(&temporary))
-        .map_err(|error| Failure::file(path, "written", &error))
+    successor(path).map(drop).map_err(|error| Failure::file(path, "written", &error))
 }
 
-/// The file itself, and the one that is to take its place.
-fn places(path: &Path) -> Outcome<(PathBuf, PathBuf)> {
+/// A file under a name of its own, gone where it is dropped, and the place that it is to take.
+fn successor(path: &Path) -> io::Result<(NamedTempFile, PathBuf)> {
     // Where `path` is a link, the file that it leads to is replaced, not the link.
     let place = resolved(path);
     if fs::metadata(&place).is_ok_and(|kind| !kind.is_file()) {
-        let found = io::Error::new(ErrorKind::InvalidInput, "it is not a regular file");
-        return Err(Failure::file(path, "written", &found));
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let temporary = PathBuf::from([place.as_os_str(), ".tmp".as_ref()].into_iter().collect::<OsString>());
-    Ok((place, temporary))
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(place.file_name().unwrap_or_default()).suffix(".tmp");
+    // As other new files are: others read it, unless the system's mask says that they do not.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    Ok((builder.tempfile_in(folder(&place))?, place))
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Where a path leads, whether or not there is a file yet.
 pub fn resolved(path: &Path) -> PathBuf {
-    let of_folder = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(folder.canonicalize().ok()?.join(path.file_name()?))
-    };
+    let of_folder = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
 }
 
@@ -122,6 +125,31 @@ mod tests {
             }
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
+    }
+
+    /// A name that somebody could have guessed is somebody's file.
+    #[test]
+    fn neighbours_are_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let [file, neighbour] = ["run", "run.tmp"].map(|name| dir.path().join(name));
+        fs::write(&neighbour, "mine").unwrap();
+        check_file(&file).unwrap();
+        replace_file(&file, "theirs").unwrap();
+        assert_eq!(fs::read_to_string(&neighbour).unwrap(), "mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left over");
+    }
+
+    /// Whoever may read other new files may read these.
+    #[cfg(unix)]
+    #[test]
+    fn the_mask_decides_who_reads() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = TempDir::new().unwrap();
+        let [ours, other] = ["ours", "other"].map(|name| dir.path().join(name));
+        replace_file(&ours, "x").unwrap();
+        fs::write(&other, "x").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&other));
     }
 
     #[cfg(unix)]
