@@ -2,7 +2,7 @@
 
 use super::json::Object;
 use super::source::Source;
-use super::tokenizer::special_token;
+use super::specials::special_token;
 use super::{LoadError, clock};
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -50,7 +50,7 @@ impl ChatTemplate {
         let mut specials = BTreeMap::new();
         if let Some(config) = config {
             for key in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-                if let Some(token) = special_token(config, key)? {
+                if let Some(token) = special_token(Some(config), None, key)? {
                     specials.insert(key, token);
                 }
             }

@@ -1,5 +1,6 @@
 //! A model folder, opened.
 
+use super::added::TokenFiles;
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
 use super::json::Document;
@@ -22,6 +23,7 @@ pub struct Checkpoint {
     generation: GenerationDefaults,
     tokenizer: Option<Arc<Tokenizer>>,
     chat_template: Option<ChatTemplate>,
+    notes: Vec<String>,
 }
 
 impl Checkpoint {
@@ -48,32 +50,38 @@ impl Checkpoint {
 
     fn of_source(source: Source, name: String) -> Result<Self, LoadError> {
         let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
-        let document = read_json(&source, "config.json")?.ok_or_else(missing)?;
-        let config = config::parse(&document.root())?;
+        let document = Document::read(&source, "config.json")?.ok_or_else(missing)?;
+        let mut config = config::parse(&document.root())?;
+        let mut notes = Vec::new();
 
-        let tensors = Tensors::of_model(&source)?;
+        let tensors = Tensors::of_model(&source, &mut notes)?;
+        weights::settle_head(&tensors, &mut config.geometry, &mut notes);
         let plan = weights::model_plan(&config);
         let dtypes = weights::check(&tensors, &plan, &config)?;
 
-        let generation_config = read_json(&source, "generation_config.json")?;
+        let limits = (config.geometry.vocab_size, config.geometry.max_positions);
+        let generation_config = Document::read(&source, "generation_config.json")?;
         let generation_config = generation_config.as_ref().map(Document::root);
-        let generation = GenerationDefaults::parse(generation_config.as_ref(), &document.root())?;
+        let mut generation =
+            GenerationDefaults::parse(generation_config.as_ref(), &document.root(), limits, &mut notes)?;
 
-        let tokenizer_config = read_json(&source, "tokenizer_config.json")?;
-        let tokenizer_config = tokenizer_config.as_ref().map(Document::root);
-        let vocab_size = config.geometry.vocab_size;
-        let tokenizer = Tokenizer::of_source(&source, tokenizer_config.as_ref(), &generation, vocab_size)?;
+        let files = TokenFiles::read(&source)?;
+        let tokenizer = Tokenizer::of_source(&source, &files, &generation, limits.0, &mut notes)?;
+        if let Some(tokenizer) = &tokenizer {
+            generation.add_end_tokens(tokenizer.ends(&files)?, &mut notes);
+        }
         Ok(Self {
             name,
             parameters: weights::parameters(&plan),
             bytes: tensors.bytes(plan.keys()),
             fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
             tokenizer: tokenizer.map(Arc::new),
-            chat_template: ChatTemplate::of_source(&source, tokenizer_config.as_ref())?,
+            chat_template: ChatTemplate::of_source(&source, files.config().as_ref())?,
             source,
             config,
             tensors,
             generation,
+            notes,
         })
     }
 
@@ -117,6 +125,11 @@ impl Checkpoint {
         &self.generation
     }
 
+    /// What is no error, and still should be known to who uses the model: one sentence each, with file and key.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Hash of the configuration and of the tensors' names, shapes and formats, in hexadecimal.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -157,8 +170,4 @@ impl Checkpoint {
         let bytes = source::map(path)?.ok_or_else(missing)?;
         ExitBlock::parse(path.to_path_buf(), bytes, &self.config, &self.fingerprint)
     }
-}
-
-fn read_json(source: &Source, file: &str) -> Result<Option<Document>, LoadError> {
-    source.read(file)?.map(|bytes| Document::parse(source.path(file), &bytes)).transpose()
 }

@@ -42,6 +42,7 @@ impl Model {
             Some(folder) => Checkpoint::open(folder),
             None => Checkpoint::bundled(),
         })?;
+        checkpoint.notes().iter().for_each(|note| reporter.note(note));
         Ok(Self { checkpoint, folder })
     }
 
