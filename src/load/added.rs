@@ -172,7 +172,8 @@ fn refuse_shared_ids(inner: &tokenizers::Tokenizer, path: &Path) -> Result<(), L
         if let Some(other) = inner.get_model().id_to_token(id).filter(|other| other != content)
             && inner.get_model().token_to_id(content) != Some(id)
         {
-            let message = format!("added token {content:?} would get id {id} of the vocabulary's {other:?}, which has gaps");
+            let message =
+                format!("added token {content:?} would get id {id} of the vocabulary's {other:?}, which has gaps");
             return Err(LoadError::tokenizer(path, message));
         }
     }
@@ -203,7 +204,9 @@ fn declared(
         let in_vocabulary = inner.get_model().token_to_id(&content).is_some();
         if in_vocabulary || inner.get_model().id_to_token(id).is_some() || ids.to_tokenizers.contains_key(&id) {
             let content = short(content);
-            notes.push(format!("tokenizer.json: added token {content:?} has id {id}, expected {given}: taken as {given}"));
+            notes.push(format!(
+                "tokenizer.json: added token {content:?} has id {id}, expected {given}: taken as {given}"
+            ));
         } else {
             ids.moved(given, id);
         }
@@ -234,7 +237,13 @@ impl Additions<'_> {
         let content = token.content.clone();
         if let Some(other) = self.id(&content).filter(|&other| other != id) {
             let place = if self.tokens.contains_key(&content) { "already" } else { "in tokenizer.json" };
-            return Err(contradiction(object, key, id, &content, format!("{content:?} to have id {other}, as {place}")));
+            return Err(contradiction(
+                object,
+                key,
+                id,
+                &content,
+                format!("{content:?} to have id {other}, as {place}"),
+            ));
         }
         if let Some((holder, place)) = self.holder(id).filter(|(holder, _)| *holder != content) {
             return Err(contradiction(object, key, id, &content, format!("id {id} to be {holder:?}, as {place}")));
@@ -267,7 +276,9 @@ impl Additions<'_> {
         let id = self.id(&token.content).unwrap_or_else(|| {
             let next = self.next_id();
             let (file, content) = (object.file(), short(&token.content));
-            notes.push(format!("{file}: `{key}` names {content:?}, which no file gives an id: it gets the next one, {next}"));
+            notes.push(format!(
+                "{file}: `{key}` names {content:?}, which no file gives an id: it gets the next one, {next}"
+            ));
             self.ids.made_up.insert(token.content.clone());
             next
         });

@@ -122,10 +122,8 @@ impl Reader<'_> {
             top_k: self.count("top_k", 0)?,
             top_p: self.number("top_p", |top_p| SamplingParams { top_p, ..off() })?,
             min_p: self.number("min_p", |min_p| SamplingParams { min_p, ..off() })?,
-            repetition_penalty: self.number("repetition_penalty", |repetition_penalty| SamplingParams {
-                repetition_penalty,
-                ..off()
-            })?,
+            repetition_penalty: self
+                .number("repetition_penalty", |repetition_penalty| SamplingParams { repetition_penalty, ..off() })?,
             stop_strings: self.texts("stop_strings")?,
             suppress_tokens: self.tokens("suppress_tokens")?,
             bad_words: self.runs("bad_words_ids", &end_tokens)?,
@@ -213,7 +211,8 @@ impl Reader<'_> {
         let Some(first) = others.first() else { return };
         let more = if others.len() > 1 { format!(" and {} more", others.len() - 1) } else { String::new() };
         let (file, vocab) = (self.object.file(), self.vocab);
-        self.notes.push(format!("{file}: `{key}` has {first}{more}, expected tokens below vocab_size, {vocab}: ignored"));
+        self.notes
+            .push(format!("{file}: `{key}` has {first}{more}, expected tokens below vocab_size, {vocab}: ignored"));
     }
 
     /// One text or a list of them, none of them empty.

@@ -102,7 +102,9 @@ pub(super) fn settle_head(tensors: &Tensors, geometry: &mut Geometry, notes: &mu
     let file = tensors.path_of(HEAD).file_name().unwrap_or_default().to_string_lossy();
     let tied = "`tie_word_embeddings` of config.json is true";
     if tensors.check(HEAD, &shape).is_err() {
-        notes.push(format!("{file}: `{HEAD}` cannot be the model's head, by its shape or number format: ignored, since {tied}"));
+        notes.push(format!(
+            "{file}: `{HEAD}` cannot be the model's head, by its shape or number format: ignored, since {tied}"
+        ));
         return;
     }
     let (head, embed) = (tensors.matrix(HEAD), tensors.matrix(EMBED));

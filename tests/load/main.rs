@@ -1,8 +1,11 @@
 //! Opening model folders: what is read, what is refused, and in which words.
 
+mod added;
 mod chat;
 mod config;
 mod exit;
+mod files;
 mod folder;
+mod generation;
 mod tensors;
 mod tokenizer;
