@@ -164,6 +164,7 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
             Some(folder) => Checkpoint::open(folder)?,
             None => Checkpoint::bundled()?,
         };
+        checkpoint.notes().iter().for_each(|note| log(LogLevel::Warning, || note.clone()));
         let exit = exit_block(&checkpoint, params.exit_layer, exit_file, folder.is_none())?;
         log(LogLevel::Info, || {
             let exit =

@@ -1,17 +1,16 @@
 //! A model folder, opened.
 
+use super::added::TokenFiles;
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
-use super::json::{Document, Object};
+use super::json::Document;
 use super::source::{self, Source};
-use super::specials::{self, Specials, special_tokens};
+use super::specials::special_tokens;
 use super::tensors::Tensors;
 use super::{ChatTemplate, ExitBlock, GenerationDefaults, LoadError, Tokenizer, bundled, weights};
 use crate::model::{Geometry, ModelWeights};
 use std::path::Path;
 use std::sync::Arc;
-
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// An opened model: configuration, mapped tensors, tokenizer, chat template, generation defaults.
 pub struct Checkpoint {
@@ -26,6 +25,7 @@ pub struct Checkpoint {
     tokenizer: Option<Arc<Tokenizer>>,
     /// A broken one is an error only where it is asked for.
     chat_template: Result<Option<ChatTemplate>, LoadError>,
+    notes: Vec<String>,
 }
 
 impl Checkpoint {
@@ -52,32 +52,38 @@ impl Checkpoint {
 
     fn of_source(source: Source, name: String) -> Result<Self, LoadError> {
         let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
-        let document = read_json(&source, "config.json")?.ok_or_else(missing)?;
-        let config = config::parse(&document.root())?;
+        let document = Document::read(&source, "config.json")?.ok_or_else(missing)?;
+        let mut config = config::parse(&document.root())?;
+        let mut notes = Vec::new();
 
-        let tensors = Tensors::of_model(&source)?;
+        let tensors = Tensors::of_model(&source, &mut notes)?;
+        weights::settle_head(&tensors, &mut config.geometry, &mut notes);
         let plan = weights::model_plan(&config);
         let dtypes = weights::check(&tensors, &plan, &config)?;
 
-        let generation_config = read_json(&source, "generation_config.json")?;
+        let limits = (config.geometry.vocab_size, config.geometry.max_positions);
+        let generation_config = Document::read(&source, "generation_config.json")?;
         let generation_config = generation_config.as_ref().map(Document::root);
-        let generation = GenerationDefaults::parse(generation_config.as_ref(), &document.root())?;
+        let mut generation =
+            GenerationDefaults::parse(generation_config.as_ref(), &document.root(), limits, &mut notes)?;
 
-        let tokenizer_config = read_json(&source, TOKENIZER_CONFIG)?;
-        let tokenizer_config = tokenizer_config.as_ref().map(Document::root);
-        let vocab_size = config.geometry.vocab_size;
-        let tokenizer = Tokenizer::of_source(&source, tokenizer_config.as_ref(), &generation, vocab_size)?;
+        let files = TokenFiles::read(&source)?;
+        let tokenizer = Tokenizer::of_source(&source, &files, &generation, limits.0, &mut notes)?;
+        if let Some(tokenizer) = &tokenizer {
+            generation.add_end_tokens(tokenizer.ends(&files)?, &mut notes);
+        }
         Ok(Self {
             name,
             parameters: weights::parameters(&plan),
             bytes: tensors.bytes(plan.keys()),
             fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
             tokenizer: tokenizer.map(Arc::new),
-            chat_template: chat_template(&source, tokenizer_config.as_ref()),
+            chat_template: chat_template(&source, &files),
             source,
             config,
             tensors,
             generation,
+            notes,
         })
     }
 
@@ -124,14 +130,18 @@ impl Checkpoint {
     /// # Errors
     /// If the file holds no template or a broken one, or the special tokens of the folder are broken.
     pub fn chat_template_from(&self, path: &Path) -> Result<ChatTemplate, LoadError> {
-        let config = read_json(&self.source, TOKENIZER_CONFIG)?;
-        let config = config.as_ref().map(Document::root);
-        ChatTemplate::from_file(path, special_tokens_of(&self.source, config.as_ref())?)
+        let files = TokenFiles::read(&self.source)?;
+        ChatTemplate::from_file(path, special_tokens(files.config().as_ref(), files.map().as_ref())?)
     }
 
     /// What `generation_config.json` (or the model's configuration) says.
     pub fn generation(&self) -> &GenerationDefaults {
         &self.generation
+    }
+
+    /// What is no error, and still should be known to who uses the model: one sentence each, with file and key.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Hash of the configuration and of the tensors' names, shapes and formats, in hexadecimal.
@@ -176,15 +186,7 @@ impl Checkpoint {
     }
 }
 
-fn read_json(source: &Source, file: &str) -> Result<Option<Document>, LoadError> {
-    source.read(file)?.map(|bytes| Document::parse(source.path(file), &bytes)).transpose()
-}
-
-fn chat_template(source: &Source, tokenizer_config: Option<&Object<'_>>) -> Result<Option<ChatTemplate>, LoadError> {
-    ChatTemplate::of_source(source, tokenizer_config, special_tokens_of(source, tokenizer_config)?)
-}
-
-fn special_tokens_of(source: &Source, tokenizer_config: Option<&Object<'_>>) -> Result<Specials, LoadError> {
-    let map = read_json(source, specials::FILE)?;
-    special_tokens(tokenizer_config, map.as_ref().map(Document::root).as_ref())
+fn chat_template(source: &Source, files: &TokenFiles) -> Result<Option<ChatTemplate>, LoadError> {
+    let config = files.config();
+    ChatTemplate::of_source(source, config.as_ref(), special_tokens(config.as_ref(), files.map().as_ref())?)
 }

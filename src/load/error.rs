@@ -34,6 +34,12 @@ pub enum LoadError {
         /// The limit.
         limit: u64,
     },
+    /// The file was not fetched: a pointer of Git LFS stands in its place.
+    #[error("{path}: a Git LFS pointer in place of the file: run `git lfs pull` in its folder")]
+    GitLfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not the JSON (or UTF-8) it should be.
     #[error("{path}: {message}")]
     Malformed {

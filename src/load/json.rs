@@ -2,6 +2,7 @@
 
 use super::LoadError;
 use super::error::short;
+use super::source::Source;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,11 @@ impl Document {
             Ok(other) => Err(LoadError::malformed(&path, format!("{}, expected a JSON object", found(&other)))),
             Err(error) => Err(LoadError::malformed(&path, format!("not valid JSON: {error}"))),
         }
+    }
+
+    /// The file of this name, where there is one.
+    pub(super) fn read(source: &Source, file: &str) -> Result<Option<Self>, LoadError> {
+        source.read(file)?.map(|bytes| Self::parse(source.path(file), &bytes)).transpose()
     }
 
     pub(super) fn root(&self) -> Object<'_> {
@@ -53,9 +59,12 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn object(&self, key: &str) -> Result<Option<Object<'a>>, LoadError> {
-        self.get(key, "an object", |value| {
-            value.as_object().map(|map| Object { path: self.path, within: format!("{}{key}.", self.within), map })
-        })
+        self.get(key, "an object", |value| self.child(key, value))
+    }
+
+    /// A value within this object as an object, if it is one; `name`: how errors call it.
+    pub(super) fn child(&self, name: &str, value: &'a Value) -> Option<Object<'a>> {
+        value.as_object().map(|map| Object { path: self.path, within: format!("{}{name}.", self.within), map })
     }
 
     pub(super) fn array(&self, key: &str) -> Result<Option<&'a Vec<Value>>, LoadError> {
@@ -100,6 +109,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The file's name without its folder, as notes have it.
+    pub(super) fn file(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Notes that the value of a key is as good as absent.
+    pub(super) fn ignored(&self, key: &str, expected: &str) -> String {
+        let found = self.map.get(key).map_or("missing".into(), found);
+        format!("{}: `{}` is {found}, expected {expected}: ignored", self.file(), short(self.name(key)))
+    }
+
     /// The key with the names of the objects around it.
     pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.within)
@@ -116,7 +136,7 @@ impl<'a> Object<'a> {
 }
 
 /// A value as an error message shows it.
-fn found(value: &Value) -> String {
+pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(_) => "an object".into(),

@@ -4,8 +4,10 @@
 //! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
-//! `fingerprint`). What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read files of them, in
-//! whose [`encoding`] people have various tastes.
+//! `fingerprint`). Text becomes tokens and back in `tokenizer` and `detokenize`, with the tokens that stand beside the
+//! vocabulary (`added`) and those that have a name (`specials`); `generation` has what a model asks for, and `unhonoured`
+//! what of that it does not get. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
+//! files of them, in whose [`encoding`] people have various tastes.
 //!
 //! ```
 //! use eesd::load::Checkpoint;
@@ -26,6 +28,7 @@
 //! # }
 //! ```
 
+mod added;
 mod bundled;
 mod chat;
 mod checkpoint;
@@ -47,6 +50,7 @@ mod specials;
 pub(crate) mod store;
 mod tensors;
 mod tokenizer;
+mod unhonoured;
 mod weights;
 
 pub use bundled::BUNDLED_EXIT;

@@ -31,7 +31,7 @@ impl Source {
         }
     }
 
-    /// The content of a small file; `None` where there is no such file.
+    /// The content of a small file of text, without a byte order mark; `None` where there is no such file.
     pub(super) fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
         let path = self.path(file);
         match self {
@@ -91,6 +91,7 @@ pub(super) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
     // SAFETY: the map is only ever read. As with every mapped model, the file must not be shortened or
     // rewritten while it is open; this crate's own writer replaces files whole, by renaming.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| LoadError::io(path, error))?;
+    refuse_pointer(path, &map)?;
     Ok(Some(Bytes::Mapped(map)))
 }
 
@@ -113,5 +114,30 @@ fn read_text(file: File, path: &Path) -> Result<Vec<u8>, LoadError> {
     }
     let mut content = Vec::new();
     file.take(LARGEST_TEXT).read_to_end(&mut content).map_err(io)?;
+    refuse_pointer(path, &content)?;
+    utf8(content, path)
+}
+
+/// A clone without Git LFS has a few lines in place of every large file.
+fn refuse_pointer(path: &Path, content: &[u8]) -> Result<(), LoadError> {
+    let pointer = ["git-lfs", "hawser"].iter().any(|name| {
+        let rest = content.strip_prefix(b"version https://").and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(b".github.com/spec/"))
+    });
+    if pointer { Err(LoadError::GitLfsPointer { path: path.to_path_buf() }) } else { Ok(()) }
+}
+
+/// Takes a byte order mark off, which editors on Windows write, and refuses UTF-16 by that name; whether the rest is
+/// UTF-8 is for its parser to say.
+fn utf8(mut content: Vec<u8>, path: &Path) -> Result<Vec<u8>, LoadError> {
+    let marked = content.starts_with(&[0xFF, 0xFE]) || content.starts_with(&[0xFE, 0xFF]);
+    // Without a mark: these files begin with ASCII, half of which is zeros in UTF-16.
+    let unmarked = matches!(content[..], [0, 1..=0x7F, ..] | [1..=0x7F, 0, ..]);
+    if marked || unmarked {
+        return Err(LoadError::malformed(path, "UTF-16 text, expected UTF-8"));
+    }
+    if content.starts_with("\u{feff}".as_bytes()) {
+        content.drain(..'\u{feff}'.len_utf8());
+    }
     Ok(content)
 }

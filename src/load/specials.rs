@@ -11,7 +11,9 @@ pub(super) const FILE: &str = "special_tokens_map.json";
 /// The tokens by the names that chat templates know them by.
 pub(super) type Specials = BTreeMap<String, String>;
 
-const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The names that chat templates know them by.
+pub(super) const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The token that `tokenizer_config.json` has under `key`, where the key is written down there, be it as `null`; else
 /// the one of `special_tokens_map.json`.

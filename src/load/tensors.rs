@@ -33,12 +33,12 @@ struct Location {
 
 impl Tensors {
     /// The tensors of a model folder: of one file, or of the shards that the index names.
-    pub(super) fn of_model(source: &Source) -> Result<Self, LoadError> {
+    pub(super) fn of_model(source: &Source, notes: &mut Vec<String>) -> Result<Self, LoadError> {
         if let Some(bytes) = source.map(SINGLE)? {
             return Ok(Self::of_file(source.path(SINGLE), bytes)?.0);
         }
         match source.read(INDEX)? {
-            Some(index) => Self::of_shards(source, &Document::parse(source.path(INDEX), &index)?),
+            Some(index) => Self::of_shards(source, &Document::parse(source.path(INDEX), &index)?, notes),
             None => {
                 let names = source.names()?;
                 let other = |end: &str| names.iter().any(|name| name.ends_with(end));
@@ -60,7 +60,9 @@ impl Tensors {
         Ok((Self { path, files, entries }, header.metadata))
     }
 
-    fn of_shards(source: &Source, index: &Document) -> Result<Self, LoadError> {
+    /// A tensor that the index does not list counts as it does in a single file. Of one that stands in several shards,
+    /// the copy that the index names is the tensor.
+    fn of_shards(source: &Source, index: &Document, notes: &mut Vec<String>) -> Result<Self, LoadError> {
         let root = index.root();
         let map = root.object("weight_map")?.ok_or_else(|| root.wrong("weight_map", "an object"))?;
         let mut shard_of = BTreeMap::new();
@@ -78,20 +80,22 @@ impl Tensors {
             let missing = || LoadError::io(&path, std::io::ErrorKind::NotFound.into());
             let bytes = source.map(shard)?.ok_or_else(missing)?;
             let header = Header::parse(&bytes).map_err(|message| LoadError::safetensors(&path, message))?;
+            let mut copies = Vec::new();
             for (name, entry) in header.tensors {
                 match shard_of.get(name.as_str()) {
-                    Some(&named) if named == shard => {
-                        tensors.entries.insert(name, Location { file: tensors.files.len(), entry });
+                    Some(&named) if named != shard => copies.push(name),
+                    None if tensors.entries.contains_key(&name) => {
+                        if !super::weights::is_derived(&name) {
+                            let why = "other files have it too, and the index does not say which one counts".into();
+                            return Err(LoadError::UnexpectedTensor { path, tensor: short(name), why });
+                        }
                     }
-                    _ if super::weights::is_derived(&name) => {}
-                    named => {
-                        let why = match named {
-                            Some(other) => format!("the index says that it is in {other}"),
-                            None => "the index does not list it".into(),
-                        };
-                        return Err(LoadError::UnexpectedTensor { path, tensor: short(name), why: short(why) });
-                    }
+                    _ => drop(tensors.entries.insert(name, Location { file: tensors.files.len(), entry })),
                 }
+            }
+            if let Some(first) = copies.iter().find(|name| !super::weights::is_derived(name)) {
+                let more = if copies.len() > 1 { format!(" and {} more", copies.len() - 1) } else { String::new() };
+                notes.push(format!("{shard}: `{}`{more} left out: the index takes it from another file", short(first)));
             }
             tensors.files.push(TensorFile { path, bytes });
         }

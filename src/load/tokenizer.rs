@@ -1,7 +1,8 @@
 //! Text to tokens and back, over Hugging Face's `tokenizers`.
 
+use super::added::{self, Ids, TokenFiles};
 use super::detokenize::{self, Detokenizer, TextStream};
-use super::json::Object;
+use super::error::short;
 use super::source::Source;
 use super::specials::special_token;
 use super::{GenerationDefaults, LoadError};
@@ -17,17 +18,23 @@ pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     detokenizer: Detokenizer,
+    /// Where `inner` has other ids than the model.
+    ids: Ids,
+    /// Tokens of the model; some tokenizers have more.
+    vocab_size: usize,
     /// What the model wants at a text's start: nothing, or the begin-of-text token.
     begin: Vec<TokenId>,
 }
 
 impl Tokenizer {
-    /// The tokenizer of a folder, if it has one, checked against the model's vocabulary.
+    /// The tokenizer of a folder, if it has one. Tokens past the model's vocabulary are noted, and refused where a text
+    /// has them.
     pub(super) fn of_source(
         source: &Source,
-        config: Option<&Object<'_>>,
+        files: &TokenFiles,
         generation: &GenerationDefaults,
         vocab_size: usize,
+        notes: &mut Vec<String>,
     ) -> Result<Option<Self>, LoadError> {
         let Some(bytes) = source.read(FILE)? else { return Ok(None) };
         let path = source.path(FILE);
@@ -37,41 +44,83 @@ impl Tokenizer {
         // A prompt is never cut or padded here: both would silently change it.
         inner.with_truncation(None).map_err(|error| LoadError::tokenizer(&path, error))?;
         inner.with_padding(None);
-        check_vocabulary(&inner, vocab_size).map_err(|message| LoadError::tokenizer(&path, message))?;
+        let ids = added::add(&mut inner, &path, &bytes, files, notes)?;
 
-        let mut tokenizer = Self { detokenizer, inner, path, begin: Vec::new() };
-        tokenizer.begin = tokenizer.find_begin(config, generation)?;
+        let mut tokenizer = Self { detokenizer, inner, path, ids, vocab_size, begin: Vec::new() };
+        tokenizer.look_past_vocabulary(notes)?;
+        tokenizer.begin = tokenizer.find_begin(files, generation, notes)?;
         Ok(Some(tokenizer))
+    }
+
+    fn look_past_vocabulary(&self, notes: &mut Vec<String>) -> Result<(), LoadError> {
+        let vocabulary = self.inner.get_vocab(true);
+        if vocabulary.is_empty() {
+            return Err(LoadError::tokenizer(&self.path, "the vocabulary is empty"));
+        }
+        let of_model = vocabulary.into_iter().map(|(token, id)| (self.ids.to_model(id), token));
+        let mut past: Vec<(TokenId, String)> = of_model.filter(|(id, _)| *id as usize >= self.vocab_size).collect();
+        past.sort_unstable();
+        if let Some((id, token)) = past.first() {
+            let (message, others) = (self.past_vocabulary(*id, token), past.len() - 1);
+            let others = if others > 0 { format!(", and so have {others} more") } else { String::new() };
+            notes.push(format!("{FILE}: {message}{others}: texts with such a token are refused"));
+        }
+        Ok(())
+    }
+
+    fn past_vocabulary(&self, id: TokenId, token: &str) -> String {
+        format!("token {:?} has id {id}, but vocab_size in config.json is {}", short(token), self.vocab_size)
     }
 
     /// `add_bos_token` decides where `tokenizer_config.json` has it, else the tokenizer's own post-processor.
     fn find_begin(
         &self,
-        config: Option<&Object<'_>>,
+        files: &TokenFiles,
         generation: &GenerationDefaults,
+        notes: &mut Vec<String>,
     ) -> Result<Vec<TokenId>, LoadError> {
-        if let Some(config) = config
+        if let Some(config) = files.config()
             && let Some(add) = config.flag("add_bos_token")?
         {
             if !add {
                 return Ok(Vec::new());
             }
-            let named =
-                special_token(Some(config), None, "bos_token")?.and_then(|token| self.inner.token_to_id(&token));
-            let begin = named.or(generation.begin_token);
-            return begin
-                .map(|id| vec![id])
-                .ok_or_else(|| config.wrong("bos_token", "a token of the vocabulary, since add_bos_token is true"));
+            let named = special_token(Some(&config), files.map().as_ref(), "bos_token")?;
+            // Written down as `null`, the model has none, whatever its other files say.
+            let none = config.has("bos_token") && named.is_none();
+            let begin = named.and_then(|token| self.known_id(&token)).or(generation.begin_token.filter(|_| !none));
+            if begin.is_none() {
+                let file = config.file();
+                notes.push(format!("{file}: `add_bos_token` is true, but no file names a begin token: texts get none"));
+            }
+            return Ok(begin.into_iter().collect());
         }
         const PROBE: &str = "a";
-        let (plain, with_specials) = (self.ids(PROBE, false)?, self.ids(PROBE, true)?);
+        let probe = |add_special_tokens: bool| {
+            let encoding = guarded(&self.path, || self.inner.encode_fast(PROBE, add_special_tokens))?;
+            Ok::<_, LoadError>(encoding.get_ids().to_vec())
+        };
+        // What a post-processor puts in has the model's ids already.
+        let (plain, with_specials) = (probe(false)?, probe(true)?);
         let before = with_specials.windows(plain.len().max(1)).position(|window| window == plain);
         Ok(with_specials[..before.unwrap_or(0)].to_vec())
     }
 
-    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<TokenId>, LoadError> {
-        let encoding = guarded(&self.path, || self.inner.encode_fast(text, add_special_tokens))?;
-        Ok(encoding.get_ids().to_vec())
+    /// The tokens that the tokenizer's files name as `eos_token`, of those that the model can write: file, spelling, id.
+    pub(super) fn ends(&self, files: &TokenFiles) -> Result<Vec<(String, String, TokenId)>, LoadError> {
+        let mut ends = Vec::new();
+        for object in [files.config(), files.map()].into_iter().flatten() {
+            let Some(token) = special_token(Some(&object), None, "eos_token")? else { continue };
+            if let Some(id) = self.known_id(&token).filter(|&id| (id as usize) < self.vocab_size) {
+                ends.push((object.file(), token, id));
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The id that a file gives a token.
+    fn known_id(&self, token: &str) -> Option<TokenId> {
+        self.id(token).filter(|_| !self.ids.is_made_up(token))
     }
 
     /// Tokens of `text`. `begin`: with what the model wants at a text's start, unless the text has it
@@ -79,11 +128,16 @@ impl Tokenizer {
     /// text are recognised either way.
     ///
     /// # Errors
-    /// If the tokenizer refuses the text.
+    /// If the tokenizer refuses the text, or the text has a token that the model's vocabulary lacks.
     pub fn encode(&self, text: &str, begin: bool) -> Result<Vec<TokenId>, LoadError> {
-        let mut ids = self.ids(text, false)?;
+        let encoding = guarded(&self.path, || self.inner.encode_fast(text, false))?;
+        let mut ids: Vec<TokenId> = encoding.get_ids().iter().map(|&id| self.ids.to_model(id)).collect();
         if begin && !ids.starts_with(&self.begin) {
             ids.splice(0..0, self.begin.iter().copied());
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let token = self.token(id).unwrap_or_default();
+            return Err(LoadError::tokenizer(&self.path, self.past_vocabulary(id, &token)));
         }
         Ok(ids)
     }
@@ -98,17 +152,17 @@ impl Tokenizer {
 
     /// The token's own spelling in the vocabulary, `None` where it has none.
     pub fn token(&self, id: TokenId) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.id_to_token(self.ids.to_tokenizers(id)?)
     }
 
     /// The token spelled so in the vocabulary.
     pub fn id(&self, token: &str) -> Option<TokenId> {
-        self.inner.token_to_id(token)
+        self.inner.token_to_id(token).map(|id| self.ids.to_model(id))
     }
 
     /// Whether the token is special: part of no text.
     pub fn is_special(&self, id: TokenId) -> bool {
-        self.inner.get_added_vocabulary().simple_id_to_token(id).is_some_and(|token| self.is_special_spelling(&token))
+        self.token(id).is_some_and(|token| self.is_special_spelling(&token))
     }
 
     pub(super) fn is_special_spelling(&self, token: &str) -> bool {
@@ -134,20 +188,9 @@ impl Tokenizer {
 /// Calls into `tokenizers`, which panics on some damaged files. To the caller that is an error like any
 /// other. The panics that are known are prevented ([`Detokenizer::parse`]), because the process's panic
 /// hook still speaks: it is one for all threads, so it is not a library's to replace.
-fn guarded<T>(path: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, LoadError> {
+pub(super) fn guarded<T>(path: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, LoadError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| LoadError::tokenizer(path, error)),
         Err(_) => Err(LoadError::tokenizer(path, "the tokenizer contradicts itself")),
-    }
-}
-
-fn check_vocabulary(inner: &tokenizers::Tokenizer, vocab_size: usize) -> Result<(), String> {
-    let vocabulary = inner.get_vocab(true);
-    match vocabulary.iter().max_by_key(|&(_, &id)| id) {
-        None => Err("the vocabulary is empty".into()),
-        Some((token, &id)) if id as usize >= vocab_size => {
-            Err(format!("token {token:?} has id {id}, but vocab_size in config.json is {vocab_size}"))
-        }
-        Some(_) => Ok(()),
     }
 }

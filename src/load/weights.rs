@@ -92,9 +92,33 @@ pub(super) fn check(tensors: &Tensors, plan: &Plan, config: &Config) -> Result<B
     plan.iter().map(|(name, shape)| Ok((name.clone(), tensors.check(name, shape)?))).collect()
 }
 
+/// Decides on a head that is stored though the configuration ties it to the embedding: a copy of the embedding is
+/// spare; another one is the model's head, so the model is not tied.
+pub(super) fn settle_head(tensors: &Tensors, geometry: &mut Geometry, notes: &mut Vec<String>) {
+    let shape = [geometry.vocab_size, geometry.hidden_size];
+    if !geometry.tied_head || tensors.shape(HEAD).is_none() || tensors.check(EMBED, &shape).is_err() {
+        return;
+    }
+    let file = tensors.path_of(HEAD).file_name().unwrap_or_default().to_string_lossy();
+    let tied = "`tie_word_embeddings` of config.json is true";
+    if tensors.check(HEAD, &shape).is_err() {
+        notes.push(format!(
+            "{file}: `{HEAD}` cannot be the model's head, by its shape or number format: ignored, since {tied}"
+        ));
+        return;
+    }
+    let (head, embed) = (tensors.matrix(HEAD), tensors.matrix(EMBED));
+    if (head.dtype, head.bytes) != (embed.dtype, embed.bytes) {
+        notes.push(format!("{file}: `{HEAD}` differs from `{EMBED}`: used as the model's head, though {tied}"));
+        geometry.tied_head = false;
+    }
+}
+
 /// Tensors that older files carry though the configuration alone decides them.
 pub(super) fn is_derived(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq")
+    [".inv_freq", ".original_inv_freq", ".cos_cached", ".sin_cached"]
+        .iter()
+        .any(|end| name.strip_suffix(end).is_some_and(|module| module.ends_with(".rotary_emb")))
 }
 
 /// Tensors without which the model is the same.

@@ -251,35 +251,3 @@ fn yarn_resolves_its_attention_factor() {
     assert_eq!(resolved(json!({"factor": null})), yarn(0.1 * 4f64.ln() + 1.0), "512 / 128");
     assert_ne!(resolved(json!({"truncate": false})), yarn(0.1 * 4f64.ln() + 1.0));
 }
-
-#[test]
-fn generation_defaults_come_from_their_file_then_from_the_configuration() {
-    let folder = Folder::of("llama");
-    let settings = json!({
-        "bos_token_id": 5, "eos_token_id": [7, 8, 9], "do_sample": true, "temperature": 0.6, "top_k": 0,
-        "top_p": 0.9, "min_p": null, "repetition_penalty": 1.1, "max_length": 4096
-    });
-    let opened = folder.write("generation_config.json", settings.to_string()).open().unwrap();
-    let generation = opened.generation();
-    assert_eq!((generation.begin_token, generation.end_tokens.as_slice()), (Some(5), [7, 8, 9].as_slice()));
-    assert_eq!((generation.sample, generation.temperature, generation.top_k), (Some(true), Some(0.6), Some(0)));
-    assert_eq!((generation.top_p, generation.min_p, generation.repetition_penalty), (Some(0.9), None, Some(1.1)));
-
-    std::fs::remove_file(folder.path("generation_config.json")).unwrap();
-    folder.set("config.json", json!({"eos_token_id": [2, 3]}));
-    let opened = folder.open().unwrap();
-    assert_eq!(opened.generation().end_tokens, [2, 3]);
-    assert_eq!((opened.generation().begin_token, opened.generation().sample), (Some(1), None));
-
-    for (settings, fragment) in [
-        (json!({"temperature": "hot"}), "generation_config.json: `temperature` is \"hot\", expected a number"),
-        (json!({"top_k": -1}), "generation_config.json: `top_k` is -1, expected a whole number, not negative"),
-        (
-            json!({"eos_token_id": [2, 512]}),
-            "generation_config.json: `eos_token_id` is an array of 2, expected a token",
-        ),
-    ] {
-        let message = folder.write("generation_config.json", settings.to_string()).refusal();
-        assert!(message.contains(fragment), "{message}");
-    }
-}

@@ -100,6 +100,17 @@ impl Tensors {
         self.0.push((name.into(), dtype, shape.to_vec(), vec![0; bytes]));
     }
 
+    /// The bytes of a tensor.
+    pub fn bytes(&mut self, name: &str) -> &mut Vec<u8> {
+        &mut self.0.iter_mut().find(|tensor| tensor.0 == name).unwrap().3
+    }
+
+    /// Adds a copy of a tensor under another name.
+    pub fn copy(&mut self, from: &str, to: &str) {
+        let (_, dtype, shape, bytes) = self.0.iter().find(|tensor| tensor.0 == from).unwrap().clone();
+        self.0.push((to.into(), dtype, shape, bytes));
+    }
+
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|tensor| tensor.0 != name);
     }

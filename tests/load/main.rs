@@ -1,10 +1,13 @@
 //! Opening model folders: what is read, what is refused, and in which words.
 
+mod added;
 mod chat;
 mod config;
 mod exit;
+mod files;
 mod folder;
 #[path = "../common/grown.rs"]
 mod grown;
+mod generation;
 mod tensors;
 mod tokenizer;

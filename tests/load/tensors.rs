@@ -6,6 +6,8 @@ use serde_json::json;
 
 const MODEL: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const EMBED: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 const SHARDS: &str = "llama3_rope_sharded";
 
 fn shard(number: usize) -> String {
@@ -119,11 +121,106 @@ fn tensors_that_change_nothing_are_left_alone() {
     let folder = Folder::of("qwen2");
     let before = folder.open().unwrap().fingerprint().to_string();
     folder.change_tensors(MODEL, |tensors| {
-        tensors.add("lm_head.weight", Dtype::BF16, &[512, 128]);
+        tensors.copy(EMBED, HEAD);
         tensors.add("model.layers.0.self_attn.rotary_emb.inv_freq", Dtype::F32, &[16]);
+        tensors.add("model.rotary_emb.cos_cached", Dtype::F32, &[4, 16]);
     });
     let opened = folder.open().unwrap();
     assert_eq!((opened.fingerprint(), opened.parameters()), (before.as_str(), 804_992));
+    assert!(opened.geometry().tied_head && opened.notes().is_empty(), "{:?}", opened.notes());
+}
+
+#[test]
+fn a_head_that_differs_from_the_embedding_is_used_though_the_configuration_ties_them() {
+    let folder = Folder::of("qwen2");
+    let tied = folder.open().unwrap();
+    // One bit is enough.
+    folder.change_tensors(MODEL, |tensors| {
+        tensors.copy(EMBED, HEAD);
+        *tensors.bytes(HEAD).last_mut().unwrap() ^= 1;
+    });
+    let opened = folder.open().unwrap();
+    assert_eq!(
+        opened.notes(),
+        ["model.safetensors: `lm_head.weight` differs from `model.embed_tokens.weight`: used as the model's head, \
+          though `tie_word_embeddings` of config.json is true"]
+    );
+    let weights = opened.weights();
+    assert!(!opened.geometry().tied_head);
+    assert_ne!(weights.head.bytes, weights.embed.bytes);
+    let head = 512 * 128;
+    assert_eq!((opened.parameters(), opened.bytes()), (tied.parameters() + head, tied.bytes() + 2 * head));
+
+    // It is the model of a folder that says so itself.
+    let untied = folder.set("config.json", json!({"tie_word_embeddings": false})).open().unwrap();
+    assert_eq!(opened.fingerprint(), untied.fingerprint());
+    assert_ne!(opened.fingerprint(), tied.fingerprint());
+    assert!(untied.notes().is_empty());
+}
+
+#[test]
+fn a_tied_head_in_another_number_format_or_shape() {
+    let folder = Folder::of("qwen2");
+    folder.change_tensors(MODEL, |tensors| tensors.add(HEAD, Dtype::F32, &[512, 128]));
+    let opened = folder.open().unwrap();
+    assert_eq!((opened.geometry().tied_head, opened.weights().head.dtype), (false, eesd::model::Dtype::F32));
+
+    for (dtype, shape) in [(Dtype::BF16, vec![0]), (Dtype::BF16, vec![511, 128]), (Dtype::I8, vec![512, 128])] {
+        let folder = Folder::of("qwen2");
+        folder.change_tensors(MODEL, |tensors| tensors.add(HEAD, dtype, &shape));
+        let opened = folder.open().unwrap();
+        assert!(opened.geometry().tied_head);
+        assert!(opened.notes()[0].contains("`lm_head.weight` cannot be the model's head"), "{:?}", opened.notes());
+    }
+}
+
+#[test]
+fn what_an_index_does_not_list_counts_as_in_a_single_file() {
+    let norm = "model.norm.weight";
+    let folder = Folder::of(SHARDS);
+    let whole = folder.open().unwrap();
+    let mut index = folder.json(INDEX);
+    index["weight_map"].as_object_mut().unwrap().remove(norm);
+    let opened = folder.write(INDEX, index.to_string()).open().unwrap();
+    assert_eq!(opened.fingerprint(), whole.fingerprint());
+    assert_eq!(opened.weights().norm.bytes, whole.weights().norm.bytes);
+
+    // Spare in a single file, so spare in a shard; derived ones may stand in all of them.
+    for number in [1, 2] {
+        folder.change_tensors(&shard(number), |tensors| {
+            tensors.add("model.layers.0.self_attn.rotary_emb.inv_freq", Dtype::F32, &[16]);
+        });
+    }
+    let embedding = Tensors::read(&folder.path(&shard(1))).0.into_iter().find(|tensor| tensor.0 == EMBED).unwrap();
+    folder.change_tensors(&shard(3), |tensors| tensors.0.push((HEAD.into(), embedding.1, embedding.2, embedding.3)));
+    let opened = folder.open().unwrap();
+    assert_eq!(opened.fingerprint(), whole.fingerprint());
+    assert!(opened.notes().is_empty(), "{:?}", opened.notes());
+
+    // Refused in a single file, so refused in a shard.
+    folder.change_tensors(&shard(4), |tensors| tensors.add("visual.patch.weight", Dtype::F32, &[3]));
+    let message = folder.refusal();
+    assert!(message.contains("model-00004-of-00005.safetensors: unexpected tensor `visual.patch.weight`"), "{message}");
+}
+
+#[test]
+fn of_two_copies_in_two_shards_the_index_says_which_one_counts() {
+    let norm = "model.norm.weight";
+    let folder = Folder::of(SHARDS);
+    let right = folder.open().unwrap().weights().norm.bytes.to_vec();
+    folder.change_tensors(&shard(1), |tensors| tensors.add(norm, Dtype::BF16, &[128]));
+    let opened = folder.open().unwrap();
+    assert_eq!(opened.weights().norm.bytes, right);
+    assert_eq!(
+        opened.notes(),
+        ["model-00001-of-00005.safetensors: `model.norm.weight` left out: the index takes it from another file"]
+    );
+
+    let mut index = folder.json(INDEX);
+    index["weight_map"].as_object_mut().unwrap().remove(norm);
+    let message = folder.write(INDEX, index.to_string()).refusal();
+    let fragment = "model-00005-of-00005.safetensors: unexpected tensor `model.norm.weight`: other files have it too";
+    assert!(message.contains(fragment), "{message}");
 }
 
 #[test]
@@ -139,7 +236,7 @@ fn an_index_leads_only_to_files_beside_it() {
         (json!(".."), "expected the name of a file in the same folder"),
         (json!(["x"]), "is an array of 1, expected a string"),
         (json!("absent.safetensors"), "absent.safetensors: entity not found"),
-        (json!(shard(1)), "model-00005-of-00005.safetensors: unexpected tensor `model.norm.weight`: the index says"),
+        (json!(shard(1)), "model-00001-of-00005.safetensors: tensor `model.norm.weight` is missing, expected here"),
     ];
     for (place, fragment) in table {
         let folder = Folder::of(SHARDS);
@@ -151,11 +248,6 @@ fn an_index_leads_only_to_files_beside_it() {
 
     let folder = Folder::of(SHARDS);
     let mut index = folder.json(INDEX);
-    index["weight_map"].as_object_mut().unwrap().remove(norm);
-    let message = folder.write(INDEX, index.to_string()).refusal();
-    assert!(message.contains("unexpected tensor `model.norm.weight`: the index does not list it"), "{message}");
-
-    index["weight_map"][norm] = json!(shard(5));
     index["weight_map"]["model.ghost.weight"] = json!(shard(2));
     let message = folder.write(INDEX, index.to_string()).refusal();
     assert!(message.contains("model-00002-of-00005.safetensors: tensor `model.ghost.weight` is missing"), "{message}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A small tokenizer as Llama 2 has it: `▁` for spaces, a token for every byte, `<s>` in front.
-fn sentencepiece() -> Value {
+pub fn sentencepiece() -> Value {
     let pieces = ["<unk>", "<s>", "</s>"].map(String::from).into_iter();
     let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
     let words = ["▁", "H", "i", "▁H", "▁Hi", "▁▁", "o", "é"].map(String::from);
@@ -91,18 +91,81 @@ fn who_decides_on_the_begin_token() {
     assert_eq!(open(&none, json!({})).encode("Hi", true).unwrap(), [263]);
     assert_eq!(open(&none, json!({"add_bos_token": true, "bos_token": "<s>"})).encode("Hi", true).unwrap(), hi);
     assert_eq!(open(&none, json!({"add_bos_token": true})).encode("Hi", true).unwrap(), hi, "bos_token_id is 1");
+}
 
+#[test]
+fn without_a_begin_token_adding_it_is_switched_off() {
+    let mut tokenizer = sentencepiece();
+    tokenizer["post_processor"] = Value::Null;
+    let switched_off =
+        "tokenizer_config.json: `add_bos_token` is true, but no file names a begin token: texts get none";
+    let opened = |config: Value, begin: Option<u32>| {
+        let folder = Folder::of("llama");
+        folder.write("tokenizer.json", tokenizer.to_string()).write("tokenizer_config.json", config.to_string());
+        folder.remove_key("config.json", "bos_token_id");
+        folder.write("generation_config.json", json!({ "bos_token_id": begin }).to_string()).open().unwrap()
+    };
+    // Written down as null, it is none, whatever the generation configuration says.
+    for (config, begin) in [
+        (json!({"add_bos_token": true}), None),
+        (json!({"add_bos_token": true, "bos_token": null}), None),
+        (json!({"add_bos_token": true, "bos_token": null}), Some(1)),
+        (json!({"add_bos_token": true, "bos_token": "<never heard of>"}), None),
+    ] {
+        let checkpoint = opened(config.clone(), begin);
+        assert_eq!(checkpoint.tokenizer().unwrap().encode("Hi", true).unwrap(), [263], "{config}");
+        assert!(checkpoint.notes().iter().any(|note| note == switched_off), "{config}: {:?}", checkpoint.notes());
+    }
+    let named = opened(json!({"add_bos_token": true}), Some(1));
+    assert_eq!(named.tokenizer().unwrap().encode("Hi", true).unwrap(), [1, 263]);
+    assert!(named.notes().is_empty(), "{:?}", named.notes());
+}
+
+#[test]
+fn a_begin_token_may_stand_in_the_map_of_special_tokens_alone() {
+    let mut tokenizer = sentencepiece();
+    tokenizer["post_processor"] = Value::Null;
     let folder = Folder::of("llama");
-    folder.write("tokenizer.json", none.to_string()).write("tokenizer_config.json", r#"{"add_bos_token": true}"#);
-    folder.write("generation_config.json", "{}").remove_key("config.json", "bos_token_id");
-    assert!(folder.refusal().contains("`bos_token` is missing, expected a token of the vocabulary"));
+    folder.write("tokenizer.json", tokenizer.to_string()).write("tokenizer_config.json", r#"{"add_bos_token": true}"#);
+    folder.write("special_tokens_map.json", r#"{"bos_token": {"content": "</s>"}}"#);
+    assert_eq!(folder.open().unwrap().tokenizer().unwrap().encode("Hi", true).unwrap(), [2, 263]);
+}
+
+/// Folders in which a token was added to the tokenizer and the model was not made larger are common.
+#[test]
+fn tokens_past_the_vocabulary_are_refused_only_where_a_text_has_them() {
+    let padding = json!({"id": 512, "content": "[PAD]", "special": true, "normalized": false, "single_word": false,
+        "lstrip": false, "rstrip": false});
+    let mut added = sentencepiece();
+    added["added_tokens"].as_array_mut().unwrap().push(padding);
+    let mut base = sentencepiece();
+    base["model"]["vocab"]["z"] = json!(512);
+    base["model"]["vocab"]["zz"] = json!(70_000);
+    for (tokenizer, text, token, others) in [(added, "[PAD]", "[PAD]", ""), (base, "z", "z", ", and so have 1 more")] {
+        let folder = Folder::of("llama");
+        let checkpoint = folder.write("tokenizer.json", tokenizer.to_string()).open().unwrap();
+        let fault = format!("tokenizer.json: token {token:?} has id 512, but vocab_size in config.json is 512");
+        assert_eq!(checkpoint.notes(), [format!("{fault}{others}: texts with such a token are refused")]);
+        let opened = checkpoint.tokenizer().unwrap();
+        assert_eq!(opened.encode("Hi", true).unwrap(), [1, 263]);
+        for begin in [false, true] {
+            let error = opened.encode(&format!("Hi {text}"), begin).unwrap_err().to_string();
+            assert!(error.ends_with(&fault), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_begin_token_past_the_vocabulary_is_refused_where_it_is_used() {
+    let mut tokenizer = sentencepiece();
+    tokenizer["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([512]);
+    let opened = open(&tokenizer, json!({}));
+    assert_eq!(opened.encode("Hi", false).unwrap(), [263]);
+    assert!(opened.encode("Hi", true).unwrap_err().to_string().contains("has id 512, but vocab_size"));
 }
 
 #[test]
 fn tokenizers_that_do_not_fit_are_refused() {
-    let mut large = sentencepiece();
-    large["model"]["vocab"]["zz"] = json!(512);
-    assert!(refusal(&large, json!({})).contains("token \"zz\" has id 512, but vocab_size in config.json is 512"));
     let mut decoder = sentencepiece();
     decoder["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
     let message = refusal(&decoder, json!({}));

@@ -46,6 +46,7 @@ impl Model {
             Some(folder) => Checkpoint::open(folder),
             None => Checkpoint::bundled(),
         })?;
+        checkpoint.notes().iter().for_each(|note| reporter.note(note));
         Ok(Self { checkpoint, folder, template: None, arguments: Map::new() })
     }
 
