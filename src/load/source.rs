@@ -1,6 +1,7 @@
 //! Where a model's files lie: in a folder, or in the binary itself.
 
 use super::LoadError;
+use super::encoding::without_mark;
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::fs::File;
@@ -127,17 +128,9 @@ fn refuse_pointer(path: &Path, content: &[u8]) -> Result<(), LoadError> {
     if pointer { Err(LoadError::GitLfsPointer { path: path.to_path_buf() }) } else { Ok(()) }
 }
 
-/// Takes a byte order mark off, which editors on Windows write, and refuses UTF-16 by that name; whether the rest is
-/// UTF-8 is for its parser to say.
+/// Takes a byte order mark off, and refuses UTF-16 by that name; whether the rest is UTF-8 is for its parser to say.
 fn utf8(mut content: Vec<u8>, path: &Path) -> Result<Vec<u8>, LoadError> {
-    let marked = content.starts_with(&[0xFF, 0xFE]) || content.starts_with(&[0xFE, 0xFF]);
-    // Without a mark: these files begin with ASCII, half of which is zeros in UTF-16.
-    let unmarked = matches!(content[..], [0, 1..=0x7F, ..] | [1..=0x7F, 0, ..]);
-    if marked || unmarked {
-        return Err(LoadError::malformed(path, "UTF-16 text, expected UTF-8"));
-    }
-    if content.starts_with("\u{feff}".as_bytes()) {
-        content.drain(..'\u{feff}'.len_utf8());
-    }
+    let mark = content.len() - without_mark(&content).map_err(|error| LoadError::malformed(path, error))?.len();
+    content.drain(..mark);
     Ok(content)
 }

@@ -4,11 +4,11 @@ use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::control::ControllerSpec;
 use eesd::distill::data::{
-    Batches, DataError, Document, Origin, Progress, SelectOptions, Source, WriteOptions, Written, read_answers,
-    read_corpus, read_prompts, select, write_answers,
+    Batches, Document, Origin, Progress, SelectOptions, Source, WriteOptions, Written, read_answers, read_corpus,
+    select, write_answers,
 };
 use eesd::engine::{Engine, Request};
-use eesd::load::{Checkpoint, Tokenizer};
+use eesd::load::{ChatTemplate, Checkpoint, PromptEncoder, PromptFile, Tokenizer, is_json_lines};
 use eesd::sample::SamplingParams;
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,6 +25,22 @@ fn bundled_prompts_file() -> PathBuf {
 
 fn tokenizer(checkpoint: &Checkpoint) -> &Tokenizer {
     checkpoint.tokenizer().unwrap()
+}
+
+/// The prompts of a file, or what is wrong with it.
+fn read_prompts(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    chat: bool,
+) -> Result<Vec<Vec<TokenId>>, String> {
+    let template = template.ok_or("the model has no chat template".to_owned());
+    let encoder = PromptEncoder { tokenizer: Some(tokenizer), template, arguments: Default::default() };
+    let name = path.display().to_string();
+    let file = PromptFile { name, json_lines: is_json_lines(path), chat, encoder: &encoder };
+    let prompts = file.read(fs::read(path).unwrap()).map_err(|error| error.to_string())?;
+    assert!(prompts.unused.is_empty(), "{:?}", prompts.unused);
+    Ok(prompts.tokens)
 }
 
 fn prompts(checkpoint: &Checkpoint) -> Vec<Vec<TokenId>> {
@@ -335,8 +351,8 @@ fn prompts_are_read_as_the_command_line_reads_them() {
 
     // This model has no begin-of-text token either, so an empty prompt has nothing to begin with.
     fs::write(&path, "{\"prompt\": \"u\"}\n{\"prompt\": \"\"}\n").unwrap();
-    let error = read_prompts(&path, chatty.tokenizer().unwrap(), None, false).unwrap_err().to_string();
-    assert!(error.ends_with("chat.jsonl:2: a prompt without a token (expected a text to continue)"), "{error}");
+    let error = read_prompts(&path, chatty.tokenizer().unwrap(), None, false).unwrap_err();
+    assert!(error.ends_with("chat.jsonl:2: a prompt without a token (expected something to continue)"), "{error}");
 }
 
 #[test]
@@ -344,43 +360,42 @@ fn wrong_lines_are_named() {
     let checkpoint = Checkpoint::bundled().unwrap();
     let dir = TempDir::new().unwrap();
     let tokenizer = tokenizer(&checkpoint);
-    let read = |name: &str, bytes: &[u8], chat: bool| -> Result<usize, DataError> {
+    let read = |name: &str, bytes: &[u8], chat: bool| -> Result<usize, String> {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         match name.starts_with("corpus") {
-            true => read_corpus(&[path], tokenizer).map(|documents| documents.len()),
+            true => read_corpus(&[path], tokenizer).map(|documents| documents.len()).map_err(|error| error.to_string()),
             false => read_prompts(&path, tokenizer, None, chat).map(|prompts| prompts.len()),
         }
     };
     const GOOD: &str = "{\"prompt\": \"x\"}\n\n";
     #[rustfmt::skip]
     let cases: [(&str, Vec<u8>, bool, &str); 18] = [
-        ("p.jsonl", format!("{GOOD}not json").into(), false, "p.jsonl:3: expected ident at column 2 (expected a JSON object with \"prompt\" or \"messages\""),
+        ("p.jsonl", format!("{GOOD}not json").into(), false, "p.jsonl:3: expected ident at column 2 (expected a JSON object with \"prompt\" or \"messages\", and"),
         ("p.jsonl", format!("{GOOD}{{}}").into(), false, "p.jsonl:3: neither \"prompt\" nor \"messages\" (expected"),
         ("p.jsonl", format!("{GOOD}[1]").into(), false, "p.jsonl:3: invalid"),
         ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"messages\": []}}").into(), false, "p.jsonl:3: both \"prompt\" and \"messages\""),
         ("p.jsonl", format!("{GOOD}{{\"messages\": []}}").into(), false, "p.jsonl:3: \"messages\" is empty"),
-        ("p.jsonl", format!("{GOOD}{{\"prompt\": 7}}").into(), false, "p.jsonl:3: \"prompt\": invalid type: integer `7`, expected a string"),
-        ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"temperature\": 1}}").into(), false, "p.jsonl:3: unknown field `temperature`"),
-        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\": missing field `content`"),
-        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}]}}").into(), false, "p.jsonl:3: the model has no chat template, which \"messages\" needs"),
+        ("p.jsonl", format!("{GOOD}{{\"prompt\": 7}}").into(), false, "p.jsonl:3: \"prompt\": expected a text, or a list of tokens"),
+        ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"heat\": 1}}").into(), false, "p.jsonl:3: unknown key \"heat\""),
+        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\"[0]: \"content\" is missing"),
+        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}]}}").into(), false, "p.jsonl:3: the model has no chat template"),
         ("p.json", b"{\n  \"prompt\": \"x\"\n}".to_vec(), false, "p.json:1: EOF while parsing an object at column 1"),
-        ("p.jsonl", GOOD.into(), true, "p.jsonl:1: the model has no chat template, which a prompt that is put as a user's message needs"),
-        ("p.txt", b" \n\n".to_vec(), false, "p.txt: expected at least one prompt"),
-        ("p.jsonl", b"".to_vec(), false, "p.jsonl: expected at least one prompt"),
-        ("p.txt", b"abc\n\xe4\xb8x".to_vec(), false, "p.txt: byte 4 is 0xe4, which no UTF-8 text has there (expected text in UTF-8)"),
+        ("p.jsonl", GOOD.into(), true, "p.jsonl:1: the model has no chat template"),
+        ("p.txt", b" \n\n".to_vec(), false, "p.txt: no prompts (expected at least one)"),
+        ("p.jsonl", b"".to_vec(), false, "p.jsonl: no prompts (expected at least one)"),
+        ("p.txt", b"abc\n\xe4\xb8x".to_vec(), false, "p.txt: byte 4 is 0xe4, which is no UTF-8 there (expected a file in UTF-8)"),
         ("corpus.py", b"x = 1\xff".to_vec(), false, "corpus.py: byte 5 is 0xff"),
         ("corpus.jsonl", b"{\"text\": \"x\"}\n{\"content\": \"x\"}\n".to_vec(), false, "corpus.jsonl:2: no key \"text\" (expected a JSON object with a text under \"text\")"),
         ("corpus.jsonl", b"{\"text\": [1]}\n".to_vec(), false, "corpus.jsonl:1: \"text\": invalid type: sequence, expected a string"),
         ("corpus.jsonl", b"\n".to_vec(), false, "corpus.jsonl: expected at least one line with a text"),
     ];
     for (name, bytes, chat, expected) in cases {
-        let error = read(name, &bytes, chat).unwrap_err().to_string();
+        let error = read(name, &bytes, chat).unwrap_err();
         assert!(error.contains(expected), "{error}\nhas no\n{expected}");
     }
     let missing = dir.path().join("missing.txt");
     for error in [
-        read_prompts(&missing, tokenizer, None, false).unwrap_err(),
         read_corpus(std::slice::from_ref(&missing), tokenizer).unwrap_err(),
         read_answers(&missing, "", 1).unwrap_err(),
     ] {

@@ -6,8 +6,8 @@ mod config;
 mod exit;
 mod files;
 mod folder;
+mod generation;
 #[path = "../common/grown.rs"]
 mod grown;
-mod generation;
 mod tensors;
 mod tokenizer;

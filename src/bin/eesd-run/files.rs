@@ -35,8 +35,8 @@ fn same(one: &Path, other: &Path) -> bool {
     same_file::is_same_file(one, other).unwrap_or_else(|_| place(one) == place(other))
 }
 
-/// Where the path of a file leads that may not be there yet.
-fn place(path: &Path) -> PathBuf {
+/// Where a path leads, whether or not there is a file yet.
+pub fn place(path: &Path) -> PathBuf {
     let of_folder = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Some(folder.canonicalize().ok()?.join(path.file_name()?))

@@ -10,7 +10,7 @@ mod prometheus;
 mod summary;
 mod target;
 
-pub use target::{MetricsTarget, resolved};
+pub use target::MetricsTarget;
 
 use crate::args::MonitorArgs;
 use crate::batch::Written;

@@ -1,6 +1,7 @@
 //! Where metrics go: a file, or whoever asks at an address.
 
 use crate::failure::{Failure, Outcome};
+use crate::files;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ pub fn check_file(path: &Path) -> Outcome {
 /// A file under a name of its own, gone where it is dropped, and the place that it is to take.
 fn successor(path: &Path) -> io::Result<(NamedTempFile, PathBuf)> {
     // Where `path` is a link, the file that it leads to is replaced, not the link.
-    let place = resolved(path);
+    let place = files::place(path);
     if fs::metadata(&place).is_ok_and(|kind| !kind.is_file()) {
         return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
@@ -74,12 +75,6 @@ fn successor(path: &Path) -> io::Result<(NamedTempFile, PathBuf)> {
 /// The folder that a file is in.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Where a path leads, whether or not there is a file yet.
-pub fn resolved(path: &Path) -> PathBuf {
-    let of_folder = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

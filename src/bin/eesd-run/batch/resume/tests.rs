@@ -1,6 +1,6 @@
 use super::*;
 use crate::args::ModelArgs;
-use crate::batch::open_input;
+use crate::batch::Input;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::engine::Request;
@@ -31,8 +31,9 @@ impl Place {
     /// Takes over an output with this content; returns it with what is left of it.
     fn go_on(&self, content: &[u8]) -> Result<(TakenOver, Vec<u8>), String> {
         fs::write(self.output(), content).unwrap();
-        let input = open_input(&self.dir.path().join("in.jsonl")).unwrap();
-        let requests = Lines::new(input, &self.model, self.model.tokenizer().unwrap(), Request::new(Vec::new(), 8));
+        let input = Input::open(&self.dir.path().join("in.jsonl")).unwrap();
+        let encoder = self.model.encoder();
+        let requests = Lines::new(input, &encoder, Request::new(Vec::new(), 8));
         let file = AnswerFile::open(&self.output(), true).unwrap();
         let taken = TakenOver::check(&file, requests).map_err(|failure| failure.message().to_owned())?;
         file.without(&taken.dropped).unwrap();
@@ -52,7 +53,7 @@ impl Place {
             )
         };
         [
-            "{\"id\":7,\"index\":1,\"error\":\"in.jsonl:3: unknown field `promt`\"}\n".into(),
+            "{\"id\":7,\"index\":1,\"error\":\"in.jsonl:3: unknown key \"promt\"\"}\n".into(),
             answer("\"index\":2", "import", "length"),
             answer("\"id\":\"é\",\"index\":0", "def f(x):", "end_token"),
         ]
