@@ -20,28 +20,6 @@ pub(super) fn new() -> Environment<'static> {
     environment
 }
 
-/// A template's text as this environment compiles it.
-pub(super) fn prepare(jinja: &str) -> String {
-    without_generation_tags(&jinja.replace("\r\n", "\n").replace('\r', "\n"))
-}
-
-/// Templates for training mark the assistant's words by `{% generation %}`, a tag of transformers' own.
-/// To render, it means nothing but a scope of its own, which `with` is too.
-fn without_generation_tags(template: &str) -> String {
-    let mut parts = template.split("{%");
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (tag, after) = part.split_at(part.find("%}").unwrap_or(part.len()));
-        let tag = match tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
-            "generation" => &tag.replace("generation", "with"),
-            "endgeneration" => &tag.replace("endgeneration", "endwith"),
-            _ => tag,
-        };
-        text.extend(["{%", tag, after]);
-    }
-    text
-}
-
 fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }

@@ -1,14 +1,17 @@
 //! Chat templates: Jinja, as Hugging Face transformers renders it.
 //!
 //! A conversation ([`Message`]s) becomes a prompt here. Where the templates lie is told by `find`, what they can call by
-//! `environment`, and where Jinja2 differs from minijinja by `python`, `json` and `clock`.
+//! `environment`, and how they come to mean what they mean in Jinja2, rather than minijinja, by `rewrite`, `python`,
+//! `methods`, `json` and `clock`.
 
 mod clock;
 mod environment;
 mod find;
 mod json;
 mod message;
+mod methods;
 mod python;
+mod rewrite;
 
 pub use message::Message;
 
@@ -94,7 +97,7 @@ impl ChatTemplate {
         let mut environment = environment::new();
         let mut add = |name: &'static str, text: Option<Text>| {
             let Some(Text { path, jinja }) = text else { return Ok(None) };
-            match environment.add_template_owned(name, environment::prepare(&jinja)) {
+            match environment.add_template_owned(name, rewrite::rewrite(&jinja)) {
                 Ok(()) => Ok(Some(path)),
                 Err(error) => Err(LoadError::template(&path, describe(&error))),
             }

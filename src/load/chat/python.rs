@@ -1,11 +1,29 @@
-//! Where Jinja2, which is Python, does otherwise than minijinja.
+//! Tests, filters and numbers where Jinja2, which is Python, does otherwise than minijinja.
 
-use minijinja::value::ValueKind;
-use minijinja::{Environment, Value};
+use super::methods;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter, filters};
 
-/// Makes tests and filters of `environment` answer as Jinja2's.
+/// The filter that loops are put through.
+pub(super) const LOOPED: &str = "looped";
+
+/// Makes `environment` answer as Jinja2 does.
 pub(super) fn imitate(environment: &mut Environment<'_>) {
-    environment.add_test("iterable", is_iterable);
+    for filter in ["bool", "chain", "lines", "split", "zip"] {
+        environment.remove_filter(filter);
+    }
+    for test in ["startingwith", "endingwith"] {
+        environment.remove_test(test);
+    }
+    environment.remove_global("debug");
+    environment.add_test("iterable", |value: &Value| is_iterable(value));
+    environment.add_test("sequence", |value: &Value| is_sequence(value));
+    environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    environment.add_filter("int", int);
+    environment.add_filter("float", to_float);
+    environment.add_filter(LOOPED, looped);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(write);
 }
 
 /// What Python's `iter` takes: not none, but an undefined value, which is as an empty list.
@@ -13,9 +31,40 @@ fn is_iterable(value: &Value) -> bool {
     !value.is_none() && (value.is_undefined() || value.try_iter().is_ok())
 }
 
+/// What has a length and items: texts and mappings too.
+fn is_sequence(value: &Value) -> bool {
+    use ValueKind::{Bytes, Iterable, Map, Seq, String, Undefined};
+    matches!(value.kind(), Bytes | Iterable | Map | Seq | String | Undefined)
+}
+
+/// Anything but none, which minijinja would take for an empty list.
+fn looped(value: Value) -> Result<Value, Error> {
+    if value.is_none() { Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")) } else { Ok(value) }
+}
+
+/// What is no number is 0, not an error.
+fn int(state: &State, value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or(Value::from(0));
+    filters::int(state, value, Some(default), base, named)
+}
+
+fn to_float(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or(Value::from(0.0));
+    filters::float(state, value, Some(default), named)
+}
+
+/// Writes what stands between `{{` and `}}`.
+fn write(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match float(value) {
+        Some(number) => Ok(output.write_str(&repr(number))?),
+        None => escape_formatter(output, state, value),
+    }
+}
+
 /// The value of a floating-point number; `None` for whole ones and all else.
 pub(super) fn float(value: &Value) -> Option<f64> {
-    (value.kind() == ValueKind::Number && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
 /// A floating-point number as Python writes it: as short as it can be read back, with an exponent from 1e16 up and
