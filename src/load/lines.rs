@@ -2,6 +2,7 @@
 //! apart key by key, so that an error names the key, and what a wrong line is known by is known all the same.
 
 use super::encoding::without_mark;
+use super::error::short;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -185,6 +186,10 @@ fn value_of<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, String> 
     };
     let place = error.rfind(" at line ").unwrap_or(error.len());
     let mut message = error[..place].to_owned();
+    // Of several forms that a value may have, none fits: what it is, nobody has said yet.
+    if message.starts_with("expected ") {
+        message = format!("{} ({message})", short(value.get()));
+    }
     for (rust, plain) in [
         ("usize", "whole number, 0 or more"),
         ("u64", "whole number, 0 or more"),

@@ -1,10 +1,13 @@
 //! The command line from outside: what it prints where, its exit codes, and what it says to mistakes.
 
 mod batches;
+mod files;
+mod forms;
 mod live;
 mod mistakes;
 mod monitoring;
 mod prometheus;
+mod prompts;
 mod reports;
 mod requests;
 mod resume;

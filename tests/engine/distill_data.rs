@@ -376,7 +376,7 @@ fn wrong_lines_are_named() {
         ("p.jsonl", format!("{GOOD}[1]").into(), false, "p.jsonl:3: invalid"),
         ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"messages\": []}}").into(), false, "p.jsonl:3: both \"prompt\" and \"messages\""),
         ("p.jsonl", format!("{GOOD}{{\"messages\": []}}").into(), false, "p.jsonl:3: \"messages\" is empty"),
-        ("p.jsonl", format!("{GOOD}{{\"prompt\": 7}}").into(), false, "p.jsonl:3: \"prompt\": expected a text, or a list of tokens"),
+        ("p.jsonl", format!("{GOOD}{{\"prompt\": 7}}").into(), false, "p.jsonl:3: \"prompt\": 7 (expected a text, or a list of tokens)"),
         ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"heat\": 1}}").into(), false, "p.jsonl:3: unknown key \"heat\""),
         ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\"[0]: \"content\" is missing"),
         ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}]}}").into(), false, "p.jsonl:3: the model has no chat template"),

@@ -104,6 +104,10 @@ pub fn run(args: GenerateArgs) -> Outcome {
             ))
         }
     };
+    if args.input.is_some() {
+        let requests = answers.map_or("requests".into(), |answers| format!("{answers} requests"));
+        reporter.note(&format!("answering {requests}, {batch} side by side"));
+    }
     let device = engine.backend().describe();
     let name = model.checkpoint.name();
     let subject = Subject { model: name.to_owned(), device, batch, requests: answers };

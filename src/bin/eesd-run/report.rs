@@ -2,7 +2,7 @@
 
 use crate::progress::{self, Progress};
 use eesd::engine::Stats;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Talks to people, or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,11 @@ impl Reporter {
     /// `quiet`: no notes, no progress, no statistics.
     pub fn new(quiet: bool) -> Self {
         Self { quiet }
+    }
+
+    /// Whether what is told goes to a file or a pipe, not to a terminal.
+    pub fn logs(&self) -> bool {
+        !self.quiet && !io::stderr().is_terminal()
     }
 
     /// One line that nobody has to read.

@@ -1,6 +1,8 @@
-//! The live statistics of `--stats`: a block that is refreshed on a terminal, a line every few seconds elsewhere.
+//! How a batch is going, while it goes: with `--stats` a block that is refreshed on a terminal, a line every few seconds
+//! elsewhere; without it, a line now and then where there is no terminal.
 
 use super::Sample;
+use crate::report::say;
 use eesd::engine::Snapshot;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
@@ -9,10 +11,13 @@ use std::time::{Duration, Instant};
 const REFRESH: Duration = Duration::from_millis(500);
 /// Time between two lines elsewhere.
 const LINE: Duration = Duration::from_secs(5);
+/// The same where nobody asked for statistics.
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// Shows how a batch is going.
 pub struct Display {
     block: ProgressBar,
+    every: Duration,
     requests: Option<usize>,
     next: Instant,
     /// What was shown last: the speeds are those since then.
@@ -20,11 +25,18 @@ pub struct Display {
 }
 
 impl Display {
-    /// Of a batch of so many requests, if that is known.
+    /// Of a batch of so many requests, if that is known: all that there is to know.
     pub fn new(requests: Option<usize>) -> Self {
         let block = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         block.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Self { block, requests, next: Instant::now() + REFRESH, last: None }
+        let every = if block.is_hidden() { LINE } else { REFRESH };
+        Self { block, every, requests, next: Instant::now() + REFRESH, last: None }
+    }
+
+    /// Signs of life, for who watches a file.
+    pub fn seldom(requests: Option<usize>) -> Self {
+        let block = ProgressBar::hidden();
+        Self { block, every: SELDOM, requests, next: Instant::now() + SELDOM, last: None }
     }
 
     /// Whether it is time to show something.
@@ -36,11 +48,10 @@ impl Display {
     pub fn show(&mut self, sample: &Sample<'_>, now: Instant) {
         let parts = self.parts(sample);
         self.last = Some((sample.elapsed, sample.snapshot));
+        self.next = now + self.every;
         if self.block.is_hidden() {
-            self.next = now + LINE;
-            eprintln!("{:.0} s: {}", sample.elapsed.as_secs_f64(), parts.join("; "));
+            say(&format!("{:.0} s: {}", sample.elapsed.as_secs_f64(), parts.join("; ")));
         } else {
-            self.next = now + REFRESH;
             self.block.set_message(parts.join("\n"));
         }
     }

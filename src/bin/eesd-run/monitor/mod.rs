@@ -109,7 +109,10 @@ impl Monitor {
     pub fn new(subject: Subject, listeners: Listeners, reporter: Reporter) -> Outcome<Self> {
         let now = Instant::now();
         Ok(Self {
-            display: listeners.stats.then(|| Display::new(subject.requests)),
+            display: match listeners.stats {
+                true => Some(Display::new(subject.requests)),
+                false => reporter.logs().then(|| Display::seldom(subject.requests)),
+            },
             subject,
             begun: now,
             begun_at: SystemTime::now(),
