@@ -117,7 +117,7 @@ fn a_model_without_a_tokenizer_is_measured_checked_and_asked_by_tokens() {
     let asked = format!("{{\"prompt\": {}, \"max_tokens\": 6}}\n{{\"id\": 2, \"prompt\": \"a text\"}}\n", ids(PROMPT));
     let run = run_with_stdin(&["generate", "-m", &folder, "--input", "-"], asked.as_bytes());
     let answers = lines(&run.stdout);
-    let with_text = lines(&generate(&["-n", "6", "--json"]).stdout);
+    let with_text = lines(&ok(&["generate", "-p", PROMPT, "-n", "6", "--json"]).stdout);
     let answered = answers.iter().find(|answer| answer["index"] == 0).unwrap();
     assert_eq!((&answered["tokens"], &answered["text"]), (&with_text[0]["tokens"], &json!("")));
     let refused = answers.iter().find(|answer| answer["id"] == 2).unwrap();
@@ -214,7 +214,7 @@ fn tokens_of_a_text_and_back() {
     assert_eq!(ok(&[&["detokenize"], &words[..]].concat()).stdout, "import os\n");
     let special = ok(&[&["detokenize", "--special"], &words[..]].concat()).stdout;
     assert!(special.ends_with("import os\n") && special.len() > "import os\n".len(), "{special}");
-    for (args, fragment) in [(vec!["detokenize", "99999"], "99999 is no token"), (vec!["detokenize", "x"], "<ID>")] {
+    for (args, fragment) in [(vec!["detokenize", "99999"], "99999 is no token"), (vec!["detokenize", "x"], "[ID]")] {
         let refused = run(&args);
         assert!(refused.code > 0 && refused.stderr.contains(fragment), "{}", refused.stderr);
     }
