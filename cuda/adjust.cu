@@ -3,7 +3,7 @@
 // in     logits [rows, vocab] f32; counts [slots, counts_stride]: how often a token occurs in the output, and
 //        bit 31 where it occurs in the prompt; recent [rows, most_drafts]: this round's drafts before the
 //        row, which the counts do not have yet; bias: the pairs bias_begin[s] .. bias_begin[s + 1] of
-//        sequence s; draft_ids [vocab]: the token of each logit, null where that is its column. Without
+//        number s, the row's, as are its parameters; draft_ids [vocab]: the token of each logit, null where that is its column. Without
 //        penalties (1, 0 and 0) no count changes a bit of a logit: counts may be anything
 // out    adjusted [rows, vocab] f32, and its partials (common/head_partial.cuh)
 // grid   (vocab / 256, rows), 256 threads: a warp takes 32 columns

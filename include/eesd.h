@@ -554,6 +554,20 @@ typedef struct eesd_logit_bias {
 } eesd_logit_bias;
 
 /**
+ * A run of tokens.
+ */
+typedef struct eesd_tokens {
+  /**
+   * The tokens; at least one.
+   */
+  const uint32_t *tokens;
+  /**
+   * How many.
+   */
+  size_t count;
+} eesd_tokens;
+
+/**
  * A text to be continued. Begin with eesd_request_default(). Nothing of it is kept after the call that takes it.
  */
 typedef struct eesd_request {
@@ -658,6 +672,36 @@ typedef struct eesd_request {
    * For eesd_submit(): other than 0 asks for an event for each token, 0 for the last event alone. Default: 1.
    */
   int32_t stream;
+  /**
+   * Fewest tokens to generate, at most max_tokens: none of so many is one that ends the answer, and no stop text that is
+   * complete with them ends it. Default: 0.
+   */
+  size_t min_tokens;
+  /**
+   * Tokens that end the answer as the model's end tokens do, whatever ignore_end; NULL where there are none.
+   */
+  const uint32_t *stop_token_ids;
+  /**
+   * How many.
+   */
+  size_t stop_token_id_count;
+  /**
+   * Tokens that are never generated; NULL where there are none.
+   */
+  const uint32_t *suppress_tokens;
+  /**
+   * How many.
+   */
+  size_t suppress_token_count;
+  /**
+   * Runs of tokens that are never generated: the last one of a run is forbidden where prompt and answer so far end in the
+   * others; NULL where there are none.
+   */
+  const struct eesd_tokens *bad_words;
+  /**
+   * How many.
+   */
+  size_t bad_word_count;
 } eesd_request;
 
 /**

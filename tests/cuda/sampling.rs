@@ -1,11 +1,13 @@
 //! What the device decides about a round, against the library's own sampler on the logits that it decided by;
 //! over many rounds, so that counts of tokens kept on the device are those of the text.
 
-use crate::support::{CONTEXT, Subject, engine, options, run, table};
+use crate::support::{CONTEXT, Subject, engine, on_device, options, run, table};
 use eesd::TokenId;
+use eesd::backend::cuda::CudaOptions;
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::engine::{Completion, Finish, Request};
 use eesd::kv::BlockTable;
+use eesd::model::ExitWeights;
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 
 const PROMPT: usize = 7;
@@ -36,6 +38,18 @@ impl Text {
     }
 }
 
+/// With an exit block that is the model's own last layer: what it drafts is what the model says, so where draft and
+/// verification forbid the same every draft is kept.
+fn drafting_as_the_model(subject: &Subject, options: &CudaOptions) -> Box<dyn Backend> {
+    let (weights, last) = (subject.checkpoint.weights(), subject.geometry().layers - 1);
+    on_device(subject.geometry(), &weights, Some(&ExitWeights::from_model(&weights, last, last)), options)
+}
+
+/// Drafts of a text in a round of [`play`].
+fn length(round: usize, text: &Text) -> usize {
+    (round + text.slot) % 5
+}
+
 /// Plays rounds of ragged lengths for all texts side by side; returns how many drafts were kept.
 fn play(backend: &mut dyn Backend, texts: &mut [Text], rounds: usize) -> usize {
     for text in &*texts {
@@ -44,7 +58,7 @@ fn play(backend: &mut dyn Backend, texts: &mut [Text], rounds: usize) -> usize {
     }
     let mut kept = 0;
     for round in 0..rounds {
-        let lengths: Vec<usize> = texts.iter().map(|text| (round + text.slot) % 5).collect();
+        let lengths: Vec<usize> = texts.iter().map(|text| length(round, text)).collect();
         let mut drafted: Vec<Vec<Drafted>> = texts.iter().map(|_| Vec::new()).collect();
         for step in 0..4 {
             let active: Vec<usize> = (0..texts.len()).filter(|&i| step < lengths[i]).collect();
@@ -119,7 +133,7 @@ fn rows_are_judged_by_what_is_forbidden_there() {
         logprobs: (slot == 1).then_some(2),
         ..coupled([0.0, 0.8][slot % 2])
     };
-    let mut backend = subject.cuda(Some(2), &options(6));
+    let mut backend = drafting_as_the_model(&subject, &options(6));
     let mut texts: Vec<Text> = (0..6).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect();
     play(&mut *backend, &mut texts, 4);
     let free: Vec<Vec<TokenId>> = texts.iter().map(|text| text.tokens[PROMPT - 2..].to_vec()).collect();
@@ -139,7 +153,8 @@ fn rows_are_judged_by_what_is_forbidden_there() {
             text
         })
         .collect();
-    play(&mut *backend, &mut texts, 6);
+    let drafted: usize = (0..6).flat_map(|round| texts.iter().map(move |text| length(round, text))).sum();
+    assert_eq!(play(&mut *backend, &mut texts, 6), drafted);
     for (text, free) in texts.iter().zip(&free) {
         let said = &text.tokens[PROMPT..];
         assert_ne!(said[0], free[2], "slot {}: what it would begin with is forbidden", text.slot);
@@ -200,13 +215,16 @@ fn requests_that_forbid_tokens_get_what_plain_decoding_gives_alone_and_side_by_s
             Request { sampling, ..Request::new(subject.text(i, 3 + 5 * i as usize), 12) }
         };
         let requests: Vec<Request> = (0..4).map(request).collect();
-        let mut plain = engine(subject.cuda(Some(2), &options(1)), "off");
+        let mut plain = engine(drafting_as_the_model(&subject, &options(1)), "off");
         let free = run(&mut plain, &requests, 1);
         let requests = forbidding(&requests, &free);
-        let alone = run(&mut engine(subject.cuda(Some(2), &options(1)), "fixed:4"), &requests, 1);
-        let together = run(&mut engine(subject.cuda(Some(2), &options(4)), "fixed:4"), &requests, 4);
+        let alone = run(&mut engine(drafting_as_the_model(&subject, &options(1)), "fixed:4"), &requests, 1);
+        let together = run(&mut engine(drafting_as_the_model(&subject, &options(4)), "fixed:4"), &requests, 4);
         for ((request, alone), (together, free)) in requests.iter().zip(&alone).zip(together.iter().zip(&free)) {
             assert_obeyed(request, alone);
+            for stats in [&alone.stats, &together.stats] {
+                assert!(stats.drafted() > 4 && stats.accepted() == stats.drafted(), "{stats:?}");
+            }
             assert_eq!((&together.tokens, &together.finish), (&alone.tokens, &alone.finish));
             assert_ne!(alone.tokens, free.tokens, "what is forbidden would not have come anyway");
         }

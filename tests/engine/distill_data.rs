@@ -247,6 +247,10 @@ fn what_cannot_be_written_is_counted_or_refused() {
     refused(&prompts, &with(&|o| o.sampling.verify = rejection), own, "verify: rejection (expected coupled");
     refused(&prompts, &with(&|o| o.sampling.seed = None), own, "seed = 17, this run has 0");
     refused(&prompts, &with(&|o| o.sampling.top_k = 5), own, "top_k = 0, this run has 5");
+    let suppressing = with(&|o| o.sampling.suppress_tokens = vec![5]);
+    refused(&prompts, &suppressing, own, "suppress_tokens = nothing, this run has [5]");
+    let avoiding = with(&|o| o.sampling.bad_words = vec![vec![5, 6]]);
+    refused(&prompts, &avoiding, own, "bad_words = nothing, this run has [[5,6]]");
     refused(&prompts, &with(&|o| o.max_tokens = 5), own, "max_tokens = 24, this run has 5");
     refused(&prompts, &with(&|_| ()), "other", &format!("base_fingerprint = \"{own}\", this run has \"other\""));
     refused(&prompts, &with(&|o| o.samples = 1), own, "answers.jsonl:3: sample 1 of prompt 0 (expected 1 samples");
