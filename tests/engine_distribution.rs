@@ -5,14 +5,16 @@ mod common {
     pub mod adversary;
     pub mod chi_squared;
     pub mod hash_backend;
+    pub mod simulated_times;
 }
 
 use common::adversary::Adversary;
 use common::chi_squared::{p_value, uniformity};
 use common::hash_backend::HashBackend;
+use common::simulated_times::controller;
 use eesd::TokenId;
 use eesd::backend::Limits;
-use eesd::control::{Controller, ControllerSpec, Outcome, Step};
+use eesd::control::{Controller, Outcome, Step};
 use eesd::engine::{Engine, Event, Request};
 use eesd::sample::{Philox, SamplingParams, VerifyMode};
 use std::collections::BTreeMap;
@@ -95,13 +97,12 @@ fn p_values(controller: Box<dyn Controller>, trial: u64) -> Vec<f64> {
 
 #[test]
 fn answers_follow_the_models_own_distribution() {
-    let spec = |text: &str| text.parse::<ControllerSpec>().unwrap().build();
     let controllers: Vec<Box<dyn Controller>> = vec![
-        spec("off"),
-        spec("fixed:4"),
-        spec("threshold:0.4"),
-        spec("beta-ts"),
-        spec("goodput-ts"),
+        controller("off"),
+        controller("fixed:4"),
+        controller("threshold:0.4"),
+        controller("beta-ts"),
+        controller("goodput-ts"),
         Box::new(Adversary),
         Box::new(Gambler),
     ];

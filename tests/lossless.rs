@@ -5,14 +5,16 @@ mod common {
     pub mod adversary;
     pub mod exits;
     pub mod requests;
+    pub mod simulated_times;
 }
 
 use common::adversary::Adversary;
 use common::exits::exit_after;
 use common::requests::{run, tokens};
+use common::simulated_times;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::control::{Controller, ControllerSpec};
+use eesd::control::Controller;
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
 use eesd::model::ExitWeights;
@@ -79,7 +81,7 @@ impl Subject {
 fn build(controller: &str) -> Box<dyn Controller> {
     match controller {
         "adversary" => Box::new(Adversary),
-        spec => spec.parse::<ControllerSpec>().unwrap().build(),
+        spec => simulated_times::controller(spec),
     }
 }
 
