@@ -149,7 +149,7 @@ fn twenty_kills_change_nothing() {
         if kill % 4 == 3 {
             // A line that an interrupt cut short is taken out: killed while the output is rewritten.
             let answered = answers(&lines_of(&finished));
-            let without_id = |index: &u64| index % 50 % 3 == 0;
+            let without_id = |index: &u64| (index % 50).is_multiple_of(3);
             let open = (0..400).rev().filter(without_id).find(|index| !answered.contains_key(index)).unwrap();
             fs::write(&output, format!("{}{{\"index\":{open},\"error\":\"interrupted\"}}\n", lines_of(&finished)))
                 .unwrap();
