@@ -94,7 +94,7 @@ static void *client(void *unused) {
         // As many last events as submissions, whoever's they are.
         while (events_due > 0 && (events_due > 3 || job < 0)) {
             eesd_event event = empty_event();
-            OK(eesd_next_event(session, 600000, &event));
+            OK(eesd_next_event(session, -1, &event));
             CHECK(event.kind != EESD_EVENT_KIND_FAILED);
             if (event.kind == EESD_EVENT_KIND_DONE) {
                 pthread_mutex_lock(&lock);

@@ -72,7 +72,8 @@ impl Live {
         }
     }
 
-    /// Waits until all requests submitted so far, so many, have been read and the run waits for the next one: pages until then.
+    /// Waits until all requests submitted so far, so many, have been read and the run waits for the next one; the pages
+    /// until then.
     pub fn until_idle(&self, submitted: usize) -> Vec<Metrics> {
         let mut pages = Vec::new();
         loop {

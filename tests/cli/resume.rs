@@ -1,15 +1,30 @@
 //! `generate --resume`: whatever ends a run, the next one goes on, and nothing is lost or answered twice.
 
-use crate::{Run, command, finish, lines, write};
+use crate::live::{Live, pause, until};
+use crate::{command, finish, lines, write};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
+
+/// Flags that the requests do not come without.
+const HOW: [&str; 6] = ["-n", "12", "-s", "11", "--temp", "0.8"];
+
+/// A line: with an id or without, sampled or greedy, and two in fifty wrong by themselves.
+fn request(i: usize) -> String {
+    let line = match i % 50 {
+        7 => json!({"id": i, "prompt": "x", "max_tokns": 3}),
+        23 => json!({"id": i, "prompt": "x", "logit_bias": {"99999": 1}}),
+        kind if kind % 3 == 0 => {
+            json!({"prompt": format!("def f{i}(x):"), "temperature": 0, "max_tokens": 4 + i % 9})
+        }
+        _ => json!({"id": format!("request {i}"), "prompt": format!("class C{i}:\n    def "), "stop": "(self"}),
+    };
+    format!("{line}\n")
+}
 
 /// A folder with an input.
 struct Place {
@@ -18,17 +33,14 @@ struct Place {
 }
 
 impl Place {
-    /// With `requests` of several kinds: with an id or without, sampled or greedy, and one in fifty wrong by itself.
+    /// With `requests` of several kinds.
     fn new(requests: usize) -> Self {
-        let request = |i: usize| match i % 50 {
-            7 => json!({"id": i, "prompt": "x", "max_tokns": 3}),
-            23 => json!({"id": i, "prompt": "x", "logit_bias": {"99999": 1}}),
-            kind if kind % 3 == 0 => {
-                json!({"prompt": format!("def f{i}(x):"), "temperature": 0, "max_tokens": 4 + i % 9})
-            }
-            _ => json!({"id": format!("request {i}"), "prompt": format!("class C{i}:\n    def "), "stop": "(self"}),
-        };
-        Self::with(&(0..requests).map(|i| format!("{}\n", request(i))).collect::<String>())
+        Self::with(&(0..requests).map(request).collect::<String>())
+    }
+
+    /// With more than any machine answers while a test runs: a run ends where the test ends it.
+    fn endless() -> Self {
+        Self::with(&"{\"prompt\": \"x\", \"max_tokens\": 400, \"ignore_eos\": true}\n".repeat(20_000))
     }
 
     fn with(requests: &str) -> Self {
@@ -44,8 +56,7 @@ impl Place {
     /// A run of all requests into `output`, eight side by side.
     fn generate(&self, output: &Path, more: &[&str]) -> Command {
         let base = ["generate", "--input", &self.input, "--output", output.to_str().unwrap()];
-        let how = ["-n", "12", "-b", "8", "-t", "1", "-s", "11", "--temp", "0.8"];
-        let mut command = command(&[&base[..], &how, more].concat());
+        let mut command = command(&[&base[..], &["-b", "8", "-t", "1"], &HOW, more].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -82,18 +93,13 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// Waits until the file is this long, or the run is over.
-fn until_longer(child: &mut Child, path: &Path, bytes: u64) {
-    let start = Instant::now();
-    while length(path) < bytes && child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
-        sleep(Duration::from_millis(1));
-    }
-}
-
-fn end(mut child: Child, signal: &str) -> Run {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-    let told = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
-    Run { code: child.wait().unwrap().code().unwrap_or(-1), stdout: String::new(), stderr: told }
+/// The same run, killed by the system where it writes beyond a limit of so many KiB for files.
+#[cfg(unix)]
+fn killed_at(command: &Command, kib: u64) -> std::process::ExitStatus {
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -c 0; ulimit -f \"$0\"; exec \"$@\""]).arg(kib.to_string());
+    limited.arg(command.get_program()).args(command.get_args());
+    limited.stdin(Stdio::null()).output().unwrap().status
 }
 
 /// Numbers from a seed.
@@ -113,54 +119,64 @@ fn whole_lines(path: &Path) -> Vec<String> {
     String::from_utf8(bytes[..whole].to_vec()).unwrap().lines().map(String::from).collect()
 }
 
+fn lines_of(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
 /// `EESD_SEED` repeats a run of this test.
 #[cfg(unix)]
 #[test]
 fn twenty_kills_change_nothing() {
+    use std::os::unix::process::ExitStatusExt;
     let seed = std::env::var("EESD_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     println!("EESD_SEED={seed}");
     let mut random = Random(seed);
-    let place = Place::new(2000);
+    let place = Place::new(400);
     let (text, expected) = place.undisturbed();
     let output = place.output("killed.jsonl");
-    let (mut running, mut finished) = (0, Vec::new());
-    for kill in 0..20 {
-        // An interrupt before some of the kills leaves lines that the killed run takes out.
-        let before = length(&output);
-        if kill % 5 == 4 {
-            let mut child = place.resume(&output).spawn().unwrap();
-            until_longer(&mut child, &output, before + 1 + random.below(4000));
-            end(child, "-INT");
-        }
-        let mut child = place.resume(&output).spawn().unwrap();
-        // Some are killed while the output is read or rewritten, the others anywhere in their share of the work.
-        if kill % 5 == 0 || kill % 5 == 4 {
-            sleep(Duration::from_micros(random.below(150_000)));
-        } else {
-            let share = text.len() as u64 / 8;
-            until_longer(&mut child, &output, before + 1 + random.below(share));
-            sleep(Duration::from_micros(random.below(5000)));
-        }
-        running += usize::from(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+    let mut finished: Vec<String> = Vec::new();
+    let check = |finished: &mut Vec<String>, kill: usize| {
         // What was finished before is still there, byte for byte.
         let left = whole_lines(&output);
         assert!(finished.iter().all(|line| left.contains(line)), "kill {kill} lost a finished line");
-        finished = left;
-        finished.retain(|line| !line.contains("\"cancelled\"") && !line.contains("\"interrupted\""));
+        *finished = left;
+        finished.retain(|line| !line.contains("\"interrupted\""));
+    };
+    for kill in 0..16 {
+        // Killed at some byte, most of them within a line: nobody is too fast for that. All of them leave work to do.
+        let mut limit = length(&output) + random.below(text.len() as u64 / 24);
+        if kill % 4 == 3 {
+            // A line that an interrupt cut short is taken out: killed while the output is rewritten.
+            let answered = answers(&lines_of(&finished));
+            let without_id = |index: &u64| (index % 50).is_multiple_of(3);
+            let open = (0..400).rev().filter(without_id).find(|index| !answered.contains_key(index)).unwrap();
+            fs::write(&output, format!("{}{{\"index\":{open},\"error\":\"interrupted\"}}\n", lines_of(&finished)))
+                .unwrap();
+            limit = random.below(length(&output));
+        }
+        let status = killed_at(&place.resume(&output), limit / 1024);
+        assert_eq!(status.signal(), Some(libc::SIGXFSZ), "kill {kill} at {limit} bytes");
+        check(&mut finished, kill);
     }
-    assert!(running >= 10, "{running} of twenty runs were killed, the others ended by themselves");
+    for kill in 16..20 {
+        // Killed at any time after some more lines.
+        let mut child = place.resume(&output).spawn().unwrap();
+        let longer = length(&output) + 1 + random.below(4000);
+        while length(&output) < longer && child.try_wait().unwrap().is_none() {
+            pause();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        check(&mut finished, kill);
+    }
     let last = finish(place.resume(&output));
     assert_eq!(last.code, 1, "the errors of earlier runs count: {}", last.stderr);
     assert!(last.stderr.contains(&format!("{} taken over, ", finished.len())), "{}", last.stderr);
-    assert!(last.stderr.contains("80 requests failed"), "{}", last.stderr);
+    assert!(last.stderr.contains("16 requests failed"), "{}", last.stderr);
     let text = fs::read_to_string(&output).unwrap();
     assert!(finished.iter().all(|line| text.contains(line)));
     assert!(answers(&text) == expected, "other answers after twenty kills");
-    let files: Vec<_> = fs::read_dir(place.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(files.len() == 3, "left over: {files:?}");
 }
 
 /// The last line of a small file torn at every byte: that request is answered again, and no other. (An answer may be
@@ -212,13 +228,25 @@ fn without_an_output_or_with_an_empty_one_everything_is_answered() {
 #[cfg(unix)]
 #[test]
 fn what_an_interrupt_cut_short_is_answered_again() {
-    let place = Place::new(400);
-    let (_, expected) = place.undisturbed();
+    let place = Place::new(0);
     let output = place.output("out.jsonl");
-    let mut child = place.generate(&output, &[]).spawn().unwrap();
-    until_longer(&mut child, &output, 20_000);
-    let run = end(child, "-INT");
+    let mut run = Live::start(output.to_str().unwrap(), &HOW);
+    // Without those that are wrong: their errors name the input, which is to be another one.
+    let mut more = (0..).filter(|i| ![7, 23].contains(&(i % 50))).map(request);
+    let mut submitted: String = more.by_ref().take(100).collect();
+    run.submit(&submitted);
+    run.until_idle(100);
+    assert!(Command::new("kill").args(["-INT", &run.child.id().to_string()]).status().unwrap().success());
+    // One more after the other, until the run has heard of it.
+    for line in more {
+        submitted += &line;
+        if run.try_submit(&line).is_err() {
+            break;
+        }
+    }
+    let run = run.end();
     assert!(run.code == 1 && run.stderr.contains("interrupted"), "{}", run.stderr);
+    fs::write(&place.input, submitted).unwrap();
     let text = fs::read_to_string(&output).unwrap();
     let short = |line: &&str| line.contains("\"finish\":\"cancelled\"") || line.contains("\"error\":\"interrupted\"");
     let cut_short = text.lines().filter(short).count();
@@ -228,7 +256,7 @@ fn what_an_interrupt_cut_short_is_answered_again() {
     let after = fs::read_to_string(&output).unwrap();
     let kept: String = text.lines().filter(|line| !short(line)).map(|line| format!("{line}\n")).collect();
     assert!(after.starts_with(&kept), "lines that were kept changed");
-    assert!(answers(&after) == expected);
+    assert!(answers(&after) == place.undisturbed().1);
 }
 
 #[cfg(unix)]
@@ -306,13 +334,12 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
 /// One output has one writer, whether it goes on or begins anew.
 #[test]
 fn a_second_run_on_the_same_output_is_refused() {
-    let place = Place::new(2000);
+    let place = Place::endless();
     let output = place.output("out.jsonl");
     let mut first = place.generate(&output, &[]).spawn().unwrap();
-    until_longer(&mut first, &output, 1000);
+    until(&mut first, || length(&output) >= 1000);
     for more in [&["--resume"][..], &[]] {
         let second = finish(place.generate(&output, more));
-        assert!(first.try_wait().unwrap().is_none(), "the first run ended too early to tell");
         let message = format!("error: {}: another run is writing it", output.display());
         assert!(second.code == 1 && second.stderr.contains(&message), "{more:?}: {}", second.stderr);
         assert!(length(&output) >= 1000, "{more:?}: the first run's lines are gone");
@@ -322,7 +349,7 @@ fn a_second_run_on_the_same_output_is_refused() {
     // With the first run its lock is gone, and a file that was rewritten is locked as well as one that was not.
     fs::write(&output, "{\"index\":0,\"error\":\"interrupted\"}\n").unwrap();
     let mut third = place.resume(&output).spawn().unwrap();
-    until_longer(&mut third, &output, 1000);
+    until(&mut third, || length(&output) >= 1000);
     let fourth = finish(place.resume(&output));
     assert!(fourth.code == 1 && fourth.stderr.contains("another run is writing it"), "{}", fourth.stderr);
     third.kill().unwrap();
@@ -333,13 +360,27 @@ fn a_second_run_on_the_same_output_is_refused() {
 #[cfg(unix)]
 #[test]
 fn devices_are_not_locked() {
-    let place = Place::new(2000);
-    let mut first = place.generate(Path::new("/dev/null"), &[]).spawn().unwrap();
-    sleep(Duration::from_millis(300));
+    let mut first = Live::start("/dev/null", &HOW);
+    first.submit(&request(0));
+    first.until_idle(1);
     let other = Place::new(3);
     let second = finish(other.generate(Path::new("/dev/null"), &[]));
-    assert!(first.try_wait().unwrap().is_none(), "the first run ended too early to tell");
     assert_eq!(second.code, 0, "{}", second.stderr);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    assert_eq!(first.end().code, 0);
+}
+
+/// The file that takes an output's place has a name of its own: one that could be guessed is somebody's.
+#[test]
+fn a_neighbour_of_the_output_is_left_alone() {
+    let place = Place::new(3);
+    let (text, expected) = place.undisturbed();
+    let output = place.output("out.jsonl");
+    let neighbours = ["out.jsonl.resume.tmp", "out.jsonl.tmp"].map(|name| place.output(name));
+    neighbours.iter().for_each(|neighbour| fs::write(neighbour, "mine").unwrap());
+    fs::write(&output, &text[..text.len() - 5]).unwrap();
+    let run = finish(place.resume(&output));
+    assert!(run.code == 0 && run.stderr.contains("2 taken over, 1 answered"), "{}", run.stderr);
+    assert_eq!(answers(&fs::read_to_string(&output).unwrap()), expected);
+    assert!(neighbours.iter().all(|neighbour| fs::read_to_string(neighbour).unwrap() == "mine"));
+    assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 5, "something is left over");
 }

@@ -1,6 +1,7 @@
 //! Drafts of a whole round in one loop on the device: the drafts that are made step by step, in one launch and with one
 //! wait; and what happens where there are no loops.
 
+use crate::simulated_times;
 use crate::support::{Subject, bits, emulated, engine, on, options, run, table, tokens};
 use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
@@ -231,7 +232,7 @@ fn looping_engine(subject: &Subject, ends: Vec<TokenId>) -> Engine {
 }
 
 fn answers(engine: &mut Engine, controller: &str, requests: &[Request]) -> Vec<Completion> {
-    engine.set_controller(controller.parse::<ControllerSpec>().unwrap().build());
+    engine.set_controller(simulated_times::controller(controller));
     run(engine, requests, 1)
 }
 

@@ -17,6 +17,8 @@ mod requests;
 mod sampling;
 #[path = "../common/saved_pages.rs"]
 mod saved_pages;
+#[path = "../common/simulated_times.rs"]
+mod simulated_times;
 mod support;
 mod swap;
 #[path = "../common/tested_gpu.rs"]

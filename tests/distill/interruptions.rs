@@ -1,25 +1,35 @@
 //! Kills, interrupts, full disks: a run goes on as if nothing had happened.
 
 use crate::{Place, metrics, ok, stderr};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output};
+use std::thread::sleep;
+use std::time::Duration;
 
 const RUN: [&str; 6] = ["--steps", "40", "--save-every", "3", "--measure-every", "10"];
+/// More updates than any machine makes while a test runs: a run ends where the test ends it.
+const ENDLESS: [&str; 4] = ["--steps", "1000000", "--save-every", "1000000"];
 
-/// Milliseconds from 0 up to `most`, the same for a seed.
-fn pause(seed: u64, most: u64) -> Duration {
-    let mixed = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    Duration::from_millis((mixed >> 33) % most)
+fn lines(log: &Path) -> usize {
+    fs::read_to_string(log).map_or(0, |text| text.lines().count())
 }
 
-/// Waits until the log has a line, or the child has ended.
-fn until_it_learns(child: &mut Child, log: &std::path::Path, lines: usize) {
-    let start = Instant::now();
-    let written = || fs::read_to_string(log).map_or(0, |text| text.lines().count());
-    while written() < lines && child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
-        thread::sleep(Duration::from_millis(5));
+/// Waits until the log has so many lines, or the child has ended.
+fn until_it_learns(child: &mut Child, log: &Path, least: usize) {
+    while lines(log) < least && child.try_wait().unwrap().is_none() {
+        // Between two looks: nothing depends on how many there are.
+        sleep(Duration::from_millis(1));
     }
+}
+
+/// The same run, limited to files of so many KiB: beyond that it is killed, or told of an error.
+fn limited(command: &Command, kib: u64, killed: bool) -> Output {
+    let trap = if killed { "ulimit -c 0" } else { "trap '' XFSZ" };
+    let mut limited = Command::new("bash");
+    limited.args(["-c", &format!("{trap}; ulimit -f {kib}; exec \"$@\""), "bash"]);
+    limited.arg(command.get_program()).args(command.get_args()).output().unwrap()
 }
 
 #[test]
@@ -28,15 +38,18 @@ fn twenty_kills_change_nothing() {
     ok(place.training("undisturbed", &RUN));
     let log = place.path("killed/exit-2.metrics.jsonl");
     for kill in 0..20u64 {
-        let mut child = place.training("killed", &RUN).spawn().unwrap();
-        // Some are killed before anything, some while learning, at any moment of an update or of a snapshot.
-        if kill % 4 != 0 {
-            let before = fs::read_to_string(&log).map_or(0, |text| text.lines().count());
-            until_it_learns(&mut child, &log, before + 1);
+        if kill % 4 == 0 {
+            // Killed within a snapshot, at one byte or another.
+            let output = limited(&place.training("killed", &RUN), 1 + 3 * kill, true);
+            assert!(kill > 0 || output.status.signal() == Some(libc::SIGXFSZ), "{}", stderr(&output));
+        } else {
+            // Killed at any time after some more updates, so that in the end there are enough to have saved some.
+            let before = lines(&log);
+            let mut child = place.training("killed", &RUN).spawn().unwrap();
+            until_it_learns(&mut child, &log, before + 1 + kill as usize % 3);
+            child.kill().unwrap();
+            child.wait().unwrap();
         }
-        thread::sleep(pause(kill, 60));
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
     let told = ok(place.training("killed", &RUN));
     assert!(told.contains("done before"), "nothing was saved in twenty runs: {told}");
@@ -51,21 +64,31 @@ fn interrupt(child: &Child) {
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
 }
 
-#[test]
-fn an_interrupt_saves_and_says_how_to_go_on() {
-    let place = Place::new();
-    let run = ["--steps", "30", "--save-every", "1000"];
-    ok(place.training("undisturbed", &run));
-    let mut child = place.training("interrupted", &run).spawn().unwrap();
-    until_it_learns(&mut child, &place.path("interrupted/exit-2.metrics.jsonl"), 2);
+/// Goes on with an endless run until its log has so many lines, and interrupts it; what it says.
+fn interrupted(place: &Place, output: &str, least: usize) -> String {
+    let mut child = place.training(output, &ENDLESS).spawn().unwrap();
+    until_it_learns(&mut child, &place.path(output).join("exit-2.metrics.jsonl"), least);
     interrupt(&child);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("the same command goes on"), "{}", stderr(&output));
+    let ended = child.wait_with_output().unwrap();
+    let told = stderr(&ended);
+    assert!(ended.status.success() && told.contains("the same command goes on"), "{told}");
+    told
+}
+
+#[test]
+fn an_interrupt_saves_and_the_run_goes_on() {
+    let place = Place::new();
+    interrupted(&place, "interrupted", 2);
     assert!(!place.path("interrupted/exit-2.safetensors").exists());
-    let told = ok(place.training("interrupted", &run));
+    let log = place.path("interrupted/exit-2.metrics.jsonl");
+    let before = metrics(&log);
+    let told = interrupted(&place, "interrupted", before.len() + 3);
     assert!(told.contains("done before"), "{told}");
-    assert_eq!(place.read("interrupted/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+    let after = metrics(&log);
+    assert!(after.len() >= before.len() + 3 && after.starts_with(&before), "{} then {}", before.len(), after.len());
+    interrupted(&place, "undisturbed", after.len());
+    let undisturbed = metrics(&place.path("undisturbed/exit-2.metrics.jsonl"));
+    assert!(undisturbed.starts_with(&after), "the interrupt changed what is learnt");
 }
 
 /// A run with a small draft vocabulary goes on with the same tokens; other tokens are another run.
@@ -139,15 +162,8 @@ fn answers_go_on_too() {
 fn a_full_disk_is_an_error_and_loses_nothing() {
     let place = Place::new();
     ok(place.training("whole", &["--steps", "12"]));
-    let limited = |blocks: u32| {
-        // A limit on the size of files stands in for a full disk: writing past it fails with an error.
-        let training = place.training("out", &["--steps", "12", "--save-every", "4"]);
-        let mut command = Command::new("bash");
-        command.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("bash");
-        command.arg(training.get_program()).args(training.get_args());
-        command.output().unwrap()
-    };
-    let output = limited(64);
+    // A limit on the size of files stands in for a full disk: writing past it fails with an error.
+    let output = limited(&place.training("out", &["--steps", "12", "--save-every", "4"]), 64, false);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("exit-2.training"), "{}", stderr(&output));
     let left: Vec<_> = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

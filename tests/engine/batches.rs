@@ -2,9 +2,9 @@
 //! controller, cut of its prompt, preemption, and pages of other requests.
 
 use crate::common::requests::{run, tokens};
+use crate::common::simulated_times;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request, Totals};
 use eesd::load::{Checkpoint, bundled_prompts};
 use eesd::sample::{SamplingParams, VerifyMode};
@@ -18,8 +18,7 @@ fn engine(controller: &str, slots: usize, pages: Option<usize>, options: EngineO
     let exit = blocks.iter().find(|block| block.after() == 2).unwrap().weights();
     let reserved = CpuOptions { threads: None, simd: None, slots, context: CONTEXT, max_draft: 8, pages };
     let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit), &reserved).unwrap();
-    let controller = controller.parse::<ControllerSpec>().unwrap().build();
-    Engine::new(backend, controller, None, Vec::new()).with_options(options)
+    Engine::new(backend, simulated_times::controller(controller), None, Vec::new()).with_options(options)
 }
 
 /// Two of each prompt, greedy and coupled; every third prompt has a common beginning of 150 tokens.

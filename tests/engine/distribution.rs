@@ -4,9 +4,10 @@
 use crate::common::adversary::Adversary;
 use crate::common::chi_squared::{p_value, uniformity};
 use crate::common::hash_backend::HashBackend;
+use crate::common::simulated_times::controller;
 use eesd::TokenId;
 use eesd::backend::Limits;
-use eesd::control::{Controller, ControllerSpec, Outcome, Step};
+use eesd::control::{Controller, Outcome, Step};
 use eesd::engine::{Engine, Event, Request};
 use eesd::sample::{Philox, SamplingParams, VerifyMode};
 use std::collections::BTreeMap;
@@ -116,13 +117,12 @@ fn answers_that_may_not_say_something_follow_what_is_left_of_it() {
 
 /// All controllers; the seeds are those of trials from `first` on.
 fn check(forbidding: bool, first: u64) {
-    let spec = |text: &str| text.parse::<ControllerSpec>().unwrap().build();
     let controllers: Vec<Box<dyn Controller>> = vec![
-        spec("off"),
-        spec("fixed:4"),
-        spec("threshold:0.4"),
-        spec("beta-ts"),
-        spec("goodput-ts"),
+        controller("off"),
+        controller("fixed:4"),
+        controller("threshold:0.4"),
+        controller("beta-ts"),
+        controller("goodput-ts"),
         Box::new(Adversary),
         Box::new(Gambler),
     ];

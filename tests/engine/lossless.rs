@@ -5,9 +5,10 @@ use crate::common::adversary::Adversary;
 use crate::common::exits::exit_after;
 use crate::common::grown::grown;
 use crate::common::requests::{run, tokens};
+use crate::common::simulated_times;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::control::{Controller, ControllerSpec};
+use eesd::control::Controller;
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
 use eesd::model::ExitWeights;
@@ -74,7 +75,7 @@ impl Subject {
 fn build(controller: &str) -> Box<dyn Controller> {
     match controller {
         "adversary" => Box::new(Adversary),
-        spec => spec.parse::<ControllerSpec>().unwrap().build(),
+        spec => simulated_times::controller(spec),
     }
 }
 

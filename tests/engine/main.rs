@@ -19,6 +19,7 @@ mod common {
     #[cfg(feature = "bundled-model")]
     pub mod requests;
     pub mod saved_pages;
+    pub mod simulated_times;
 }
 mod cpu_limits;
 #[cfg(feature = "bundled-model")]

@@ -288,8 +288,10 @@ mod tests {
     #[test]
     fn sleeping_workers_wake_up() {
         let mut pool = Pool::new(2).unwrap();
-        for pause in [0, 1, 20] {
-            std::thread::sleep(Duration::from_millis(pause));
+        for asleep in [false, true, false, true] {
+            while asleep && !pool.shared.asleep[1].load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             let runs = AtomicUsize::new(0);
             pool.run(&|_| {
                 runs.fetch_add(1, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use crate::model::Geometry;
 use crate::sample::Verdict;
 use hash_backend::HashBackend;
 use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const VOCAB: usize = 17;
@@ -19,60 +20,87 @@ const VOCAB: usize = 17;
 const FAILS: TokenId = 15;
 /// Prompts that begin with it make a pass panic.
 const PANICS: TokenId = 16;
+/// Prompts that begin with it make each verification wait until the test lets it go on.
+const WAITS: TokenId = 14;
 
 /// A backend with bad days.
-struct Fragile(HashBackend);
+struct Fragile {
+    good: HashBackend,
+    /// Told of each verification that waits.
+    waits: Sender<()>,
+    /// Verifications that may go on; all of them once the test has let go of the other end.
+    allowed: Receiver<()>,
+}
 
 impl Backend for Fragile {
     fn geometry(&self) -> &Geometry {
-        self.0.geometry()
+        self.good.geometry()
     }
     fn exit_layer(&self) -> Option<usize> {
-        self.0.exit_layer()
+        self.good.exit_layer()
     }
     fn limits(&self) -> Limits {
-        self.0.limits()
+        self.good.limits()
     }
     fn describe(&self) -> String {
-        self.0.describe()
+        self.good.describe()
     }
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
-        self.0.prefill(batch)
+        self.good.prefill(batch)
     }
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
-        self.0.save_pages(pages)
+        self.good.save_pages(pages)
     }
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
-        self.0.restore_pages(saved, pages)
+        self.good.restore_pages(saved, pages)
     }
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        self.0.draft(batch)
+        self.good.draft(batch)
     }
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
         let begins = |token| batch.iter().any(|sequence| sequence.tokens[0] == token);
         assert!(!begins(PANICS), "a bad day");
+        if begins(WAITS) {
+            // A test that has let go of its ends neither hears of it nor holds it up.
+            let _ = self.waits.send(());
+            let _ = self.allowed.recv();
+        }
         if begins(FAILS) {
             return Err(BackendError::Device("a bad day".into()));
         }
-        self.0.verify(batch)
+        self.good.verify(batch)
     }
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
-        self.0.target_logits(slot)
+        self.good.target_logits(slot)
     }
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
-        self.0.evaluate(chunk, tap)
+        self.good.evaluate(chunk, tap)
     }
 }
 
-/// An engine's thread; it ends with the sender.
-fn start() -> (Sender<Command>, std::thread::JoinHandle<()>) {
+/// An engine's thread; it ends with the sender of commands.
+fn start() -> (Sender<Command>, JoinHandle<()>) {
+    let (commands, _, thread) = start_waiting();
+    (commands, thread)
+}
+
+/// Of verifications that wait: tells that one does, and lets it go on.
+struct Gate {
+    waiting: Receiver<()>,
+    allow: Sender<()>,
+}
+
+/// The same, with the gate of its verifications.
+fn start_waiting() -> (Sender<Command>, Gate, JoinHandle<()>) {
     let (commands, inbox) = channel();
+    let (waits, waiting) = channel();
+    let (allow, allowed) = channel();
     let thread = std::thread::spawn(move || {
         let limits = Limits { pages: 32, slots: 4, max_draft: 4, context: 1024 };
-        let backend = Box::new(Fragile(HashBackend::new(VOCAB, limits, 200)));
+        let backend = Box::new(Fragile { good: HashBackend::new(VOCAB, limits, 200), waits, allowed });
         serve(Engine::new(backend, ControllerSpec::Fixed(3).build(), None, Vec::new()), inbox);
     });
-    (commands, thread)
+    (commands, Gate { waiting, allow }, thread)
 }
 
 fn submit(commands: &Sender<Command>, mailbox: &Arc<Mailbox>, id: u64, first: TokenId, stream: bool) {
@@ -85,7 +113,7 @@ fn submit(commands: &Sender<Command>, mailbox: &Arc<Mailbox>, id: u64, first: To
 fn ends(mailbox: &Mailbox, requests: usize) -> Vec<(u64, usize, Result<usize, Status>)> {
     let (mut tokens, mut ends) = (BTreeMap::<u64, usize>::new(), Vec::new());
     while ends.len() < requests {
-        let (id, happening) = mailbox.take(Some(Duration::from_secs(60))).expect("an event");
+        let (id, happening) = mailbox.take(None).expect("an event");
         let end = match happening {
             Happening::Token(_) => {
                 *tokens.entry(id).or_default() += 1;
@@ -122,26 +150,25 @@ fn tokens_come_where_they_are_wanted_and_the_end_comes_always() {
 /// Tokens that wait for others to go with come before the last event of a request that is cancelled meanwhile.
 #[test]
 fn a_cancelled_request_has_all_its_tokens() {
-    let (commands, thread) = start();
+    let (commands, gate, thread) = start_waiting();
     let mailbox = Arc::new(Mailbox::default());
-    let mut cut_short = 0;
     for id in 1..=20 {
-        let request = Request::new(vec![1, 2, 3], 1000);
+        let request = Request::new(vec![WAITS, 2, 3], 1000);
         commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true))).unwrap();
-        let (reply, answer) = channel();
-        let begun = || {
-            commands.send(Command::Snapshot(reply.clone())).unwrap();
-            let snapshot = answer.recv().unwrap();
-            snapshot.totals.finished + snapshot.totals.cancelled == id as usize || snapshot.decoding > 0
-        };
-        while !begun() {}
+        for _ in 0..id {
+            gate.waiting.recv().unwrap();
+            gate.allow.send(()).unwrap();
+        }
+        // Told within a round, to be heard after it.
+        gate.waiting.recv().unwrap();
         commands.send(Command::Cancel(id)).unwrap();
+        gate.allow.send(()).unwrap();
         let ended = ends(&mailbox, 1);
         assert_eq!(ended[0].2, Ok(ended[0].1), "tokens as events and in the answer");
-        cut_short += usize::from((1..1000).contains(&ended[0].1));
+        let rounds = id as usize + 1;
+        assert!((rounds..=4 * rounds).contains(&ended[0].1), "{ended:?} after {rounds} rounds");
     }
-    assert!(cut_short > 0, "none was cancelled while it ran");
-    drop(commands);
+    drop((commands, gate));
     thread.join().unwrap();
 }
 
@@ -170,15 +197,14 @@ fn a_panic_ends_every_request_and_those_that_come_later() {
 
 #[test]
 fn stopping_ends_what_runs() {
-    let (commands, thread) = start();
+    let (commands, gate, thread) = start_waiting();
     let mailbox = Arc::new(Mailbox::default());
-    // Either is fine for the first one, which may be done before it is told to stop.
-    submit(&commands, &mailbox, 1, 1, false);
+    submit(&commands, &mailbox, 1, WAITS, false);
+    gate.waiting.recv().unwrap();
     commands.send(Command::Stop).unwrap();
     submit(&commands, &mailbox, 2, 1, false);
+    drop(gate);
     thread.join().unwrap();
     drop(commands);
-    let ends = ends(&mailbox, 2);
-    assert!(matches!(ends[0].2, Ok(20) | Err(Status::Closed)), "{ends:?}");
-    assert_eq!(ends[1].2, Err(Status::Closed));
+    assert_eq!(ends(&mailbox, 2), [1, 2].map(|id| (id, 0, Err(Status::Closed))));
 }

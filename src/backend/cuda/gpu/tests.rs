@@ -90,7 +90,7 @@ fn graphs_on_a_gpu_replay_and_survive_failures() {
     }
     // SAFETY: as above.
     let seconds = gpu.time(&mut || unsafe { gpu.replay(&graph) }).unwrap();
-    assert!(seconds > 0.0 && seconds < 1.0, "{seconds}");
+    assert!(seconds > 0.0 && seconds.is_finite(), "{seconds}");
 }
 
 /// A loop of `next_draft` alone, which goes on to its limit: five turns of one launch.

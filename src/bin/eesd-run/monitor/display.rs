@@ -107,3 +107,48 @@ impl Display {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Written;
+    use eesd::control::Fixed;
+    use eesd::engine::Totals;
+
+    #[test]
+    fn speeds_are_those_since_the_last_look() {
+        let totals = |times: usize| Totals {
+            generated: 30 * times,
+            rounds: 5 * times,
+            sequences: 10 * times,
+            rows: 40 * times,
+            accepted: 20 * times,
+            preemptions: times,
+            ..Totals::default()
+        };
+        let sample = |seconds, times| Sample {
+            elapsed: Duration::from_secs(seconds),
+            snapshot: Snapshot {
+                waiting: 1,
+                prefilling: 2,
+                decoding: 3,
+                swapped_out: 4,
+                pages: 9,
+                free_pages: 3,
+                kept_pages: 5,
+                totals: totals(times),
+            },
+            written: Written { taken_over: 1, answered: 2, failed: 3, cut_short: 0 },
+            controller: &Fixed { length: 3 },
+        };
+        let mut display = Display::new(Some(6000));
+        let rest = ["fixed:3 drafts 3.00 a round", "6 of 9 pages held, 5 kept, 1 preemptions"];
+        let requests = "1 waiting, 5 running, 4 swapped out, 6 of 6000 done (3 failed)";
+        let expected = [requests, "15 tok/s, mean accepted length 3.00, 8.0 rows a pass", rest[0], rest[1]];
+        assert_eq!(display.parts(&sample(2, 1)), expected);
+        display.last = Some((Duration::from_secs(2), sample(2, 1).snapshot));
+        assert!(display.parts(&sample(5, 7))[1].starts_with("60 tok/s, "));
+        display.requests = None;
+        assert!(display.parts(&sample(2, 1))[0].ends_with(", 6 done (3 failed)"));
+    }
+}

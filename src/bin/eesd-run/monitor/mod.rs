@@ -105,7 +105,7 @@ impl Monitor {
     /// Begins to tell.
     ///
     /// # Errors
-    /// If there is a mistake in how it is told.
+    /// If a histogram cannot be made, which would be a mistake here.
     pub fn new(subject: Subject, listeners: Listeners, reporter: Reporter) -> Outcome<Self> {
         let now = Instant::now();
         Ok(Self {
