@@ -179,7 +179,7 @@ fn entries_of_the_wrong_type_are_refused_by_their_key() {
         (decoder(json!({"268": {}})), "`added_tokens_decoder.268.content` is missing, expected a string"),
         (
             decoder(json!({"268": {"content": ""}})),
-            "`added_tokens_decoder.268` is an object, expected a token of at least",
+            "`added_tokens_decoder.268` is an object, expected a token of at least one byte",
         ),
         (
             decoder(json!({"268": {"content": "<a>", "lstrip": "no"}})),
@@ -199,6 +199,34 @@ fn entries_of_the_wrong_type_are_refused_by_their_key() {
     for (file, fragment) in table {
         let message = folder(std::slice::from_ref(&file)).refusal();
         assert!(message.contains(fragment), "{message}");
+    }
+}
+
+/// The search for long tokens takes quadratic time to prepare, minutes for a hostile one.
+#[test]
+fn tokens_longer_than_any_honest_one_are_refused_in_every_place() {
+    for (length, opens) in [(512, true), (513, false)] {
+        let long = "x".repeat(length);
+        let listed = json!({"id": 267, "content": long, "special": true, "normalized": false, "single_word": false,
+            "lstrip": false, "rstrip": false});
+        let mut tokenizer = sentencepiece();
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(listed);
+        for (file, content) in [
+            ("tokenizer.json", tokenizer),
+            ("tokenizer_config.json", json!({"mask_token": long})),
+            ("tokenizer_config.json", json!({"additional_special_tokens": [{"content": long}]})),
+            ("tokenizer_config.json", json!({"added_tokens_decoder": {"268": {"content": long}}})),
+            ("special_tokens_map.json", json!({"eos_token": long})),
+            ("added_tokens.json", json!({long: 268})),
+        ] {
+            let outcome = folder(&[(file, content)]).open().err().map(|error| error.to_string());
+            match outcome {
+                None => assert!(opens, "{file}"),
+                Some(message) => {
+                    assert!(!opens && message.contains(file) && message.contains("at most 512"), "{message}");
+                }
+            }
+        }
     }
 }
 
