@@ -3,6 +3,7 @@
 mod batches;
 mod mistakes;
 mod monitoring;
+mod notes;
 mod prometheus;
 mod reports;
 mod requests;
