@@ -89,6 +89,8 @@ impl Ids {
 struct Addition {
     id: TokenId,
     token: AddedToken,
+    /// It is of added_tokens.json, where only the names of special tokens tell which ones are special.
+    unmarked: bool,
 }
 
 /// What is to be added to a tokenizer.
@@ -122,7 +124,7 @@ pub(super) fn add(
     };
     if let Some(decoder) = &decoder {
         for key in decoder.keys() {
-            let id = key.parse().map_err(|_| decoder.wrong(key, "under a token's id"))?;
+            let id = key.parse().map_err(|_| decoder.wrong(key, "a token's id as its key"))?;
             let entry = decoder.object(key)?.ok_or_else(|| decoder.wrong(key, "an object with `content`"))?;
             additions.put(decoder, key, id, with_flags(&entry, false)?)?;
         }
@@ -271,7 +273,8 @@ impl Additions<'_> {
         }
         if self.added(&content) != Some(&token) {
             self.taken.insert(id, content.clone());
-            self.tokens.insert(content, Addition { id, token });
+            let unmarked = object.file() == ADDED;
+            self.tokens.insert(content, Addition { id, token, unmarked });
         }
         Ok(())
     }
@@ -283,8 +286,7 @@ impl Additions<'_> {
             return;
         }
         if let Some(addition) = self.tokens.get_mut(&token.content) {
-            // In added_tokens.json, only these names tell which tokens are special.
-            addition.token.normalized &= addition.token.special;
+            addition.token.normalized &= !addition.unmarked;
             addition.token.special = true;
             return;
         }
@@ -304,7 +306,7 @@ impl Additions<'_> {
             next
         });
         self.taken.insert(id, token.content.clone());
-        self.tokens.insert(token.content.clone(), Addition { id, token });
+        self.tokens.insert(token.content.clone(), Addition { id, token, unmarked: false });
     }
 
     /// The added token of tokenizer.json that is spelled so.

@@ -5,6 +5,7 @@ use eesd::load::{Checkpoint, LoadError, Message};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tempfile::TempDir;
 
 /// Most memory that may be in use at any time; the largest file here has 8 MB.
@@ -13,6 +14,9 @@ const MOST_MEMORY: usize = 512 << 20;
 /// Files whose every error has the key, where their content is a JSON object.
 const KEYED: [&str; 4] =
     ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+
+/// Panics of this process, also those that the loader catches and makes errors of.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 pub struct Victim {
     folder: TempDir,
@@ -46,6 +50,10 @@ impl Victim {
 
     /// Opens one variant of the file after another; at least `errors` of a hundred must be refused.
     pub fn attack(&self, variants: impl IntoIterator<Item = Vec<u8>>, errors: usize) -> usize {
+        std::panic::set_hook(Box::new(|panic| {
+            PANICS.fetch_add(1, Relaxed);
+            eprintln!("{panic}");
+        }));
         let (mut tried, mut refused) = (0, 0);
         let path: PathBuf = self.folder.path().join(self.file);
         for variant in variants {
@@ -63,15 +71,18 @@ impl Victim {
                     self.check(&error, opening, &variant);
                     refused += 1;
                 }
-                Err(_) => {
-                    let kept = std::env::temp_dir().join("hostile_file");
-                    std::fs::write(&kept, &variant).unwrap();
-                    panic!("variant {tried} of {} made the loader panic; kept as {}", self.file, kept.display());
-                }
+                // Counted.
+                Err(_) => {}
+            }
+            if PANICS.load(Relaxed) > 0 {
+                let kept = std::env::temp_dir().join("hostile_file");
+                std::fs::write(&kept, &variant).unwrap();
+                panic!("variant {tried} of {} made the loader panic; kept as {}", self.file, kept.display());
             }
             let peak = memory::peak();
             assert!(peak < MOST_MEMORY, "variant {tried} of {} took {peak} bytes", self.file);
         }
+        drop(std::panic::take_hook());
         assert!(refused * 100 >= tried * errors, "{}: {refused} of {tried} refused", self.file);
         tried
     }

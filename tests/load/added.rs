@@ -48,6 +48,12 @@ fn added_tokens_of_the_tokenizers_configuration_are_one_token_each() {
     assert!(special.tokenizer().unwrap().is_special(268));
     let plain = open(&[entry(268, "<|im_end|>", json!({"special": false}))]);
     assert_eq!(tokens(&plain, TEXT), (right, "Hi <|im_end|>  <x> Hi".into()));
+    // A name makes it special all the same, and leaves its other flags.
+    let (file, mut config) = entry(268, "<|im_end|>", json!({"special": false, "normalized": true}));
+    config["eos_token"] = json!("<|im_end|>");
+    let named = open(&[(file, config)]);
+    assert!(named.tokenizer().unwrap().is_special(268));
+    assert_eq!(tokens(&named, TEXT).0[..2], [263, 268], "normalized: the space before it is its own");
     assert!(special.notes().is_empty() && plain.notes().is_empty());
 }
 
@@ -169,11 +175,11 @@ fn entries_of_the_wrong_type_are_refused_by_their_key() {
         (decoder(json!([])), "tokenizer_config.json: `added_tokens_decoder` is an array of 0, expected an object"),
         (
             decoder(json!({"x": {"content": "<a>"}})),
-            "`added_tokens_decoder.x` is an object, expected under a token's id",
+            "`added_tokens_decoder.x` is an object, expected a token's id as its key",
         ),
         (
             decoder(json!({"-1": {"content": "<a>"}})),
-            "`added_tokens_decoder.-1` is an object, expected under a token's id",
+            "`added_tokens_decoder.-1` is an object, expected a token's id as its key",
         ),
         (decoder(json!({"268": "<a>"})), "`added_tokens_decoder.268` is \"<a>\", expected an object"),
         (decoder(json!({"268": {}})), "`added_tokens_decoder.268.content` is missing, expected a string"),
