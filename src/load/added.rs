@@ -4,7 +4,7 @@
 //! They become tokens of the tokenizer as Hugging Face transformers makes them so, but with the ids that the files give:
 //! `tokenizers` counts an added token's id up from the vocabulary's size, whatever the files say.
 
-use super::error::short;
+use super::error::{short, spelling};
 use super::json::{Document, Object};
 use super::source::Source;
 use super::tokenizer::guarded;
@@ -18,6 +18,9 @@ use tokenizers::{AddedToken, Model};
 const CONFIG: &str = "tokenizer_config.json";
 const ADDED: &str = "added_tokens.json";
 const DECODER: &str = "added_tokens_decoder";
+/// Bytes of an added token, far more than any honest one has: the search for very long ones takes quadratic time to
+/// prepare.
+const LONGEST: usize = 512;
 /// Lists of special tokens without a name, in older and newer files.
 const UNNAMED: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
@@ -86,6 +89,8 @@ impl Ids {
 struct Addition {
     id: TokenId,
     token: AddedToken,
+    /// It is of added_tokens.json, where only the names of special tokens tell which ones are special.
+    unmarked: bool,
 }
 
 /// What is to be added to a tokenizer.
@@ -100,18 +105,18 @@ struct Additions<'a> {
     next: Option<TokenId>,
 }
 
-/// Adds the tokens of the files beside tokenizer.json, whose own content is `json`.
+/// Adds the tokens of the files beside tokenizer.json to its own.
 ///
 /// # Errors
 /// If two files give a token two ids or an id two tokens, or an entry is not what it should be.
 pub(super) fn add(
     inner: &mut tokenizers::Tokenizer,
     path: &Path,
-    json: &[u8],
+    declared: Vec<Declared>,
     files: &TokenFiles,
     notes: &mut Vec<String>,
 ) -> Result<Ids, LoadError> {
-    let ids = declared(inner, path, json, notes)?;
+    let ids = moved(inner, declared, notes);
     let mut additions = Additions { inner, ids, tokens: BTreeMap::new(), taken: BTreeMap::new(), next: None };
     let decoder = match files.config() {
         Some(config) => config.object(DECODER)?,
@@ -119,7 +124,7 @@ pub(super) fn add(
     };
     if let Some(decoder) = &decoder {
         for key in decoder.keys() {
-            let id = key.parse().map_err(|_| decoder.wrong(key, "under a token's id"))?;
+            let id = key.parse().map_err(|_| decoder.wrong(key, "a token's id as its key"))?;
             let entry = decoder.object(key)?.ok_or_else(|| decoder.wrong(key, "an object with `content`"))?;
             additions.put(decoder, key, id, with_flags(&entry, false)?)?;
         }
@@ -128,6 +133,9 @@ pub(super) fn add(
         for key in added.keys() {
             let id = added.unsigned(key)?.and_then(|id| id.try_into().ok());
             let id = id.ok_or_else(|| added.wrong(key, "a token's id"))?;
+            if key.len() > LONGEST {
+                return Err(too_long(&added, key, key.len()));
+            }
             match additions.put(&added, key, id, AddedToken::from(key, false)) {
                 // As in transformers, the newer way to list them outdoes the older.
                 Err(_) if decoder.is_some() => {
@@ -172,46 +180,55 @@ fn refuse_shared_ids(inner: &tokenizers::Tokenizer, path: &Path) -> Result<(), L
         if let Some(other) = inner.get_model().id_to_token(id).filter(|other| other != content)
             && inner.get_model().token_to_id(content) != Some(id)
         {
-            let message =
-                format!("added token {content:?} would get id {id} of the vocabulary's {other:?}, which has gaps");
+            let message = format!(
+                "added token {} would get id {id} of the vocabulary's {}, which has gaps",
+                spelling(content),
+                spelling(&other)
+            );
             return Err(LoadError::tokenizer(path, message));
         }
     }
     Ok(())
 }
 
-/// The ids that tokenizer.json itself gives its added tokens.
-fn declared(
-    inner: &tokenizers::Tokenizer,
-    path: &Path,
-    json: &[u8],
-    notes: &mut Vec<String>,
-) -> Result<Ids, LoadError> {
+/// An added token of tokenizer.json with its id there.
+#[derive(serde::Deserialize)]
+pub(super) struct Declared {
+    id: TokenId,
+    content: String,
+}
+
+/// The added tokens that tokenizer.json lists, of which `tokenizers` does not keep the ids.
+pub(super) fn declared(path: &Path, json: &[u8]) -> Result<Vec<Declared>, LoadError> {
     #[derive(serde::Deserialize)]
     struct File {
         #[serde(default)]
         added_tokens: Vec<Declared>,
     }
-    #[derive(serde::Deserialize)]
-    struct Declared {
-        id: TokenId,
-        content: String,
-    }
     let file: File = serde_json::from_slice(json).map_err(|error| LoadError::tokenizer(path, error))?;
+    if let Some(long) = file.added_tokens.iter().find(|token| token.content.len() > LONGEST) {
+        let (content, bytes) = (spelling(&long.content), long.content.len());
+        let message = format!("added token {content} is {bytes} bytes long, expected at most {LONGEST}");
+        return Err(LoadError::tokenizer(path, message));
+    }
+    Ok(file.added_tokens)
+}
+
+/// Where `tokenizers` has other ids for added tokens than tokenizer.json itself.
+fn moved(inner: &tokenizers::Tokenizer, declared: Vec<Declared>, notes: &mut Vec<String>) -> Ids {
     let mut ids = Ids::default();
-    for Declared { id, content } in file.added_tokens {
+    for Declared { id, content } in declared {
         let Some(given) = inner.token_to_id(&content).filter(|&given| given != id) else { continue };
         let in_vocabulary = inner.get_model().token_to_id(&content).is_some();
         if in_vocabulary || inner.get_model().id_to_token(id).is_some() || ids.to_tokenizers.contains_key(&id) {
-            let content = short(content);
-            notes.push(format!(
-                "tokenizer.json: added token {content:?} has id {id}, expected {given}: taken as {given}"
-            ));
+            let content = spelling(&content);
+            notes
+                .push(format!("tokenizer.json: added token {content} has id {id}, expected {given}: taken as {given}"));
         } else {
             ids.moved(given, id);
         }
     }
-    Ok(ids)
+    ids
 }
 
 impl Additions<'_> {
@@ -232,7 +249,7 @@ impl Additions<'_> {
     /// Puts in a token that a file has under `key`, with its id.
     fn put(&mut self, object: &Object<'_>, key: &str, id: TokenId, token: AddedToken) -> Result<(), LoadError> {
         if token.content.is_empty() {
-            return Err(object.wrong(key, "a token of at least one character"));
+            return Err(object.wrong(key, "a token of at least one byte"));
         }
         let content = token.content.clone();
         if let Some(other) = self.id(&content).filter(|&other| other != id) {
@@ -242,15 +259,22 @@ impl Additions<'_> {
                 key,
                 id,
                 &content,
-                format!("{content:?} to have id {other}, as {place}"),
+                format!("{} to have id {other}, as {place}", spelling(&content)),
             ));
         }
         if let Some((holder, place)) = self.holder(id).filter(|(holder, _)| *holder != content) {
-            return Err(contradiction(object, key, id, &content, format!("id {id} to be {holder:?}, as {place}")));
+            return Err(contradiction(
+                object,
+                key,
+                id,
+                &content,
+                format!("id {id} to be {}, as {place}", spelling(&holder)),
+            ));
         }
         if self.added(&content) != Some(&token) {
             self.taken.insert(id, content.clone());
-            self.tokens.insert(content, Addition { id, token });
+            let unmarked = object.file() == ADDED;
+            self.tokens.insert(content, Addition { id, token, unmarked });
         }
         Ok(())
     }
@@ -262,8 +286,7 @@ impl Additions<'_> {
             return;
         }
         if let Some(addition) = self.tokens.get_mut(&token.content) {
-            // In added_tokens.json, only these names tell which tokens are special.
-            addition.token.normalized &= addition.token.special;
+            addition.token.normalized &= !addition.unmarked;
             addition.token.special = true;
             return;
         }
@@ -275,15 +298,15 @@ impl Additions<'_> {
         }
         let id = self.id(&token.content).unwrap_or_else(|| {
             let next = self.next_id();
-            let (file, content) = (object.file(), short(&token.content));
+            let (file, content) = (object.file(), spelling(&token.content));
             notes.push(format!(
-                "{file}: `{key}` names {content:?}, which no file gives an id: it gets the next one, {next}"
+                "{file}: `{key}` names {content}, which no file gives an id: it gets the next one, {next}"
             ));
             self.ids.made_up.insert(token.content.clone());
             next
         });
         self.taken.insert(id, token.content.clone());
-        self.tokens.insert(token.content.clone(), Addition { id, token });
+        self.tokens.insert(token.content.clone(), Addition { id, token, unmarked: false });
     }
 
     /// The added token of tokenizer.json that is spelled so.
@@ -306,14 +329,19 @@ fn contradiction(object: &Object<'_>, key: &str, id: TokenId, content: &str, exp
     LoadError::Key {
         path: object.path().to_path_buf(),
         key: short(object.name(key)),
-        found: format!("{:?} with id {id}", short(content)),
-        expected: short(expected),
+        found: format!("{} with id {id}", spelling(content)),
+        expected,
     }
+}
+
+fn too_long(object: &Object<'_>, key: &str, bytes: usize) -> LoadError {
+    object.wrong(key, &format!("a token of at most {LONGEST} bytes, not {bytes}"))
 }
 
 /// A special token: a string, or an object with its `content` and flags.
 fn special(object: &Object<'_>, name: &str, value: &Value) -> Result<AddedToken, LoadError> {
     match (value, object.child(name, value)) {
+        (Value::String(content), _) if content.len() > LONGEST => Err(too_long(object, name, content.len())),
         (Value::String(content), _) => Ok(AddedToken::from(content, true)),
         (_, Some(entry)) => with_flags(&entry, true),
         _ => Err(object.wrong(name, "a string or an object with `content`")),
@@ -323,6 +351,9 @@ fn special(object: &Object<'_>, name: &str, value: &Value) -> Result<AddedToken,
 /// `special`: what the token is where its entry does not say.
 fn with_flags(entry: &Object<'_>, special: bool) -> Result<AddedToken, LoadError> {
     let content = entry.text("content")?.ok_or_else(|| entry.wrong("content", "a string"))?;
+    if content.len() > LONGEST {
+        return Err(too_long(entry, "content", content.len()));
+    }
     let flag = |key: &str, default: bool| Ok(entry.flag(key)?.unwrap_or(default));
     let special = flag("special", special)?;
     Ok(AddedToken {

@@ -159,9 +159,17 @@ impl LoadError {
 
 /// Text from a file as an error shows it: cut where it is longer than any honest one.
 pub(super) fn short(text: impl ToString) -> String {
-    const LONGEST: usize = 300;
+    cut(text, 300)
+}
+
+/// A token in quotation marks, cut so that the rest of a sentence fits beside it.
+pub(super) fn spelling(token: &str) -> String {
+    format!("{:?}", cut(token, 60))
+}
+
+fn cut(text: impl ToString, longest: usize) -> String {
     let text = text.to_string();
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }

@@ -1,6 +1,6 @@
 //! `generation_config.json`, and what `config.json` and the tokenizer's files say in its place.
 
-use super::error::short;
+use super::error::{short, spelling};
 use super::json::Object;
 use super::{LoadError, unhonoured};
 use crate::TokenId;
@@ -74,9 +74,9 @@ impl GenerationDefaults {
             }
             if !nobody_else {
                 let listed: Vec<String> = self.end_tokens.iter().map(TokenId::to_string).collect();
-                let (token, listed) = (short(token), short(listed.join(", ")));
+                let (token, listed) = (spelling(&token), short(listed.join(", ")));
                 notes.push(format!(
-                    "{file}: `eos_token` is {token:?}, token {id}, but the model's `eos_token_id` is {listed}: answers end at either"
+                    "{file}: `eos_token` is {token}, token {id}, but the model's `eos_token_id` is {listed}: answers end at either"
                 ));
             }
             self.end_tokens.push(id);

@@ -193,9 +193,11 @@ fn dtype(entry: &Entry) -> Option<Dtype> {
     }
 }
 
-/// Whether the name stays in its folder, on every system.
+/// Whether the name stays in its folder, on every system, and is no longer than a name there can be.
 fn is_plain_file_name(name: &str) -> bool {
+    const LONGEST: usize = 255;
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
         && !name.contains(['/', '\\', ':'])
+        && name.len() <= LONGEST
 }

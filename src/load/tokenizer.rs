@@ -2,7 +2,7 @@
 
 use super::added::{self, Ids, TokenFiles};
 use super::detokenize::{self, Detokenizer, TextStream};
-use super::error::short;
+use super::error::spelling;
 use super::source::Source;
 use super::specials::special_token;
 use super::{GenerationDefaults, LoadError};
@@ -38,13 +38,14 @@ impl Tokenizer {
     ) -> Result<Option<Self>, LoadError> {
         let Some(bytes) = source.read(FILE)? else { return Ok(None) };
         let path = source.path(FILE);
-        // First, since it refuses by an error what makes `tokenizers` panic.
+        // First, since they refuse by an error what makes `tokenizers` panic or stall.
         let detokenizer = Detokenizer::parse(&path, &bytes)?;
+        let declared = added::declared(&path, &bytes)?;
         let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(&bytes))?;
         // A prompt is never cut or padded here: both would silently change it.
         inner.with_truncation(None).map_err(|error| LoadError::tokenizer(&path, error))?;
         inner.with_padding(None);
-        let ids = added::add(&mut inner, &path, &bytes, files, notes)?;
+        let ids = added::add(&mut inner, &path, declared, files, notes)?;
 
         let mut tokenizer = Self { detokenizer, inner, path, ids, vocab_size, begin: Vec::new() };
         tokenizer.look_past_vocabulary(notes)?;
@@ -69,7 +70,7 @@ impl Tokenizer {
     }
 
     fn past_vocabulary(&self, id: TokenId, token: &str) -> String {
-        format!("token {:?} has id {id}, but vocab_size in config.json is {}", short(token), self.vocab_size)
+        format!("token {} has id {id}, but vocab_size in config.json is {}", spelling(token), self.vocab_size)
     }
 
     /// `add_bos_token` decides where `tokenizer_config.json` has it, else the tokenizer's own post-processor.

@@ -6,6 +6,7 @@ mod forms;
 mod live;
 mod mistakes;
 mod monitoring;
+mod notes;
 mod prometheus;
 mod prompts;
 mod reports;

@@ -48,6 +48,12 @@ fn added_tokens_of_the_tokenizers_configuration_are_one_token_each() {
     assert!(special.tokenizer().unwrap().is_special(268));
     let plain = open(&[entry(268, "<|im_end|>", json!({"special": false}))]);
     assert_eq!(tokens(&plain, TEXT), (right, "Hi <|im_end|>  <x> Hi".into()));
+    // A name makes it special all the same, and leaves its other flags.
+    let (file, mut config) = entry(268, "<|im_end|>", json!({"special": false, "normalized": true}));
+    config["eos_token"] = json!("<|im_end|>");
+    let named = open(&[(file, config)]);
+    assert!(named.tokenizer().unwrap().is_special(268));
+    assert_eq!(tokens(&named, TEXT).0[..2], [263, 268], "normalized: the space before it is its own");
     assert!(special.notes().is_empty() && plain.notes().is_empty());
 }
 
@@ -169,17 +175,17 @@ fn entries_of_the_wrong_type_are_refused_by_their_key() {
         (decoder(json!([])), "tokenizer_config.json: `added_tokens_decoder` is an array of 0, expected an object"),
         (
             decoder(json!({"x": {"content": "<a>"}})),
-            "`added_tokens_decoder.x` is an object, expected under a token's id",
+            "`added_tokens_decoder.x` is an object, expected a token's id as its key",
         ),
         (
             decoder(json!({"-1": {"content": "<a>"}})),
-            "`added_tokens_decoder.-1` is an object, expected under a token's id",
+            "`added_tokens_decoder.-1` is an object, expected a token's id as its key",
         ),
         (decoder(json!({"268": "<a>"})), "`added_tokens_decoder.268` is \"<a>\", expected an object"),
         (decoder(json!({"268": {}})), "`added_tokens_decoder.268.content` is missing, expected a string"),
         (
             decoder(json!({"268": {"content": ""}})),
-            "`added_tokens_decoder.268` is an object, expected a token of at least",
+            "`added_tokens_decoder.268` is an object, expected a token of at least one byte",
         ),
         (
             decoder(json!({"268": {"content": "<a>", "lstrip": "no"}})),
@@ -199,6 +205,34 @@ fn entries_of_the_wrong_type_are_refused_by_their_key() {
     for (file, fragment) in table {
         let message = folder(std::slice::from_ref(&file)).refusal();
         assert!(message.contains(fragment), "{message}");
+    }
+}
+
+/// The search for long tokens takes quadratic time to prepare, minutes for a hostile one.
+#[test]
+fn tokens_longer_than_any_honest_one_are_refused_in_every_place() {
+    for (length, opens) in [(512, true), (513, false)] {
+        let long = "x".repeat(length);
+        let listed = json!({"id": 267, "content": long, "special": true, "normalized": false, "single_word": false,
+            "lstrip": false, "rstrip": false});
+        let mut tokenizer = sentencepiece();
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(listed);
+        for (file, content) in [
+            ("tokenizer.json", tokenizer),
+            ("tokenizer_config.json", json!({"mask_token": long})),
+            ("tokenizer_config.json", json!({"additional_special_tokens": [{"content": long}]})),
+            ("tokenizer_config.json", json!({"added_tokens_decoder": {"268": {"content": long}}})),
+            ("special_tokens_map.json", json!({"eos_token": long})),
+            ("added_tokens.json", json!({long: 268})),
+        ] {
+            let outcome = folder(&[(file, content)]).open().err().map(|error| error.to_string());
+            match outcome {
+                None => assert!(opens, "{file}"),
+                Some(message) => {
+                    assert!(!opens && message.contains(file) && message.contains("at most 512"), "{message}");
+                }
+            }
+        }
     }
 }
 

@@ -234,6 +234,7 @@ fn an_index_leads_only_to_files_beside_it() {
         (json!("/model.safetensors"), "expected the name of a file in the same folder"),
         (json!("a/../b.safetensors"), "expected the name of a file in the same folder"),
         (json!(".."), "expected the name of a file in the same folder"),
+        (json!("x".repeat(256)), "expected the name of a file in the same folder"),
         (json!(["x"]), "is an array of 1, expected a string"),
         (json!("absent.safetensors"), "absent.safetensors: entity not found"),
         (json!(shard(1)), "model-00001-of-00005.safetensors: tensor `model.norm.weight` is missing, expected here"),

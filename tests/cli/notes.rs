@@ -1,0 +1,49 @@
+//! What is no error in a model folder, and is said once all the same.
+
+use super::*;
+
+const GENERATION: &str = r#"{"bos_token_id": 0, "eos_token_id": [1, -1], "num_beams": 4, "chat_format": "x"}"#;
+const NOTES: [&str; 2] = [
+    "generation_config.json: `eos_token_id` has -1, expected tokens below vocab_size, 4096: ignored",
+    "generation_config.json: not honoured: num_beams 4; unknown: chat_format \"x\"",
+];
+
+#[test]
+fn notes_of_a_folder_are_printed_once_beside_the_answer() {
+    let dir = TempDir::new().unwrap();
+    let folder = model_folder(&dir, &[2], &[("generation_config.json", GENERATION)]);
+    let noted = generate(&["-m", &folder]);
+    let ordinary = generate(&[]);
+    assert_eq!(noted.stdout, ordinary.stdout);
+    let inspected = ok(&["inspect", "-m", &folder]);
+    for note in NOTES {
+        for stderr in [&noted.stderr, &inspected.stderr] {
+            assert_eq!(stderr.lines().filter(|line| *line == note).count(), 1, "{stderr}");
+        }
+        assert!(!inspected.stdout.contains(note));
+    }
+    assert!(!ordinary.stderr.contains("generation_config.json"), "{}", ordinary.stderr);
+    assert_eq!(generate(&["-m", &folder, "-q"]).stderr, "");
+}
+
+#[test]
+fn a_prompt_with_a_token_past_the_vocabulary_is_refused_by_its_name() {
+    let dir = TempDir::new().unwrap();
+    let folder = model_folder(&dir, &[2], &[("added_tokens.json", r#"{"[PAD]": 4096}"#)]);
+    assert_eq!(generate(&["-m", &folder]).stdout, generate(&[]).stdout);
+    let refused = run(&["generate", "-m", &folder, "-p", "x = [PAD]"]);
+    let message = "tokenizer.json: token \"[PAD]\" has id 4096, but vocab_size in config.json is 4096";
+    assert!(refused.code == 1 && refused.stdout.is_empty() && refused.stderr.contains(message), "{}", refused.stderr);
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_called_that() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7878800\n";
+    for file in ["model.safetensors", "tokenizer.json", "exit-2.safetensors"] {
+        let dir = TempDir::new().unwrap();
+        let folder = model_folder(&dir, &[2], &[(file, pointer)]);
+        let refused = run(&["generate", "-m", &folder, "-p", "x"]);
+        let message = format!("{file}: a Git LFS pointer in place of the file: run `git lfs pull` in its folder");
+        assert!(refused.code == 1 && refused.stderr.contains(&message), "{}", refused.stderr);
+    }
+}
