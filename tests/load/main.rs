@@ -4,5 +4,7 @@ mod chat;
 mod config;
 mod exit;
 mod folder;
+mod jinja;
+mod messages;
 mod tensors;
 mod tokenizer;
