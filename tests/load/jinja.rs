@@ -114,7 +114,10 @@ fn methods_and_filters_of_python() {
         ("{{ none | default('d') }} {{ none | default('d', true) }} {{ 'xax' | trim('x') }}", "None d a"),
         ("{{ messages | map(attribute='role') | join(', ') }}", "system, user"),
         ("{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}", "['Hello']"),
-        ("{% for m in messages %}{{ loop.previtem.role }}{{ loop.cycle('a', 'b') }}{% endfor %}", "asystemb"),
+        (
+            "{% for m in messages %}{{ loop.previtem.role if loop.previtem }}{{ loop.cycle('a', 'b') }}{% endfor %}",
+            "asystemb",
+        ),
         ("{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% call m(1, b=3) %}x{% endcall %}", "13x"),
         (
             "{% set ns = namespace(n=0) %}{% for i in [1, 2, 3] %}{% if i == 3 %}{%- break %}{% endif %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
@@ -130,6 +133,7 @@ fn methods_and_filters_of_python() {
         ("{{ 'a' is startingwith 'a' }}", "startingwith"),
         ("{{ debug() }}", "debug"),
         ("{{ [].append(1) }}", "append"),
+        ("{% for m in messages %}{{ loop.previtem.role }}{% endfor %}", "undefined"),
     ]);
 }
 
@@ -146,7 +150,7 @@ fn json_is_written_as_python_writes_it() {
         ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}", r#"{"a": 2, "b": 1}"#),
         ("{{ 'é😀\\x7f' | tojson(ensure_ascii=true) }}", r#""\u00e9\ud83d\ude00\u007f""#),
         ("{{ {'é': [1]} | tojson(true, 1, none, true) }}", "{\n \"\\u00e9\": [\n  1\n ]\n}"),
-        ("{{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}", r#"{"1": 2, "null": 3, "true": 4, "1.5": 5}"#),
+        ("{{ {1: 2, none: 3, false: 4, 1.5: 5} | tojson }}", r#"{"1": 2, "null": 3, "false": 4, "1.5": 5}"#),
         ("{{ 1e999 | tojson }} {{ -1e999 | tojson }}", "Infinity -Infinity"),
     ]);
     check_refused(&[
