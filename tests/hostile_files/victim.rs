@@ -1,7 +1,7 @@
 //! A model folder of which one file is replaced again and again.
 
 use crate::memory;
-use eesd::load::{Checkpoint, LoadError, Message};
+use eesd::load::{Chat, Checkpoint, LoadError, Message};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -127,8 +127,8 @@ fn use_it(checkpoint: Checkpoint) -> Result<(), LoadError> {
         }
         stream.finish();
     }
-    if let Some(template) = checkpoint.chat_template() {
-        template.render(&[Message::new("user", "hi")])?;
+    if let Ok(Some(template)) = checkpoint.chat_template() {
+        template.render(&Chat::new([Message::new("user", "hi")]))?;
     }
     Ok(())
 }

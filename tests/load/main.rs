@@ -9,5 +9,7 @@ mod folder;
 mod generation;
 #[path = "../common/grown.rs"]
 mod grown;
+mod jinja;
+mod messages;
 mod tensors;
 mod tokenizer;

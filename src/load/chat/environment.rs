@@ -5,7 +5,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 /// What a template may spend: an instruction costs 1, and so do 64 bytes of any text it makes. A conversation of a
 /// thousand messages takes a hundredth of it.
-const FUEL: u64 = 5_000_000;
+const FUEL: u64 = 3_000_000;
 
 /// An environment without templates.
 pub(super) fn new() -> Environment<'static> {

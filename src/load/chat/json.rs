@@ -2,20 +2,21 @@
 
 use super::python;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 /// Deeper values are refused: no conversation needs them, and each level takes room on the stack.
 const DEEPEST: usize = 200;
 
 /// The filter: `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn to_json(
+    state: &State<'_, '_>,
     value: &Value,
     positional: minijinja::value::Rest<Value>,
     options: Kwargs,
 ) -> Result<Value, Error> {
-    let mut options = Options::read(&positional, &options)?;
+    let options = Options::read(&positional, &options)?;
     let mut json = String::new();
-    options.write(&mut json, value, 0)?;
+    options.write(state, &mut json, value, 0)?;
     Ok(json.into())
 }
 
@@ -66,10 +67,11 @@ impl Options {
         Ok(Self { ensure_ascii, sort_keys, indent, comma, colon })
     }
 
-    fn write(&mut self, json: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    fn write(&self, state: &State<'_, '_>, json: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > DEEPEST {
             return Err(invalid(format!("tojson: more than {DEEPEST} values inside each other")));
         }
+        state.consume_fuel(1)?;
         match value.kind() {
             ValueKind::None => json.push_str("null"),
             ValueKind::Bool => json.push_str(if value.is_true() { "true" } else { "false" }),
@@ -77,7 +79,9 @@ impl Options {
             ValueKind::String => self.string(json, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.collect::<Vec<_>>();
-                self.enclosed(json, "[]", &items, depth, |options, json, item| options.write(json, item, depth + 1))?;
+                self.enclosed(json, "[]", &items, depth, |options, json, item| {
+                    options.write(state, json, item, depth + 1)
+                })?;
             }
             ValueKind::Map => {
                 let mut entries = Vec::new();
@@ -90,7 +94,7 @@ impl Options {
                 self.enclosed(json, "{}", &entries, depth, |options, json, (key, value)| {
                     options.string(json, key);
                     json.push_str(&options.colon);
-                    options.write(json, value, depth + 1)
+                    options.write(state, json, value, depth + 1)
                 })?;
             }
             other => return Err(invalid(format!("tojson: {other} is not JSON"))),
@@ -100,12 +104,12 @@ impl Options {
 
     /// Items between brackets, with the commas and line ends that the options ask for.
     fn enclosed<T>(
-        &mut self,
+        &self,
         json: &mut String,
         brackets: &str,
         items: &[T],
         depth: usize,
-        mut write: impl FnMut(&mut Self, &mut String, &T) -> Result<(), Error>,
+        mut write: impl FnMut(&Self, &mut String, &T) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let new_line = |json: &mut String, indent: &Option<String>, depth: usize| {
             if let Some(indent) = indent {

@@ -65,6 +65,10 @@ fn of_text(state: &State<'_, '_>, text: &str, method: &str, args: &[Value]) -> R
             let sign = if text.len() - digits.len() == 1 { &text[..1] } else { "" };
             Value::from([sign, &zeros, &text[sign.len()..]].concat())
         }
+        // Padding to a width that nobody can mean would take all memory.
+        "format" if text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4) => {
+            return Err(invalid("a width of more than four digits"));
+        }
         "title" => {
             let () = from_args(args)?;
             title(text).into()

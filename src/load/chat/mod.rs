@@ -12,6 +12,7 @@ mod message;
 mod methods;
 mod python;
 mod rewrite;
+mod stack;
 
 pub use message::Message;
 
@@ -25,6 +26,9 @@ use minijinja::{Environment, Error};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+/// Bytes of the largest template, ten times as many as published ones have.
+const LARGEST: usize = 256 << 10;
 
 /// Bytes of the longest prompt, far more than any model's context.
 const LONGEST: usize = 16 << 20;
@@ -97,7 +101,11 @@ impl ChatTemplate {
         let mut environment = environment::new();
         let mut add = |name: &'static str, text: Option<Text>| {
             let Some(Text { path, jinja }) = text else { return Ok(None) };
-            match environment.add_template_owned(name, rewrite::rewrite(&jinja)) {
+            if jinja.len() > LARGEST {
+                return Err(LoadError::TooLarge { path, bytes: jinja.len() as u64, limit: LARGEST as u64 });
+            }
+            let compile = || environment.add_template_owned(name, rewrite::rewrite(&jinja));
+            match stack::with_room(compile).map_err(|error| LoadError::io(&path, error))? {
                 Ok(()) => Ok(Some(path)),
                 Err(error) => Err(LoadError::template(&path, describe(&error))),
             }
@@ -138,10 +146,8 @@ impl ChatTemplate {
                 return Err(failed(format!("`{list}` is no list of objects")));
             }
         }
-        let rendered = self
-            .environment
-            .get_template(name)
-            .and_then(|template| template.render(minijinja::Value::from(Serde(&values))));
+        let render = || self.environment.get_template(name)?.render(minijinja::Value::from(Serde(&values)));
+        let rendered = stack::with_room(render).map_err(|error| LoadError::io(path, error))?;
         let prompt = rendered.map_err(|error| failed(describe(&error)))?;
         if prompt.len() > LONGEST {
             return Err(failed(format!(

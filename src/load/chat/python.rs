@@ -1,8 +1,9 @@
 //! Tests, filters and numbers where Jinja2, which is Python, does otherwise than minijinja.
 
-use super::methods;
+use super::{LONGEST, methods};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter, filters};
+use std::fmt::{self, Write};
 
 /// The filter that loops are put through.
 pub(super) const LOOPED: &str = "looped";
@@ -21,9 +22,10 @@ pub(super) fn imitate(environment: &mut Environment<'_>) {
     environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     environment.add_filter("int", int);
     environment.add_filter("float", to_float);
+    environment.add_filter("string", string);
     environment.add_filter(LOOPED, looped);
     environment.set_unknown_method_callback(methods::call);
-    environment.set_formatter(write);
+    environment.set_formatter(write_out);
 }
 
 /// What Python's `iter` takes: not none, but an undefined value, which is as an empty list.
@@ -54,10 +56,32 @@ fn to_float(state: &State, value: &Value, default: Option<Value>, named: Kwargs)
 }
 
 /// Writes what stands between `{{` and `}}`.
-fn write(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match float(value) {
-        Some(number) => Ok(output.write_str(&repr(number))?),
-        None => escape_formatter(output, state, value),
+fn write_out(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match (float(value), value.kind()) {
+        (Some(number), _) => Ok(output.write_str(&repr(number))?),
+        (None, ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) => Ok(output.write_str(&printed(value)?)?),
+        _ => escape_formatter(output, state, value),
+    }
+}
+
+fn string(value: &Value) -> Result<Value, Error> {
+    printed(value).map(Value::from)
+}
+
+/// A value as text. Lists of lists can be written in few words and take no end of room when they are printed: not more
+/// than a prompt may have.
+fn printed(value: &Value) -> Result<String, Error> {
+    struct Limited(String);
+    impl fmt::Write for Limited {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.push_str(text);
+            if self.0.len() > LONGEST { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut text = Limited(String::new());
+    match write!(text, "{value}") {
+        Ok(()) => Ok(text.0),
+        Err(_) => Err(Error::new(ErrorKind::InvalidOperation, "a value is too large to be printed")),
     }
 }
 
