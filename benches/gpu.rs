@@ -3,9 +3,10 @@
 //!
 //! 1. `copy`: a copy inside the GPU's memory, the yardstick of everything else.
 //! 2. `kernels`: each kernel of a layer, at the shapes of real models.
-//! 3. `steps`: whole passes, with and without graphs and overlapping kernels.
-//! 4. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
-//! 5. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
+//! 3. `sampler`: the sampling of rows of a large vocabulary.
+//! 4. `steps`: whole passes, with and without graphs and overlapping kernels.
+//! 5. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
+//! 6. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
 //!    predict. Every answer must be that of plain decoding, token for token, or no speed is printed and the
 //!    exit code is 1.
 //!
@@ -27,6 +28,8 @@ mod kernels;
 mod measure;
 #[path = "gpu/prefill.rs"]
 mod prefill;
+#[path = "gpu/sampler.rs"]
+mod sampler;
 #[path = "gpu/sizes.rs"]
 mod sizes;
 #[path = "gpu/steps.rs"]
@@ -66,6 +69,9 @@ struct Args {
     /// Models of the kernels, passes and prompts.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "7b,13b")]
     geometry: Vec<Name>,
+    /// Leave out drafts that are made in a loop on the device.
+    #[arg(long)]
+    no_loops: bool,
     /// Models of the speculation.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "7b")]
     speculation_geometry: Vec<Name>,
@@ -97,6 +103,7 @@ struct Args {
 enum Section {
     Copy,
     Kernels,
+    Sampler,
     Steps,
     Prefill,
     Speculation,
@@ -161,6 +168,7 @@ fn all<D: Measurable>(
     let wanted = |section| args.only.is_empty() || args.only.contains(&section);
     let driver = open(true)?;
     let probe = CopyProbe::new(&driver, copied_bytes)?;
+    probe.warm_up()?;
     let copy_rate = probe.rate()?;
     println!("## {}\n\nKernels by {}.\n", driver.describe(), BUILT_WITH.map_or("the host's compiler", |built| built.0));
     // Everything else is told in parts of this, so it is always measured.
@@ -169,12 +177,15 @@ fn all<D: Measurable>(
         probe.bytes() / 1_000_000,
         copy_rate * 1e-9
     );
+    if let Some(size) = measured.first().filter(|_| wanted(Section::Sampler)) {
+        unless_too_large(size, sampler::sampler(&driver, size))?;
+    }
     for size in measured {
         if wanted(Section::Kernels) {
             unless_too_large(size, kernels::kernels(&driver, size, copy_rate))?;
         }
         if wanted(Section::Steps) {
-            unless_too_large(size, steps::steps(&*open, size, copy_rate))?;
+            unless_too_large(size, steps::steps(&*open, size, copy_rate, !args.no_loops))?;
         }
         if wanted(Section::Prefill) {
             unless_too_large(size, prefill::prefill(&*open, size))?;

@@ -61,11 +61,24 @@ impl<D: Measurable> CopyProbe<D> {
     /// Copies in one measurement, and measurements of which the median counts.
     const COPIES: usize = 8;
     const REPETITIONS: usize = 7;
+    const WARM_UP: std::time::Duration = std::time::Duration::from_millis(500);
 
     /// A copy of `bytes` bytes, which should be many times any cache.
     pub fn new(driver: &Arc<D>, bytes: usize) -> Result<Self, BackendError> {
         let buffer = || Memory::zeroed(driver, bytes, "copies");
         Ok(Self { driver: driver.clone(), buffers: [buffer()?, buffer()?] })
+    }
+
+    /// Copies for as long as a GPU takes to raise its clocks.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn warm_up(&self) -> Result<(), BackendError> {
+        let start = std::time::Instant::now();
+        while start.elapsed() < Self::WARM_UP {
+            self.rate()?;
+        }
+        Ok(())
     }
 
     /// Bytes read and written, per second.

@@ -49,7 +49,7 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
         let arguments =
             Qkv { projection, norm: buffers.norm(hidden), bias: Address(0), out: buffers.out.at(), stride, padding };
         // SAFETY: all buffers have room for the rows of `projection`.
-        unsafe { project(on, "qkv", FORMAT, Form::Skinny, &arguments) }
+        unsafe { project(on, "qkv", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
     })?;
     for (name, inputs) in [("residual (o)", q), ("residual (down)", mlp)] {
         bench.projection(name, hidden, inputs, &|on, projection, buffers| {
@@ -64,7 +64,7 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
                 squares: buffers.squares.at(),
             };
             // SAFETY: as above.
-            unsafe { project(on, "residual", FORMAT, Form::Skinny, &arguments) }
+            unsafe { project(on, "residual", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
         })?;
     }
     bench.projection("gate_up", 2 * mlp.next_multiple_of(16), hidden, &|on, projection, buffers| {
@@ -77,13 +77,13 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
             intermediate: mlp as i32,
         };
         // SAFETY: as above.
-        unsafe { project(on, "gate_up", FORMAT, Form::Skinny, &arguments) }
+        unsafe { project(on, "gate_up", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
     })?;
     bench.projection("lm_head", vocab, hidden, &|on, projection, buffers| {
         let (logits, partials) = (buffers.out.at(), buffers.partials.at());
         let arguments = LmHead { projection, norm: buffers.norm(hidden), logits, partials };
         // SAFETY: as above.
-        unsafe { project(on, "lm_head", FORMAT, Form::Skinny, &arguments) }
+        unsafe { project(on, "lm_head", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
     })?;
     for &context in size.contexts {
         bench.attention(context)?;
@@ -161,8 +161,8 @@ impl<D: Measurable> Bench<'_, D> {
         let weights = Memory::zeroed(self.driver, copies * room, "weights")?;
         fill(self.driver, &weights, (inputs as f32).sqrt().recip())?;
         let buffers = Buffers::new(self.driver, outputs, inputs)?;
-        for &rows in self.size.rows {
-            let seconds = self.time(copies, &|copy| {
+        for &rows in self.size.kernel_rows {
+            let seconds = time(&**self.driver, self.size, copies, &|copy| {
                 let projection = Projection {
                     weights: weights.byte(copy * room),
                     x: buffers.x.at(),
@@ -216,7 +216,7 @@ impl<D: Measurable> Bench<'_, D> {
                 max_pages: max_pages as i32,
                 padding: 0,
             };
-            let seconds = self.time(copies, &|copy| {
+            let seconds = time(&**self.driver, self.size, copies, &|copy| {
                 let arguments = Attention {
                     batch,
                     qkv: qkv.at(),
@@ -246,28 +246,6 @@ impl<D: Measurable> Bench<'_, D> {
         self.size.spread_bytes.div_ceil(bytes).max(2)
     }
 
-    /// Seconds of a launch, which is told which copy to read.
-    fn time(&self, copies: usize, launch: &dyn Fn(usize) -> Result<(), BackendError>) -> Result<f64, BackendError> {
-        let launches = self.size.launches.next_multiple_of(copies);
-        // The kernel is loaded when it is first needed.
-        launch(0)?;
-        self.driver.wait()?;
-        self.driver.begin_capture()?;
-        let launched = (0..launches).try_for_each(|index| launch(index % copies));
-        let graph = self.driver.end_capture();
-        launched?;
-        let graph = graph?;
-        // SAFETY: all that the launches use outlives the graph's last replay, which is waited for.
-        let mut replay = || unsafe { self.driver.replay(&graph) };
-        replay()?;
-        let mut seconds = Vec::new();
-        for _ in 0..self.size.repetitions {
-            seconds.push(self.driver.seconds(&mut replay)? / launches as f64);
-        }
-        self.driver.wait()?;
-        Ok(median(&seconds))
-    }
-
     fn print(&self, name: &str, rows: usize, bytes: usize, seconds: f64) {
         let rate = bytes as f64 / seconds;
         println!(
@@ -278,4 +256,34 @@ impl<D: Measurable> Bench<'_, D> {
             rate / self.copy_rate * 100.0
         );
     }
+}
+
+/// Seconds of a launch, which is told which of `copies` copies to read.
+///
+/// # Errors
+/// If the device fails.
+pub fn time<D: Measurable>(
+    driver: &D,
+    size: &Size,
+    copies: usize,
+    launch: &dyn Fn(usize) -> Result<(), BackendError>,
+) -> Result<f64, BackendError> {
+    let launches = size.launches.next_multiple_of(copies);
+    // The kernel is loaded when it is first needed.
+    launch(0)?;
+    driver.wait()?;
+    driver.begin_capture()?;
+    let launched = (0..launches).try_for_each(|index| launch(index % copies));
+    let graph = driver.end_capture();
+    launched?;
+    let graph = graph?;
+    // SAFETY: all that the launches use outlives the graph's last replay, which is waited for.
+    let mut replay = || unsafe { driver.replay(&graph) };
+    replay()?;
+    let mut seconds = Vec::new();
+    for _ in 0..size.repetitions {
+        seconds.push(driver.seconds(&mut replay)? / launches as f64);
+    }
+    driver.wait()?;
+    Ok(median(&seconds))
 }

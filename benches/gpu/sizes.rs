@@ -15,6 +15,12 @@ pub struct Size {
     pub contexts: &'static [usize],
     /// Rows of a pass, ascending.
     pub rows: &'static [usize],
+    /// Rows of a launch of a kernel, ascending: also more than a pass of one sequence has.
+    pub kernel_rows: &'static [usize],
+    /// Tokens that the sampler is measured with.
+    pub sampled_vocab: usize,
+    /// Rows that it samples, ascending.
+    pub sampled_rows: &'static [usize],
     /// Lengths of prompts, ascending.
     pub prompts: &'static [usize],
     /// Most rows of a prefill pass, ascending: one after the other for fast prefill, the first of them for exact.
@@ -52,6 +58,9 @@ impl Size {
             exit_after: 1,
             contexts: &[32, 64],
             rows: &[1, 2, 4],
+            kernel_rows: &[1, 17],
+            sampled_vocab: 1000,
+            sampled_rows: &[1, 2],
             prompts: &[40, 160],
             prefill_rows: &[144],
             product: 64,
@@ -69,6 +78,9 @@ fn real(name: &'static str, geometry: Geometry, exit_after: usize) -> Size {
         exit_after,
         contexts: &[128, 2048, 16_384],
         rows: &[1, 2, 4, 8, 16],
+        kernel_rows: &[1, 2, 4, 8, 16, 17, 32],
+        sampled_vocab: 128_256,
+        sampled_rows: &[1, 16],
         prompts: &[129, 256, 512, 1024, 4096],
         prefill_rows: &[1024, 4096],
         product: 8192,

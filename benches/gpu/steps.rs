@@ -20,7 +20,7 @@ const ELEMENT: usize = 2;
 const LOOP: usize = 8;
 
 /// Measures the passes of one model and prints them. `open` opens the device, with kernels that overlap or
-/// without; `copy_rate` is in bytes per second.
+/// without; `copy_rate` is in bytes per second. Drafts of a loop are left out unless `loops`.
 ///
 /// # Errors
 /// If the model does not fit the device, or the device fails.
@@ -28,6 +28,7 @@ pub fn steps<D: Measurable>(
     open: &dyn Fn(bool) -> Result<Arc<D>, Box<dyn Error>>,
     size: &Size,
     copy_rate: f64,
+    loops: bool,
 ) -> Result<(), Box<dyn Error>> {
     println!(
         "### Whole passes, {}\n\n\
@@ -64,7 +65,8 @@ pub fn steps<D: Measurable>(
         );
         for &context in &contexts {
             let plain = median(&rounds.measure(context, 1, size.repetitions)?.1);
-            if let Some(drafts) = rounds.measure_loop(context, size.repetitions)? {
+            let drafts = if loops { rounds.measure_loop(context, size.repetitions)? } else { None };
+            if let Some(drafts) = drafts {
                 let bytes = draft_bytes(&size.geometry, size.exit_after, context);
                 println!("| {context} | draft, of {LOOP} in a loop {}", row(&drafts, bytes, copy_rate, plain));
             }
