@@ -1,6 +1,6 @@
 //! Prompts as people have them, read the same way by every command.
 
-use crate::{PROMPT, generate, lines, model_folder, ok, run, run_with_stdin, write};
+use crate::{PROMPT, lines, model_folder, ok, run, run_with_stdin, write};
 use serde_json::{Value, json};
 use std::fs;
 use tempfile::TempDir;

@@ -2,7 +2,7 @@
 
 use crate::folder::Folder;
 use crate::tokenizer::sentencepiece;
-use eesd::load::Message;
+use eesd::load::{Chat, Message};
 use serde_json::json;
 use std::path::Path;
 
@@ -66,7 +66,8 @@ fn byte_order_marks_are_taken_off_every_text_file() {
         assert!(texts.len() >= 7);
         let opened = folder.open().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(opened.fingerprint(), Folder::of(fixture).open().unwrap().fingerprint());
-        let rendered = opened.chat_template().unwrap().render(&[Message::new("user", "Hi")]).unwrap();
+        let rendered =
+            opened.chat_template().unwrap().unwrap().render(&Chat::new([Message::new("user", "Hi")])).unwrap();
         assert_eq!(opened.tokenizer().unwrap().encode(&rendered, false).unwrap(), [263]);
     }
 }

@@ -1,7 +1,6 @@
 //! What a chat template gets: messages with all their keys, tools, documents, arguments.
 
-use eesd::load::{Chat, ChatTemplate, Message, messages};
-use serde::Deserialize;
+use eesd::load::{Chat, ChatTemplate, Keys, Message, Prompt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
@@ -112,16 +111,13 @@ fn tools_documents_and_arguments_reach_the_template() {
 
 #[test]
 fn a_wrong_message_is_named_with_its_key() {
-    #[derive(Debug, Deserialize)]
-    struct Line {
-        #[serde(default, deserialize_with = "messages")]
-        messages: Option<Vec<Message>>,
-    }
-    let parse = |value: Value| serde_json::from_value::<Line>(json!({ "messages": value })).map(|line| line.messages);
-    assert_eq!(parse(Value::Null).unwrap(), None);
-    assert_eq!(serde_json::from_str::<Line>("{}").unwrap().messages, None);
+    let parse = |value: Value| {
+        let line = json!({ "messages": value }).to_string();
+        Prompt::of_keys(&mut Keys::parse(line.as_bytes()))
+    };
+    assert_eq!(parse(Value::Null), Err("neither \"prompt\" nor \"messages\"".into()));
     let fine = json!({"role": "user", "content": "x"});
-    assert_eq!(parse(json!([fine])).unwrap(), Some(vec![Message::new("user", "x")]));
+    assert_eq!(parse(json!([fine])), Ok(Prompt::Chat(Chat::new([Message::new("user", "x")]))));
     let wrong = [
         (json!({"content": "x"}), "\"role\" is missing, expected a text"),
         (json!({"role": 5, "content": "x"}), "\"role\" is 5, expected a text"),
@@ -147,8 +143,9 @@ fn a_wrong_message_is_named_with_its_key() {
         (json!("x"), "a message is a text, expected an object"),
     ];
     for (message, expected) in wrong {
-        let error = parse(json!([fine, message])).unwrap_err().to_string();
+        let error = parse(json!([fine, message])).unwrap_err();
         assert!(error.contains("\"messages\"[1]: ") && error.contains(expected), "{error}");
     }
-    assert!(parse(json!({})).unwrap_err().to_string().contains("\"messages\" is an object, expected a list"));
+    let error = parse(json!({})).unwrap_err();
+    assert_eq!(error, "\"messages\": invalid type: map, expected a sequence");
 }

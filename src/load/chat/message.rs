@@ -112,27 +112,6 @@ impl<'de> Deserialize<'de> for Message {
     }
 }
 
-/// Reads the key `messages` of an object, for `#[serde(default, deserialize_with = "…")]`; null is as if it were not
-/// there.
-///
-/// # Errors
-/// Which message is wrong, from 0, and in which key.
-pub fn messages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Message>>, D::Error> {
-    let wrong =
-        |value: &Value| D::Error::custom(format!("\"messages\" is {}, expected a list of messages", kind(value)));
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::Array(items) => {
-            let message = |(index, item): (usize, Value)| {
-                serde_json::from_value(item)
-                    .map_err(|error| D::Error::custom(format!("\"messages\"[{index}]: {error}")))
-            };
-            items.into_iter().enumerate().map(message).collect::<Result<_, _>>().map(Some)
-        }
-        other => Err(wrong(&other)),
-    }
-}
-
 fn check_part(part: &Value) -> Result<(), String> {
     match part.get("type").and_then(Value::as_str) {
         _ if !part.is_object() => {
