@@ -362,7 +362,7 @@ fn wrong_lines_are_named() {
         ("p.jsonl", format!("{GOOD}{{\"messages\": []}}").into(), false, "p.jsonl:3: \"messages\" is empty"),
         ("p.jsonl", format!("{GOOD}{{\"prompt\": 7}}").into(), false, "p.jsonl:3: \"prompt\": invalid type: integer `7`, expected a string"),
         ("p.jsonl", format!("{GOOD}{{\"prompt\": \"x\", \"temperature\": 1}}").into(), false, "p.jsonl:3: unknown field `temperature`"),
-        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\": missing field `content`"),
+        ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\"}}]}}").into(), false, "p.jsonl:3: \"messages\"[0]: \"content\" is missing"),
         ("p.jsonl", format!("{GOOD}{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}]}}").into(), false, "p.jsonl:3: the model has no chat template, which \"messages\" needs"),
         ("p.json", b"{\n  \"prompt\": \"x\"\n}".to_vec(), false, "p.json:1: EOF while parsing an object at column 1"),
         ("p.jsonl", GOOD.into(), true, "p.jsonl:1: the model has no chat template, which a prompt that is put as a user's message needs"),

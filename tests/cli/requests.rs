@@ -51,7 +51,7 @@ fn a_wrong_line_fails_alone() {
         (r#"{"id": 2, "prompt": 5}"#, "\"prompt\": invalid type"),
         (r#"{"id": 13, "prompt": "x", "max_tokens": 1.5}"#, "\"max_tokens\": invalid type: floating point `1.5`, expected a whole number"),
         (r#"{"id": 14, "messages": []}"#, "\"messages\" is empty"),
-        (r#"{"id": 15, "messages": [{"role": "user", "content": "x", "tool_calls": []}]}"#, "tool_calls"),
+        (r#"{"id": 15, "messages": [{"role": "user", "content": "x", "tool_calls": 5}]}"#, "\"tool_calls\" is 5"),
         (r#"{"id": 3}"#, "neither"),
         (r#"{"id": 4, "prompt": "x", "messages": []}"#, "both"),
         (r#"{"id": 5, "messages": [{"role": "user", "content": "x"}]}"#, "chat template"),
