@@ -79,7 +79,8 @@ pack() {
     pwd >"$programs/built-in"
     git rev-parse HEAD >"$programs/commit"
     # A dictionary of all of it: the programs have most of their code in common.
-    tar -C "$programs" -cf - . | xz --lzma2=preset=9,dict=128MiB >"$folder/programs.tar.xz"
+    tar -C "$programs" -cf - . | xz --lzma2=preset=9,dict=128MiB >"$folder/programs.tar.xz.new"
+    mv "$folder/programs.tar.xz.new" "$folder/programs.tar.xz"
     archive=$(stat -c %s "$folder/programs.tar.xz")
     tracked=$(git ls-files -z | xargs -0 cat | wc -c)
     printf '%9d  %s\n%9d  tracked files\n%9d  in all, %d at most\n' \
