@@ -17,7 +17,7 @@ pub use values::{BatchSize, ControllerList, ExitChoice};
 pub use verify::VerifyArgs;
 
 use crate::failure::{USAGE, one_line};
-use crate::report::say;
+use crate::stderr::say;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
