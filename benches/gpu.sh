@@ -62,9 +62,9 @@ for line in sys.stdin:
 }
 
 pack() {
-    local folder=$1 programs name archive tracked
+    local folder=$1 name archive tracked
     mkdir -p "$folder"
-    programs=$(mktemp -d)
+    programs=$(mktemp -d) # known to the trap, so not local
     trap 'rm -rf "$programs"' EXIT
     export KERNELS=require KERNEL_ARCHS=${KERNEL_ARCHS:-90a}
     # One set of features, so that one library is compiled; without the bundled model, which lies beside it in the checkout.
