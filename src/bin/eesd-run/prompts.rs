@@ -29,7 +29,9 @@ pub fn text(given: Option<&str>, file: Option<&Path>) -> Outcome<String> {
             path.display().to_string()
         }
         None if file.is_none() && std::io::stdin().is_terminal() => {
-            return Err(Failure::usage("no text: give -p TEXT or -f FILE, or pipe it in (`generate` takes --input FILE.jsonl too)"));
+            return Err(Failure::usage(
+                "no text: give -p TEXT or -f FILE, or pipe it in (`generate` takes --input FILE.jsonl too)",
+            ));
         }
         None => {
             let read = std::io::stdin().read_to_end(&mut bytes);

@@ -53,7 +53,7 @@ impl Place {
             )
         };
         [
-            "{\"id\":7,\"index\":1,\"error\":\"in.jsonl:3: unknown key \"promt\"\"}\n".into(),
+            "{\"id\":7,\"index\":1,\"error\":\"in.jsonl:3: unknown key \\\"promt\\\"\"}\n".into(),
             answer("\"index\":2", "import", "length"),
             answer("\"id\":\"é\",\"index\":0", "def f(x):", "end_token"),
         ]
