@@ -94,8 +94,7 @@ impl Keys {
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, String> {
         let Some(place) = self.values.iter().position(|(name, _)| name == key) else { return Ok(None) };
         let (_, value) = self.values.remove(place);
-        value_of(&value)
-            .map_err(|error| if error.contains(&format!("\"{key}\"")) { error } else { format!("\"{key}\": {error}") })
+        value_of(&value).map_err(|error| format!("\"{key}\": {error}"))
     }
 
     /// Takes a key's object out, to be read key by key as well; `None` where it is absent or null.
@@ -117,11 +116,12 @@ impl Keys {
     /// Adds a key, as if the line had it.
     ///
     /// # Errors
-    /// If it has it already.
+    /// If it has it already, and not as null.
     pub fn put(&mut self, key: &str, value: &impl Serialize) -> Result<(), String> {
-        if self.values.iter().any(|(name, _)| name == key) {
+        if self.raw(key).is_some() {
             return Err(format!("the key {key:?} twice"));
         }
+        self.forget(key);
         let value = serde_json::value::to_raw_value(value).map_err(|error| error.to_string())?;
         self.values.push((key.to_owned(), value));
         Ok(())
@@ -192,8 +192,8 @@ fn value_of<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, String> 
     }
     for (rust, plain) in [
         ("usize", "whole number, 0 or more"),
-        ("u64", "whole number, 0 or more"),
-        ("u32", "whole number, 0 or more"),
+        ("u64", "whole number from 0 to 18446744073709551615"),
+        ("u32", "whole number from 0 to 4294967295"),
         ("f64", "number"),
         ("f32", "number"),
     ] {
@@ -272,6 +272,10 @@ mod tests {
         assert!(keys.take::<f64>("t").unwrap_err().starts_with("\"t\": number out of range"));
         assert!(keys.take::<String>("text").unwrap_err().starts_with("\"text\": "));
         assert_eq!(keys.take::<String>("absent"), Ok(None));
+        // A value that looks like the key does not stand for it, and a number too large is not told to be whole.
+        let mut keys = Keys::parse(br#"{"stop": "\"stop\"", "ids": [4294967296], "z": 1}"#);
+        assert!(keys.take::<Vec<u32>>("stop").unwrap_err().starts_with("\"stop\": invalid type: string"));
+        assert!(keys.take::<Vec<u32>>("ids").unwrap_err().contains("4294967296`, expected a whole number from 0 to 4"));
         assert_eq!(keys.finish("nothing"), Err("unknown key \"z\" (expected nothing)".into()));
     }
 }
