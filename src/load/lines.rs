@@ -4,7 +4,7 @@
 use super::encoding::without_mark;
 use super::error::short;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -67,8 +67,10 @@ impl Keys {
             Err(error) => {
                 let at = error.valid_up_to();
                 let broken = format!("not UTF-8: byte {} is 0x{:02x}", at + 1, line[at]);
-                // What the rest says is worth knowing: an id, first of all.
-                Self { broken: Some(broken), ..Self::of_text(&String::from_utf8_lossy(line)) }
+                // What the rest says is worth knowing: an id, first of all, unless it is what the damage has changed.
+                let mut values = Self::of_text(&String::from_utf8_lossy(line)).values;
+                values.retain(|(_, value)| !value.get().contains(char::REPLACEMENT_CHARACTER));
+                Self { values, broken: Some(broken) }
             }
         }
     }
@@ -76,7 +78,7 @@ impl Keys {
     fn of_text(text: &str) -> Self {
         let mut keys = Self::default();
         let mut parser = serde_json::Deserializer::from_str(text);
-        let parsed = parser.deserialize_map(Collect(&mut keys)).and_then(|()| parser.end());
+        let parsed = parser.deserialize_map(Collect { keys: &mut keys, text }).and_then(|()| parser.end());
         keys.broken = keys.broken.or(parsed.err().map(|error| json_error(&error)));
         keys
     }
@@ -155,9 +157,22 @@ impl Keys {
 }
 
 /// Fills [`Keys`] as far as a line can be read.
-struct Collect<'k>(&'k mut Keys);
+struct Collect<'k, 'de> {
+    keys: &'k mut Keys,
+    text: &'de str,
+}
 
-impl<'de> Visitor<'de> for Collect<'_> {
+impl Collect<'_, '_> {
+    /// Whether a value has not been cut short by damage. Those in quotes and brackets have an end of their own; a number
+    /// (or a word) may have lost its own, where nothing that separates values follows.
+    fn is_whole(&self, value: &str) -> bool {
+        let end = value.as_ptr() as usize - self.text.as_ptr() as usize + value.len();
+        let rest = &self.text[end..];
+        value.starts_with(['"', '{', '[']) || rest.starts_with([',', '}', ' ', '\t', '\r']) && !rest.trim().is_empty()
+    }
+}
+
+impl<'de> Visitor<'de> for Collect<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,12 +181,11 @@ impl<'de> Visitor<'de> for Collect<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            if self.0.values.iter().any(|(name, _)| *name == key) {
-                map.next_value::<IgnoredAny>()?;
-                self.0.broken.get_or_insert(format!("the key {key:?} twice"));
-            } else {
-                let value = map.next_value()?;
-                self.0.values.push((key, value));
+            let value = map.next_value::<&RawValue>()?;
+            if self.keys.values.iter().any(|(name, _)| *name == key) {
+                self.keys.broken.get_or_insert(format!("the key {key:?} twice"));
+            } else if self.is_whole(value.get()) {
+                self.keys.values.push((key, value.to_owned()));
             }
         }
         Ok(())
@@ -251,12 +265,24 @@ mod tests {
             &br#"{"id": 7, "prompt": "a"#[..],
             br#"{"id": 7, "prompt": tru}"#,
             br#"{"id": 7} x"#,
+            br#"{"id": 7 "prompt": "a"}"#,
             b"{\"prompt\": \"\xff\", \"id\": 7}",
             br#"{"id": 7, "a": 1, "a": 2}"#,
         ] {
             let keys = Keys::parse(line);
             assert_eq!(keys.raw("id").map(RawValue::get), Some("7"), "{}", String::from_utf8_lossy(line));
             assert!(keys.whole().is_err());
+        }
+        // Of a number that the damage has cut, nobody knows the rest, nor what a byte of a text was.
+        for line in [
+            &b"{\"id\": 7"[..],
+            b"{\"id\": 7\r\n",
+            b"{\"id\": 7x, \"a\": 1}",
+            b"{\"id\": 7\xb1, \"a\": 1}",
+            b"{\"id\": \"\xe9\"}",
+        ] {
+            let keys = Keys::parse(line);
+            assert!(keys.raw("id").is_none() && keys.whole().is_err(), "{}", String::from_utf8_lossy(line));
         }
         for line in [&b"[1]"[..], b"7", b"\"a\"", b"x", b"null"] {
             assert!(Keys::parse(line).finish("anything").is_err());

@@ -1,15 +1,18 @@
 //! Request lines with one thing wrong, and what has to become of each.
 
-/// Numbers that look random and are the same in every run (Marsaglia's xorshift).
-pub struct Dice(pub u64);
+use eesd::sample::{Philox, Purpose};
+
+/// Numbers that look random and are the same in every run.
+pub struct Dice(Philox);
 
 impl Dice {
+    pub fn new() -> Self {
+        Self(Philox::new(13, 0, Purpose::Controller, 0))
+    }
+
     /// A number below `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % sides.max(1) as u64) as usize
+        self.0.word() as usize % sides
     }
 
     fn of<'a>(&mut self, texts: &[&'a str]) -> &'a str {
@@ -109,8 +112,26 @@ const VALUES: [&str; 40] = [
 
 /// What is no JSON, and ends the reading of a line.
 const NO_JSON: [&str; 20] = [
-    "NaN", "-Infinity", "-", "01", "1.", ".5", "+1", "0x10", "tru", "'a'", "\"\\q\"", "\"\\u12\"", "\"open", "\"\u{1}\"",
-    "\"\0\"", "[1,]", "{\"a\"}", "{\"a\": 1,}", "{a: 1}", "// 1",
+    "NaN",
+    "-Infinity",
+    "-",
+    "01",
+    "1.",
+    ".5",
+    "+1",
+    "0x10",
+    "tru",
+    "'a'",
+    "\"\\q\"",
+    "\"\\u12\"",
+    "\"open",
+    "\"\u{1}\"",
+    "\"\0\"",
+    "[1,]",
+    "{\"a\"}",
+    "{\"a\": 1,}",
+    "{a: 1}",
+    "// 1",
 ];
 
 /// Native lines' keys, each with a value that is right.
