@@ -4,7 +4,7 @@
 use super::encoding::without_mark;
 use super::error::short;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -69,8 +69,10 @@ impl Keys {
             Err(error) => {
                 let at = error.valid_up_to();
                 let broken = format!("not UTF-8: byte {} is 0x{:02x}", at + 1, line[at]);
-                // What the rest says is worth knowing: an id, first of all.
-                Self { broken: Some(broken), ..Self::of_text(&String::from_utf8_lossy(line)) }
+                // What the rest says is worth knowing: an id, first of all, unless it is what the damage has changed.
+                let mut values = Self::of_text(&String::from_utf8_lossy(line)).values;
+                values.retain(|(_, value)| !value.get().contains(char::REPLACEMENT_CHARACTER));
+                Self { values, broken: Some(broken) }
             }
         }
     }
@@ -78,7 +80,7 @@ impl Keys {
     fn of_text(text: &str) -> Self {
         let mut keys = Self::default();
         let mut parser = serde_json::Deserializer::from_str(text);
-        let parsed = parser.deserialize_map(Collect(&mut keys)).and_then(|()| parser.end());
+        let parsed = parser.deserialize_map(Collect { keys: &mut keys, text }).and_then(|()| parser.end());
         keys.broken = keys.broken.or(parsed.err().map(|error| json_error(&error)));
         keys
     }
@@ -96,8 +98,7 @@ impl Keys {
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, String> {
         let Some(place) = self.values.iter().position(|(name, _)| name == key) else { return Ok(None) };
         let (_, value) = self.values.remove(place);
-        value_of(&value)
-            .map_err(|error| if error.contains(&format!("\"{key}\"")) { error } else { format!("\"{key}\": {error}") })
+        value_of(&value).map_err(|error| format!("\"{key}\": {error}"))
     }
 
     /// Takes a key's object out, to be read key by key as well; `None` where it is absent or null.
@@ -119,11 +120,12 @@ impl Keys {
     /// Adds a key, as if the line had it.
     ///
     /// # Errors
-    /// If it has it already.
+    /// If it has it already, and not as null.
     pub fn put(&mut self, key: &str, value: &impl Serialize) -> Result<(), String> {
-        if self.values.iter().any(|(name, _)| name == key) {
+        if self.raw(key).is_some() {
             return Err(format!("the key {key:?} twice"));
         }
+        self.forget(key);
         let value = serde_json::value::to_raw_value(value).map_err(|error| error.to_string())?;
         self.values.push((key.to_owned(), value));
         Ok(())
@@ -157,9 +159,22 @@ impl Keys {
 }
 
 /// Fills [`Keys`] as far as a line can be read.
-struct Collect<'k>(&'k mut Keys);
+struct Collect<'k, 'de> {
+    keys: &'k mut Keys,
+    text: &'de str,
+}
 
-impl<'de> Visitor<'de> for Collect<'_> {
+impl Collect<'_, '_> {
+    /// Whether a value has not been cut short by damage. Those in quotes and brackets have an end of their own; a number
+    /// (or a word) may have lost its own, where nothing that separates values follows.
+    fn is_whole(&self, value: &str) -> bool {
+        let end = value.as_ptr() as usize - self.text.as_ptr() as usize + value.len();
+        let rest = &self.text[end..];
+        value.starts_with(['"', '{', '[']) || rest.starts_with([',', '}', ' ', '\t', '\r']) && !rest.trim().is_empty()
+    }
+}
+
+impl<'de> Visitor<'de> for Collect<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,12 +183,11 @@ impl<'de> Visitor<'de> for Collect<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            if self.0.values.iter().any(|(name, _)| *name == key) {
-                map.next_value::<IgnoredAny>()?;
-                self.0.broken.get_or_insert(format!("the key {key:?} twice"));
-            } else {
-                let value = map.next_value()?;
-                self.0.values.push((key, value));
+            let value = map.next_value::<&RawValue>()?;
+            if self.keys.values.iter().any(|(name, _)| *name == key) {
+                self.keys.broken.get_or_insert(format!("the key {key:?} twice"));
+            } else if self.is_whole(value.get()) {
+                self.keys.values.push((key, value.to_owned()));
             }
         }
         Ok(())
@@ -194,8 +208,8 @@ fn value_of<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, String> 
     }
     for (rust, plain) in [
         ("usize", "whole number, 0 or more"),
-        ("u64", "whole number, 0 or more"),
-        ("u32", "whole number, 0 or more"),
+        ("u64", "whole number from 0 to 18446744073709551615"),
+        ("u32", "whole number from 0 to 4294967295"),
         ("f64", "number"),
         ("f32", "number"),
     ] {
@@ -253,12 +267,24 @@ mod tests {
             &br#"{"id": 7, "prompt": "a"#[..],
             br#"{"id": 7, "prompt": tru}"#,
             br#"{"id": 7} x"#,
+            br#"{"id": 7 "prompt": "a"}"#,
             b"{\"prompt\": \"\xff\", \"id\": 7}",
             br#"{"id": 7, "a": 1, "a": 2}"#,
         ] {
             let keys = Keys::parse(line);
             assert_eq!(keys.raw("id").map(RawValue::get), Some("7"), "{}", String::from_utf8_lossy(line));
             assert!(keys.whole().is_err());
+        }
+        // Of a number that the damage has cut, nobody knows the rest, nor what a byte of a text was.
+        for line in [
+            &b"{\"id\": 7"[..],
+            b"{\"id\": 7\r\n",
+            b"{\"id\": 7x, \"a\": 1}",
+            b"{\"id\": 7\xb1, \"a\": 1}",
+            b"{\"id\": \"\xe9\"}",
+        ] {
+            let keys = Keys::parse(line);
+            assert!(keys.raw("id").is_none() && keys.whole().is_err(), "{}", String::from_utf8_lossy(line));
         }
         for line in [&b"[1]"[..], b"7", b"\"a\"", b"x", b"null"] {
             assert!(Keys::parse(line).finish("anything").is_err());
@@ -274,6 +300,10 @@ mod tests {
         assert!(keys.take::<f64>("t").unwrap_err().starts_with("\"t\": number out of range"));
         assert!(keys.take::<String>("text").unwrap_err().starts_with("\"text\": "));
         assert_eq!(keys.take::<String>("absent"), Ok(None));
+        // A value that looks like the key does not stand for it, and a number too large is not told to be whole.
+        let mut keys = Keys::parse(br#"{"stop": "\"stop\"", "ids": [4294967296], "z": 1}"#);
+        assert!(keys.take::<Vec<u32>>("stop").unwrap_err().starts_with("\"stop\": invalid type: string"));
+        assert!(keys.take::<Vec<u32>>("ids").unwrap_err().contains("4294967296`, expected a whole number from 0 to 4"));
         assert_eq!(keys.finish("nothing"), Err("unknown key \"z\" (expected nothing)".into()));
     }
 }

@@ -1,6 +1,7 @@
 //! The command line from outside: what it prints where, its exit codes, and what it says to mistakes.
 
 mod batches;
+mod closed_streams;
 mod files;
 mod forms;
 mod live;

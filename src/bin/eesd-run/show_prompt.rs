@@ -36,6 +36,7 @@ pub fn of_lines(lines: Lines<'_>) -> Outcome {
     }
     match failed {
         0 => Ok(()),
+        1 => Err(Failure::failed("1 line holds no prompt: its line in the output says why")),
         n => Err(Failure::failed(format!("{n} lines hold no prompt: their lines in the output say why"))),
     }
 }

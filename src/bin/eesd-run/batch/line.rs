@@ -5,6 +5,7 @@ use super::{openai, settings};
 use crate::failure::{Failure, Outcome, one_line};
 use eesd::engine::Request;
 use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder};
+use serde_json::value::RawValue;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -133,7 +134,7 @@ impl Iterator for Lines<'_> {
 fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, place: &str) -> Item {
     let keys = Keys::parse(line);
     let openai = openai::is_one(&keys);
-    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(|id| id.to_owned());
+    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
     let mut job = Job { id, index, samples: 1, form: Form::Lines };
     let parsed = match openai {
         true => {
@@ -149,7 +150,28 @@ fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, 
         Ok(Asked { request, text, samples }) => {
             Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
         }
-        Err(error) => Item::Wrong { job, error: format!("{place}: {}", one_line(&error)) },
+        Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
+    }
+}
+
+/// An id as it is spelled, but for line ends within, which JSON has between values only: an answer is one line for whoever
+/// takes a carriage return for an end, too.
+fn on_one_line(id: &RawValue) -> Box<RawValue> {
+    RawValue::from_string(id.get().replace('\r', " ")).unwrap_or_else(|_| id.to_owned())
+}
+
+/// An error without the middle of what it quotes, where that is longer than any honest value: what is wrong stands before
+/// it, and what was expected behind.
+fn shortened(error: String) -> String {
+    let (head, tail) = (600, 300);
+    let length = error.chars().count();
+    if length <= head + tail {
+        return error;
+    }
+    let mut ends = error.char_indices().map(|(at, _)| at);
+    match (ends.nth(head), ends.nth(length - head - tail - 1)) {
+        (Some(from), Some(to)) => format!("{}…{}", &error[..from], &error[to..]),
+        _ => error,
     }
 }
 
@@ -170,3 +192,6 @@ fn request(mut keys: Keys, base: &Request, encoder: &PromptEncoder<'_>) -> Resul
     request.prompt = tokens;
     Ok(Asked { request, text, samples })
 }
+
+#[cfg(test)]
+mod tests;

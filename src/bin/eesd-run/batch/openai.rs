@@ -62,6 +62,9 @@ pub fn open(mut keys: Keys) -> Result<(Endpoint, Keys), String> {
 
 /// Reads of a body what only OpenAI's have.
 fn endpoint(mut body: Keys, chat: bool) -> Result<(Endpoint, Keys), String> {
+    if body.raw("id").is_some() {
+        return Err("\"id\" has no place here: \"custom_id\" beside the body tells lines apart".into());
+    }
     let model = body.take::<String>("model")?;
     LABELS.iter().for_each(|key| body.forget(key));
     let mut only = |key: &str, allowed: &[Value]| match body.take::<Value>(key)? {
@@ -79,8 +82,9 @@ fn endpoint(mut body: Keys, chat: bool) -> Result<(Endpoint, Keys), String> {
     only("modalities", &[json!(["text"])])?;
     only("tool_choice", &["auto".into()])?;
     only("parallel_tool_calls", &[true.into()])?;
-    if let Some(most) = body.take::<Value>("max_completion_tokens")? {
-        body.put("max_tokens", &most)?;
+    if let Some(most) = body.take::<usize>("max_completion_tokens")? {
+        body.put("max_tokens", &most)
+            .map_err(|_| "both \"max_tokens\" and \"max_completion_tokens\": one of them is enough")?;
     }
     if chat {
         let most = body.take::<usize>("top_logprobs")?;

@@ -199,7 +199,9 @@ impl Scanned {
 
 /// Whether a run that was killed while writing can have left this at the end of the file.
 fn begins_a_line(bytes: &[u8]) -> bool {
-    [&b"{\"id\":"[..], b"{\"index\":"].iter().any(|head| bytes.starts_with(head) || head.starts_with(bytes))
+    [&b"{\"id\":"[..], b"{\"index\":", b"{\"custom_id\":"]
+        .iter()
+        .any(|head| bytes.starts_with(head) || head.starts_with(bytes))
 }
 
 fn id(id: Option<&RawValue>) -> String {

@@ -77,6 +77,18 @@ fn an_output_killed_at_any_byte_is_gone_on_with() {
 }
 
 #[test]
+fn a_line_of_either_form_may_have_lost_its_end() {
+    let place = Place::new();
+    let [error, ..] = place.lines();
+    for row in ["{\"custom_id\":\"a\",\"id\":\"batch_req_0\"", "{\"id\":\"batch_req_2\"", "{\"index\":2,\"text\""] {
+        for length in 1..row.len() {
+            let (taken, left) = place.go_on(format!("{error}{}", &row[..length]).as_bytes()).unwrap();
+            assert_eq!((taken.lines(), String::from_utf8(left).unwrap()), (1, error.clone()), "{}", &row[..length]);
+        }
+    }
+}
+
+#[test]
 fn lines_cut_short_are_taken_out_wherever_they_are() {
     let place = Place::new();
     let [error, second, first] = place.lines();
@@ -118,18 +130,19 @@ fn what_no_run_on_this_input_writes_is_refused_and_left_as_it_is() {
     let cases: Vec<(Vec<&str>, &str)> = vec![
         (vec![&beyond], "out.jsonl:1: a line of request 3 (expected a request of "),
         (vec![&second, &first, &error, &beyond], "out.jsonl:4: a line of request 3 (expected a request of "),
-        (vec![&negative], "out.jsonl:1: invalid value: integer `-1`"),
+        (vec![&negative], "out.jsonl:1: \"index\": invalid value: integer `-1`"),
         (vec![&second, &other_id], "out.jsonl:2: id \"e\" (expected id \"é\", that of request 0 of "),
         (vec![&no_id], "out.jsonl:1: no id (expected id \"é\""),
         (vec!["{\"id\":2,\"index\":2,\"error\":\"x\"}\n"], "out.jsonl:1: id 2 (expected no id"),
         (vec![&error, &other_prompt], &other_tokens),
         (vec![&answered], "out.jsonl:1: an answer (expected an error, that of request 1 of "),
-        (vec![&error, &first, &second, &first], "out.jsonl:4: a second line of request 0, after line 2 (expected one line a request)"),
-        (vec![&first, "\n", &second], "out.jsonl:2: no object in \"\""),
-        (vec![&first, "note\n"], "out.jsonl:2: no object in \"note\""),
-        (vec![&first, "[0]\n", &second], "out.jsonl:2: no object in \"[0]\""),
+        (vec![&error, &first, &second, &first], "out.jsonl:4: a second line of request 0, after line 2 (expected one line an answer)"),
+        (vec![&first, "\n", &second], "out.jsonl:2: EOF while parsing a value at column 0 in \"\""),
+        (vec![&first, "note\n"], "out.jsonl:2: expected ident at column 2 in \"note\""),
+        (vec![&first, "[0]\n", &second], "out.jsonl:2: invalid type: sequence, expected a JSON object at column 0 in \"[0]\""),
         (vec![&first[..20], "\n", &second], "out.jsonl:1: EOF while parsing"),
-        (vec!["{\"prompt\": \"x\"}\n"], "out.jsonl:1: missing field `index`"),
+        (vec!["{\"prompt\": \"x\"}\n"], "out.jsonl:1: no \"index\" in "),
+        (vec!["{\"prompt\": \"x\", \"prompt\": 1}\n"], "out.jsonl:1: the key \"prompt\" twice in "),
         (vec!["{\"index\": 0}\n"], "out.jsonl:1: neither"),
         (vec![&no_end], "out.jsonl:1: neither"),
         (vec![&both], "out.jsonl:1: neither"),
