@@ -2,7 +2,7 @@
 //! still be read is whole.
 //!
 //! How much of a stream is read is drawn, the same in every run; when the program notices is up to the machine, and every
-//! claim here holds whenever that is. `EESD_MUTATIONS=100000` makes a thousand runs.
+//! claim here holds whenever that is. `EESD_MUTATIONS=100000` makes a thousand runs in all.
 
 use crate::{PROMPT, command, lines, model_folder, write};
 use eesd::sample::{Philox, Purpose};
