@@ -62,9 +62,9 @@ for line in sys.stdin:
 }
 
 pack() {
-    local folder=$1 programs name archive tracked
+    local folder=$1 name archive tracked
     mkdir -p "$folder"
-    programs=$(mktemp -d)
+    programs=$(mktemp -d) # known to the trap, so not local
     trap 'rm -rf "$programs"' EXIT
     export KERNELS=require KERNEL_ARCHS=${KERNEL_ARCHS:-90a}
     # One set of features, so that one library is compiled; without the bundled model, which lies beside it in the checkout.
@@ -79,7 +79,8 @@ pack() {
     pwd >"$programs/built-in"
     git rev-parse HEAD >"$programs/commit"
     # A dictionary of all of it: the programs have most of their code in common.
-    tar -C "$programs" -cf - . | xz --lzma2=preset=9,dict=128MiB >"$folder/programs.tar.xz"
+    tar -C "$programs" -cf - . | xz --lzma2=preset=9,dict=128MiB >"$folder/programs.tar.xz.new"
+    mv "$folder/programs.tar.xz.new" "$folder/programs.tar.xz"
     archive=$(stat -c %s "$folder/programs.tar.xz")
     tracked=$(git ls-files -z | xargs -0 cat | wc -c)
     printf '%9d  %s\n%9d  tracked files\n%9d  in all, %d at most\n' \

@@ -8,7 +8,7 @@
 //! A line also takes `tools`, `documents` and `arguments`, an object of other values for the template. The answer is
 //! `{"prompt": …}`, or `{"error": …}` where the template or the line is refused.
 
-use eesd::load::{Chat, ChatTemplate, Message, messages};
+use eesd::load::{Chat, ChatTemplate, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -22,8 +22,7 @@ struct Line {
     template: PathBuf,
     #[serde(default)]
     specials: BTreeMap<String, String>,
-    #[serde(deserialize_with = "messages")]
-    messages: Option<Vec<Message>>,
+    messages: Vec<Message>,
     tools: Option<Value>,
     documents: Option<Value>,
     #[serde(default)]
@@ -33,7 +32,7 @@ struct Line {
 fn render(line: &str) -> Result<String, Box<dyn Error>> {
     let Line { template, specials, messages, tools, documents, arguments } = serde_json::from_str(line)?;
     let template = ChatTemplate::from_file(&template, specials)?;
-    let chat = Chat { tools, documents, arguments, ..Chat::new(messages.unwrap_or_default()) };
+    let chat = Chat { tools, documents, arguments, ..Chat::new(messages) };
     Ok(template.render(&chat)?)
 }
 

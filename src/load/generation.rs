@@ -84,11 +84,13 @@ impl GenerationDefaults {
     }
 
     /// How the model asks to be sampled where the user says nothing: greedily unless it says `do_sample`, and with its
-    /// repetition penalty in any case.
+    /// repetition penalty and its forbidden tokens in any case.
     pub fn sampling(&self) -> SamplingParams {
         let off = SamplingParams::default();
         let penalized = SamplingParams {
             repetition_penalty: self.repetition_penalty.unwrap_or(off.repetition_penalty),
+            suppress_tokens: self.suppress_tokens.clone(),
+            bad_words: self.bad_words.clone(),
             ..off.clone()
         };
         if self.sample != Some(true) {

@@ -23,7 +23,7 @@ impl<R: BufRead> JsonLines<R> {
         Self { reader, number: 0, line: Vec::new() }
     }
 
-    /// The next line with its number, from 1; `None` at the end.
+    /// The next line, without the white space at its end, and its number, from 1; `None` at the end.
     ///
     /// # Errors
     /// If it cannot be read, or the file is UTF-16. There is no use in reading on.
@@ -38,7 +38,9 @@ impl<R: BufRead> JsonLines<R> {
                 let mark = self.line.len() - without_mark(&self.line)?.len();
                 self.line.drain(..mark);
             }
-            if !self.line.iter().all(u8::is_ascii_whitespace) {
+            let line = self.line.trim_ascii_end();
+            if !line.is_empty() {
+                self.line.truncate(line.len());
                 return Ok(Some((self.number, &self.line)));
             }
         }
@@ -229,7 +231,7 @@ mod tests {
         let mut lines = JsonLines::new(file);
         let mut read = Vec::new();
         while let Some((number, line)) = lines.next_line().unwrap() {
-            read.push((number, line.trim_ascii_end().to_vec()));
+            read.push((number, line.to_vec()));
         }
         read
     }

@@ -274,7 +274,8 @@ fn an_interrupted_run_tells_what_it_cut_short() {
 fn live_statistics_are_lines_on_standard_error() {
     let dir = TempDir::new().unwrap();
     let mut run = live(&dir, &["--stats"]);
-    // The first line comes after half a second of work, however many requests that is.
+    assert_eq!(run.told(), "answering requests, 8 side by side\n");
+    // The next line comes after half a second of work, however many requests that is.
     let mut pipe = run.take_pipe();
     let submitting = std::thread::spawn(move || while pipe.write_all(long_request().as_bytes()).is_ok() {});
     let line = run.told();
@@ -327,6 +328,7 @@ fn what_cannot_be_told_is_an_error() {
     fs::remove_dir_all(&folder).unwrap();
     run.submit(&requests(3, 3));
     let message = format!("{}: could not be written: ", file.display());
+    assert!(run.told().starts_with("answering requests, "));
     let told = run.told();
     assert!(told.starts_with(&message) && told.ends_with(" (it will be tried again)\n"), "{told}");
     run.submit(&requests(20, 14));

@@ -294,7 +294,7 @@ fn the_output_of_another_input_is_refused_and_kept() {
         (torn.replace("\"index\":1", "\"index\":3"), "a line of request 3 (expected a request of "),
         (torn.replace("\"prompt_tokens\":", "\"prompt_tokens\":1"), "an answer to a prompt of 1"),
         (format!("{}\n{torn}", torn.lines().next().unwrap()), "a second line of request"),
-        (format!("no JSON\n{torn}"), ":1: no object in \"no JSON\""),
+        (format!("no JSON\n{torn}"), ":1: expected ident at column 2 in \"no JSON\""),
     ] {
         fs::write(&output, &content).unwrap();
         let run = finish(place.resume(&output));

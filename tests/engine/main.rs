@@ -32,6 +32,8 @@ mod kv;
 #[cfg(feature = "bundled-model")]
 mod lossless;
 #[cfg(feature = "bundled-model")]
+mod prompt_files;
+#[cfg(feature = "bundled-model")]
 mod real_rounds;
 mod rounds;
 mod sampling_distribution;

@@ -1,6 +1,6 @@
 //! How a command ends when it does not end well: one line on standard error and an exit code.
 
-use crate::report::say;
+use crate::stderr::say;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;

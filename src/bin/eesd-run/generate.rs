@@ -8,12 +8,12 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::monitor::{Listeners, MetricsTarget, Monitor, Subject};
 use crate::output::{AnswerFile, Output};
+use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use crate::show_prompt;
 use eesd::engine::{Completion, Emission, Engine, Finish, Request};
-use eesd::load::encoding;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -28,7 +28,8 @@ pub fn run(args: GenerateArgs) -> Outcome {
     check(&args, json)?;
     let listeners = Listeners::open(&args.monitor, reporter)?;
     let input = args.input.as_deref().map(Input::open).transpose()?;
-    let text = if input.is_some() { String::new() } else { text_of(args.prompt.as_deref(), args.file.as_deref())? };
+    let text =
+        if input.is_some() { String::new() } else { prompts::text(args.prompt.as_deref(), args.file.as_deref())? };
 
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
     spare_model(&args, &model)?;
@@ -242,32 +243,4 @@ fn samples(request: Request, count: usize) -> impl Iterator<Item = Request> {
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample));
         request
     })
-}
-
-/// The text of `-p`, `-f` or standard input; the latter two lose a byte order mark and one final line break.
-///
-/// # Errors
-/// If it cannot be read, is no text, or there is none.
-pub fn text_of(given: Option<&str>, file: Option<&Path>) -> Outcome<String> {
-    if let Some(text) = given {
-        return Ok(text.to_owned());
-    }
-    let mut bytes = Vec::new();
-    let name = match file.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
-            path.display().to_string()
-        }
-        None if file.is_none() && std::io::stdin().is_terminal() => {
-            return Err(Failure::usage("no text: give -p TEXT or -f FILE, or pipe it in"));
-        }
-        None => {
-            let read = std::io::stdin().read_to_end(&mut bytes);
-            read.map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
-            "standard input".into()
-        }
-    };
-    let text = encoding::text(bytes).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
-    let whole = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(&text);
-    Ok(whole.to_owned())
 }

@@ -28,7 +28,11 @@ const CACHED_BYTES: u64 = 4;
 
 /// Prints the report.
 pub fn run(args: InspectArgs) -> Outcome {
-    let model = Model::open(&args.model, Reporter::new(false))?;
+    let reporter = Reporter::new(false);
+    let model = Model::open(&args.model, reporter)?;
+    if let Err(broken) = model.checkpoint.chat_template() {
+        reporter.note(&format!("{broken} (--chat-template FILE takes another template)"));
+    }
     let report = Report::of(&model)?;
     let mut output = Output::stdout();
     if args.json { output.json(&report) } else { output.text(&text::print(&report)) }

@@ -28,6 +28,7 @@ mod prompts;
 mod report;
 mod settings;
 mod show_prompt;
+mod stderr;
 mod tokens;
 mod verify;
 

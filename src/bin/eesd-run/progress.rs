@@ -1,6 +1,6 @@
 //! How far long work has come: a bar on a terminal, elsewhere a line at the start, now and then, and at the end.
 
-use crate::report::say;
+use crate::stderr::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

@@ -1,11 +1,11 @@
-//! The prompts of `bench`, `verify` and `distill`, which read them as `generate` does.
+//! Where prompts come from: a flag, a file, a pipe. `bench`, `verify` and `distill` read files of them as `generate` does.
 
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
-use eesd::load::{PromptFile, is_json_lines};
-use std::io::Read;
+use eesd::load::{PromptFile, encoding, is_json_lines};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 /// Prompts that the bundled model comes with, in builds without that model too.
@@ -13,6 +13,36 @@ const BUNDLED: &str = include_str!("../../../models/pycode-4m/prompts.jsonl");
 
 /// Made-up prompts, for a model without a tokenizer: how many, of how many tokens each.
 const MADE_UP: (usize, usize) = (8, 64);
+
+/// The text of `-p`, `-f` or standard input; the latter two lose a byte order mark and one final line break.
+///
+/// # Errors
+/// If it cannot be read, is no text, or there is none.
+pub fn text(given: Option<&str>, file: Option<&Path>) -> Outcome<String> {
+    if let Some(text) = given {
+        return Ok(text.to_owned());
+    }
+    let mut bytes = Vec::new();
+    let name = match file.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+            path.display().to_string()
+        }
+        None if file.is_none() && std::io::stdin().is_terminal() => {
+            return Err(Failure::usage(
+                "no text: give -p TEXT or -f FILE, or pipe it in (`generate` takes --input FILE.jsonl too)",
+            ));
+        }
+        None => {
+            let read = std::io::stdin().read_to_end(&mut bytes);
+            read.map_err(|e| Failure::failed(format!("standard input: could not be read: {e}")))?;
+            "standard input".into()
+        }
+    };
+    let text = encoding::text(bytes).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
+    let whole = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(&text);
+    Ok(whole.to_owned())
+}
 
 /// The tokens of each prompt: the file's, or the bundled model's own, or made-up ones where there is no tokenizer.
 ///

@@ -1,8 +1,9 @@
 //! What people read beside the text: notes, progress and statistics, all on standard error.
 
 use crate::progress::{self, Progress};
+use crate::stderr::say;
 use eesd::engine::Stats;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 /// Talks to people, or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -42,11 +43,6 @@ impl Reporter {
     pub fn wait<T>(&self, doing: &str, work: impl FnOnce() -> T) -> T {
         progress::wait(doing, self.quiet, work)
     }
-}
-
-/// Writes a line to standard error. Where that cannot be written, nobody reads it and nothing is lost.
-pub fn say(line: &str) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Tokens, speed, rounds, mean accepted length, acceptance by position, time to first token, on one line.

@@ -98,8 +98,9 @@ impl Model {
         })?;
         template.ok_or_else(|| {
             format!(
-                "{} has no chat template (looked for chat_template.jinja and for the key chat_template of \
-                 tokenizer_config.json): give one with --chat-template FILE, or continue text with `eesd-run generate -p TEXT`",
+                "{} has no chat template (looked for chat_template.jinja, additional_chat_templates/default.jinja, \
+                 chat_template.json, and the key chat_template of tokenizer_config.json): give one with --chat-template FILE, \
+                 or continue text with `eesd-run generate -p TEXT`",
                 self.place()
             )
         })

@@ -2,8 +2,8 @@
 
 use crate::args::{DetokenizeArgs, TokenizeArgs};
 use crate::failure::{Failure, Outcome};
-use crate::generate::text_of;
 use crate::output::Output;
+use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
@@ -13,7 +13,7 @@ use std::io::Read;
 /// Prints each token of a text with its spelling, or all ids as a list.
 pub fn tokenize(args: TokenizeArgs) -> Outcome {
     let reporter = Reporter::new(false);
-    let text = text_of(args.prompt.as_deref(), args.file.as_deref())?;
+    let text = prompts::text(args.prompt.as_deref(), args.file.as_deref())?;
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
     let tokenizer = model.tokenizer()?;
     let prompt = model.prompt(text, args.system.as_deref());

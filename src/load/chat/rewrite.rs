@@ -31,7 +31,10 @@ pub(super) fn rewrite(template: &str) -> String {
                 let code = Code::read(&from[2..], "%}");
                 text.extend(["{%", &code.rewritten_tag()]);
                 let length = 2 + code.text.len();
-                if code.is_raw() { length + copy_raw(&from[length..], &mut text) } else { length }
+                match code.is_raw() {
+                    true => length + copy_raw(&from[length..], code.text.ends_with('-'), &mut text),
+                    false => length,
+                }
             }
             _ => {
                 text.push('{');
@@ -43,16 +46,17 @@ pub(super) fn rewrite(template: &str) -> String {
     text + rest
 }
 
-/// Copies what follows `{% raw` up to `{% endraw`, the end of the first tag and all. Its length.
-fn copy_raw(from: &str, text: &mut String) -> usize {
+/// Copies what follows `{% raw` up to `{% endraw`, the end of the first tag and all. `drops_space`: that tag drops the
+/// white space after it. The copy's length before the line end is doubled.
+fn copy_raw(from: &str, drops_space: bool, text: &mut String) -> usize {
     let is_end = |at: &usize| {
         let inside = from[at + 2..].trim_start_matches(['-', '+']).trim_start();
         inside.starts_with("endraw")
     };
     let end = from.match_indices("{%").map(|(at, _)| at).find(is_end).unwrap_or(from.len());
     match from[..end].strip_prefix("%}\n") {
-        Some(after) => text.extend(["%}\n\n", after]),
-        None => text.push_str(&from[..end]),
+        Some(after) if !drops_space => text.extend(["%}\n\n", after]),
+        _ => text.push_str(&from[..end]),
     }
     end
 }

@@ -1,19 +1,23 @@
 //! The command line as typed. Nothing is decided here: flags that were not given are `None`, and
 //! [`settings`](crate::settings) settles them with what the model folder says.
 
+mod bench;
 mod common;
 mod distill;
 mod tokens;
 mod values;
+mod verify;
 
+pub use bench::{BenchArgs, TableFormat};
 pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use eesd::backend::Device;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
+pub use verify::VerifyArgs;
 
 use crate::failure::{USAGE, one_line};
-use crate::report::say;
+use crate::stderr::say;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -206,72 +210,6 @@ pub struct ChatArgs {
     pub quiet: bool,
 }
 
-/// Flags of `bench`.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Prompts: JSON lines as `generate --input` reads them, or a text with an empty line between two (- reads JSON lines
-    /// from standard input); default: those that come with the bundled model
-    #[arg(long, value_name = "FILE", help_heading = "Measurement")]
-    pub input: Option<PathBuf>,
-    #[command(flatten)]
-    pub template: TemplateArgs,
-    /// Use only the first prompts
-    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, help_heading = "Measurement")]
-    pub prompts: Option<usize>,
-    /// Tokens to generate for each prompt
-    #[arg(short = 'n', long = "max-tokens", visible_alias = "n-gen", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
-        default_value = "96", help_heading = "Measurement")]
-    pub max_tokens: usize,
-    /// Length of the prompt whose prefill is timed
-    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, default_value = "256", help_heading = "Measurement")]
-    pub pp: usize,
-    /// Controllers to compare; `off` is always among them
-    #[arg(
-        long,
-        value_name = "LIST",
-        help_heading = "Measurement",
-        default_value = "off,fixed:1,fixed:2,fixed:4,fixed:8,threshold:0.6,beta-ts,calibration-ts,goodput-ts"
-    )]
-    pub controllers: ControllerList,
-    /// Repetitions, after a warm-up that also checks that all outputs are equal
-    #[arg(short, long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "3", help_heading = "Measurement")]
-    pub repetitions: usize,
-    /// Prompts answered side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "1", help_heading = "Measurement")]
-    pub batch_size: usize,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
-    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
-    pub exit: Option<ExitChoice>,
-    /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
-    pub draft_max: usize,
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    #[command(flatten)]
-    pub prefill: PrefillArgs,
-    /// How to print the results
-    #[arg(short, long, value_enum, default_value = "md", value_name = "FORMAT", help_heading = "Output")]
-    pub output_format: TableFormat,
-    /// Draw speed, acceptance and draft lengths into this file
-    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
-    pub plot: Option<PathBuf>,
-    /// Write when each round of the repetitions and its parts began and ended, with what the controller believed and
-    /// what was drafted and accepted, to this file: Chrome's trace format, which Perfetto (ui.perfetto.dev) opens
-    #[arg(long, value_name = "FILE.json", help_heading = "Profiling")]
-    pub trace: Option<PathBuf>,
-    /// Tell an attached profiler to record the repetitions only, as `nsys profile -c cudaProfilerApi` and `ncu
-    /// --profile-from-start off` expect
-    #[arg(long, help_heading = "Profiling")]
-    pub profile: bool,
-    /// No progress
-    #[arg(short, long, help_heading = "Output")]
-    pub quiet: bool,
-}
-
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
@@ -280,64 +218,6 @@ pub struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Flags of `verify`.
-#[derive(Debug, clap::Args)]
-pub struct VerifyArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// A prompt to verify on; default: the prompts that come with the bundled model
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        allow_hyphen_values = true,
-        conflicts_with = "input",
-        help_heading = "Checks"
-    )]
-    pub prompt: Option<String>,
-    /// Prompts: JSON lines as `generate --input` reads them, or a text with an empty line between two (- reads JSON lines
-    /// from standard input)
-    #[arg(long, value_name = "FILE", help_heading = "Checks")]
-    pub input: Option<PathBuf>,
-    #[command(flatten)]
-    pub template: TemplateArgs,
-    /// Use only the first prompts
-    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "8", help_heading = "Checks")]
-    pub prompts: usize,
-    /// Tokens to compare for each prompt
-    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, allow_negative_numbers = true, default_value = "64",
-        help_heading = "Checks")]
-    pub max_tokens: usize,
-    /// Controllers to hold against `off`; default: one of each kind, and always drafting --draft-max
-    #[arg(long, value_name = "LIST", help_heading = "Checks")]
-    pub controllers: Option<ControllerList>,
-    /// Temperature of the sampled checks
-    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::positive, default_value = "0.8",
-        allow_negative_numbers = true, help_heading = "Checks")]
-    pub temp: f64,
-    /// First seed of the sampled checks
-    #[arg(short, long, value_name = "SEED", default_value = "1", value_parser = values::seed,
-        allow_negative_numbers = true, help_heading = "Checks")]
-    pub seed: u64,
-    /// Draws of each χ² test of rejection sampling
-    #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "2000", help_heading = "Checks")]
-    pub samples: usize,
-    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
-    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
-    pub exit: Option<ExitChoice>,
-    /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
-    pub draft_max: usize,
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    /// Print JSON
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-    /// No progress
-    #[arg(short, long, help_heading = "Output")]
-    pub quiet: bool,
 }
 
 /// Flags of `doctor`.
@@ -365,19 +245,6 @@ pub enum ColorChoice {
     Always,
     /// Not at all.
     Never,
-}
-
-/// How `bench` prints its results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TableFormat {
-    /// A Markdown table.
-    Md,
-    /// One JSON array.
-    Json,
-    /// One JSON object a line.
-    Jsonl,
-    /// Comma-separated values with a header.
-    Csv,
 }
 
 /// Parses the command line; help and version are printed, errors become one line.

@@ -2,7 +2,7 @@
 //! elsewhere; without it, a line now and then where there is no terminal.
 
 use super::Sample;
-use crate::report::say;
+use crate::stderr::say;
 use eesd::engine::Snapshot;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
