@@ -197,3 +197,19 @@ fn readers_that_go_away_end_a_command_well() {
         }
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_told_by_whatever_writes_to_it() {
+    let dir = TempDir::new().unwrap();
+    for case in cases(&dir, &mut Philox::new(13, 3, Purpose::Controller, 0)).iter().filter(|case| case.code == 0) {
+        let args: Vec<&str> = case.args.iter().map(String::as_str).collect();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut child = command(&args).stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        // A program that has ended early reads nothing more.
+        drop(child.stdin.take().unwrap().write_all(&case.input));
+        let ended = child.wait_with_output().unwrap();
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && told.contains("error: standard output: "), "{args:?}: {told}");
+    }
+}
