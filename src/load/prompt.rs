@@ -15,7 +15,7 @@ pub enum Prompt {
     /// Tokens as they are.
     Tokens(Vec<TokenId>),
     /// A conversation to be answered, at least one message; the chat template makes a text of it.
-    Chat(Chat),
+    Chat(Box<Chat>),
 }
 
 /// The value of the key `prompt`.
@@ -56,12 +56,12 @@ impl Prompt {
             (Some(Written::Text(text)), None) => Ok(Self::Text(text)),
             (Some(Written::Tokens(tokens)), None) => Ok(Self::Tokens(tokens)),
             (None, Some(messages)) if messages.is_empty() => Err("\"messages\" is empty".into()),
-            (None, Some(messages)) => Ok(Self::Chat(Chat {
+            (None, Some(messages)) => Ok(Self::Chat(Box::new(Chat {
                 tools,
                 documents,
                 arguments: arguments.unwrap_or_default(),
                 ..Chat::new(messages)
-            })),
+            }))),
             (None, None) => Err("neither \"prompt\" nor \"messages\"".into()),
             (Some(_), Some(_)) => Err("both \"prompt\" and \"messages\": one of them is enough".into()),
         }
@@ -115,7 +115,7 @@ impl PromptEncoder<'_> {
                 let template = self.template.as_ref().map_err(|why| PromptError::NoTemplate(why.clone()))?;
                 let mut arguments = self.arguments.clone();
                 arguments.extend(chat.arguments.clone());
-                Ok(Some(template.render(&Chat { arguments, ..chat.clone() })?))
+                Ok(Some(template.render(&Chat { arguments, ..Chat::clone(chat) })?))
             }
         }
     }

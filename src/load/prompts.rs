@@ -84,7 +84,7 @@ pub enum PromptsError {
         /// The line where it begins, from 1.
         line: usize,
         /// Why.
-        source: PromptError,
+        source: Box<PromptError>,
     },
     /// There is nothing in it.
     #[error("{file}: no prompts (expected at least one)")]
@@ -160,10 +160,10 @@ impl PromptFile<'_> {
 
     fn encode(&self, line: usize, prompt: Prompt) -> Result<Vec<TokenId>, PromptsError> {
         let prompt = match prompt {
-            Prompt::Text(text) if self.chat => Prompt::Chat(Chat::new([Message::new("user", text)])),
+            Prompt::Text(text) if self.chat => Prompt::Chat(Box::new(Chat::new([Message::new("user", text)]))),
             prompt => prompt,
         };
-        let refused = |source| PromptsError::Prompt { file: self.name.clone(), line, source };
+        let refused = |source| PromptsError::Prompt { file: self.name.clone(), line, source: Box::new(source) };
         let tokens = self.encoder.encode(&prompt).map_err(refused)?;
         if tokens.is_empty() {
             return Err(self.wrong(line, "a prompt without a token".into(), "something to continue"));

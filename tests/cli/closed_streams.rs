@@ -2,7 +2,7 @@
 //! still be read is whole.
 //!
 //! How much of a stream is read is drawn, the same in every run; when the program notices is up to the machine, and every
-//! claim here holds whenever that is. `EESD_MUTATIONS=100000` makes a thousand runs.
+//! claim here holds whenever that is. `EESD_MUTATIONS=100000` makes a thousand runs in all.
 
 use crate::{PROMPT, command, lines, model_folder, write};
 use eesd::sample::{Philox, Purpose};
@@ -195,5 +195,21 @@ fn readers_that_go_away_end_a_command_well() {
             let told = String::from_utf8_lossy(&ended.stderr);
             assert!(!told.contains("error: "), "{:?} read {out:?}: {told}", case.args);
         }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_told_by_whatever_writes_to_it() {
+    let dir = TempDir::new().unwrap();
+    for case in cases(&dir, &mut Philox::new(13, 3, Purpose::Controller, 0)).iter().filter(|case| case.code == 0) {
+        let args: Vec<&str> = case.args.iter().map(String::as_str).collect();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut child = command(&args).stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        // A program that has ended early reads nothing more.
+        drop(child.stdin.take().unwrap().write_all(&case.input));
+        let ended = child.wait_with_output().unwrap();
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && told.contains("error: standard output: "), "{args:?}: {told}");
     }
 }

@@ -117,7 +117,7 @@ fn a_wrong_message_is_named_with_its_key() {
     };
     assert_eq!(parse(Value::Null), Err("neither \"prompt\" nor \"messages\"".into()));
     let fine = json!({"role": "user", "content": "x"});
-    assert_eq!(parse(json!([fine])), Ok(Prompt::Chat(Chat::new([Message::new("user", "x")]))));
+    assert_eq!(parse(json!([fine])), Ok(Prompt::Chat(Box::new(Chat::new([Message::new("user", "x")])))));
     let wrong = [
         (json!({"content": "x"}), "\"role\" is missing, expected a text"),
         (json!({"role": 5, "content": "x"}), "\"role\" is 5, expected a text"),

@@ -91,7 +91,7 @@ impl Conversation<'_> {
     fn answer(&mut self, text: &str) -> Outcome {
         self.turns.push(Message::new("user", text));
         let messages: Vec<Message> = self.opening.iter().chain(&self.turns).cloned().collect();
-        let prompt = match self.encoder.encode(&Prompt::Chat(Chat::new(messages))) {
+        let prompt = match self.encoder.encode(&Prompt::Chat(Box::new(Chat::new(messages)))) {
             Ok(prompt) => prompt,
             Err(error) => {
                 self.turns.pop();

@@ -31,8 +31,7 @@ impl Output {
     /// If it cannot be written; [`Failure::ReaderGone`] where nobody reads standard output any more.
     pub fn text(&mut self, text: &str) -> Outcome {
         self.sink.write_all(text.as_bytes()).and_then(|()| self.sink.flush()).map_err(|error| match &self.path {
-            None if error.kind() == ErrorKind::BrokenPipe => Failure::ReaderGone,
-            None => Failure::failed(format!("standard output: {error}")),
+            None => unwritten(error),
             Some(path) => Failure::file(path, "written", &error),
         })
     }
@@ -55,6 +54,14 @@ impl Output {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
         self.text(&text)
+    }
+}
+
+/// Why standard output could not be written.
+pub fn unwritten(error: io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Failure::ReaderGone,
+        _ => Failure::failed(format!("standard output: {error}")),
     }
 }
 

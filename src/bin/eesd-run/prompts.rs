@@ -100,6 +100,6 @@ fn read(
 /// Tokens drawn from the whole vocabulary, the same ones every time.
 fn made_up(count: usize, length: usize, vocab: usize) -> Vec<Vec<TokenId>> {
     // Multiples of the golden ratio, modulo one: spread evenly, and far apart.
-    let token = |place: usize| ((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * vocab as u64 >> 32;
+    let token = |place: usize| (((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * vocab as u64) >> 32;
     (0..count).map(|n| (0..length).map(|i| token(n * length + i) as TokenId).collect()).collect()
 }

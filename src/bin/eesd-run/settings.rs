@@ -74,7 +74,9 @@ impl Model {
     pub fn prompt(&self, text: String, system: Option<&str>) -> Prompt {
         match system {
             None => Prompt::Text(text),
-            Some(system) => Prompt::Chat(Chat::new([Message::new("system", system), Message::new("user", text)])),
+            Some(system) => {
+                Prompt::Chat(Box::new(Chat::new([Message::new("system", system), Message::new("user", text)])))
+            }
         }
     }
 

@@ -16,7 +16,8 @@ pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
 pub use verify::VerifyArgs;
 
-use crate::failure::{USAGE, one_line};
+use crate::failure::{Failure, USAGE, one_line};
+use crate::output::unwritten;
 use crate::stderr::say;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -254,8 +255,7 @@ pub enum ColorChoice {
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
+            error.print().map_err(unwritten).err().map_or(ExitCode::SUCCESS, Failure::exit)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
