@@ -71,11 +71,8 @@ fn a_line_may_ask_for_several_answers() {
     assert_eq!(resumed.len(), 4);
     let added = resumed.last().unwrap();
     assert_eq!((&added["sample"], &added["tokens"]), (&json!(1), &sample(1)["tokens"]));
-    let beyond = write(
-        &dir,
-        "beyond.jsonl",
-        kept[0].replace("\"sample\":0", "\"sample\":3").replace("\"sample\":2", "\"sample\":3") + "\n",
-    );
+    let first = kept.iter().find(|line| line.contains("\"sample\":0")).unwrap();
+    let beyond = write(&dir, "beyond.jsonl", first.replace("\"sample\":0", "\"sample\":3") + "\n");
     let refused = run(&["generate", "--input", &file, "--output", &beyond, "--resume", "-n", "4"]);
     assert!(refused.code == 1 && refused.stderr.contains("one of 3 samples"), "{}", refused.stderr);
     for n in ["0", "100000", "-1"] {
