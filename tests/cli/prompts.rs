@@ -194,6 +194,14 @@ fn chat_templates_get_what_lines_and_flags_give() {
         let refused = run(&[&["generate", "-p", "x"], &args[..]].concat());
         assert!(refused.code == 2 && refused.stderr.contains(fragment), "{}", refused.stderr);
     }
+    let missing = run(&["generate", "-p", "x", "--chat-template", "/nowhere.jinja"]);
+    assert!(missing.code == 1 && missing.stderr.contains("--chat-template: /nowhere.jinja does not exist"));
+    for command in [&["generate", "-p", "x", "-n", "1"][..], &["tokenize", "-p", "x"]] {
+        let idle = ok(&[command, &["--template-arg", "shout=true", "--chat-template", &other]].concat());
+        for flag in ["--template-arg", "--chat-template"] {
+            assert!(idle.stderr.contains(&format!("{flag} changes nothing where text is")), "{}", idle.stderr);
+        }
+    }
     let beside = shown(r#"{"prompt": "x", "tools": []}"#, &m);
     assert!(beside["error"].as_str().unwrap().contains("\"tools\" is for a chat template"), "{beside}");
 }

@@ -33,6 +33,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
 
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
     spare_model(&args, &model)?;
+    if args.input.is_none() && args.system.is_none() {
+        model.note_idle_template(&args.template, "add --system TEXT or --input FILE.jsonl", reporter);
+    }
     let encoder = model.encoder();
     let sampling = settings::sampling(&args.sampling, &model, reporter)?;
     let base = settings::request(args.max_tokens, sampling, &args.sampling, &model);

@@ -55,10 +55,23 @@ impl Model {
     /// # Errors
     /// What is wrong with the file of the template.
     pub fn with_template(mut self, args: &TemplateArgs) -> Outcome<Self> {
-        let template = args.chat_template.as_deref().map(|path| self.checkpoint.chat_template_from(path));
-        self.template = template.transpose()?;
+        if let Some(path) = &args.chat_template {
+            if !path.exists() {
+                return Err(Failure::failed(format!("--chat-template: {} does not exist", path.display())));
+            }
+            self.template = Some(self.checkpoint.chat_template_from(path)?);
+        }
         self.arguments = args.template_args.iter().cloned().collect();
         Ok(self)
+    }
+
+    /// Says that what the flags give a chat template is of no use: text is continued as it is.
+    pub fn note_idle_template(&self, args: &TemplateArgs, expected: &str, reporter: Reporter) {
+        let given =
+            [("--chat-template", args.chat_template.is_some()), ("--template-arg", !args.template_args.is_empty())];
+        for (flag, _) in given.iter().filter(|(_, given)| *given) {
+            reporter.note(&format!("{flag} changes nothing where text is continued as it is: {expected}"));
+        }
     }
 
     /// What makes tokens of prompts.

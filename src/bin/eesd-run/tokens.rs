@@ -15,6 +15,9 @@ pub fn tokenize(args: TokenizeArgs) -> Outcome {
     let reporter = Reporter::new(false);
     let text = prompts::text(args.prompt.as_deref(), args.file.as_deref())?;
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    if args.system.is_none() {
+        model.note_idle_template(&args.template, "add --system TEXT", reporter);
+    }
     let tokenizer = model.tokenizer()?;
     let prompt = model.prompt(text, args.system.as_deref());
     let tokens = match &prompt {

@@ -49,6 +49,9 @@ pub fn run(args: BenchArgs) -> Outcome {
     let written = written.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
     files::all_different(&read, &written.collect::<Vec<_>>())?;
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    if args.input.is_none() {
+        model.note_idle_template(&args.template, "add --input FILE.jsonl", reporter);
+    }
     let mut prompts = prompts::of_file_or_bundled(args.input.as_deref(), &model, reporter)?;
     prompts.truncate(args.prompts.unwrap_or(usize::MAX));
     let mut sampling = settings::sampling(&args.sampling, &model, reporter)?;

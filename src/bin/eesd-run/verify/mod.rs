@@ -49,6 +49,9 @@ struct Check {
 pub fn run(args: VerifyArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    if args.input.is_none() {
+        model.note_idle_template(&args.template, "add --input FILE.jsonl", reporter);
+    }
     let exit = model.exit_block(args.exit.as_ref())?;
     let Some(exit) = exit else {
         return Err(Failure::failed(format!(
