@@ -165,7 +165,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "TEXT", value_parser = values::stop, allow_hyphen_values = true, help_heading = "Sampling")]
     pub stop: Vec<String>,
     /// End with this token, as with the model's end tokens (may be repeated)
-    #[arg(long, value_name = "ID", help_heading = "Sampling")]
+    #[arg(long, value_name = "ID", value_parser = values::token, allow_negative_numbers = true, help_heading = "Sampling")]
     pub stop_token: Vec<TokenId>,
     /// Go on past the model's end tokens
     #[arg(long, help_heading = "Sampling")]
@@ -174,7 +174,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", value_parser = values::whole, allow_negative_numbers = true, help_heading = "Sampling")]
     pub min_tokens: Option<usize>,
     /// Never generate this token (may be repeated)
-    #[arg(long, value_name = "ID", help_heading = "Sampling")]
+    #[arg(long, value_name = "ID", value_parser = values::token, allow_negative_numbers = true, help_heading = "Sampling")]
     pub suppress_token: Vec<TokenId>,
     /// Never generate this word, at a text's beginning or after a space (may be repeated)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Sampling")]

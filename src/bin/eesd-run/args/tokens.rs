@@ -1,6 +1,6 @@
 //! Flags of `tokenize` and `detokenize`.
 
-use super::{ModelArgs, TemplateArgs};
+use super::{ModelArgs, TemplateArgs, values};
 use eesd::TokenId;
 use std::path::PathBuf;
 
@@ -41,7 +41,7 @@ pub struct DetokenizeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The ids; without any they are read from standard input, between spaces, commas or the brackets of a JSON list
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = values::token, allow_negative_numbers = true)]
     pub ids: Vec<TokenId>,
     /// Print special tokens too, by their names
     #[arg(long, help_heading = "Output")]

@@ -59,6 +59,11 @@ pub fn controller(text: &str) -> Result<ControllerSpec, String> {
     text.parse().map_err(|e| crate::failure::with_causes(&e))
 }
 
+/// A token by its id.
+pub fn token(text: &str) -> Result<TokenId, String> {
+    text.parse().map_err(|_| "expected a token's id: a whole number, 0 or more".into())
+}
+
 /// A value for a chat template: `KEY=JSON`.
 pub fn template_arg(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, json) = text.split_once('=').ok_or("expected KEY=JSON, such as enable_thinking=false")?;

@@ -2,15 +2,10 @@
 
 use eesd::TokenId;
 use eesd::engine::Request;
-use eesd::load::{Keys, Tokenizer};
+use eesd::load::{Keys, REQUEST_KEYS, Tokenizer};
 use eesd::sample::VerifyMode;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-
-/// The keys, for the error of one that is none.
-const KEYS: &str = "id, max_tokens, min_tokens, n, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, \
-    frequency_penalty, logit_bias, suppress_tokens, bad_words, seed, verify, stop, stop_token_ids, ignore_eos, logprobs, \
-    speculate, draft_max";
 
 /// Most answers to one request.
 pub const MOST_SAMPLES: usize = 1024;
@@ -83,7 +78,7 @@ pub fn take(mut keys: Keys, request: &mut Request, tokenizer: Option<&Tokenizer>
             Verify::Coupled => VerifyMode::Coupled,
         });
     }
-    keys.finish(KEYS)?;
+    keys.finish(&REQUEST_KEYS.join(", "))?;
     Ok(samples)
 }
 
@@ -107,5 +102,20 @@ pub fn bad_word(word: &str, tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<Tok
 fn set<T>(default: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *default = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_other_commands_pass_over_is_a_setting() {
+        for key in REQUEST_KEYS.into_iter().filter(|key| *key != "id") {
+            let line = format!("{{{key:?}: null}}");
+            assert_eq!(take(Keys::parse(line.as_bytes()), &mut Request::new(vec![1], 1), None), Ok(1), "{key}");
+        }
+        let unknown = take(Keys::parse(b"{\"heat\": 1}"), &mut Request::new(vec![1], 1), None);
+        assert!(unknown.is_err_and(|error| error.contains("\"heat\"") && error.contains("temperature")));
     }
 }
