@@ -221,7 +221,8 @@ enum eesd_verify
    */
   EESD_VERIFY_DEFAULT = 0,
   /**
-   * Rejection sampling: exact in distribution, accepts most.
+   * Rejection sampling: exact in distribution, accepts most. A seed does not repeat a text: what is drawn depends on how
+   * long drafts are, and that on the clock.
    */
   EESD_VERIFY_REJECTION = 1,
   /**
@@ -633,7 +634,8 @@ typedef struct eesd_request {
    */
   size_t logit_bias_count;
   /**
-   * Other than 0: seed counts, and the same seed gives the same text whatever else runs. 0: one is drawn.
+   * Other than 0: seed counts, and but for rejection sampling the same seed gives the same text whatever else runs. 0: one
+   * is drawn.
    */
   int32_t has_seed;
   /**
@@ -894,13 +896,17 @@ typedef struct eesd_completion {
    */
   struct eesd_text stop;
   /**
-   * The request's seed: the given one, or the one drawn for it.
+   * The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is 0.
    */
   uint64_t seed;
   /**
    * Counts and times.
    */
   struct eesd_stats stats;
+  /**
+   * 0: no seed repeats the answer, as by rejection sampling, or nothing was drawn.
+   */
+  int32_t has_seed;
 } eesd_completion;
 
 /**

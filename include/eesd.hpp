@@ -222,7 +222,7 @@ struct Answer {
     explicit Answer(const eesd_completion &completion)
         : tokens(completion.tokens, completion.tokens + completion.token_count), text(detail::view(completion.text)),
           finish(completion.finish), end_token(completion.end_token), stop(detail::view(completion.stop)),
-          seed(completion.seed), stats(completion.stats) {
+          seed(completion.has_seed ? std::optional(completion.seed) : std::nullopt), stats(completion.stats) {
         for (std::size_t i = 0; completion.logprobs && i < completion.token_count; i++) {
             const eesd_token_logprobs &at = completion.logprobs[i];
             logprobs.push_back({at.logprob, {at.top, at.top + at.top_count}});
@@ -244,7 +244,8 @@ struct Answer {
     eesd_finish finish;
     std::uint32_t end_token;
     std::string stop;
-    std::uint64_t seed;
+    /// Repeats a sampled answer, where a seed does.
+    std::optional<std::uint64_t> seed;
     std::vector<Logprobs> logprobs;
     eesd_stats stats;
     std::vector<std::size_t> drafted_at;

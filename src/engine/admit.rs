@@ -5,9 +5,9 @@ use super::running::Running;
 use super::{Completion, Engine, EngineError, Event, Finish, Request, Stats};
 use crate::backend::BackendError;
 use crate::kv::{BlockTable, PAGE_TOKENS};
-use crate::sample::Sampler;
+use crate::sample::{Rule, Sampler};
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::Duration;
 
 /// A request in the queue.
 pub(super) struct Waiting {
@@ -16,24 +16,25 @@ pub(super) struct Waiting {
     /// Its number among all submitted.
     arrival: u64,
     request: Request,
-    submitted: Instant,
+    /// When, by the engine's clock.
+    submitted: Duration,
 }
 
 impl Waiting {
-    pub fn new(id: usize, arrival: u64, request: Request) -> Self {
-        Self { id, arrival, request, submitted: Instant::now() }
+    pub fn new(id: usize, arrival: u64, request: Request, now: Duration) -> Self {
+        Self { id, arrival, request, submitted: now }
     }
 
     /// The answer of a request that was cancelled before it had its turn.
-    pub fn into_completion(self) -> Completion {
-        let stats =
-            Stats { prompt_tokens: self.request.prompt.len(), queued: self.submitted.elapsed(), ..Stats::default() };
+    pub fn into_completion(self, now: Duration) -> Completion {
+        let queued = now.saturating_sub(self.submitted);
+        let stats = Stats { prompt_tokens: self.request.prompt.len(), queued, ..Stats::default() };
         Completion {
             tokens: Vec::new(),
             text: String::new(),
             logprobs: Vec::new(),
             finish: Finish::Cancelled,
-            seed: self.request.sampling.seed.unwrap_or_default(),
+            seed: self.request.sampling.seed.filter(|_| self.request.sampling.rule() == Rule::Coupled),
             stats,
         }
     }
@@ -55,7 +56,7 @@ impl Engine {
                 continue;
             }
             let Some(waiting) = self.waiting.pop_front() else { break };
-            let (sampler, room) = match self.check(&waiting.request) {
+            let (sampler, room) = match self.check(waiting.arrival, &waiting.request) {
                 Ok(checked) => checked,
                 Err(error) => {
                     self.totals.failed += 1;
@@ -80,8 +81,8 @@ impl Engine {
             self.controller.start(slot);
             let output = self.output(&waiting.request, room);
             let Waiting { id, arrival, request, submitted } = waiting;
-            let mut sequence = Running::new((id, arrival), slot, request, sampler, table, output);
-            sequence.stats.queued = submitted.elapsed();
+            let mut sequence = Running::new((id, arrival), slot, request, sampler, table, output, self.clock.clone());
+            sequence.stats.queued = self.clock.since(submitted);
             sequence.count_reused(sequence.table.len());
             self.totals.reused_tokens += sequence.table.len();
             self.totals.prompt_tokens += sequence.stats.prompt_tokens;
@@ -90,8 +91,8 @@ impl Engine {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Checks a request; returns its sampler and how many tokens it has room for.
-    fn check(&self, request: &Request) -> Result<(Sampler, usize), EngineError> {
+    /// Checks a request, by its number among all submitted; returns its sampler and how many tokens it has room for.
+    fn check(&self, arrival: u64, request: &Request) -> Result<(Sampler, usize), EngineError> {
         let vocab = self.backend.geometry().vocab_size;
         let context = self.backend.limits().context;
         let prompt = request.prompt.len();
@@ -114,7 +115,7 @@ impl Engine {
         if needed > self.pages.total() {
             return Err(EngineError::CacheTooSmall { needed, total: self.pages.total() });
         }
-        let sampler = Sampler::new(request.sampling.clone(), vocab)?;
+        let sampler = Sampler::new(request.sampling.clone(), vocab)?.of_request(arrival);
         Ok((sampler.forbidding_among_first(request.min_tokens, request.ends(&self.end_tokens)), room))
     }
 

@@ -45,6 +45,7 @@
 //! ```
 
 mod admit;
+mod clock;
 mod error;
 mod metrics;
 mod output;
@@ -56,6 +57,7 @@ mod running;
 mod step_times;
 mod stop;
 
+pub use clock::Clock;
 pub use error::EngineError;
 pub use metrics::{Snapshot, Totals};
 pub use request::{Completion, Emission, Finish, Request, Stats};
@@ -70,7 +72,7 @@ use running::Running;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use step_times::TimedRound;
+use step_times::Timed;
 
 /// How an engine schedules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub struct Engine {
     tokenizer: Option<Arc<Tokenizer>>,
     end_tokens: Vec<TokenId>,
     options: EngineOptions,
+    clock: Clock,
     pages: Pages,
     /// Slots that no sequence has.
     free_slots: Vec<usize>,
@@ -111,8 +114,8 @@ pub struct Engine {
     /// In the rounds.
     running: Vec<Running>,
     totals: Totals,
-    /// Rounds that were played to be timed, once a controller has asked for them.
-    timed: Option<Vec<TimedRound>>,
+    /// Rounds that were played to be timed.
+    timed: Timed,
     /// The controller has been told of them.
     times_told: bool,
 }
@@ -145,6 +148,7 @@ impl Engine {
             tokenizer,
             end_tokens,
             options: EngineOptions::default(),
+            clock: Clock::default(),
             pages: Pages::new(limits.pages),
             free_slots: (0..limits.slots).rev().collect(),
             arrivals: 0,
@@ -153,7 +157,7 @@ impl Engine {
             prefilling: Vec::new(),
             running: Vec::new(),
             totals: Totals::default(),
-            timed: None,
+            timed: Timed::default(),
             times_told: false,
         }
     }
@@ -165,6 +169,13 @@ impl Engine {
         if !self.reuses_prefixes() {
             self.pages.forget_prefixes();
         }
+        self
+    }
+
+    /// The same engine by this clock, in place of the machine's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -243,7 +254,7 @@ impl Engine {
 
     /// Queues a request under a name of the caller's choice.
     pub fn submit(&mut self, id: usize, request: Request) {
-        self.waiting.push_back(Waiting::new(id, self.arrivals, request));
+        self.waiting.push_back(Waiting::new(id, self.arrivals, request, self.clock.now()));
         self.arrivals += 1;
     }
 
@@ -261,7 +272,7 @@ impl Engine {
     pub fn cancel(&mut self, id: usize) -> Option<Completion> {
         let is_named = |sequence: &Running| sequence.id == id;
         let completion = if let Some(i) = self.waiting.iter().position(|waiting| waiting.id == id) {
-            self.waiting.remove(i)?.into_completion()
+            self.waiting.remove(i)?.into_completion(self.clock.now())
         } else if let Some(i) = self.swapped_out.iter().position(|swapped| is_named(&swapped.sequence)) {
             self.swapped_out.remove(i)?.sequence.ended().into_completion()
         } else {

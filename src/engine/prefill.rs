@@ -6,7 +6,6 @@ use crate::backend::{BackendError, Chunk};
 use crate::kv::PAGE_TOKENS;
 use crate::profile;
 use std::ops::Range;
-use std::time::Instant;
 
 impl Engine {
     /// Takes prompts in, those that came first first, as many tokens as the budget leaves; what is complete joins the
@@ -16,14 +15,14 @@ impl Engine {
         if !chosen.is_empty() {
             let mut range = profile::range("prefill");
             range.note("tokens", || chosen.iter().map(|(_, positions)| positions.len()).sum::<usize>().into());
-            let start = Instant::now();
+            let start = self.clock.now();
             let chunk = |(i, positions): &(usize, Range<usize>)| {
                 let sequence = &self.prefilling[*i];
                 let tokens = &sequence.tokens[positions.clone()];
                 Chunk { pages: sequence.table.pages(), start: positions.start, tokens }
             };
             self.backend.prefill(&chosen.iter().map(chunk).collect::<Vec<_>>())?;
-            let took = start.elapsed();
+            let took = self.clock.since(start);
             for (i, positions) in chosen {
                 self.totals.prefilled_tokens += positions.len();
                 let sequence = &mut self.prefilling[i];

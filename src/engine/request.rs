@@ -127,8 +127,9 @@ pub struct Completion {
     pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub finish: Finish,
-    /// The request's seed: the given one, or the one drawn for it.
-    pub seed: u64,
+    /// The seed, given or drawn, that repeats a sampled answer whatever else runs. `None` where none does, as by rejection
+    /// sampling, or where nothing was drawn.
+    pub seed: Option<u64>,
     /// Counts and times.
     pub stats: Stats,
 }

@@ -7,7 +7,7 @@ use crate::control::{Outcome, RoundTimes, Step};
 use crate::profile;
 use crate::sample::{Philox, Verdict};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 impl Engine {
     /// Plays one round for every running sequence (EESD section 3.1; invariants: at its start and
@@ -18,11 +18,11 @@ impl Engine {
     ) -> Result<ControlFlow<()>, BackendError> {
         let mut range = profile::range("round");
         range.note("controller", || self.controller.state());
-        let start = Instant::now();
+        let start = self.clock.now();
         let draft_steps = self.draft()?;
-        let drafting = start.elapsed();
+        let drafting = self.clock.since(start);
         let verdicts = self.verify()?;
-        let took = start.elapsed();
+        let took = self.clock.since(start);
         range.note("sequences", || self.describe_round(&verdicts));
         self.accept(&verdicts, &draft_steps, took.saturating_sub(drafting));
         Ok(self.emit(&verdicts, took, on_event))
@@ -46,10 +46,10 @@ impl Engine {
             }
             let mut range = profile::range("draft step");
             range.note("sequences", || active.len().into());
-            let step = Instant::now();
+            let step = self.clock.now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             let drafts = self.backend.draft(&batch)?;
-            let seconds = step.elapsed().as_secs_f64();
+            let seconds = self.clock.since(step).as_secs_f64();
             steps.push((active.len(), seconds));
             for (&i, draft) in active.iter().zip(drafts) {
                 self.running[i].push_draft(draft, seconds);
@@ -73,10 +73,10 @@ impl Engine {
             return Ok(Some(Vec::new()));
         }
         let _range = profile::range("draft loop");
-        let start = Instant::now();
+        let start = self.clock.now();
         let drafts = self.backend.draft_planned(&sequence.as_sequence(), &plan, sequence.output.end_tokens())?;
         // Nobody sees where one draft ends and the next begins, and each costs the same but for its longer context.
-        let seconds = start.elapsed().as_secs_f64() / drafts.len().max(1) as f64;
+        let seconds = self.clock.since(start).as_secs_f64() / drafts.len().max(1) as f64;
         let steps = vec![(1, seconds); drafts.len()];
         drafts.into_iter().for_each(|draft| sequence.push_draft(draft, seconds));
         Ok(Some(steps))
@@ -176,7 +176,7 @@ impl Engine {
                 let logprobs = verdict.logprobs.get(emitted).cloned();
                 let emission = sequence.output.push(tokens[emitted], drafted, logprobs);
                 emitted += 1;
-                sequence.clock();
+                sequence.take_times();
                 flow = on_event(sequence.id, Event::Token(emission));
             }
             sequence.drop_last(tokens.len() - emitted);

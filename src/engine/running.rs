@@ -1,12 +1,13 @@
 //! A request that is being worked on.
 
+use super::clock::Clock;
 use super::output::Output;
 use super::request::{Completion, Finish, Request, Stats};
 use crate::TokenId;
 use crate::backend::{Draft, Limits, Sequence};
 use crate::kv::{BlockTable, PAGE_TOKENS};
 use crate::sample::{Philox, Purpose, Sampler, Verdict};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One admitted request: its tokens, its pages, the round in progress, and what it has said.
 pub(super) struct Running {
@@ -34,8 +35,9 @@ pub(super) struct Running {
     pub draft_seconds: Vec<f64>,
     pub output: Output,
     pub stats: Stats,
-    admitted: Instant,
-    prefilled: Instant,
+    clock: Clock,
+    admitted: Duration,
+    prefilled: Duration,
     /// Positions that were complete when it was swapped out.
     saved: usize,
 }
@@ -49,8 +51,9 @@ impl Running {
         sampler: Sampler,
         table: BlockTable,
         output: Output,
+        clock: Clock,
     ) -> Self {
-        let now = Instant::now();
+        let now = clock.now();
         let prompt = request.prompt.len();
         Self {
             id,
@@ -68,6 +71,7 @@ impl Running {
             draft_seconds: Vec::new(),
             output,
             stats: Stats { prompt_tokens: prompt, ..Stats::default() },
+            clock,
             admitted: now,
             prefilled: now,
             saved: 0,
@@ -98,7 +102,7 @@ impl Running {
 
     /// The first round is next.
     pub fn prefilled(&mut self) {
-        self.prefilled = Instant::now();
+        self.prefilled = self.clock.now();
     }
 
     /// Positions of the prompt were found in pages kept.
@@ -148,7 +152,7 @@ impl Running {
     /// The controller's random stream for its decision about the token at `position`.
     pub fn draws(&self, position: usize) -> Philox {
         // No two rounds begin with the same number of committed tokens, so that tells them apart.
-        Philox::new(self.sampler.seed(), position, Purpose::Controller, self.committed as u32)
+        Philox::new(self.sampler.key(), position, Purpose::Controller, self.committed as u32)
     }
 
     /// More drafts would be for nothing: the last one ends the answer.
@@ -203,12 +207,12 @@ impl Running {
         self.draft_seconds.clear();
     }
 
-    /// Stops the clocks that run from admission.
-    pub fn clock(&mut self) {
+    /// Stops the times that run from admission.
+    pub fn take_times(&mut self) {
         if self.stats.first_token.is_zero() {
-            self.stats.first_token = self.admitted.elapsed();
+            self.stats.first_token = self.clock.since(self.admitted);
         }
-        self.stats.decode = self.prefilled.elapsed();
+        self.stats.decode = self.clock.since(self.prefilled);
     }
 
     /// The same, ended where it is unless its answer has its end already.
@@ -226,7 +230,7 @@ impl Running {
             text: self.output.text,
             logprobs: self.output.logprobs,
             finish: self.output.finish.unwrap_or(Finish::Cancelled),
-            seed: self.sampler.seed(),
+            seed: self.sampler.repeating_seed(),
             stats: self.stats,
         }
     }

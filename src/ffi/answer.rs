@@ -151,10 +151,12 @@ pub struct Completion {
     pub end_token: TokenId,
     /// The stop string, where that is why.
     pub stop: Text,
-    /// The request's seed: the given one, or the one drawn for it.
+    /// The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is 0.
     pub seed: u64,
     /// Counts and times.
     pub stats: Stats,
+    /// 0: no seed repeats the answer, as by rejection sampling, or nothing was drawn.
+    pub has_seed: i32,
 }
 
 // SAFETY: repr(C), struct_size first; only written here.
@@ -257,8 +259,9 @@ impl KeptCompletion {
             finish,
             end_token,
             stop: self.stop.as_ref().map_or(NO_TEXT, KeptText::view),
-            seed: self.completion.seed,
+            seed: self.completion.seed.unwrap_or_default(),
             stats: Stats::of(&self.completion.stats),
+            has_seed: self.completion.seed.is_some().into(),
         }
     }
 }
@@ -275,6 +278,7 @@ impl Completion {
         stop: NO_TEXT,
         seed: 0,
         stats: Stats::NONE,
+        has_seed: 0,
     };
 }
 

@@ -16,7 +16,8 @@ use std::ffi::c_char;
 pub enum Verify {
     /// Coupled with a seed, rejection without.
     Default = 0,
-    /// Rejection sampling: exact in distribution, accepts most.
+    /// Rejection sampling: exact in distribution, accepts most. A seed does not repeat a text: what is drawn depends on how
+    /// long drafts are, and that on the clock.
     Rejection = 1,
     /// Gumbel coupling: for a seed, token for token what plain sampling gives.
     Coupled = 2,
@@ -76,7 +77,8 @@ pub struct Request {
     pub logit_bias: *const LogitBias,
     /// How many.
     pub logit_bias_count: usize,
-    /// Other than 0: seed counts, and the same seed gives the same text whatever else runs. 0: one is drawn.
+    /// Other than 0: seed counts, and but for rejection sampling the same seed gives the same text whatever else runs. 0: one
+    /// is drawn.
     pub has_seed: i32,
     /// The seed.
     pub seed: u64,

@@ -132,7 +132,8 @@ pub(crate) fn check_tokens(name: &'static str, tokens: &[TokenId], vocab: usize)
 /// The user's choice between the two sampling rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// Rejection sampling: exact in distribution, accepts most.
+    /// Rejection sampling: exact in distribution, accepts most. A seed repeats an answer only where drafts are as long as
+    /// they were and the request has the same number in its engine.
     Rejection,
     /// Gumbel coupling: exact token for token under a seed.
     Coupled,

@@ -52,7 +52,7 @@ pub struct Verdict {
     pub logprobs: Vec<TokenLogprobs>,
 }
 
-/// Checked parameters, the rule they ask for, and the seed that keys every draw.
+/// Checked parameters, the rule they ask for, and the seed that every draw is keyed by.
 ///
 /// Rows of logits may hold `-inf` (forbidden) and even NaN, which counts as `-inf`; where a row
 /// forbids every token, the first one is drawn.
@@ -61,6 +61,8 @@ pub struct Sampler {
     params: SamplingParams,
     rule: Rule,
     seed: u64,
+    /// Number of the request, among those that share a controller.
+    request: u64,
     /// Tokens that may not be among the first ones of the output, and how many those are.
     pub(super) not_among_first: (Vec<TokenId>, usize),
 }
@@ -75,7 +77,15 @@ impl Sampler {
         let rule = params.rule();
         // Hash keys are the standard library's way to the operating system's randomness.
         let seed = params.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-        Ok(Self { params, rule, seed, not_among_first: (Vec::new(), 0) })
+        Ok(Self { params, rule, seed, request: 0, not_among_first: (Vec::new(), 0) })
+    }
+
+    /// The same sampler, for the request of this number among those that share a controller. What a controller has
+    /// learned from one request's draws it uses in deciding about others: by rejection sampling none of them may be drawn
+    /// with the same random numbers, though their seeds were the same, or drafting where they are lucky would bias them.
+    #[must_use]
+    pub fn of_request(self, request: u64) -> Self {
+        Self { request, ..self }
     }
 
     /// The parameters.
@@ -91,6 +101,20 @@ impl Sampler {
     /// The request's seed: the given one, or the one drawn for it.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The seed with which the same request gets the same answer, whatever else runs, if there is one.
+    pub fn repeating_seed(&self) -> Option<u64> {
+        (self.rule == Rule::Coupled).then_some(self.seed)
+    }
+
+    /// What keys every draw.
+    pub fn key(&self) -> u64 {
+        match self.rule {
+            // Any odd number would do: no two requests' keys are the same.
+            Rule::Rejection => self.seed.wrapping_add(self.request.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            Rule::Greedy | Rule::Coupled => self.seed,
+        }
     }
 
     /// Draws the token that follows `history` from the draft's `logits` `[draft vocabulary]`: of `ids`, ascending, or,
@@ -109,7 +133,7 @@ impl Sampler {
             Rule::Coupled => (self.coupled(position, logits, vocab), Vec::new()),
             Rule::Rejection => {
                 let q = self.distribution(logits, vocab);
-                let mut random = Philox::new(self.seed, position, Purpose::Draft, drafted as u32);
+                let mut random = Philox::new(self.key(), position, Purpose::Draft, drafted as u32);
                 (pick(&q, 1.0, random.fine_uniform()).unwrap_or(0), q)
             }
         };
@@ -159,7 +183,7 @@ impl Sampler {
     /// Rejection sampling (Leviathan et al. 2023; Chen et al. 2023) from the target's `p` by way of
     /// the draft's `q`; without a draft, a plain draw from `p`.
     fn reject_or_keep(&self, position: usize, p: &[(TokenId, f64)], draft: Option<&Drafted>) -> TokenId {
-        let random = |purpose| Philox::new(self.seed, position, purpose, 0);
+        let random = |purpose| Philox::new(self.key(), position, purpose, 0);
         let Some(Drafted { token, q, .. }) = draft else {
             return pick(p, 1.0, random(Purpose::Bonus).fine_uniform()).unwrap_or(0);
         };
@@ -176,7 +200,7 @@ impl Sampler {
 
     /// The argmax of scores plus the position's Gumbel noise, the same for draft and target.
     fn coupled(&self, position: usize, logits: &[f32], vocab: DraftVocab<'_>) -> TokenId {
-        let noise = Philox::new(self.seed, position, Purpose::Gumbel, 0);
+        let noise = Philox::new(self.key(), position, Purpose::Gumbel, 0);
         noisy_argmax(&Candidates::new(logits, &self.params).of(vocab), &noise)
     }
 

@@ -13,7 +13,7 @@ fn json_tells_everything_about_an_answer() {
     let answer = &answers[0];
     assert_eq!((&answer["text"], &answer["finish"], &answer["index"]), (&json!(text), &json!("length"), &json!(0)));
     assert_eq!(answer["tokens"].as_array().unwrap().len(), 48);
-    assert!(answer["seed"].is_u64());
+    assert!(answer.get("seed").is_none(), "a greedy answer needs none to be repeated");
     let logprobs = answer["logprobs"].as_array().unwrap();
     assert_eq!(logprobs.len(), 48);
     for (at, token) in logprobs.iter().zip(answer["tokens"].as_array().unwrap()) {
@@ -108,4 +108,24 @@ fn requests_come_from_a_pipe_and_go_to_one() {
     let answers = lines(&broken.stdout);
     assert_eq!((broken.code, answers.len()), (1, 2));
     assert!(answers[0]["error"].is_string() && answers[1]["text"].is_string());
+}
+
+#[test]
+fn a_seed_is_told_where_it_repeats_the_answer() {
+    let generate = |flags: &[&str]| {
+        let common = ["generate", "-p", PROMPT, "-n", "24", "--temp", "0.9", "--json"];
+        ok(&[&common[..], flags].concat())
+    };
+    let drawn = lines(&generate(&["--verify", "coupled"]).stdout).remove(0);
+    let seed = drawn["seed"].as_u64().expect("one was drawn").to_string();
+    for again in [&["-s", &seed][..], &["-s", &seed, "--controller", "off"], &["-s", &seed, "--controller", "fixed:7"]]
+    {
+        assert_eq!(lines(&generate(again).stdout)[0]["text"], drawn["text"], "{again:?}");
+    }
+    // What is drawn by rejection depends on how long drafts were.
+    let without = generate(&[]);
+    assert!(lines(&without.stdout)[0].get("seed").is_none());
+    let given = generate(&["-s", &seed, "--verify", "rejection"]);
+    assert!(lines(&given.stdout)[0].get("seed").is_none());
+    assert!(given.stderr.contains("--verify coupled"), "{}", given.stderr);
 }

@@ -45,6 +45,38 @@ impl Controller for Gambler {
     }
 }
 
+/// Learns from an answer how each position's draft fared, and lets the answer after it draft only where that was refused.
+struct Copycat {
+    /// Drafts kept in each round of this answer, and of the one before.
+    kept: Vec<usize>,
+    before: Vec<usize>,
+    copying: bool,
+}
+
+impl Controller for Copycat {
+    fn spec(&self) -> String {
+        "copycat".into()
+    }
+
+    fn start(&mut self, _slot: usize) {
+        self.before = std::mem::take(&mut self.kept);
+        self.copying ^= true;
+    }
+
+    fn proceed(&mut self, step: &Step<'_>, _rng: &mut Philox) -> bool {
+        let refused = self.before.get(self.kept.len()).is_some_and(|&kept| kept == 0);
+        step.confidences.is_empty() && (!self.copying || refused)
+    }
+
+    fn observe(&mut self, outcome: &Outcome<'_>) {
+        self.kept.push(outcome.accepted);
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
 /// A request of a seed; `forbidding`: with a token that ends the answer beside the model's, neither of them among the
 /// first two, and with runs of tokens that must not come.
 fn request(seed: u64, forbidding: bool) -> Request {
@@ -86,21 +118,34 @@ fn exact(request: &Request) -> BTreeMap<Vec<TokenId>, f64> {
 
 /// The p-values of one controller. Seeds start at `trial`, so that no two trials share any.
 fn p_values(controller: Box<dyn Controller>, forbidding: bool, trial: u64) -> Vec<f64> {
+    let request = |i: u64| request(trial << 32 | i, forbidding);
+    p_values_of(controller, 100, &request, 3, |_| true)
+}
+
+/// The same of requests by their numbers, so many side by side; only the answers with a number that `counts` are counted.
+fn p_values_of(
+    controller: Box<dyn Controller>,
+    agreement: u64,
+    request: &dyn Fn(u64) -> Request,
+    side_by_side: usize,
+    counts: fn(usize) -> bool,
+) -> Vec<f64> {
     let limits = Limits { pages: 3, slots: 3, max_draft: 4, context: 32 };
-    let mut engine = Engine::new(Box::new(HashBackend::new(VOCAB, limits, 100)), controller, None, vec![END]);
-    let chances = exact(&request(0, forbidding));
+    let mut engine = Engine::new(Box::new(HashBackend::new(VOCAB, limits, agreement)), controller, None, vec![END]);
+    let chances = exact(&request(0));
     let expected: Vec<f64> = chances.values().copied().collect();
     let block = |block: u64| {
-        let mut counts: BTreeMap<&[TokenId], usize> = chances.keys().map(|answer| (&answer[..], 0)).collect();
-        let request = |i: u64| request(trial << 32 | (block * ANSWERS + i), forbidding);
-        let count = &mut |_, event| {
-            if let Event::Done(completion) = event {
-                *counts.get_mut(&completion.tokens[..]).expect("every possible answer has a chance") += 1;
+        let mut seen: BTreeMap<&[TokenId], usize> = chances.keys().map(|answer| (&answer[..], 0)).collect();
+        let count = &mut |number, event| {
+            if let Event::Done(completion) = event
+                && counts(number)
+            {
+                *seen.get_mut(&completion.tokens[..]).expect("every possible answer has a chance") += 1;
             }
             ControlFlow::Continue(())
         };
-        engine.run(&mut (0..ANSWERS).map(request), 3, count).unwrap();
-        p_value(&counts.into_values().collect::<Vec<_>>(), &expected)
+        engine.run(&mut (0..ANSWERS).map(|i| request(block * ANSWERS + i)), side_by_side, count).unwrap();
+        p_value(&seen.into_values().collect::<Vec<_>>(), &expected)
     };
     (0..BLOCKS).map(block).collect()
 }
@@ -113,6 +158,19 @@ fn answers_follow_the_models_own_distribution() {
 #[test]
 fn answers_that_may_not_say_something_follow_what_is_left_of_it() {
     check(true, 100);
+}
+
+/// What a controller has learned from one answer's luck says nothing about the next one's, though both were given the
+/// same seed.
+#[test]
+fn answers_of_one_seed_are_drawn_each_for_itself() {
+    let twins = |i: u64| request(200 << 32 | i / 2, false);
+    let found =
+        p_values_of(Box::new(Copycat { kept: vec![], before: vec![], copying: true }), 0, &twins, 1, |number| {
+            number % 2 == 1
+        });
+    assert!(found.iter().all(|&p| p > 1e-5), "{found:?}");
+    assert!(uniformity(found.clone()) > 1e-3, "{found:?}");
 }
 
 /// All controllers; the seeds are those of trials from `first` on.

@@ -20,6 +20,7 @@ mod common {
     pub mod requests;
     pub mod saved_pages;
     pub mod simulated_times;
+    pub mod timed_backend;
 }
 mod cpu_limits;
 #[cfg(feature = "bundled-model")]
@@ -40,3 +41,4 @@ mod sampling_distribution;
 mod sampling_properties;
 mod sampling_reference;
 mod scheduler;
+mod step_times;

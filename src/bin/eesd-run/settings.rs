@@ -4,7 +4,7 @@
 //! the user asked for is dropped in silence: it works, or it is an error, or a note says why it
 //! changes nothing.
 
-use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs, TemplateArgs, Verification};
 use crate::batch::bad_word;
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
@@ -226,6 +226,14 @@ pub fn sampling(args: &SamplingArgs, model: &Model, reporter: Reporter) -> Outco
         for (flag, _) in idle.iter().filter(|(_, given)| *given) {
             reporter.note(&format!("{flag} changes nothing in greedy decoding: add --temp T"));
         }
+    }
+    if let (Some(seed), Some(Verification::Rejection)) = (args.seed, args.verify)
+        && temperature > 0.0
+    {
+        reporter.note(&format!(
+            "--seed {seed} does not repeat a text with --verify rejection, which draws by how long drafts are, and their \
+             lengths follow the clock: --verify coupled does"
+        ));
     }
     let tokenizer = model.checkpoint.tokenizer().map(Arc::as_ref);
     let words = args.bad_word.iter().map(|word| bad_word(word, tokenizer).map_err(Failure::failed));

@@ -245,7 +245,7 @@ impl Desk<'_> {
             let answer = Answer {
                 index,
                 sample,
-                seed: completion.seed,
+                seed: self.asked.seed_of(index, sample),
                 prompt: self.asked.prompts[index].clone(),
                 tokens: completion.tokens,
                 finish: completion.finish.name().into(),

@@ -44,7 +44,7 @@ impl Params {
             repetition_penalty: params.repetition_penalty,
             presence_penalty: params.presence_penalty,
             frequency_penalty: params.frequency_penalty,
-            seed: sampler.seed(),
+            seed: sampler.key(),
             top_k: u32::try_from(params.top_k).unwrap_or(u32::MAX),
             rule,
         }

@@ -127,7 +127,7 @@ pub struct MonitorArgs {
 /// How tokens are chosen. A flag goes before generation_config.json, which goes before greedy decoding.
 #[derive(Debug, Default, clap::Args)]
 pub struct SamplingArgs {
-    /// Seed: the same seed gives the same text, whatever drafts [default: drawn at random]
+    /// Seed: the same seed gives the same text, whatever drafts and whatever else runs [default: drawn at random]
     #[arg(short, long, value_name = "SEED", value_parser = values::seed, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Temperature; 0 is greedy
@@ -184,8 +184,8 @@ pub struct SamplingArgs {
     pub logprobs: Option<usize>,
     /// How sampled drafts are verified [default: coupled with a seed, rejection without]
     ///
-    /// rejection: the model's own distribution, accepts most. coupled: for a given seed token for
-    /// token what plain sampling gives. Neither changes what greedy decoding gives.
+    /// rejection: the model's own distribution, accepts most; a seed does not repeat a text. coupled:
+    /// for a given seed token for token what plain sampling gives. Neither changes what greedy decoding gives.
     #[arg(long, visible_alias = "verify-mode", value_enum, value_name = "MODE", help_heading = "Sampling")]
     pub verify: Option<Verification>,
 }

@@ -9,7 +9,9 @@ mod values;
 mod verify;
 
 pub use bench::{BenchArgs, TableFormat};
-pub use common::{DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs};
+pub use common::{
+    DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
+};
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use eesd::backend::Device;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};

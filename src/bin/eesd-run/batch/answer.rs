@@ -15,7 +15,9 @@ pub fn answer<'j>(job: &'j Job, sample: usize, completion: &Completion, tokenize
     add("text", completion.text.as_str().into());
     add("tokens", completion.tokens.as_slice().into());
     add("finish", completion.finish.name().into());
-    add("seed", completion.seed.into());
+    if let Some(seed) = completion.seed {
+        add("seed", seed.into());
+    }
     add("stats", statistics(&completion.stats));
     if !completion.logprobs.is_empty() {
         let spelling = |token| tokenizer.and_then(|tokenizer| tokenizer.token(token));
