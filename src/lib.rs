@@ -66,6 +66,7 @@ pub mod kv;
 pub mod load;
 pub mod model;
 pub mod profile;
+pub mod replace;
 pub mod sample;
 
 /// Index of a token in the model's vocabulary.

@@ -65,3 +65,14 @@ pub enum DistillError {
         saved: u64,
     },
 }
+
+impl DistillError {
+    /// A snapshot is no use to this run: another run's, or damaged. Reading it has not failed.
+    pub fn is_of_snapshot(&self) -> bool {
+        match self {
+            Self::OtherRun { .. } => true,
+            Self::Load(error) => !matches!(error, LoadError::Io { .. }),
+            _ => false,
+        }
+    }
+}

@@ -32,7 +32,8 @@ pub struct TrainPlan {
     pub clip: f64,
     /// The loss.
     pub loss: LossOptions,
-    /// Positions after which one counts half as much as the first one of its text; `None`: all count alike.
+    /// Positions to train at after which one counts half as much as the first one of its text, in whichever piece of it;
+    /// `None`: all count alike.
     pub half_life: Option<f64>,
     /// Of the data's order.
     pub seed: u64,

@@ -37,7 +37,7 @@ impl Teacher {
     pub fn read(&mut self, segments: &[Segment], plan: &TrainPlan) -> Result<TeacherBatch, DistillError> {
         let vocab = self.backend.geometry().vocab_size;
         let mut batch = TeacherBatch::default();
-        for Segment { tokens, scored } in segments {
+        for Segment { tokens, scored, scored_before } in segments {
             let first: usize = batch.lengths.iter().sum();
             let chunk = Chunk { pages: self.table.pages(), start: 0, tokens };
             let read = self.backend.evaluate(&chunk, self.after)?;
@@ -47,7 +47,7 @@ impl Teacher {
             let position = |(index, row): (usize, usize)| Position {
                 row: first + row,
                 token: tokens[row + 1],
-                weight: plan.weight_of(index),
+                weight: plan.weight_of(scored_before + index),
             };
             batch.scored.extend(scored.clone().enumerate().map(position));
         }

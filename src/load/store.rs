@@ -5,12 +5,13 @@ use super::source::map;
 use super::tensors::Tensors;
 use crate::TokenId;
 use crate::model::{Dtype, Matrix, Vector};
+use crate::replace::Replacement;
 use safetensors::Dtype as StoredDtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A tensor as it goes into a file.
 pub(crate) struct Stored<'a> {
@@ -54,7 +55,7 @@ impl From<Dtype> for StoredDtype {
 
 /// Writes tensors and metadata.
 ///
-/// The file appears whole or not at all: it is written under another name in the same folder and renamed.
+/// The file appears whole or not at all, and once this returns it outlives a loss of power.
 ///
 /// # Errors
 /// If the file cannot be written; an older one is still there then.
@@ -63,17 +64,12 @@ pub(crate) fn save(
     tensors: &BTreeMap<String, Stored<'_>>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), LoadError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = write(&temporary, &header(tensors, metadata), tensors)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|error| LoadError::io(path, error));
-    if written.is_err() {
-        // The error to report is the first one; a left-over file is only untidy.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
+    let replace = || {
+        let new = Replacement::of(path)?;
+        write(new.file(), &header(tensors, metadata), tensors)?;
+        new.persist_durably()
+    };
+    replace().map(drop).map_err(|error| LoadError::io(path, error))
 }
 
 /// Metadata, and the vectors of these names, which must be there in f32; `None` where there is no such file.
@@ -120,11 +116,11 @@ fn header(tensors: &BTreeMap<String, Stored<'_>>, metadata: &BTreeMap<String, St
     header
 }
 
-fn write(path: &Path, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+fn write(file: &File, header: &[u8], tensors: &BTreeMap<String, Stored<'_>>) -> std::io::Result<()> {
+    let mut file = BufWriter::new(file);
     file.write_all(header)?;
     for tensor in tensors.values() {
         file.write_all(&tensor.bytes)?;
     }
-    file.into_inner().map_err(|error| error.into_error())?.sync_all()
+    file.flush()
 }

@@ -125,7 +125,57 @@ fn another_run_is_refused_by_what_differs() {
         assert_eq!(output.status.code(), Some(1), "{more:?}: {told}");
         assert!(told.contains(&format!("`{key}` is")) && told.contains("exit-2.training"), "{more:?}: {told}");
     }
-    ok(place.training("out", &["--steps", "4", "--overwrite"]));
+    let told = ok(place.training("out", &["--steps", "4", "--overwrite"]));
+    assert!(told.contains("exit-2.training: removed, by --overwrite") && told.contains("`plan.steps` is 3"), "{told}");
+    fs::write(place.path("out/exit-2.training"), "no snapshot").unwrap();
+    assert_eq!(place.training("out", &["--steps", "4"]).output().unwrap().status.code(), Some(1));
+    let told = ok(place.training("out", &["--steps", "4", "--overwrite"]));
+    assert!(told.contains("exit-2.training: removed, by --overwrite"), "{told}");
+}
+
+/// `--overwrite` is for what another run has left: its own run it goes on with, as without.
+#[test]
+fn overwriting_goes_on_with_its_own_run() {
+    let place = Place::new();
+    let run = ["--steps", "12", "--save-every", "2", "--overwrite"];
+    ok(place.training("undisturbed", &run));
+    fs::create_dir(place.path("killed")).unwrap();
+    fs::write(place.path("killed/exit-2.safetensors"), "somebody's").unwrap();
+    let mut child = place.training("killed", &run).spawn().unwrap();
+    until_it_learns(&mut child, &place.path("killed/exit-2.metrics.jsonl"), 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(place.read("killed/exit-2.safetensors"), b"somebody's");
+    let told = ok(place.training("killed", &run));
+    assert!(told.contains("done before") && !told.contains("removed"), "{told}");
+    assert_eq!(place.read("killed/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+    assert_eq!(
+        metrics(&place.path("killed/exit-2.metrics.jsonl")),
+        metrics(&place.path("undisturbed/exit-2.metrics.jsonl"))
+    );
+}
+
+/// A run that only measures has nothing to do with the snapshot of one that trains, whatever the flags.
+#[test]
+fn measuring_leaves_a_training_run_alone() {
+    let place = Place::new();
+    let run = ["--steps", "12", "--save-every", "2"];
+    let mut child = place.training("out", &run).spawn().unwrap();
+    until_it_learns(&mut child, &place.path("out/exit-2.metrics.jsonl"), 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let files = ["exit-2.training", "exit-2.metrics.jsonl"];
+    let before = files.map(|file| place.read(&format!("out/{file}")));
+    for more in [&[][..], &["--overwrite"], &["--held-out", "0.5"], &["--seed", "3", "--lr", "0.5"]] {
+        ok(place.training("out", &[&["--steps", "0"], more].concat()));
+        assert_eq!(files.map(|file| place.read(&format!("out/{file}"))), before, "{more:?}");
+    }
+    assert!(!place.path("out/exit-2.safetensors").exists());
+    ok(place.training("undisturbed", &run));
+    ok(place.training("out", &run));
+    assert_eq!(place.read("out/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
+    // What a finished run has left is no matter either.
+    ok(place.training("out", &["--steps", "0", "--held-out", "0.5"]));
 }
 
 #[test]

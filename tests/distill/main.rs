@@ -59,9 +59,10 @@ impl Place {
             "48",
             "--batch-tokens",
             "192",
-            "--held-out",
-            "0.2",
         ]);
+        if !more.contains(&"--held-out") {
+            command.args(["--held-out", "0.2"]);
+        }
         // Tests run side by side, and passes wait for their threads.
         if !more.contains(&"-t") {
             command.args(["-t", "1"]);

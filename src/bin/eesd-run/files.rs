@@ -1,6 +1,7 @@
 //! Files that a command reads and writes are different ones, whatever they are called.
 
 use crate::failure::{Failure, Outcome};
+use eesd::replace::place;
 use std::path::{Path, PathBuf};
 
 /// A file by the flag that names it.
@@ -33,15 +34,6 @@ fn same(one: &Path, other: &Path) -> bool {
         return false; // a device or a pipe, such as /dev/stdout, takes what two write
     }
     same_file::is_same_file(one, other).unwrap_or_else(|_| place(one) == place(other))
-}
-
-/// Where a path leads, whether or not there is a file yet.
-pub fn place(path: &Path) -> PathBuf {
-    let of_folder = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(folder.canonicalize().ok()?.join(path.file_name()?))
-    };
-    path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Standard output and JSON-lines files: written through at once, and quiet about a reader gone.
 
 use crate::failure::{Failure, Outcome};
+use eesd::replace::Replacement;
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
@@ -131,13 +132,9 @@ impl AnswerFile {
 
     /// A file in the place of this one, without the dropped bytes.
     fn rewritten(&self, dropped: &[Range<u64>]) -> io::Result<File> {
-        // Where `path` is a link, the file that it leads to is replaced, not the link.
-        let place = fs::canonicalize(&self.path)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(place.file_name().unwrap_or_default()).suffix(".resume.tmp");
-        let temporary = builder.tempfile_in(place.parent().unwrap_or(&place))?;
-        self.copy(dropped, temporary.as_file())?;
-        Ok(temporary.persist(&place)?)
+        let new = Replacement::of(&self.path)?;
+        self.copy(dropped, new.file())?;
+        new.persist_durably()
     }
 
     fn copy(&self, dropped: &[Range<u64>], mut copy: &File) -> io::Result<()> {
@@ -154,7 +151,7 @@ impl AnswerFile {
             io::copy(&mut file.take(dropped.start - kept_from), &mut copy)?;
             kept_from = dropped.end;
         }
-        copy.sync_all()
+        Ok(())
     }
 
     fn into_output(self) -> Output {

@@ -130,7 +130,8 @@ impl<'a> Batches<'a> {
         let scored = document.scored();
         let end = start + len;
         let within = scored.start.max(start) - start..scored.end.min(end - 1) - start;
-        Segment { tokens: document.tokens[start..end].to_vec(), scored: within }
+        let scored_before = start.saturating_sub(scored.start);
+        Segment { tokens: document.tokens[start..end].to_vec(), scored: within, scored_before }
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Segment {
     pub tokens: Vec<TokenId>,
     /// Positions to train at; the next token of each is in `tokens`.
     pub scored: Range<usize>,
+    /// How many positions of its document to train at are before these, in earlier pieces.
+    pub scored_before: usize,
 }
 
 /// What is trained on, and what training is measured on and never sees.

@@ -73,13 +73,18 @@ impl Run<'_> {
         let student = student(&mut machine, geometry, (layout, values), window, batch_tokens, self.reporter)?;
         let teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
         let trained = count(student.layout().trained() as u64);
-        let snapshot = snapshot_path(self.output, n);
-        let mut trainer = Trainer::new(teacher, student, &train, held_out.as_ref(), identity, Some(snapshot.clone()))?;
+        // A run of no updates only measures: no snapshot is its own.
+        let snapshot = (plan.steps > 0).then(|| snapshot_path(self.output, n));
+        let mut trainer = Trainer::new(teacher, student, &train, held_out.as_ref(), identity, snapshot.clone())?;
         let path = super::block_path(self.output, n);
-        if self.args.overwrite {
-            remove(&snapshot)?;
-        }
-        let done = trainer.resume()?;
+        let done = match (trainer.resume(), snapshot) {
+            (Err(error), Some(snapshot)) if self.args.overwrite && error.is_of_snapshot() => {
+                remove(&snapshot)?;
+                self.reporter.note(&format!("{}: removed, by --overwrite ({error})", snapshot.display()));
+                0
+            }
+            (done, _) => done?,
+        };
         if plan.steps > 0 && done == 0 && path.exists() && !self.args.overwrite {
             return Err(super::there_already(&path));
         }

@@ -1,12 +1,10 @@
 //! Where metrics go: a file, or whoever asks at an address.
 
 use crate::failure::{Failure, Outcome};
-use crate::files;
-use std::fs;
-use std::io::{self, ErrorKind, Write};
+use eesd::replace::Replacement;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use tempfile::NamedTempFile;
 
 /// A value of `--metrics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +39,11 @@ impl FromStr for MetricsTarget {
 /// If it cannot be written, or there is something else than a regular file.
 pub fn replace_file(path: &Path, text: &str) -> Outcome {
     let replace = || {
-        let (mut temporary, place) = successor(path)?;
-        temporary.write_all(text.as_bytes())?;
-        temporary.persist(&place)?;
-        Ok(())
+        let new = Replacement::of(path)?;
+        new.file().write_all(text.as_bytes())?;
+        new.persist()
     };
-    replace().map_err(|error: io::Error| Failure::file(path, "written", &error))
+    replace().map(drop).map_err(|error| Failure::file(path, "written", &error))
 }
 
 /// Whether [`replace_file`] could write there; leaves everything as it is.
@@ -54,33 +51,14 @@ pub fn replace_file(path: &Path, text: &str) -> Outcome {
 /// # Errors
 /// As there.
 pub fn check_file(path: &Path) -> Outcome {
-    successor(path).map(drop).map_err(|error| Failure::file(path, "written", &error))
-}
-
-/// A file under a name of its own, gone where it is dropped, and the place that it is to take.
-fn successor(path: &Path) -> io::Result<(NamedTempFile, PathBuf)> {
-    // Where `path` is a link, the file that it leads to is replaced, not the link.
-    let place = files::place(path);
-    if fs::metadata(&place).is_ok_and(|kind| !kind.is_file()) {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(place.file_name().unwrap_or_default()).suffix(".tmp");
-    // As other new files are: others read it, unless the system's mask says that they do not.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    Ok((builder.tempfile_in(folder(&place))?, place))
-}
-
-/// The folder that a file is in.
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    Replacement::of(path).map(drop).map_err(|error| Failure::file(path, "written", &error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use MetricsTarget::{Address, File};
+    use std::fs;
     use tempfile::TempDir;
 
     #[test]
@@ -104,61 +82,19 @@ mod tests {
     }
 
     #[test]
-    fn files_are_replaced_whole_and_nothing_else_is() {
+    fn files_are_replaced_whole_and_what_cannot_be_is_told() {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("m.prom");
         check_file(&file).unwrap();
         assert!(!file.exists());
-        replace_file(&file, "one").unwrap();
-        check_file(&file).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "one");
-        replace_file(&file, "two").unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+        for text in ["one", "two"] {
+            replace_file(&file, text).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
         for wrong in [dir.path().to_owned(), dir.path().join("missing/m.prom")] {
             for error in [replace_file(&wrong, "x").unwrap_err(), check_file(&wrong).unwrap_err()] {
                 assert!(error.message().starts_with(&format!("{}: could not be written: ", wrong.display())));
             }
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
-    }
-
-    /// A name that somebody could have guessed is somebody's file.
-    #[test]
-    fn neighbours_are_left_alone() {
-        let dir = TempDir::new().unwrap();
-        let [file, neighbour] = ["run", "run.tmp"].map(|name| dir.path().join(name));
-        fs::write(&neighbour, "mine").unwrap();
-        check_file(&file).unwrap();
-        replace_file(&file, "theirs").unwrap();
-        assert_eq!(fs::read_to_string(&neighbour).unwrap(), "mine");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left over");
-    }
-
-    /// Whoever may read other new files may read these.
-    #[cfg(unix)]
-    #[test]
-    fn the_mask_decides_who_reads() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = TempDir::new().unwrap();
-        let [ours, other] = ["ours", "other"].map(|name| dir.path().join(name));
-        replace_file(&ours, "x").unwrap();
-        fs::write(&other, "x").unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&ours), mode(&other));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn links_lead_on_and_devices_stay() {
-        use std::os::unix::fs::symlink;
-        let dir = TempDir::new().unwrap();
-        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
-        fs::write(&file, "old").unwrap();
-        symlink("file", &link).unwrap();
-        replace_file(&link, "new").unwrap();
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
-        assert!(replace_file(Path::new("/dev/null"), "x").unwrap_err().message().contains("not a regular file"));
-        assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
 }

@@ -221,7 +221,7 @@ mod tests {
             text: String::new(),
             logprobs: tokens.iter().map(|&token| TokenLogprobs { logprob, top: vec![(token, logprob)] }).collect(),
             finish: Finish::Length,
-            seed: 0,
+            seed: None,
             stats: Stats::default(),
         }
     }

@@ -136,6 +136,10 @@ proptest! {
                     prop_assert!(segment.tokens.len() <= window && !segment.scored.is_empty());
                     prop_assert!(segment.scored.end < segment.tokens.len());
                     prop_assert!(segment.tokens.windows(2).all(|pair| pair[1] == pair[0] + 1));
+                    // Counted from where its document's positions begin, not from the window's edge.
+                    let first = segment.tokens[segment.scored.start] as usize;
+                    let document = &documents[first / 1000];
+                    prop_assert_eq!(segment.scored_before, first % 1000 - document.scored().start);
                 }
             }
             // Two batches that follow each other in the packing do not fit in one, so more than half is used, but for

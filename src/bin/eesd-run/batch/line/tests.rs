@@ -43,7 +43,7 @@ fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
         text: text.into(),
         logprobs: Vec::new(),
         finish: Finish::StopString(text.into()),
-        seed: 3,
+        seed: Some(3),
         stats: Stats { prompt_tokens: 5, generated: 2, ..Stats::default() },
     };
     match &job.form {
