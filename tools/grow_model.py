@@ -123,8 +123,22 @@ def batch(ids, starts):
     return torch.stack([ids[s : s + CONTEXT + 1] for s in starts])
 
 
+def put(path, text):
+    """Replaces a file whole."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
 def save(output, weights, config):
-    """Shards in the order of the names, with their index."""
+    """Shards in the order of the names, with their index.
+
+    At every moment the folder holds a whole model: new shards have other names than those of the index, which is replaced
+    once they are all there, and then the old ones go.
+    """
+    path = output / "model.safetensors.index.json"
+    old = set(json.loads(path.read_text())["weight_map"].values()) if path.exists() else set()
+    series = "b" if any("-a-" in name for name in old) else "a"
     shards, size = [{}], 0
     for name in sorted(weights):
         tensor = weights[name].detach().to(torch.bfloat16).contiguous()
@@ -135,12 +149,13 @@ def save(output, weights, config):
         size += tensor.nbytes
     index = {"metadata": {"total_size": sum(t.nbytes for s in shards for t in s.values())}, "weight_map": {}}
     for number, shard in enumerate(shards):
-        name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, output / (name + ".new"), {"format": "pt"})
-        (output / (name + ".new")).replace(output / name)
+        name = f"model-{series}-{number + 1:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, output / name, {"format": "pt"})
         index["weight_map"].update({tensor: name for tensor in shard})
-    (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    put(output / "config.json", json.dumps(config, indent=2) + "\n")
+    put(path, json.dumps(index, indent=1) + "\n")
+    for name in old - set(index["weight_map"].values()):
+        (output / name).unlink()
 
 
 def take_exit_blocks(source, output, keep, program):

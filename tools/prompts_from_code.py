@@ -16,13 +16,15 @@ import sys
 
 
 def pieces(files, count, rng):
-    """Yields (prompt, text) pairs until there are `count`."""
-    while count:
+    """Yields (prompt, text) pairs until there are `count`, or no file has a place for one."""
+    files = list(files)
+    while count and files:
         path = rng.choice(files)
         text = path.read_text(encoding="utf-8", errors="ignore")
         starts = [0] + [i + 1 for i, c in enumerate(text) if c == "\n"]
         starts = [s for s in starts if s + 240 < len(text) and not text[s].isspace()]
         if not starts:
+            files.remove(path)
             continue
         start = rng.choice(starts)
         yield text[start : start + rng.randint(40, 240)], text[start : start + 1000]
@@ -40,10 +42,16 @@ def main():
     files = sorted(p for p in args.folder.rglob("*" + args.suffix) if p.is_file() and p.stat().st_size > 1000)
     if not files:
         sys.exit(f"{args.folder}: no files ending in {args.suffix}")
-    for prompt, text in pieces(files, args.count, random.Random(args.seed)):
+    written = 0
+    for written, (prompt, text) in enumerate(pieces(files, args.count, random.Random(args.seed)), 1):
         print(json.dumps({"prompt": prompt}))
         if args.corpus:
             print(json.dumps({"text": text}), file=args.corpus)
+    if written < args.count:
+        sys.exit(
+            f"{args.folder}: {written} prompts, {args.count} asked for: no file ending in {args.suffix} has a line that begins "
+            "at its margin with 240 characters after it"
+        )
 
 
 if __name__ == "__main__":
