@@ -167,7 +167,7 @@ fn play(engine: &mut Engine, requests: &[Request], batch: usize) -> Result<Playe
     let begun = Instant::now();
     engine.run(&mut requests.iter().cloned(), batch, &mut |i, event| {
         match event {
-            Event::Token(_) => {}
+            Event::Prefilled { .. } | Event::Token(_) => {}
             Event::Done(completion) => answers[i] = completion.tokens,
             Event::Failed(error) => failed = Some(error),
         }

@@ -96,16 +96,10 @@ impl Engine {
         let vocab = self.backend.geometry().vocab_size;
         let context = self.backend.limits().context;
         let prompt = request.prompt.len();
-        if prompt == 0 {
-            return Err(EngineError::EmptyPrompt);
-        }
-        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
-            return Err(EngineError::UnknownToken { token, vocab });
-        }
+        request.check(vocab)?;
         if prompt >= context {
             return Err(EngineError::PromptTooLong { prompt, context });
         }
-        request.check(vocab)?;
         if !request.stop.is_empty() && self.tokenizer.is_none() {
             return Err(EngineError::StopNeedsTokenizer);
         }

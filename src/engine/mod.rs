@@ -124,6 +124,13 @@ pub struct Engine {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "the large one comes once per request; boxing it would burden receivers")]
 pub enum Event {
+    /// Another piece of the prompt is in the cache; not told of a prompt that was found there.
+    Prefilled {
+        /// Positions that are, by now.
+        done: usize,
+        /// Positions that have to be before the first token.
+        of: usize,
+    },
     /// A token became certain.
     Token(Emission),
     /// The request is finished.
@@ -217,6 +224,7 @@ impl Engine {
         let mut result = None;
         self.run(&mut std::iter::once(request.clone()), 1, &mut |_, event| {
             match event {
+                Event::Prefilled { .. } => {}
                 Event::Token(emission) => return on_token(&emission),
                 Event::Done(completion) => result = Some(Ok(completion)),
                 Event::Failed(error) => result = Some(Err(error)),
@@ -266,6 +274,11 @@ impl Engine {
     /// Nothing is running or queued.
     pub fn is_idle(&self) -> bool {
         self.unfinished() == 0
+    }
+
+    /// The next step takes prompts in, or would: it may last much longer than one that only plays a round.
+    pub fn has_prompts_to_take_in(&self) -> bool {
+        !self.prefilling.is_empty() || !self.waiting.is_empty() && !self.free_slots.is_empty()
     }
 
     /// Ends one request where it is, between steps, and returns what it has; `None` if there is none of that name.
@@ -318,7 +331,10 @@ impl Engine {
         if flow.is_break() {
             return Ok(flow);
         }
-        self.prefill()?;
+        let flow = self.prefill(on_event)?;
+        if flow.is_break() {
+            return Ok(flow);
+        }
         self.secure_pages()?;
         if self.running.is_empty() {
             return Ok(flow);

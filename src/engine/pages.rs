@@ -31,7 +31,7 @@ impl Pages {
 
     /// Pages that no sequence holds.
     pub fn available(&self) -> usize {
-        self.pool.free() + self.prefixes.idle(&self.pool)
+        self.pool.free() + self.pool.idle()
     }
 
     /// Pages kept for their texts.
@@ -51,6 +51,11 @@ impl Pages {
         }
         self.prefixes.evict(short, &mut self.pool);
         table.reserve(positions, &mut self.pool).is_ok()
+    }
+
+    /// Gives back those pages of a table that `positions` in all have no need of; whether there were any.
+    pub fn trim(&mut self, table: &mut BlockTable, positions: usize) -> bool {
+        table.trim(positions, &mut self.pool)
     }
 
     /// Gives a table's pages back.
@@ -101,23 +106,37 @@ impl Pages {
 }
 
 impl Engine {
-    /// Sees to it that every running sequence has room for its next round: for all the drafts that it may make, or else
-    /// as many as its pages hold. Where not even its pending token has room, the sequence that came last is preempted.
+    /// Sees to it that every running sequence has room for its next round: first for its pending token, then, those that
+    /// came first first, for all the drafts that it may make, or else as many as its pages hold. Where a pending token has
+    /// no room, pages for drafts of earlier rounds are given up, and where there are none, the sequence that came last is
+    /// preempted.
     pub(super) fn secure_pages(&mut self) -> Result<(), BackendError> {
         let limits = self.backend.limits();
         let mut i = 0;
         while i < self.running.len() {
             let sequence = &mut self.running[i];
-            let (least, drafts) = (sequence.committed(), sequence.most_drafts(&limits));
-            if self.pages.reserve(&mut sequence.table, least + drafts, 0)
-                || self.pages.reserve(&mut sequence.table, least, 0)
-            {
-                i += 1;
-            } else {
-                self.preempt_last()?;
+            let pending = sequence.committed();
+            match self.pages.reserve(&mut sequence.table, pending, 0) {
+                true => i += 1,
+                false if self.give_up_drafts() => {}
+                false => self.preempt_last()?,
             }
         }
+        for sequence in &mut self.running {
+            let wanted = sequence.committed() + sequence.most_drafts(&limits);
+            self.pages.reserve(&mut sequence.table, wanted, 0);
+        }
         Ok(())
+    }
+
+    /// Takes back pages that running sequences hold only for drafts; false if there are none.
+    fn give_up_drafts(&mut self) -> bool {
+        let mut spare = false;
+        for sequence in &mut self.running {
+            let pending = sequence.committed();
+            spare |= self.pages.trim(&mut sequence.table, pending);
+        }
+        spare
     }
 
     /// Moves the sequence that came last to the host's memory.
@@ -125,26 +144,24 @@ impl Engine {
         let _range = profile::range("swap out");
         let last = |sequences: &[Running]| sequences.last().map(|sequence| sequence.arrival);
         let from = if last(&self.prefilling) > last(&self.running) { &mut self.prefilling } else { &mut self.running };
-        let Some(mut sequence) = from.pop() else { return Ok(()) };
+        let Some(sequence) = from.last() else { return Ok(()) };
         let complete = sequence.table.len().div_ceil(PAGE_TOKENS);
-        let saved = self.backend.save_pages(&sequence.table.pages()[..complete]);
+        // Where this fails the sequence is one of those that fail with it.
+        let saved = self.backend.save_pages(&sequence.table.pages()[..complete])?;
+        let Some(mut sequence) = from.pop() else { return Ok(()) };
         let len = sequence.table.len();
         self.pages.release(&mut sequence.table);
         self.free_slots.push(sequence.slot);
         sequence.swapped_out(len);
         self.totals.preemptions += 1;
         self.totals.swapped_pages += complete;
-        self.swapped_out.push_front(SwappedOut { sequence, saved: saved? });
+        self.swapped_out.push_front(SwappedOut { sequence, saved });
         Ok(())
     }
 
     /// Brings the preempted sequence that came first back, into `slot`; false where there are too few pages.
     pub(super) fn swap_in(&mut self, slot: usize) -> Result<bool, BackendError> {
-        let spare = self.pages_to_spare();
-        let Some(first) = self.swapped_out.front_mut() else { return Ok(false) };
-        let sequence = &mut first.sequence;
-        let wanted = sequence.committed();
-        if !self.pages.reserve(&mut sequence.table, wanted, spare) {
+        if !self.reserve_for_swapped_out() && !(self.give_up_drafts() && self.reserve_for_swapped_out()) {
             return Ok(false);
         }
         let _range = profile::range("swap in");
@@ -160,6 +177,15 @@ impl Engine {
         let to = if sequence.is_prefilled() { &mut self.running } else { &mut self.prefilling };
         to.push(sequence);
         restored.map(|()| true)
+    }
+
+    /// Makes room for the preempted sequence that came first, if there is enough.
+    fn reserve_for_swapped_out(&mut self) -> bool {
+        let spare = self.pages_to_spare();
+        self.swapped_out.front_mut().is_some_and(|SwappedOut { sequence, .. }| {
+            let wanted = sequence.committed();
+            self.pages.reserve(&mut sequence.table, wanted, spare)
+        })
     }
 
     /// Pages that an admission leaves to those who are there: each will soon want one more.

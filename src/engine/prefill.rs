@@ -1,16 +1,20 @@
 //! Prompts go into the cache, a piece in every step.
 
-use super::Engine;
 use super::running::Running;
+use super::{Engine, Event};
 use crate::backend::{BackendError, Chunk};
 use crate::kv::PAGE_TOKENS;
 use crate::profile;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 impl Engine {
     /// Takes prompts in, those that came first first, as many tokens as the budget leaves; what is complete joins the
     /// rounds.
-    pub(super) fn prefill(&mut self) -> Result<(), BackendError> {
+    pub(super) fn prefill(
+        &mut self,
+        on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, BackendError> {
+        let mut flow = ControlFlow::Continue(());
         let chosen = self.choose_chunks();
         if !chosen.is_empty() {
             let mut range = profile::range("prefill");
@@ -28,6 +32,10 @@ impl Engine {
                 let sequence = &mut self.prefilling[i];
                 sequence.table.set_len(positions.end);
                 sequence.stats.prefill += took;
+                let told = Event::Prefilled { done: positions.end, of: sequence.to_prefill() };
+                if flow.is_continue() {
+                    flow = on_event(sequence.id, told);
+                }
                 self.keep_pages(i);
             }
         }
@@ -36,7 +44,7 @@ impl Engine {
             let place = self.running.partition_point(|other| other.arrival < sequence.arrival);
             self.running.insert(place, sequence);
         }
-        Ok(())
+        Ok(flow)
     }
 
     /// The next piece of each prompt that has a share of this step's budget: its index in `prefilling`, and positions.

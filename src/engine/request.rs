@@ -45,12 +45,18 @@ impl Request {
         }
     }
 
-    /// Checks all but the prompt, against a vocabulary of `vocab` tokens.
+    /// Checks everything but lengths that depend on the engine, against a vocabulary of `vocab` tokens.
     ///
     /// # Errors
     /// The first thing that no engine could do.
     pub fn check(&self, vocab: usize) -> Result<(), EngineError> {
         let Self { max_tokens, min_tokens, .. } = *self;
+        if self.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if let Some(&token) = self.prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(EngineError::UnknownToken { token, vocab });
+        }
         if max_tokens == 0 {
             return Err(EngineError::NothingToGenerate);
         }

@@ -16,17 +16,17 @@ pub(super) enum Happening {
     Failed(Failure),
 }
 
-impl From<Event> for Happening {
-    fn from(event: Event) -> Self {
+impl Happening {
+    /// What of the engine's events is told.
+    pub fn of(event: Event) -> Option<Self> {
         match event {
-            Event::Token(emission) => Self::Token(emission),
-            Event::Done(completion) => Self::Done(Box::new(completion)),
-            Event::Failed(error) => Self::Failed(error.into()),
+            Event::Prefilled { .. } => None,
+            Event::Token(emission) => Some(Self::Token(emission)),
+            Event::Done(completion) => Some(Self::Done(Box::new(completion))),
+            Event::Failed(error) => Some(Self::Failed(error.into())),
         }
     }
-}
 
-impl Happening {
     /// There is nothing more of the request.
     fn is_last(&self) -> bool {
         !matches!(self, Self::Token(_))

@@ -218,6 +218,9 @@ pub(super) unsafe fn read(session: &Session, request: *const Request) -> Outcome
         ..engine::Request::new(prompt, request.max_tokens)
     };
     read.check(session.model.checkpoint.geometry().vocab_size)?;
+    if !read.stop.is_empty() && session.model.checkpoint.tokenizer().is_none() {
+        return Err(engine::EngineError::StopNeedsTokenizer.into());
+    }
     Ok((read, request.stream != 0))
 }
 
@@ -242,11 +245,10 @@ unsafe fn prompt(session: &Session, request: &Request) -> Outcome<Vec<TokenId>> 
         (true, true) => return Err(Failure::argument("prompt and tokens: both NULL (expected one of them)")),
         (false, false) => return Err(Failure::argument("prompt and tokens: both given (expected one of them)")),
     };
-    match prompt.len() {
-        0 => Err(engine::EngineError::EmptyPrompt.into()),
-        length if length >= context => Err(too_long(length, context)),
-        _ => Ok(prompt),
+    if prompt.len() >= context {
+        return Err(too_long(prompt.len(), context));
     }
+    Ok(prompt)
 }
 
 fn too_long(prompt: usize, context: usize) -> Failure {

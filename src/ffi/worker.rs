@@ -57,7 +57,8 @@ impl Drop for Route {
 }
 
 /// Tokens of a step so soon after the last ones that went out wait for those of the next step. To wake a reader takes the
-/// engine's thread some microseconds, which rounds of a small model would feel, and nobody sees five milliseconds.
+/// engine's thread some microseconds, which rounds of a small model would feel, and nobody sees five milliseconds. Where the
+/// next step takes a prompt in, they do not wait for it.
 const HELD: Duration = Duration::from_millis(5);
 
 /// Steps the engine while there is something to do, and sleeps where there is not, until told to stop.
@@ -83,8 +84,12 @@ pub(super) fn serve(mut engine: Engine, commands: Receiver<Command>) {
                 Command::Stop => return,
             }
         }
+        if engine.has_prompts_to_take_in() && !events.is_empty() {
+            deliver(&mut routes, &mut events);
+            delivered = Instant::now();
+        }
         let step = engine.step(&mut |id, event| {
-            events.push((id as u64, event.into()));
+            events.extend(Happening::of(event).map(|happening| (id as u64, happening)));
             ControlFlow::Continue(())
         });
         let only_tokens = events.iter().all(|(_, happening)| matches!(happening, Happening::Token(_)));

@@ -18,8 +18,9 @@ pub struct PrefixCache {
     /// By the page before it and its own tokens.
     nodes: HashMap<(Node, Box<[TokenId]>), Node>,
     kept: HashMap<Node, Kept>,
-    /// Nodes by their last use. A node's is later than those of all pages after it.
-    by_use: BTreeMap<u64, Node>,
+    /// Nodes without pages after them, by their last use; a node's is later than those of all pages after it. Whoever
+    /// runs holds few of them: they are the ends of paths.
+    ends: BTreeMap<u64, Node>,
     clock: u64,
     last_node: Node,
 }
@@ -43,11 +44,6 @@ impl PrefixCache {
     /// No page is kept.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
-    }
-
-    /// Pages kept that nobody else holds: as good as free.
-    pub fn idle(&self, pool: &PagePool) -> usize {
-        self.kept.values().filter(|kept| pool.holders(kept.page) == 1).count()
     }
 
     /// The pages kept of a text's beginning, as many as there are whole pages in `tokens` and known ones among them.
@@ -81,19 +77,21 @@ impl PrefixCache {
     /// Gives `wanted` pages back that nobody else holds, the least recently used ones first; fewer where there are not
     /// so many.
     pub fn evict(&mut self, wanted: usize, pool: &mut PagePool) {
+        // Once the last page of a path is gone the one before it is the last, and was used later: one way through will do.
+        let mut passed = 0;
         for _ in 0..wanted {
-            // Of a path the last page is the oldest, but somebody may hold a page without holding those before it.
-            let idle = |node: &Node| self.kept[node].after == 0 && pool.holders(self.kept[node].page) == 1;
-            let Some(node) = self.by_use.values().copied().find(idle) else { return };
+            let idle = |(_, node): &(&u64, &Node)| pool.is_idle(self.kept[*node].page);
+            let Some((&used, &node)) = self.ends.range(passed + 1..).find(idle) else { return };
+            passed = used;
             self.forget(node, pool);
         }
     }
 
     /// Forgets every page.
     pub fn clear(&mut self, pool: &mut PagePool) {
-        pool.give_back(self.kept.drain().map(|(_, kept)| kept.page));
+        self.kept.drain().for_each(|(_, kept)| pool.forget(kept.page));
         self.nodes.clear();
-        self.by_use.clear();
+        self.ends.clear();
     }
 
     /// The nodes of the whole pages that `tokens` begin with, as far as they are known.
@@ -110,25 +108,29 @@ impl PrefixCache {
     }
 
     fn insert(&mut self, before: Node, tokens: &[TokenId], page: PageId, pool: &mut PagePool) -> Node {
-        pool.share(page);
+        pool.keep(page);
         self.last_node += 1;
         let (node, tokens) = (self.last_node, Box::<[TokenId]>::from(tokens));
         self.nodes.insert((before, tokens.clone()), node);
         self.kept.insert(node, Kept { page, before, tokens, after: 0, used: 0 });
         if let Some(before) = self.kept.get_mut(&before) {
             before.after += 1;
+            self.ends.remove(&before.used);
         }
         node
     }
 
     fn forget(&mut self, node: Node, pool: &mut PagePool) {
         let Some(kept) = self.kept.remove(&node) else { return };
-        self.by_use.remove(&kept.used);
+        self.ends.remove(&kept.used);
         self.nodes.remove(&(kept.before, kept.tokens));
         if let Some(before) = self.kept.get_mut(&kept.before) {
             before.after -= 1;
+            if before.after == 0 {
+                self.ends.insert(before.used, kept.before);
+            }
         }
-        pool.give_back([kept.page]);
+        pool.forget(kept.page);
     }
 
     /// Notes that the pages of a path were used, the last one first: it is the first to go.
@@ -136,9 +138,11 @@ impl PrefixCache {
         for node in path.iter().rev() {
             self.clock += 1;
             if let Some(kept) = self.kept.get_mut(node) {
-                self.by_use.remove(&kept.used);
+                self.ends.remove(&kept.used);
                 kept.used = self.clock;
-                self.by_use.insert(self.clock, *node);
+                if kept.after == 0 {
+                    self.ends.insert(self.clock, *node);
+                }
             }
         }
     }

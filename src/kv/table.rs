@@ -29,6 +29,18 @@ impl BlockTable {
         positions.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len())
     }
 
+    /// Gives back the pages that `positions` in all have no need of; returns whether there were any.
+    ///
+    /// # Panics
+    /// If complete positions are among those.
+    pub fn trim(&mut self, positions: usize, pool: &mut PagePool) -> bool {
+        assert!(self.len <= positions, "{} complete positions where {positions} are needed", self.len);
+        let needed = positions.div_ceil(PAGE_TOKENS).min(self.pages.len());
+        let spare = self.pages.len() > needed;
+        pool.give_back(self.pages.drain(needed..).rev());
+        spare
+    }
+
     /// Adds a page after the others; the caller has made the table a holder of it.
     pub fn push(&mut self, page: PageId) {
         self.pages.push(page);

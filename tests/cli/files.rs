@@ -126,3 +126,34 @@ fn long_work_tells_of_itself_in_a_file() {
         assert_eq!(ok(&[&quiet[..], &["-q"]].concat()).stderr, "", "{quiet:?}");
     }
 }
+
+/// Whatever a run fails by before its first answer, an output that is there already stays.
+#[test]
+fn a_run_that_fails_before_it_answers_leaves_the_output_alone() {
+    let dir = TempDir::new().unwrap();
+    let output = write(&dir, "out.jsonl", "an earlier run's answers\n");
+    let folder = model_folder(&dir, &[1, 3], &[]);
+    let folder = folder.as_str();
+    let missing = dir.path().join("missing/stats.json").display().to_string();
+    let input = write(&dir, "in.jsonl", LINE);
+    for flags in [
+        &["-p", "x", "--system", "y"][..],
+        &["-p", ""],
+        &["-p", "x", "-m", "nowhere"],
+        &["-p", "x", "-m", folder],
+        &["-p", "x", "-m", folder, "--exit", "2"],
+        &["-p", "x", "--bad-word", ""],
+        &["-p", "x", "--stats-json", &missing],
+        &["-p", "x", "--metrics", "nowhere.invalid:80"],
+        &["-p", "x", "--prefill", "fast"],
+        &["-p", "x", "--ctx-size", "99999999999999"],
+        &["-p", "x", "--chat-template", &missing],
+        &["-p", "x", "--logit-bias", "99999999=1"],
+        &["--input", &missing],
+        &["--input", &input, "-m", "nowhere"],
+    ] {
+        let run = run(&[&["generate", "--output", &output], flags].concat());
+        assert_ne!(run.code, 0, "{flags:?}: {}", run.stderr);
+        assert_eq!(fs::read_to_string(&output).unwrap(), "an earlier run's answers\n", "{flags:?}: {}", run.stderr);
+    }
+}

@@ -231,3 +231,26 @@ fn tokens_of_a_text_and_back() {
     let shown = ok(&["generate", "-p", "import os", "--show-prompt"]).stdout;
     assert_eq!(shown, format!("import os\n\n{listed}"));
 }
+
+/// The KV cache may hold less than the context: then it is what bounds an answer, and a message that does not fit is
+/// told, and taken back.
+#[test]
+fn a_chat_goes_on_within_a_small_cache() {
+    let dir = TempDir::new().unwrap();
+    let folder = model_folder(&dir, &[2], &[("chat_template.jinja", "{{ messages[-1].content }}")]);
+    let chat = |input: &str| run_with_stdin(&["chat", "-m", &folder, "--cache-tokens", "64"], input.as_bytes());
+    let long = "x = 1; ".repeat(60);
+    let run = chat(&format!("def f(x):\n{long}\n/stats\ndef g(x):\n"));
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("tokens, but the KV cache holds 64: /clear starts anew, --cache-tokens N"),
+        "{}",
+        run.stderr
+    );
+    let answer = |run: &str| run.lines().count();
+    assert!(
+        answer(&run.stdout) > answer(&chat("def f(x):\n").stdout),
+        "the last message has its answer: {}",
+        run.stdout
+    );
+}

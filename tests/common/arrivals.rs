@@ -101,7 +101,7 @@ impl Arrivals {
                         seen[id] = true;
                         tokens_first.push(id);
                     }
-                    Event::Token(_) => {}
+                    Event::Prefilled { .. } | Event::Token(_) => {}
                     Event::Done(completion) => {
                         assert!(done.insert(id, completion).is_none(), "request {id} is done twice");
                         ended.push(id);

@@ -12,7 +12,7 @@ pub fn run(engine: &mut Engine, requests: &[Request], batch: usize) -> Vec<Compl
             match event {
                 Event::Done(completion) => done[id] = Some(completion),
                 Event::Failed(error) => panic!("request {id}: {error}"),
-                Event::Token(_) => {}
+                Event::Prefilled { .. } | Event::Token(_) => {}
             }
             ControlFlow::Continue(())
         })

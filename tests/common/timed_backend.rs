@@ -19,6 +19,8 @@ pub struct TimedBackend {
     /// Of the whole model; a draft step takes an eighth.
     cost: Cost,
     now: Arc<AtomicU64>,
+    /// Pages cannot be saved.
+    pub loses_pages: bool,
     /// Rows of each verification, and how many sequences they were of.
     pub verified: Arc<std::sync::Mutex<Vec<(usize, usize)>>>,
 }
@@ -30,7 +32,7 @@ impl TimedBackend {
         let read = Arc::clone(&now);
         let clock = Clock::new(move || Duration::from_nanos(read.load(Ordering::Relaxed)));
         let inner = HashBackend::new(11, limits, 128);
-        (Self { inner, cost, now, verified: Arc::default() }, clock)
+        (Self { inner, cost, now, loses_pages: false, verified: Arc::default() }, clock)
     }
 
     fn take(&self, seconds: f64) {
@@ -61,6 +63,9 @@ impl Backend for TimedBackend {
     }
 
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
+        if self.loses_pages {
+            return Err(BackendError::Device("the host's memory is full".into()));
+        }
         self.inner.save_pages(pages)
     }
 

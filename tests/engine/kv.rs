@@ -5,10 +5,10 @@ use crate::common::exits::exit_after;
 use crate::common::saved_pages;
 use eesd::backend::Backend;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::kv::{BlockTable, PAGE_TOKENS, PageId, PagePool};
+use eesd::kv::{BlockTable, PAGE_TOKENS, PageId, PagePool, PrefixCache};
 use eesd::load::Checkpoint;
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 #[derive(Debug, Clone)]
@@ -109,4 +109,73 @@ fn bits_of_pages_come_back() {
 #[test]
 fn pages_that_cannot_be_saved_or_restored_are_refused() {
     saved_pages::check_refusals(&mut *backend(true));
+}
+
+/// What a text's pages hold: each page by the text up to its end.
+fn pages_of(text: &[u32]) -> impl Iterator<Item = &[u32]> {
+    (1..=text.len()).map(|pages| &text[..pages])
+}
+
+proptest! {
+    /// Texts of pages that begin alike come and go: pages are found again by their texts and by nothing else, the idle
+    /// ones are counted right, and where room is wanted the least recently used ends go, as many as are wanted.
+    #[test]
+    fn pages_kept_are_those_of_their_texts(
+        ops in prop::collection::vec((0..4u32, prop::collection::vec(0..2u32, 1..6), 0..6usize), 1..60),
+    ) {
+        const PAGES: usize = 12;
+        let (mut pool, mut cache) = (PagePool::new(PAGES), PrefixCache::default());
+        // Pages by what they hold, and who runs: the pages that it holds.
+        let mut holds: HashMap<PageId, Vec<u32>> = HashMap::new();
+        let mut running: Vec<Vec<PageId>> = Vec::new();
+        for (op, text, count) in ops {
+            let tokens: Vec<u32> = text.iter().flat_map(|&page| [page; PAGE_TOKENS]).collect();
+            match op {
+                0 | 1 => {
+                    let mut held = cache.find(&tokens);
+                    for (page, text) in held.iter().zip(pages_of(&text)) {
+                        prop_assert_eq!(&holds[page], text);
+                        pool.share(*page);
+                    }
+                    let missing = text.len() - held.len();
+                    cache.evict(missing.saturating_sub(pool.free()), &mut pool);
+                    match pool.take(missing) {
+                        Some(pages) => held.extend(pages),
+                        None => {
+                            pool.give_back(held);
+                            continue;
+                        }
+                    }
+                    for (index, text) in pages_of(&text).enumerate() {
+                        let page = held[index];
+                        holds.insert(page, text.to_vec());
+                        let kept = cache.keep(&tokens[..(index + 1) * PAGE_TOKENS], page, &mut pool);
+                        prop_assert_eq!(&holds[&kept], text);
+                        if kept != page {
+                            pool.share(kept);
+                            pool.give_back([page]);
+                            held[index] = kept;
+                        }
+                    }
+                    running.push(held);
+                }
+                2 if !running.is_empty() => pool.give_back(running.swap_remove(count % running.len())),
+                _ => {
+                    let (free, idle) = (pool.free(), pool.idle());
+                    cache.evict(count, &mut pool);
+                    prop_assert!(pool.free() - free <= count && pool.idle() == idle - (pool.free() - free));
+                    if running.is_empty() {
+                        prop_assert_eq!(pool.free() - free, count.min(idle));
+                    }
+                }
+            }
+            let held: HashSet<PageId> = running.iter().flatten().copied().collect();
+            prop_assert_eq!(pool.free() + pool.idle() + held.len(), PAGES);
+            prop_assert!(cache.len() >= pool.idle());
+        }
+        running.into_iter().for_each(|held| pool.give_back(held));
+        prop_assert_eq!(pool.idle(), cache.len());
+        cache.clear(&mut pool);
+        prop_assert_eq!((pool.free(), pool.idle()), (PAGES, 0));
+    }
 }

@@ -7,7 +7,7 @@ use crate::common::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::control::{Controller, Outcome, Step};
-use eesd::engine::{Completion, Engine, EngineError, Event, Finish, Request};
+use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request};
 use eesd::load::{Checkpoint, Tokenizer};
 use eesd::sample::{ParamError, Philox, SamplingParams};
 use proptest::prelude::*;
@@ -65,6 +65,7 @@ proptest! {
         let mut kept = vec![0; requests.len()];
         engine.run(&mut requests.iter().cloned(), batch, &mut |id, event| {
             match event {
+                Event::Prefilled { .. } => {}
                 Event::Token(emission) => {
                     streamed[id].push(emission.token);
                     kept[id] += usize::from(emission.drafted);
@@ -268,7 +269,7 @@ fn malformed_requests_fail_alone() {
         match event {
             Event::Failed(error) => failed.push((id, error)),
             Event::Done(completion) => done += usize::from(completion.tokens.len() <= 5),
-            Event::Token(_) => {}
+            Event::Prefilled { .. } | Event::Token(_) => {}
         }
         ControlFlow::Continue(())
     };
@@ -296,6 +297,7 @@ fn cancelling_keeps_what_was_streamed_and_gives_everything_back() {
         engine
             .run(&mut vec![request; 3].into_iter(), 3, &mut |id, event| {
                 match event {
+                    Event::Prefilled { .. } => {}
                     Event::Token(emission) => {
                         streamed[id].push(emission.token);
                         seen += 1;
@@ -313,4 +315,29 @@ fn cancelling_keeps_what_was_streamed_and_gives_everything_back() {
             assert_eq!((&done.tokens, &done.finish), (streamed, &Finish::Cancelled));
         }
     }
+}
+
+/// A long prompt can be given up between two pieces of it.
+#[test]
+fn a_prompt_can_be_cancelled_while_it_is_taken_in() {
+    let options = EngineOptions { token_budget: 64, ..EngineOptions::default() };
+    let mut engine = engine(limits(20, 2, 1200), 128).with_options(options);
+    let prompt: Vec<TokenId> = (0..1000).map(|i| i % 5).collect();
+    let mut told = Vec::new();
+    let mut ended = Vec::new();
+    let mut requests = [Request::new(prompt.clone(), 5), Request::new(prompt, 5)].into_iter();
+    engine
+        .run(&mut requests, 2, &mut |id, event| {
+            match event {
+                Event::Prefilled { done, of } => told.push((done, of)),
+                Event::Token(_) => panic!("nothing is certain yet"),
+                Event::Done(completion) => ended.push((id, completion.finish, completion.tokens.len())),
+                Event::Failed(error) => panic!("{error}"),
+            }
+            if told.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(told, [(64, 999), (128, 999), (192, 999)]);
+    assert_eq!(ended, [(0, Finish::Cancelled, 0)]);
+    assert!(engine.is_idle() && engine.snapshot().totals.prefilled_tokens == 192);
 }

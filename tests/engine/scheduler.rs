@@ -5,6 +5,7 @@ use crate::common::adversary::Adversary;
 use crate::common::arrivals::{Arrivals, Load, percentile};
 use crate::common::forbidding::{self, Forbidding};
 use crate::common::hash_backend::HashBackend;
+use crate::common::timed_backend::TimedBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, Totals};
@@ -43,7 +44,7 @@ fn step(engine: &mut Engine, done: &mut BTreeMap<usize, Completion>) {
         match event {
             Event::Done(completion) => assert!(done.insert(id, completion).is_none(), "request {id} is done twice"),
             Event::Failed(error) => panic!("request {id}: {error}"),
-            Event::Token(_) => {}
+            Event::Prefilled { .. } | Event::Token(_) => {}
         }
         ControlFlow::Continue(())
     });
@@ -274,4 +275,46 @@ fn nobody_is_served_out_of_turn() {
     let outcome = Arrivals::new(&load, VOCAB).play(&mut engine);
     assert!(engine.snapshot().totals.preemptions > 5);
     assert_eq!(outcome.first_tokens, (0..load.requests).collect::<Vec<_>>());
+}
+
+/// Room for drafts is given up before anybody is preempted for want of it.
+#[test]
+fn nobody_is_preempted_for_anothers_drafts() {
+    // Three answers grow to three pages each, of ten; a round of the longest drafts would take four pages more.
+    let limits = Limits { pages: 10, slots: 3, max_draft: 250, context: CONTEXT };
+    let backend = Box::new(HashBackend::new(VOCAB, limits, 200));
+    let mut engine = Engine::new(backend, Box::new(Adversary), None, vec![END]);
+    let request = |first| Request { ignore_end: true, ..Request::new(vec![first; 60], 130) };
+    (0..3).for_each(|id| engine.submit(id, request(id as TokenId)));
+    let done = finish(&mut engine);
+    assert_eq!(engine.snapshot().totals.preemptions, 0);
+    for (id, completion) in &done {
+        assert_eq!(completion.tokens, plainly(&request(*id as TokenId)), "request {id}");
+    }
+}
+
+/// Where a preempted sequence's pages are lost on their way, it is one of those that failed, and its slot is not lost.
+#[test]
+fn every_request_of_a_failed_step_is_counted() {
+    let limits = Limits { pages: 7, slots: 4, max_draft: 6, context: CONTEXT };
+    let (mut backend, _) = TimedBackend::new(limits, |_| 0.0);
+    backend.loses_pages = true;
+    let mut engine = Engine::new(Box::new(backend), Box::new(Adversary), None, vec![]);
+    let request = |first| Request::new(vec![first; 60], 250);
+    for turn in 1..=3 {
+        (0..5).for_each(|id| engine.submit(id, request(id as TokenId)));
+        let error = loop {
+            if let Err(error) = engine.step(&mut |_, _| ControlFlow::Continue(())) {
+                break error.to_string();
+            }
+        };
+        assert!(error.contains("memory is full"), "{error}");
+        let now = engine.snapshot();
+        assert_eq!((now.totals.failed, now.totals.finished, now.free_pages), (5 * turn, 0, 7));
+        assert!(engine.is_idle());
+    }
+    // All four slots are there still.
+    (0..4).for_each(|id| engine.submit(id, Request::new(vec![1], 50)));
+    let _ = engine.step(&mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(engine.snapshot().decoding, 4);
 }

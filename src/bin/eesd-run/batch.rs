@@ -189,7 +189,7 @@ impl<'a> Desk<'a> {
 
     fn take(&mut self, number: usize, event: Event) -> ControlFlow<()> {
         match event {
-            Event::Token(_) => {}
+            Event::Prefilled { .. } | Event::Token(_) => {}
             Event::Done(completion) => {
                 if let Some(place) = self.running.remove(&number) {
                     self.monitor.ended(&completion.stats);

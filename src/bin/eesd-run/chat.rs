@@ -9,7 +9,9 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use crate::stderr::say;
+use eesd::backend::Limits;
 use eesd::engine::{Engine, Finish, Request, Stats};
+use eesd::kv::PAGE_TOKENS;
 use eesd::load::{Chat, Message, Prompt, PromptEncoder};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -44,7 +46,6 @@ pub fn run(args: ChatArgs) -> Outcome {
         engine,
         encoder,
         request,
-        context: machine.context(),
         max_tokens: args.max_tokens.or(model.checkpoint.generation().max_new_tokens),
         opening: system,
         turns: Vec::new(),
@@ -75,7 +76,6 @@ struct Conversation<'a> {
     encoder: PromptEncoder<'a>,
     /// Everything but the prompt and its length.
     request: Request,
-    context: usize,
     max_tokens: Option<usize>,
     /// The system message, where there is one.
     opening: Vec<Message>,
@@ -99,25 +99,35 @@ impl Conversation<'_> {
                 return Ok(());
             }
         };
-        let room = self.context.saturating_sub(prompt.len());
+        let Limits { context, pages, .. } = self.engine.backend().limits();
+        let cached = pages * PAGE_TOKENS;
+        let (place, most, flag) =
+            if cached < context { ("KV cache", cached, "--cache-tokens") } else { ("context", context, "--ctx-size") };
+        let longer = format!("/clear starts anew, {flag} N makes it longer");
+        let room = most.saturating_sub(prompt.len());
         if room == 0 {
             self.turns.pop();
-            say(&format!(
-                "error: the conversation has {} tokens, but the context holds {}: /clear starts anew, --ctx-size N makes it longer",
-                prompt.len(),
-                self.context
-            ));
+            let len = prompt.len();
+            say(&format!("error: the conversation has {len} tokens, but the {place} holds {most}: {longer}"));
             return Ok(());
         }
         let max_tokens = self.max_tokens.unwrap_or(room).min(room);
         let min_tokens = self.request.min_tokens.min(max_tokens);
         let request = Request { prompt, max_tokens, min_tokens, ..self.request.clone() };
         interrupt::forget();
-        let completion = generate::stream(&mut self.engine, &request, &mut self.output, self.colour)?;
+        let ended = generate::stream(&mut self.engine, &request, &mut self.output, self.colour)?;
         self.output.text("\n")?;
         interrupt::forget();
+        let completion = match ended {
+            Ok(completion) => completion,
+            Err(error) => {
+                self.turns.pop();
+                say(&format!("error: {}", Failure::from(error).message()));
+                return Ok(());
+            }
+        };
         if completion.finish == Finish::Context || max_tokens == room && completion.finish == Finish::Length {
-            self.reporter.note("the context is full: /clear starts anew, --ctx-size N makes it longer");
+            self.reporter.note(&format!("the {place} is full: {longer}"));
         }
         self.sum.add(&completion.stats);
         self.reporter.statistics(&completion.stats);

@@ -12,7 +12,7 @@ use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use crate::show_prompt;
-use eesd::engine::{Completion, Emission, Engine, Finish, Request};
+use eesd::engine::{Completion, Engine, EngineError, Event, Finish, Request};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -78,8 +78,13 @@ pub fn run(args: GenerateArgs) -> Outcome {
         BatchSize::Auto => reporter.wait("timing batches", || engine.suggested_batch())?,
         BatchSize::Fixed(_) => machine.slots(),
     };
+    let device = engine.backend().describe();
+    let name = model.checkpoint.name();
+    let subject = Subject { model: name.to_owned(), device, batch, requests: answers };
+    let monitor = Monitor::new(subject, listeners, reporter)?;
     interrupt::listen();
 
+    // All that can fail before an answer is there has been done: only now an earlier file is given up.
     let mut output = match file {
         None => Output::stdout(),
         Some(file) if args.resume => {
@@ -112,10 +117,6 @@ pub fn run(args: GenerateArgs) -> Outcome {
         let requests = answers.map_or("requests".into(), |answers| format!("{answers} requests"));
         reporter.note(&format!("answering {requests}, {batch} side by side"));
     }
-    let device = engine.backend().describe();
-    let name = model.checkpoint.name();
-    let subject = Subject { model: name.to_owned(), device, batch, requests: answers };
-    let monitor = Monitor::new(subject, listeners, reporter)?;
     let desk = Desk::new(&mut output, &earlier, name, encoder.tokenizer, monitor, reporter);
     batch::serve(&mut engine, &mut *items, desk)
 }
@@ -135,7 +136,7 @@ fn write_text(
             reporter.note(&format!("sample {} of {}", number + 1, args.samples));
         }
         output.text(echo.unwrap_or_default())?;
-        let completion = stream(engine, &request, output, colour(args.show_drafts, args.color))?;
+        let completion = stream(engine, &request, output, colour(args.show_drafts, args.color))??;
         if separate {
             output.text("\n")?;
         }
@@ -205,27 +206,46 @@ fn resumable(args: &GenerateArgs) -> Outcome {
     Ok(())
 }
 
-/// Generates and writes each piece of text as it becomes certain; an interrupt ends it early.
+/// Generates and writes each piece of text as it becomes certain; an interrupt ends it early. Where the request or a pass
+/// fails, the engine is ready for another one.
 ///
 /// # Errors
-/// If a pass fails or the text cannot be written.
-pub fn stream(engine: &mut Engine, request: &Request, output: &mut Output, colour: bool) -> Outcome<Completion> {
+/// If the text cannot be written.
+pub fn stream(
+    engine: &mut Engine,
+    request: &Request,
+    output: &mut Output,
+    colour: bool,
+) -> Outcome<Result<Completion, EngineError>> {
     let mut written = Ok(());
     let mut length = 0;
-    let mut on_token = |emission: &Emission| {
-        length += emission.text.len();
-        written = if emission.drafted && colour && !emission.text.is_empty() {
-            output.text(&format!("\x1b[32m{}\x1b[0m", emission.text))
-        } else {
-            output.text(&emission.text)
-        };
+    let mut last = None;
+    let ran = engine.run(&mut std::iter::once(request.clone()), 1, &mut |_, event| {
+        match event {
+            // Nothing to write, but a moment to stop at.
+            Event::Prefilled { .. } => {}
+            Event::Token(emission) => {
+                length += emission.text.len();
+                written = if emission.drafted && colour && !emission.text.is_empty() {
+                    output.text(&format!("\x1b[32m{}\x1b[0m", emission.text))
+                } else {
+                    output.text(&emission.text)
+                };
+            }
+            Event::Done(completion) => last = Some(Ok(completion)),
+            Event::Failed(error) => last = Some(Err(error)),
+        }
         if written.is_err() || interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let completion = engine.generate(request, &mut on_token)?;
+    });
     written?;
+    let ended = || last.expect("a submitted request is done or failed when nothing runs any more");
+    let completion = match ran.and_then(|()| ended()) {
+        Ok(completion) => completion,
+        Err(error) => return Ok(Err(error)),
+    };
     // What was held back because it might have begun a stop string, or an unfinished character.
     output.text(completion.text.get(length..).unwrap_or_default())?;
-    Ok(completion)
+    Ok(Ok(completion))
 }
 
 /// Colour the drafts?

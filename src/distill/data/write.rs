@@ -222,6 +222,7 @@ impl Desk<'_> {
     /// Takes in what happened to a request; whether that is progress.
     fn take(&mut self, number: usize, event: Event) -> bool {
         match event {
+            Event::Prefilled { .. } => {}
             Event::Token(_) => self.progress.tokens += 1,
             Event::Done(completion) if completion.finish == Finish::Cancelled || self.failure.is_some() => {
                 return false;

@@ -22,13 +22,15 @@ const FAILS: TokenId = 15;
 const PANICS: TokenId = 16;
 /// Prompts that begin with it make each verification wait until the test lets it go on.
 const WAITS: TokenId = 14;
+/// Prompts that begin with it take until then to be taken in.
+const LONG: TokenId = 13;
 
 /// A backend with bad days.
 struct Fragile {
     good: HashBackend,
-    /// Told of each verification that waits.
+    /// Told of each pass that waits.
     waits: Sender<()>,
-    /// Verifications that may go on; all of them once the test has let go of the other end.
+    /// Passes that may go on; all of them once the test has let go of the other end.
     allowed: Receiver<()>,
 }
 
@@ -46,6 +48,10 @@ impl Backend for Fragile {
         self.good.describe()
     }
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
+        if batch.iter().any(|chunk| chunk.tokens[0] == LONG) {
+            let _ = self.waits.send(());
+            let _ = self.allowed.recv();
+        }
         self.good.prefill(batch)
     }
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
@@ -84,7 +90,7 @@ fn start() -> (Sender<Command>, JoinHandle<()>) {
     (commands, thread)
 }
 
-/// Of verifications that wait: tells that one does, and lets it go on.
+/// Of passes that wait: tells that one does, and lets it go on.
 struct Gate {
     waiting: Receiver<()>,
     allow: Sender<()>,
@@ -167,6 +173,45 @@ fn a_cancelled_request_has_all_its_tokens() {
         assert_eq!(ended[0].2, Ok(ended[0].1), "tokens as events and in the answer");
         let rounds = id as usize + 1;
         assert!((rounds..=4 * rounds).contains(&ended[0].1), "{ended:?} after {rounds} rounds");
+    }
+    drop((commands, gate));
+    thread.join().unwrap();
+}
+
+/// Tokens that wait for others to go with do not wait for a prompt that is taken in meanwhile.
+#[test]
+fn tokens_do_not_wait_for_a_prompt() {
+    let (commands, gate, thread) = start_waiting();
+    let mailbox = Arc::new(Mailbox::default());
+    for turn in 0..20 {
+        let request = Request::new(vec![WAITS, 2, 3], 1000);
+        let (id, long) = (2 * turn, 2 * turn + 1);
+        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true))).unwrap();
+        let rounds = 1 + turn % 3;
+        for _ in 0..rounds {
+            gate.waiting.recv().unwrap();
+            gate.allow.send(()).unwrap();
+        }
+        gate.waiting.recv().unwrap();
+        submit(&commands, &mailbox, long, LONG, false);
+        gate.allow.send(()).unwrap();
+        gate.waiting.recv().unwrap(); // the prompt
+        let mut come = 0;
+        while let Ok((from, happening)) = mailbox.take(Some(Duration::ZERO)) {
+            assert!(from == id && matches!(happening, Happening::Token(_)));
+            come += 1;
+        }
+        assert!(come > rounds, "{come} tokens of {} rounds", rounds + 1);
+        commands.send(Command::Cancel(id)).unwrap();
+        commands.send(Command::Cancel(long)).unwrap();
+        gate.allow.send(()).unwrap();
+        // The round after the prompt, unless the cancellations were heard before it.
+        while mailbox.expects(id) || mailbox.expects(long) {
+            if gate.waiting.try_recv().is_ok() {
+                gate.allow.send(()).unwrap();
+            }
+        }
+        while mailbox.take(Some(Duration::ZERO)).is_ok() {}
     }
     drop((commands, gate));
     thread.join().unwrap();

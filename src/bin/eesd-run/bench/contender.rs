@@ -55,7 +55,7 @@ impl Contender {
         let mut failed: Option<(usize, EngineError)> = None;
         engine.run(&mut chunk.iter().cloned(), chunk.len(), &mut |index, event| {
             match event {
-                Event::Token(_) => {}
+                Event::Prefilled { .. } | Event::Token(_) => {}
                 Event::Done(completion) => {
                     turn.seconds = turn.seconds.max(completion.stats.decode.as_secs_f64());
                     turn.stats.add(&completion.stats);

@@ -152,7 +152,7 @@ fn answers(
     let mut failed = None;
     engine.run(&mut requests.iter().cloned(), batch, &mut |index, event| {
         match event {
-            Event::Token(_) => {}
+            Event::Prefilled { .. } | Event::Token(_) => {}
             Event::Done(completion) => answers[index] = Some(completion),
             Event::Failed(error) => failed = Some((index, error)),
         }
