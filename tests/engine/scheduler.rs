@@ -280,11 +280,12 @@ fn nobody_is_served_out_of_turn() {
 /// Room for drafts is given up before anybody is preempted for want of it.
 #[test]
 fn nobody_is_preempted_for_anothers_drafts() {
-    // Three answers grow to three pages each, of ten; a round of the longest drafts would take four pages more.
-    let limits = Limits { pages: 10, slots: 3, max_draft: 250, context: CONTEXT };
+    // Three answers might grow to five pages each, of eight, and their drafts with them, but end within two.
+    let limits = Limits { pages: 8, slots: 3, max_draft: 250, context: CONTEXT };
     let backend = Box::new(HashBackend::new(VOCAB, limits, 200));
     let mut engine = Engine::new(backend, Box::new(Adversary), None, vec![END]);
-    let request = |first| Request { ignore_end: true, ..Request::new(vec![first; 60], 130) };
+    let request =
+        |first| Request { min_tokens: 10, stop_token_ids: (0..12).collect(), ..Request::new(vec![first; 60], 250) };
     (0..3).for_each(|id| engine.submit(id, request(id as TokenId)));
     let done = finish(&mut engine);
     assert_eq!(engine.snapshot().totals.preemptions, 0);
