@@ -56,7 +56,7 @@ impl Engine {
                 continue;
             }
             let Some(waiting) = self.waiting.pop_front() else { break };
-            let (sampler, room) = match self.check(waiting.arrival, &waiting.request) {
+            let (sampler, room) = match self.prepared(waiting.arrival, &waiting.request) {
                 Ok(checked) => checked,
                 Err(error) => {
                     self.totals.failed += 1;
@@ -91,8 +91,16 @@ impl Engine {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Whether a request can be answered here at all; else it would fail, alone.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, request: &Request) -> Result<(), EngineError> {
+        self.prepared(0, request).map(drop)
+    }
+
     /// Checks a request, by its number among all submitted; returns its sampler and how many tokens it has room for.
-    fn check(&self, arrival: u64, request: &Request) -> Result<(Sampler, usize), EngineError> {
+    fn prepared(&self, arrival: u64, request: &Request) -> Result<(Sampler, usize), EngineError> {
         let vocab = self.backend.geometry().vocab_size;
         let context = self.backend.limits().context;
         let prompt = request.prompt.len();

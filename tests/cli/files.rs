@@ -138,7 +138,6 @@ fn a_run_that_fails_before_it_answers_leaves_the_output_alone() {
     let input = write(&dir, "in.jsonl", LINE);
     for flags in [
         &["-p", "x", "--system", "y"][..],
-        &["-p", ""],
         &["-p", "x", "-m", "nowhere"],
         &["-p", "x", "-m", folder],
         &["-p", "x", "-m", folder, "--exit", "2"],

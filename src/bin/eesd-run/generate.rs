@@ -74,6 +74,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
     machine.limit_slots(answers.map_or(most, |answers| answers.saturating_sub(earlier.lines())));
     let backend = machine.backend(&model, exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &controller);
+    if let Some(request) = &request {
+        engine.check(request)?;
+    }
     let batch = match batch_size {
         BatchSize::Auto => reporter.wait("timing batches", || engine.suggested_batch())?,
         BatchSize::Fixed(_) => machine.slots(),
