@@ -133,7 +133,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prefill: PrefillArgs,
 
-    /// Requests answered side by side; auto: as many as make answers faster here, found out in about a second [default: 1]
+    /// Requests answered side by side; auto: as many as make answers faster here, found out first [default: 1]
     #[arg(short, long, value_name = "N|auto", allow_negative_numbers = true, help_heading = "Model and machine")]
     pub batch_size: Option<BatchSize>,
     /// Print the prompt before its continuation
