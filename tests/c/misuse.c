@@ -208,18 +208,22 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     memset(text, 'x', 1 << 11);
     REFUSED(EESD_STATUS_TOO_LONG, (request.prompt = text, request.prompt_length = 1 << 11));
     free(text);
-    // Found out by the engine: an event for what was submitted, a status for what waits.
-    uint32_t ids[1] = {UINT32_MAX};
-    request = good;
-    request.prompt = NULL;
-    request.tokens = ids;
-    request.token_count = 1;
-    EXPECT(EESD_STATUS_INVALID_ARGUMENT, eesd_generate(session, &request, NULL, NULL, NULL));
-    OK(eesd_submit(session, &request, &id));
+    REFUSED(EESD_STATUS_INVALID_ARGUMENT, (request.prompt = NULL, request.tokens = &unknown, request.token_count = 1));
+    CHECK(strstr(eesd_last_error(), "vocabulary") != NULL);
+    // None of them has left an event.
     eesd_event event = empty_event();
-    OK(eesd_next_event(session, -1, &event));
-    CHECK(event.kind == EESD_EVENT_KIND_FAILED && event.request == id && event.status == EESD_STATUS_INVALID_ARGUMENT);
-    CHECK(strstr(event.message, "vocabulary") != NULL);
+    EXPECT(EESD_STATUS_TIMEOUT, eesd_next_event(session, 0, &event));
+    // Found out by the engine, whose cache is too small: an event for what was submitted, a status for what waits.
+    eesd_session_params narrow = small_session();
+    narrow.cache_tokens = 64;
+    eesd_session *small = session_over(model, &narrow);
+    request = request_for(PROMPT, 100);
+    EXPECT(EESD_STATUS_TOO_LONG, eesd_generate(small, &request, NULL, NULL, NULL));
+    OK(eesd_submit(small, &request, &id));
+    OK(eesd_next_event(small, -1, &event));
+    CHECK(event.kind == EESD_EVENT_KIND_FAILED && event.request == id && event.status == EESD_STATUS_TOO_LONG);
+    CHECK(strstr(event.message, "cache") != NULL);
+    eesd_session_free(small);
 
     eesd_session *made = NULL;
     const eesd_session_params fine = small_session();
