@@ -1,7 +1,7 @@
 //! Prompts go into the cache, a piece in every step.
 
 use super::Engine;
-use super::running::Running;
+use super::running::{Broken, Running, take_broken};
 use crate::backend::{BackendError, Chunk};
 use crate::kv::PAGE_TOKENS;
 use crate::profile;
@@ -10,8 +10,9 @@ use std::time::Instant;
 
 impl Engine {
     /// Takes prompts in, those that came first first, as many tokens as the budget leaves; what is complete joins the
-    /// rounds.
-    pub(super) fn prefill(&mut self) -> Result<(), BackendError> {
+    /// rounds. Returns the sequences that cannot go on.
+    pub(super) fn prefill(&mut self) -> Result<Vec<Broken>, BackendError> {
+        let mut broken = Vec::new();
         let chosen = self.choose_chunks();
         if !chosen.is_empty() {
             let mut range = profile::range("prefill");
@@ -29,15 +30,19 @@ impl Engine {
                 let sequence = &mut self.prefilling[i];
                 sequence.table.set_len(positions.end);
                 sequence.stats.prefill += took;
-                self.keep_pages(i);
+                sequence.non_finite = self.backend.first_non_finite(sequence.table.pages(), positions);
+                if sequence.non_finite.is_none() {
+                    self.keep_pages(i);
+                }
             }
+            broken = take_broken(&mut self.prefilling);
         }
         for mut sequence in self.prefilling.extract_if(.., |sequence| sequence.is_prefilled()) {
             sequence.prefilled();
             let place = self.running.partition_point(|other| other.arrival < sequence.arrival);
             self.running.insert(place, sequence);
         }
-        Ok(())
+        Ok(broken)
     }
 
     /// The next piece of each prompt that has a share of this step's budget: its index in `prefilling`, and positions.

@@ -66,6 +66,10 @@ impl<'a> Pass<'a> {
 
     /// Puts the tokens' embeddings in the residual stream. Ends at a barrier.
     pub fn embed(&self, worker: &Worker<'_>, tokens: &[TokenId]) {
+        if worker.index == 0 {
+            let mut non_finite = self.cache.non_finite();
+            self.spans.iter().for_each(|span| non_finite.forget(span.pages, span.start..span.start + span.rows));
+        }
         let columns = worker.share(self.model.geometry.hidden_size);
         for (row, &token) in tokens.iter().enumerate() {
             // SAFETY: this worker's columns.
