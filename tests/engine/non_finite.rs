@@ -83,6 +83,16 @@ fn odd_model() -> Box<dyn Backend> {
     CpuBackend::new(&geometry, &weights, None, &options).unwrap()
 }
 
+/// Heads of 10 numbers take room for 16: what a page is reckoned at is what it takes.
+#[test]
+fn a_page_takes_the_bytes_it_is_reckoned_at() {
+    let mut backend = odd_model();
+    let reckoned = CpuBackend::page_bytes(backend.geometry());
+    // K and V of two layers and the exit layer, one head.
+    assert_eq!(reckoned, 64 * 2 * 3 * 16 * 4);
+    assert_eq!(backend.save_pages(&[PageId(0)]).unwrap().bytes().len(), reckoned);
+}
+
 /// What a request leaves in the buffers that passes work in is not there for the next one.
 #[test]
 fn rows_of_a_pass_keep_nothing_of_the_pass_before() {

@@ -323,7 +323,8 @@ fn rows_that_are_not_finite_spoil_no_other_and_are_noted() {
         let mut case = Case::new(layer, &[(250, 12), (30, 4)], 24);
         // Positions 256 (its key, of head 1) and 259 (its value, of head 0) of the first sequence.
         for (row, head) in [(6, layer.heads + 1), (9, layer.heads + layer.kv_heads)] {
-            case.qkv[row * case.width() + head * layer.head_dim + 5] = broken;
+            let at = row * case.width() + head * layer.head_dim + 5;
+            case.qkv[at] = broken;
         }
         let page = case.table[256 / PAGE] as usize;
         let expected = clean.results(&device(0), true, &[]).0;
