@@ -70,7 +70,8 @@ fn run(engine: &mut Engine, requests: &[Request]) -> Vec<Told> {
 /// Requests that fail alone, beside others that begin alike.
 pub fn a_prompt_that_is_not_finite_fails_alone(make: Make<'_>) {
     let innocent = [Request::new(text(1, 70), 9), Request::new(text(2, 12), 14)];
-    let alone: Vec<Told> = innocent.iter().map(|one| run(&mut engine(make, "off"), &[one.clone()]).remove(0)).collect();
+    let alone: Vec<Told> =
+        innocent.iter().map(|one| run(&mut engine(make, "off"), std::slice::from_ref(one)).remove(0)).collect();
     assert!(alone.iter().all(|(tokens, error)| !tokens.contains(&BROKEN) && error.is_none()));
     let mut broken = text(1, 150);
     broken[66] = BROKEN;
