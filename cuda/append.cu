@@ -3,7 +3,7 @@
 // key and value rows alone).
 //
 // in     qkv [tokens, (heads + 2 kv_heads) head_dim] f32, of which only k and v are read
-// out    the cache rows of all tokens
+// out    the cache rows of all tokens; which of them are not finite
 // grid   (tokens / 4, kv_heads, batch), 128 threads: a warp takes one row
 // bytes  8 read and 4 written per element of k
 #include "common/attention.cuh"

@@ -2,7 +2,7 @@
 // to the paged cache, then grouped-query attention with sliding window.
 //
 // in     qkv [tokens, (heads + 2 kv_heads) head_dim] f32; cache, block tables (common/paged_kv.cuh)
-// out    [tokens, stride] in the weights' format; the cache with the new rows' K and V
+// out    [tokens, stride] in the weights' format; the cache with the new rows' K and V; which of those are not finite
 // grid   (chunks of the longest context, kv_heads * row_tiles, batch), 128 threads. Chunks are absolute
 //        positions 256c .. 256c + 255, so exactly one block per kv head and query tile reads a position,
 //        and the one that reads a new row's position appends it (tiles of one kv head write the same bits).

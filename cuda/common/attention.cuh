@@ -55,7 +55,8 @@ __device__ __forceinline__ void load_queries(AttentionShared<T, HEAD_DIM>& share
     if (query < tile.queries()) {
       const float* q = args.qkv + size_t(tile.row_begin + tile.row(query)) * width + tile.head(query) * HEAD_DIM;
       rotate_head<T, HEAD_DIM>(target, q, args.q_norm, args.epsilon,
-                               args.rotary + size_t(tile.position(query)) * (HEAD_DIM / 2));
+                               args.rotary + size_t(tile.position(query)) * (HEAD_DIM / 2),
+                               [](T& to, float x) { return to = narrow<T>(x), true; });
     } else {
       for (int i = threadIdx.x % WARP; i < HEAD_DIM; i += WARP) target[i] = narrow<T>(0);
     }

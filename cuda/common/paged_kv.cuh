@@ -1,7 +1,8 @@
 // The paged KV cache and the arguments of everything that touches it.
 //
 // K and V of one layer: [pages][kv_heads][64][head_dim] each, zero where never written. A block table
-// per sequence names its pages in order of position.
+// per sequence names its pages in order of position. All numbers are finite: a masked position has weight 0,
+// and 0 * NaN would be NaN. Where a row is not, zeros are written in its place, and its position is noted.
 #pragma once
 #include "number.cuh"
 
@@ -34,6 +35,8 @@ struct AttentionArgs {
   int stride;
   float* partial;        // [batch, kv_heads, row_tiles, chunks, 16, head_dim + 2]; split attention only
   unsigned* arrived;     // [batch, kv_heads, row_tiles], all 0 between launches; split attention only
+  unsigned* non_finite;  // [pages, 2]: a bit for each position, set where it is noted; or null
+  unsigned* any_non_finite;  // 1: some bit was set
 };
 
 // Element 0 of a position's row of head_dim numbers.
@@ -42,4 +45,21 @@ __device__ __forceinline__ T* cache_row(void* cache, const PagedBatch& batch, in
                                         int kv_head, int head_dim) {
   const size_t page = batch.block_table[size_t(sequence) * batch.max_pages + position / PAGE_TOKENS];
   return static_cast<T*>(cache) + ((page * kv_heads + kv_head) * PAGE_TOKENS + position % PAGE_TOKENS) * head_dim;
+}
+
+// A row that was given what is not finite.
+__device__ __forceinline__ void note_non_finite(const AttentionArgs& args, int sequence, int position) {
+  if (!args.non_finite) return;
+  const size_t page = args.batch.block_table[size_t(sequence) * args.batch.max_pages + position / PAGE_TOKENS];
+  atomicOr(args.non_finite + 2 * page + position % PAGE_TOKENS / 32, 1u << position % 32);
+  atomicOr(args.any_non_finite, 1u);
+}
+
+// Stores a number in the cache, or zero where it is not finite: then returns false.
+template <class T> __device__ __forceinline__ bool store_finite(T& to, float x) {
+  constexpr float MOST = 3.402823466e38f;
+  const T narrowed = narrow<T>(x);
+  const bool finite = fabsf(x) <= MOST && fabsf(widen(narrowed)) <= MOST;
+  to = finite ? narrowed : narrow<T>(0);
+  return finite;
 }

@@ -43,16 +43,20 @@
 pub mod cpu;
 pub mod cuda;
 mod device;
+mod limits;
+mod non_finite;
 mod rope;
 pub mod training;
 
 pub use device::Device;
+pub use limits::Limits;
 
 use crate::TokenId;
 use crate::control::DraftPlan;
-use crate::kv::{PAGE_TOKENS, PageId};
+use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Sampler, Verdict};
+use std::ops::Range;
 
 /// Longest sequence where nobody asks for another and the model has more: the cache of a long-context model would
 /// otherwise fill the memory before the first token.
@@ -147,11 +151,19 @@ pub trait Backend: Send {
     /// If the device fails.
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError>;
 
+    /// The first of a sequence's positions whose keys or values, in some layer of the model, were not all finite numbers
+    /// when they were last computed; of positions that a [`prefill`](Self::prefill) or a [`verify`](Self::verify) has
+    /// completed. The cache has zeros in their place, so that no other position is touched, but nothing that follows
+    /// from such a position means anything.
+    fn first_non_finite(&self, _pages: &[PageId], _positions: Range<usize>) -> Option<usize> {
+        None
+    }
+
     /// The full model over a chunk, as a teacher reads a text: fills the cache as
     /// [`prefill`](Self::prefill) does, and returns logits and the hidden states after `tap` layers.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or a position's keys or values are not finite numbers.
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError>;
 }
 
@@ -174,52 +186,6 @@ fn draft_step_by_step<B: Backend + ?Sized>(
         }
     }
     Ok(drafts)
-}
-
-/// What a backend has room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Pages of the cache.
-    pub pages: usize,
-    /// Sequences in one pass.
-    pub slots: usize,
-    /// Most drafts of one sequence in one round.
-    pub max_draft: usize,
-    /// Longest sequence, in tokens.
-    pub context: usize,
-}
-
-impl Limits {
-    /// Refuses a sequence that does not fit what was reserved.
-    fn check(&self, sequence: &Sequence<'_>) -> Result<(), BackendError> {
-        let (len, committed, most) = (sequence.tokens.len(), sequence.committed, self.max_draft);
-        if sequence.slot >= self.slots {
-            return Err(BackendError::Device(format!("slot {} of {}", sequence.slot, self.slots)));
-        }
-        if committed == 0 || committed > len || len - committed > most {
-            let found = format!("{len} tokens, {committed} of them committed");
-            return Err(BackendError::Device(format!("{found} (expected at least 1, and at most {most} drafts)")));
-        }
-        self.check_room(sequence.pages, len)
-    }
-
-    /// Refuses positions that the context or the block table has no room for.
-    fn check_room(&self, pages: &[PageId], positions: usize) -> Result<(), BackendError> {
-        let (context, room) = (self.context, pages.len() * PAGE_TOKENS);
-        if positions > context.min(room) {
-            let limits = format!("a context of {context} and {} pages, for {room} positions", pages.len());
-            return Err(BackendError::Device(format!("{positions} positions in {limits}")));
-        }
-        self.check_pages(pages)
-    }
-
-    /// Refuses pages that the cache does not have.
-    fn check_pages(&self, pages: &[PageId]) -> Result<(), BackendError> {
-        match pages.iter().find(|page| page.0 as usize >= self.pages) {
-            Some(page) => Err(BackendError::Device(format!("page {} of {}", page.0, self.pages))),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Pages copied out of a cache, in the layout of the backend that made it.
@@ -326,9 +292,21 @@ pub enum BackendError {
     /// A GPU has too little memory to train there.
     #[error("{0}")]
     TrainingMemory(training::cuda::TrainingBudget),
+    /// The model's weights are not of the shapes that its geometry says.
+    #[error("model: {0}")]
+    Model(String),
     /// The exit block's shapes are not the model's, or its layer is not inside it.
     #[error("exit block: {0}")]
     Exit(String),
+    /// Keys or values of a position are not finite numbers.
+    #[error(
+        "position {position}: the keys or values are not finite numbers (the weights hold such a number, or what they \
+         give is too large for its format)"
+    )]
+    NonFinite {
+        /// The first such position of the sequence.
+        position: usize,
+    },
     /// The device reported an error.
     #[error("device: {0}")]
     Device(String),

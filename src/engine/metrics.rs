@@ -7,7 +7,7 @@ use super::Engine;
 pub struct Totals {
     /// Requests answered to their end.
     pub finished: usize,
-    /// Requests that were malformed, or dropped because a pass failed.
+    /// Requests that were malformed, had numbers that are not finite, or were dropped because a pass failed.
     pub failed: usize,
     /// Requests cancelled.
     pub cancelled: usize,

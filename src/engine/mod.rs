@@ -68,7 +68,7 @@ use crate::control::Controller;
 use crate::load::Tokenizer;
 use admit::Waiting;
 use pages::{Pages, SwappedOut};
-use running::Running;
+use running::{Broken, Running};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -135,7 +135,7 @@ pub enum Event {
     Token(Emission),
     /// The request is finished.
     Done(Completion),
-    /// The request is malformed; the others go on.
+    /// The request is malformed, or its numbers are not finite; the others go on.
     Failed(EngineError),
 }
 
@@ -239,7 +239,8 @@ impl Engine {
     /// it breaks, everything still running is cancelled, each with its [`Event::Done`].
     ///
     /// # Errors
-    /// If a pass fails; a malformed request fails alone, by [`Event::Failed`].
+    /// If a pass fails; a request that is malformed, or whose numbers are not finite, fails alone, by
+    /// [`Event::Failed`].
     pub fn run(
         &mut self,
         requests: &mut dyn Iterator<Item = Request>,
@@ -349,6 +350,23 @@ impl Engine {
             }
         }
         Ok(flow)
+    }
+
+    /// Ends requests whose numbers are not finite, each alone; the flow breaks if it has already, or `on_event` does.
+    fn fail(
+        &mut self,
+        broken: Vec<Broken>,
+        mut flow: ControlFlow<()>,
+        on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for (sequence, position) in broken {
+            let (id, _) = self.retire(sequence);
+            self.totals.failed += 1;
+            if on_event(id, Event::Failed(BackendError::NonFinite { position }.into())).is_break() {
+                flow = ControlFlow::Break(());
+            }
+        }
+        flow
     }
 
     /// Gives a sequence's slot and pages back.

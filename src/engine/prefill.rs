@@ -1,6 +1,6 @@
 //! Prompts go into the cache, a piece in every step.
 
-use super::running::Running;
+use super::running::{Running, take_broken};
 use super::{Engine, Event};
 use crate::backend::{BackendError, Chunk};
 use crate::kv::PAGE_TOKENS;
@@ -9,12 +9,13 @@ use std::ops::{ControlFlow, Range};
 
 impl Engine {
     /// Takes prompts in, those that came first first, as many tokens as the budget leaves; what is complete joins the
-    /// rounds.
+    /// rounds. Sequences that cannot go on fail.
     pub(super) fn prefill(
         &mut self,
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, BackendError> {
         let mut flow = ControlFlow::Continue(());
+        let mut broken = Vec::new();
         let chosen = self.choose_chunks();
         if !chosen.is_empty() {
             let mut range = profile::range("prefill");
@@ -36,15 +37,19 @@ impl Engine {
                 if flow.is_continue() {
                     flow = on_event(sequence.id, told);
                 }
-                self.keep_pages(i);
+                sequence.non_finite = self.backend.first_non_finite(sequence.table.pages(), positions);
+                if sequence.non_finite.is_none() {
+                    self.keep_pages(i);
+                }
             }
+            broken = take_broken(&mut self.prefilling);
         }
         for mut sequence in self.prefilling.extract_if(.., |sequence| sequence.is_prefilled()) {
             sequence.prefilled();
             let place = self.running.partition_point(|other| other.arrival < sequence.arrival);
             self.running.insert(place, sequence);
         }
-        Ok(flow)
+        Ok(self.fail(broken, flow, on_event))
     }
 
     /// The next piece of each prompt that has a share of this step's budget: its index in `prefilling`, and positions.

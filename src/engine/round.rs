@@ -1,6 +1,6 @@
 //! One round: draft, verify, accept, emit.
 
-use super::running::Running;
+use super::running::{Broken, Running, take_broken};
 use super::{Engine, Event};
 use crate::backend::{BackendError, Sequence};
 use crate::control::{Outcome, RoundTimes, Step};
@@ -21,11 +21,43 @@ impl Engine {
         let start = self.clock.now();
         let draft_steps = self.draft()?;
         let drafting = self.clock.since(start);
-        let verdicts = self.verify()?;
+        let mut verdicts = self.verify()?;
         let took = self.clock.since(start);
         range.note("sequences", || self.describe_round(&verdicts));
-        self.accept(&verdicts, &draft_steps, took.saturating_sub(drafting));
-        Ok(self.emit(&verdicts, took, on_event))
+        let mut broken = self.cut_at_broken(&mut verdicts);
+        let mut flow = ControlFlow::Continue(());
+        if !self.running.is_empty() {
+            self.accept(&verdicts, &draft_steps, took.saturating_sub(drafting));
+            flow = self.emit(&verdicts, took, on_event);
+            broken.extend(take_broken(&mut self.running));
+        }
+        Ok(self.fail(broken, flow, on_event))
+    }
+
+    /// Cuts verdicts down to what was certain before the first position that is not finite: where the answer ends there,
+    /// plain decoding would not have come any further. Sequences of which nothing is certain leave the round. A refused
+    /// draft may have any numbers: they are computed anew.
+    fn cut_at_broken(&mut self, verdicts: &mut Vec<Verdict>) -> Vec<Broken> {
+        let mut leaving = Vec::new();
+        for (sequence, verdict) in self.running.iter_mut().zip(&mut *verdicts) {
+            let pending = sequence.committed() - 1;
+            let complete = pending..sequence.committed() + verdict.accepted;
+            sequence.non_finite = self.backend.first_non_finite(sequence.table.pages(), complete);
+            let certain = sequence.non_finite.map(|position| position - pending);
+            if let Some(accepted) = certain.and_then(|certain| certain.checked_sub(1)) {
+                verdict.next = sequence.tokens[sequence.committed() + accepted];
+                verdict.accepted = accepted;
+                verdict.logprobs.truncate(accepted + 1);
+            }
+            leaving.push(certain == Some(0));
+        }
+        if !leaving.contains(&true) {
+            return Vec::new();
+        }
+        let (mut of_verdicts, mut of_sequences) = (leaving.iter(), leaving.iter());
+        verdicts.retain(|_| of_verdicts.next() == Some(&false));
+        let leaves = |_: &mut Running| of_sequences.next() == Some(&true);
+        self.running.extract_if(.., leaves).filter_map(Running::broken).collect()
     }
 
     /// Drafts in lock-step until the controller has stopped every sequence; returns the steps: sequences in each, and

@@ -40,6 +40,17 @@ pub(super) struct Running {
     prefilled: Duration,
     /// Positions that were complete when it was swapped out.
     saved: usize,
+    /// The first of its positions whose keys or values are not finite numbers.
+    pub non_finite: Option<usize>,
+}
+
+/// A sequence that cannot go on, and the position from which on its numbers mean nothing.
+pub(super) type Broken = (Running, usize);
+
+/// Parts with the sequences that cannot go on; who has come to an end need not.
+pub(super) fn take_broken(sequences: &mut Vec<Running>) -> Vec<Broken> {
+    let is_broken = |sequence: &mut Running| sequence.non_finite.is_some() && sequence.output.finish.is_none();
+    sequences.extract_if(.., is_broken).filter_map(Running::broken).collect()
 }
 
 impl Running {
@@ -75,7 +86,13 @@ impl Running {
             admitted: now,
             prefilled: now,
             saved: 0,
+            non_finite: None,
         }
+    }
+
+    /// The sequence with its first position that is not finite, if there is one.
+    pub fn broken(self) -> Option<Broken> {
+        self.non_finite.map(|position| (self, position))
     }
 
     /// What the backend needs to know of it.

@@ -283,8 +283,28 @@ impl Completion {
 }
 
 impl Stats {
-    // SAFETY: numbers and pointers, of which all bits zero are some.
-    const NONE: Self = unsafe { std::mem::zeroed() };
+    const NONE: Self = Self {
+        prompt_tokens: 0,
+        generated: 0,
+        rounds: 0,
+        drafted: 0,
+        accepted: 0,
+        reused_tokens: 0,
+        preemptions: 0,
+        mean_accepted_length: 0.0,
+        tokens_per_second: 0.0,
+        queued: 0.0,
+        prefill: 0.0,
+        first_token: 0.0,
+        draft: 0.0,
+        verify: 0.0,
+        decode: 0.0,
+        drafted_at: null(),
+        accepted_at: null(),
+        positions: 0,
+        draft_lengths: null(),
+        draft_lengths_count: 0,
+    };
 
     /// Good while `stats` lives.
     fn of(stats: &engine::Stats) -> Self {

@@ -24,18 +24,25 @@ pub struct Text {
 ///
 /// # Safety
 ///
-/// `repr(C)`, with `struct_size: usize` as its first field, and valid whatever bits its fields have.
+/// `repr(C)`, with `struct_size: usize` as its first field.
 pub(super) unsafe trait Versioned {
     /// As in `eesd_request`.
     const NAME: &'static str;
 }
+
+/// A structure that hosts fill in.
+///
+/// # Safety
+///
+/// Valid whatever bits its fields have: a Rust enumeration among them would not be.
+pub(super) unsafe trait Incoming: Versioned {}
 
 /// A host's structure.
 ///
 /// # Safety
 ///
 /// `pointer` is NULL, or good to read for as many bytes as the structure's own first field says, for `'a`.
-pub(super) unsafe fn structure<'a, T: Versioned>(pointer: *const T) -> Outcome<&'a T> {
+pub(super) unsafe fn structure<'a, T: Incoming>(pointer: *const T) -> Outcome<&'a T> {
     check(pointer, T::NAME)?;
     // SAFETY: not NULL and aligned; the caller vouches for the rest.
     check_size::<T>(unsafe { pointer.cast::<usize>().read() })?;

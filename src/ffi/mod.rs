@@ -59,3 +59,6 @@ pub use session_params::{SessionParams, eesd_session_params_default};
 pub use snapshot::{Snapshot, Totals, eesd_session_get_snapshot};
 pub use status::{Status, eesd_last_error, eesd_status_name};
 pub use version::{EESD_ABI_VERSION, eesd_abi_version, eesd_version};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! Models: opened, described, freed; text to tokens and back.
 
 use super::argument::{
-    Place, Text, Versioned, check_size, fill, fixed, optional_string, slice, string, structure, terminated, text,
-    within,
+    Incoming, Place, Text, Versioned, check_size, fill, fixed, optional_string, slice, string, structure, terminated,
+    text, within,
 };
 use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
@@ -53,10 +53,13 @@ pub struct ModelParams {
     pub exit_file: *const c_char,
 }
 
-// SAFETY: repr(C), struct_size first, integers and pointers.
+// SAFETY: repr(C), struct_size first.
 unsafe impl Versioned for ModelParams {
     const NAME: &'static str = "eesd_model_params";
 }
+
+// SAFETY: integers and pointers.
+unsafe impl Incoming for ModelParams {}
 
 /// What a model is.
 #[repr(C)]

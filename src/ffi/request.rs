@@ -1,6 +1,6 @@
 //! Requests: what is to be continued, and how tokens are chosen.
 
-use super::argument::{Place, Text, Versioned, check_size, slice, structure, text};
+use super::argument::{Incoming, Place, Text, Versioned, check_size, slice, structure, text};
 use super::handle;
 use super::model::{self, Model};
 use super::session::Session;
@@ -116,10 +116,13 @@ pub struct Request {
     pub bad_word_count: usize,
 }
 
-// SAFETY: repr(C), struct_size first, numbers and pointers.
+// SAFETY: repr(C), struct_size first.
 unsafe impl Versioned for Request {
     const NAME: &'static str = "eesd_request";
 }
+
+// SAFETY: numbers and pointers.
+unsafe impl Incoming for Request {}
 
 /// Most stop strings of a request, or runs of tokens.
 const MOST_STOPS: usize = 1 << 12;

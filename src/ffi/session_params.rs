@@ -1,6 +1,6 @@
 //! What a session is asked to be: read, checked, settled with what the model says.
 
-use super::argument::{Place, Versioned, check_size, optional_string, structure, within};
+use super::argument::{Incoming, Place, Versioned, check_size, optional_string, structure, within};
 use super::device;
 use super::log::{LogLevel, log};
 use super::model::Model;
@@ -42,10 +42,13 @@ pub struct SessionParams {
     pub gpu_memory_fraction: f64,
 }
 
-// SAFETY: repr(C), struct_size first, numbers and pointers.
+// SAFETY: repr(C), struct_size first.
 unsafe impl Versioned for SessionParams {
     const NAME: &'static str = "eesd_session_params";
 }
+
+// SAFETY: numbers and pointers.
+unsafe impl Incoming for SessionParams {}
 
 /// Parameters that were understood.
 pub(super) struct Plan {

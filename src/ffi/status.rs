@@ -109,7 +109,7 @@ impl From<BackendError> for Failure {
     fn from(error: BackendError) -> Self {
         let status = match error {
             BackendError::OutOfMemory { .. } | BackendError::DeviceMemory(_) => Status::OutOfMemory,
-            BackendError::Exit(_) => Status::LoadFailed,
+            BackendError::Model(_) | BackendError::Exit(_) => Status::LoadFailed,
             _ => Status::DeviceFailed,
         };
         Self::new(status, with_causes(&error))

@@ -47,6 +47,38 @@ impl Geometry {
         self.kv_heads * self.head_dim
     }
 
+    /// Refuses what no pass can compute with: sizes of nothing, heads that do not share evenly, layers without a window.
+    ///
+    /// # Errors
+    /// The first thing that does not fit: what it is, what was found, what was expected.
+    pub fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0 (expected at least 1)"));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(format!("{} heads on {} kv_heads (expected a multiple)", self.heads, self.kv_heads));
+        }
+        if !self.head_dim.is_multiple_of(2) || self.heads.checked_mul(self.head_dim).is_none() {
+            return Err(format!("head_dim is {} (expected an even one, for {} heads)", self.head_dim, self.heads));
+        }
+        if self.windows.len() != self.layers {
+            return Err(format!("windows of {} layers (expected {})", self.windows.len(), self.layers));
+        }
+        if self.windows.contains(&Some(0)) {
+            return Err("a window of 0 positions (expected at least 1)".into());
+        }
+        Ok(())
+    }
+
     /// Query heads that share one key/value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads

@@ -47,6 +47,26 @@ pub struct Matrix<'a> {
     pub bytes: &'a [u8],
 }
 
+impl Matrix<'_> {
+    /// Refuses another shape than `[rows, cols]`, and another number of bytes than the shape's.
+    fn check(&self, name: &str, rows: usize, cols: usize) -> Result<(), String> {
+        if (self.rows, self.cols) != (rows, cols) {
+            return Err(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", self.rows, self.cols));
+        }
+        check_bytes(name, self.bytes, rows.checked_mul(cols), self.dtype)
+    }
+}
+
+/// Refuses another number of bytes than that of so many elements; `None` is more than there can be.
+fn check_bytes(name: &str, bytes: &[u8], elements: Option<usize>, dtype: Dtype) -> Result<(), String> {
+    let expected = elements.and_then(|elements| elements.checked_mul(dtype.size()));
+    if expected == Some(bytes.len()) {
+        return Ok(());
+    }
+    let expected = expected.map_or_else(|| "more than there can be".into(), |expected| expected.to_string());
+    Err(format!("{name} has {} bytes of {dtype} (expected {expected})", bytes.len()))
+}
+
 /// A `[len]` tensor: a norm's weight or a bias.
 #[derive(Debug, Clone, Copy)]
 pub struct Vector<'a> {
@@ -59,6 +79,14 @@ pub struct Vector<'a> {
 }
 
 impl Vector<'_> {
+    /// Refuses another length than `len`, and another number of bytes than that length's.
+    fn check(&self, name: &str, len: usize) -> Result<(), String> {
+        if self.len != len {
+            return Err(format!("{name} is [{}] (expected [{len}])", self.len));
+        }
+        check_bytes(name, self.bytes, Some(len), self.dtype)
+    }
+
     /// The elements, widened (exactly) to `f32`.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
@@ -112,6 +140,61 @@ pub struct LayerWeights<'a> {
     pub down_bias: Option<Vector<'a>>,
 }
 
+impl LayerWeights<'_> {
+    /// Checks the layer's shapes against the model's.
+    ///
+    /// # Errors
+    /// The first tensor that does not fit: what was found, what was expected.
+    pub fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
+        let matrices = [
+            ("q_proj", self.q, geometry.q_size(), hidden),
+            ("k_proj", self.k, geometry.kv_size(), hidden),
+            ("v_proj", self.v, geometry.kv_size(), hidden),
+            ("o_proj", self.o, hidden, geometry.q_size()),
+            ("gate_proj", self.gate, mlp, hidden),
+            ("up_proj", self.up, mlp, hidden),
+            ("down_proj", self.down, hidden, mlp),
+        ];
+        matrices.iter().try_for_each(|(name, matrix, rows, cols)| matrix.check(name, *rows, *cols))?;
+        let vectors = [
+            ("input_layernorm", Some(self.input_norm), hidden),
+            ("post_attention_layernorm", Some(self.post_norm), hidden),
+            ("q_norm", self.q_norm, geometry.head_dim),
+            ("k_norm", self.k_norm, geometry.head_dim),
+            ("q_proj.bias", self.q_bias, geometry.q_size()),
+            ("k_proj.bias", self.k_bias, geometry.kv_size()),
+            ("v_proj.bias", self.v_bias, geometry.kv_size()),
+            ("o_proj.bias", self.o_bias, hidden),
+            ("gate_proj.bias", self.gate_bias, mlp),
+            ("up_proj.bias", self.up_bias, mlp),
+            ("down_proj.bias", self.down_bias, hidden),
+        ];
+        let given = vectors.iter().filter_map(|(name, vector, len)| Some((name, vector.as_ref()?, len)));
+        given.into_iter().try_for_each(|(name, vector, len)| vector.check(name, *len))
+    }
+}
+
+impl ModelWeights<'_> {
+    /// Checks that the geometry is one that can be computed with, and all shapes against it.
+    ///
+    /// # Errors
+    /// The first thing that does not fit: what it is, what was found, what was expected.
+    pub fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        geometry.check()?;
+        if self.layers.len() != geometry.layers {
+            return Err(format!("weights of {} layers (expected {})", self.layers.len(), geometry.layers));
+        }
+        let (vocab, hidden) = (geometry.vocab_size, geometry.hidden_size);
+        self.embed.check("embed_tokens", vocab, hidden)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.check(geometry).map_err(|error| format!("layer {index}: {error}"))?;
+        }
+        self.norm.check("norm", hidden)?;
+        self.head.check("lm_head", vocab, hidden)
+    }
+}
+
 /// The frozen model: embedding, `L` layers, final norm, LM head.
 #[derive(Debug, Clone)]
 pub struct ModelWeights<'a> {
@@ -159,49 +242,24 @@ impl<'a> ExitWeights<'a> {
         DraftVocab { size: self.head.map_or(vocab, |head| head.rows), ids: self.draft_ids }
     }
 
+    /// Refuses an exit after `after` layers that is not inside the model.
+    pub(crate) fn check_place(after: usize, geometry: &Geometry) -> Result<(), String> {
+        if after == 0 || after >= geometry.layers {
+            return Err(format!("exit layer {after} (expected 1 to {})", geometry.layers.saturating_sub(1)));
+        }
+        Ok(())
+    }
+
     /// Checks the block's shapes against the model's, and its list of tokens.
     ///
     /// # Errors
     /// The first thing that does not fit: what it is, what was found, what was expected.
     pub fn check(&self, geometry: &Geometry) -> Result<(), String> {
-        if self.after == 0 || self.after >= geometry.layers {
-            return Err(format!("exit layer {} (expected 1 to {})", self.after, geometry.layers - 1));
-        }
-        let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
-        let layer = &self.layer;
-        let mut shapes = vec![
-            ("q_proj", layer.q, geometry.q_size(), hidden),
-            ("k_proj", layer.k, geometry.kv_size(), hidden),
-            ("v_proj", layer.v, geometry.kv_size(), hidden),
-            ("o_proj", layer.o, hidden, geometry.q_size()),
-            ("gate_proj", layer.gate, mlp, hidden),
-            ("up_proj", layer.up, mlp, hidden),
-            ("down_proj", layer.down, hidden, mlp),
-        ];
-        shapes.extend(self.head.map(|head| ("lm_head", head, head.rows.clamp(1, geometry.vocab_size), hidden)));
-        for (name, matrix, rows, cols) in shapes {
-            if (matrix.rows, matrix.cols) != (rows, cols) {
-                return Err(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", matrix.rows, matrix.cols));
-            }
-        }
-        let norms =
-            [("input_layernorm", layer.input_norm), ("post_attention_layernorm", layer.post_norm), ("norm", self.norm)];
-        let optional = [
-            ("q_norm", layer.q_norm, geometry.head_dim),
-            ("k_norm", layer.k_norm, geometry.head_dim),
-            ("q_proj.bias", layer.q_bias, geometry.q_size()),
-            ("k_proj.bias", layer.k_bias, geometry.kv_size()),
-            ("v_proj.bias", layer.v_bias, geometry.kv_size()),
-            ("o_proj.bias", layer.o_bias, hidden),
-            ("gate_proj.bias", layer.gate_bias, mlp),
-            ("up_proj.bias", layer.up_bias, mlp),
-            ("down_proj.bias", layer.down_bias, hidden),
-        ];
-        let norms = norms.map(|(name, norm)| (name, Some(norm), hidden));
-        for (name, vector, len) in norms.into_iter().chain(optional) {
-            if let Some(found) = vector.map(|vector| vector.len).filter(|&found| found != len) {
-                return Err(format!("{name} is [{found}] (expected [{len}])"));
-            }
+        Self::check_place(self.after, geometry)?;
+        self.layer.check(geometry)?;
+        self.norm.check("norm", geometry.hidden_size)?;
+        if let Some(head) = self.head {
+            head.check("lm_head", head.rows.clamp(1, geometry.vocab_size), geometry.hidden_size)?;
         }
         if self.head.is_none() && self.draft_ids.is_some() {
             return Err("draft_ids without a head (expected the lm_head whose rows they name)".into());

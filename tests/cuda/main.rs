@@ -9,6 +9,9 @@ mod exits;
 mod generation;
 mod loops;
 mod memory;
+mod non_finite;
+#[path = "../common/non_finite.rs"]
+mod non_finite_requests;
 mod passes;
 mod prefill;
 mod products;

@@ -16,6 +16,7 @@ mod common {
     #[cfg(feature = "bundled-model")]
     pub mod grown;
     pub mod hash_backend;
+    pub mod non_finite;
     #[cfg(feature = "bundled-model")]
     pub mod requests;
     pub mod saved_pages;
@@ -32,6 +33,7 @@ mod hf_fixtures;
 mod kv;
 #[cfg(feature = "bundled-model")]
 mod lossless;
+mod non_finite;
 #[cfg(feature = "bundled-model")]
 mod prompt_files;
 #[cfg(feature = "bundled-model")]

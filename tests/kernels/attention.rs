@@ -87,8 +87,16 @@ impl Case {
         self.sequences[..sequence].iter().map(|s| s.1).sum()
     }
 
-    /// Runs rows `from..to` (of each sequence's new ones) on the cache `k`, `v`; their outputs go to `out`.
-    fn run(&self, on: &Device, split: bool, cache: &mut (Vec<u16>, Vec<u16>), part: (usize, usize), out: &mut [u16]) {
+    /// Runs rows `from..to` (of each sequence's new ones) on the cache `k`, `v`; their outputs go to `out`. Returns what
+    /// was noted of the pages, and whether anything was.
+    fn run(
+        &self,
+        on: &Device,
+        split: bool,
+        cache: &mut (Vec<u16>, Vec<u16>),
+        part: (usize, usize),
+        out: &mut [u16],
+    ) -> (Vec<u32>, u32) {
         let Layer { format, heads, kv_heads, head_dim, window, qk_norm } = self.layer;
         let stride = heads * head_dim;
         let parts: Vec<_> = self
@@ -112,6 +120,8 @@ impl Case {
         let batch = parts.len();
         let mut partial = vec![f32::NAN; Attention::partial_bytes(batch, kv_heads, tiles, chunks, head_dim) / 4];
         let mut arrived = vec![0u32; batch * kv_heads * tiles];
+        let pages = self.k.len() / (kv_heads * PAGE * head_dim);
+        let (mut noted, mut any_noted) = (vec![0u32; 2 * pages], vec![0u32]);
         let mut results = vec![narrow(format, f64::NAN); qkv.len() / self.width() * stride];
         let arguments = Attention {
             batch: PagedBatch {
@@ -138,6 +148,8 @@ impl Case {
             padding: 0,
             partial: to(&mut partial),
             arrived: to(&mut arrived),
+            non_finite: to(&mut noted),
+            any_non_finite: to(&mut any_noted),
         };
         let launch = |form| {
             // SAFETY: buffers of the sizes that the kernels' head comments state.
@@ -154,9 +166,10 @@ impl Case {
             let begin = row_begin[i] as usize;
             out[first * stride..][..rows * stride].copy_from_slice(&results[begin * stride..][..rows * stride]);
         }
+        (noted, any_noted[0])
     }
 
-    /// Cache and outputs after all rows, cut at `cuts`.
+    /// Cache and outputs after all rows, cut at `cuts`; all of them are finite.
     fn results(&self, on: &Device, split: bool, cuts: &[usize]) -> (Vec<u16>, (Vec<u16>, Vec<u16>)) {
         let most = self.sequences.iter().map(|s| s.1).max().unwrap();
         let mut out = vec![0; self.first_row(self.sequences.len()) * self.layer.heads * self.layer.head_dim];
@@ -164,7 +177,8 @@ impl Case {
         let ends = cuts.iter().copied().filter(|&cut| cut < most).chain([most]);
         let mut from = 0;
         for end in ends {
-            self.run(on, split, &mut cache, (from, end), &mut out);
+            let (noted, any) = self.run(on, split, &mut cache, (from, end), &mut out);
+            assert!(any == 0 && noted.iter().all(|&bits| bits == 0), "finite numbers were noted");
             from = end;
         }
         (out, cache)
@@ -298,4 +312,37 @@ fn appended_keys_are_rotated() {
         }
     }
     assert!(bits(&case.qkv).iter().all(|&b| !f32::from_bits(b).is_nan()));
+}
+
+/// One row's key and another one's value are not finite: as those of refused drafts may be.
+#[test]
+fn rows_that_are_not_finite_spoil_no_other_and_are_noted() {
+    for (format, broken) in FORMATS.into_iter().zip([f32::NAN, f32::INFINITY]) {
+        let layer = Layer { window: 40, ..layer(format, 4, 2, 32) };
+        let clean = Case::new(layer, &[(250, 12), (30, 4)], 24);
+        let mut case = Case::new(layer, &[(250, 12), (30, 4)], 24);
+        // Positions 256 (its key, of head 1) and 259 (its value, of head 0) of the first sequence.
+        for (row, head) in [(6, layer.heads + 1), (9, layer.heads + layer.kv_heads)] {
+            let at = row * case.width() + head * layer.head_dim + 5;
+            case.qkv[at] = broken;
+        }
+        let page = case.table[256 / PAGE] as usize;
+        let expected = clean.results(&device(0), true, &[]).0;
+        let row_of = layer.heads * layer.head_dim;
+        for on in schedules() {
+            for split in [true, false] {
+                let (mut cache, mut out) = ((case.k.clone(), case.v.clone()), vec![0; expected.len()]);
+                let (noted, any) = case.run(&on, split, &mut cache, (0, 12), &mut out);
+                assert_eq!(any, 1);
+                let words: Vec<_> = noted.iter().enumerate().filter(|(_, bits)| **bits != 0).collect();
+                assert_eq!(words, [(2 * page, &(1 << 0 | 1 << 3))], "split {split}");
+                // The six rows before them, and the other sequence.
+                assert_eq!(wide(&out[..6 * row_of]), wide(&expected[..6 * row_of]), "split {split}");
+                assert_eq!(wide(&out[12 * row_of..]), wide(&expected[12 * row_of..]), "split {split}");
+                let head = |cache: &[u16], position, kv_head| cache[case.at(0, position, kv_head)..][..32].to_vec();
+                let finite = |row: Vec<u16>| row.into_iter().all(|number| widen(format, number).is_finite());
+                assert!(finite(head(&cache.0, 256, 1)) && finite(head(&cache.1, 259, 0)));
+            }
+        }
+    }
 }

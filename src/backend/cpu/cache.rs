@@ -1,13 +1,16 @@
 //! The paged KV cache: one more layer than the model, for the exit block.
 //!
 //! Keys of a (page, layer, head) lie as `[head_dim][64 tokens]`, so that scores fill lanes with tokens
-//! and sum over the head in order; values as `[64 tokens][head_dim, padded]`, the other way round.
+//! and sum over the head in order; values as `[64 tokens][head_dim, padded]`, the other way round. All of them are
+//! finite: what is not is noted, and zeros are put in its place (see [`NonFinite`]).
 
 use super::super::BackendError;
+use super::super::non_finite::NonFinite;
 use super::lanes::padded;
 use super::memory::Memory;
 use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// K and V of all pages.
 pub struct Cache {
@@ -16,6 +19,7 @@ pub struct Cache {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
+    non_finite: Mutex<NonFinite>,
 }
 
 impl Cache {
@@ -25,10 +29,20 @@ impl Cache {
     /// If the address space cannot be had.
     pub fn new(geometry: &Geometry, pages: usize) -> Result<Self, BackendError> {
         let Geometry { kv_heads, head_dim, .. } = *geometry;
-        let layers = geometry.layers + 1;
-        let floats = [layers, kv_heads, 2 * padded(head_dim), PAGE_TOKENS];
-        let floats = floats.iter().fold(pages, |product, &factor| product.saturating_mul(factor));
-        Ok(Self { numbers: Memory::zeroed(floats, "KV cache")?, pages, layers, kv_heads, head_dim })
+        Ok(Self {
+            numbers: Memory::zeroed(pages.saturating_mul(page_floats(geometry)), "KV cache")?,
+            pages,
+            layers: geometry.layers + 1,
+            kv_heads,
+            head_dim,
+            non_finite: Mutex::default(),
+        })
+    }
+
+    /// The positions that were given what is not finite.
+    pub fn non_finite(&self) -> MutexGuard<'_, NonFinite> {
+        // What a panic may have interrupted is the adding of one position.
+        self.non_finite.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keys `[head_dim][64]` of one page, layer and head.
@@ -66,10 +80,13 @@ impl Cache {
     /// Only this thread touches that position of this layer and head.
     pub unsafe fn put_key(&self, pages: &[PageId], position: usize, layer: usize, kv_head: usize, key: &[f32]) {
         let column = self.keys(pages[position / PAGE_TOKENS], layer, kv_head).wrapping_add(position % PAGE_TOKENS);
+        let mut finite = true;
         for (dim, &number) in key[..self.head_dim].iter().enumerate() {
+            finite &= number.is_finite();
             // SAFETY: inside the block of keys; nobody else touches this position.
-            unsafe { column.add(dim * PAGE_TOKENS).write(number) };
+            unsafe { column.add(dim * PAGE_TOKENS).write(or_zero(number)) };
         }
+        self.note(finite, pages, position, layer);
     }
 
     /// Puts the value of a position in its place.
@@ -79,7 +96,29 @@ impl Cache {
     pub unsafe fn put_value(&self, pages: &[PageId], position: usize, layer: usize, kv_head: usize, value: &[f32]) {
         let row = self.values(pages[position / PAGE_TOKENS], layer, kv_head);
         let row = row.wrapping_add(position % PAGE_TOKENS * padded(self.head_dim));
-        // SAFETY: inside the block of values; nobody else touches this position.
-        unsafe { row.copy_from_nonoverlapping(value.as_ptr(), self.head_dim) };
+        let mut finite = true;
+        for (dim, &number) in value[..self.head_dim].iter().enumerate() {
+            finite &= number.is_finite();
+            // SAFETY: inside the block of values; nobody else touches this position.
+            unsafe { row.add(dim).write(or_zero(number)) };
+        }
+        self.note(finite, pages, position, layer);
     }
+
+    /// Notes a position that was given what is not finite, unless by the exit layer.
+    fn note(&self, finite: bool, pages: &[PageId], position: usize, layer: usize) {
+        if !finite && layer + 1 < self.layers {
+            self.non_finite().add(pages[position / PAGE_TOKENS], position % PAGE_TOKENS);
+        }
+    }
+}
+
+/// Floats that one page takes: K and V of all layers, the exit layer included, with heads padded to whole vectors.
+pub fn page_floats(geometry: &Geometry) -> usize {
+    let factors = [geometry.layers + 1, geometry.kv_heads, 2 * padded(geometry.head_dim)];
+    factors.iter().fold(PAGE_TOKENS, |product, &factor| product.saturating_mul(factor))
+}
+
+fn or_zero(number: f32) -> f32 {
+    if number.is_finite() { number } else { 0.0 }
 }

@@ -66,6 +66,10 @@ impl<'a> Pass<'a> {
 
     /// Puts the tokens' embeddings in the residual stream. Ends at a barrier.
     pub fn embed(&self, worker: &Worker<'_>, tokens: &[TokenId]) {
+        if worker.index == 0 {
+            let mut non_finite = self.cache.non_finite();
+            self.spans.iter().for_each(|span| non_finite.forget(span.pages, span.start..span.start + span.rows));
+        }
         let columns = worker.share(self.model.geometry.hidden_size);
         for (row, &token) in tokens.iter().enumerate() {
             // SAFETY: this worker's columns.
@@ -210,11 +214,13 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Adds `x · matrix + bias` to the residual stream, in this worker's columns.
+    /// Adds `x · matrix + bias` to the residual stream, in this worker's columns. Not to its padding, which stays zero: 0
+    /// times what is not finite would be there for whoever has the row next.
     fn add_projection(&self, worker: &Worker<'_>, x: Rows<*const f32>, matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
         let panels = worker.share(matrix.count);
-        let (start, len) = (panels.start * LANES, panels.len() * LANES);
+        let start = panels.start * LANES;
+        let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);
         // SAFETY: `x` was completed before the last barrier; the columns are this worker's.
         unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
         for row in 0..self.rows {

@@ -1,13 +1,27 @@
 //! Large zeroed buffers that the workers of a pass share.
 
 use super::super::BackendError;
+#[cfg(not(heap_buffers))]
 use memmap2::MmapMut;
+
+/// Whoever keeps the memory.
+#[cfg(not(heap_buffers))]
+type Backing = MmapMut;
+/// The address sanitizer watches over the heap, not over mappings: `.ci/sanitize` asks for the heap.
+#[cfg(heap_buffers)]
+type Backing = Vec<Line>;
+
+/// What mappings are aligned to, and more.
+#[cfg(heap_buffers)]
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "only its address is used")] [u8; 64]);
 
 /// Zeroed memory straight from the operating system: committed on first touch, in huge pages where
 /// there are some (a pass reads all weights once, far more than the TLB spans otherwise).
 pub struct Memory<T> {
     /// Keeps the memory that `start` points into.
-    _map: MmapMut,
+    _backing: Backing,
     start: *mut T,
     len: usize,
 }
@@ -24,15 +38,10 @@ impl<T: bytemuck::Pod> Memory<T> {
     /// If the memory cannot be had.
     pub fn zeroed(len: usize, what: &'static str) -> Result<Self, BackendError> {
         let bytes = len.max(1).saturating_mul(size_of::<T>());
-        let mut map = MmapMut::map_anon(bytes).map_err(|_| BackendError::OutOfMemory { what, bytes })?;
-        #[cfg(target_os = "linux")]
-        {
-            // Only advice: without huge pages all still works.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        // A mapping starts at a page, which aligns every plain type.
-        let start = map.as_mut_ptr().cast();
-        Ok(Self { _map: map, start, len })
+        let mut backing = reserve(bytes).ok_or(BackendError::OutOfMemory { what, bytes })?;
+        // It starts at a page (or a cache line), which aligns every plain type.
+        let start = backing.as_mut_ptr().cast();
+        Ok(Self { _backing: backing, start, len })
     }
 
     /// A pointer to element `at`.
@@ -61,4 +70,24 @@ impl<T: bytemuck::Pod> Memory<T> {
         // SAFETY: in bounds, initialised (zeroed), and ours alone, as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
+}
+
+#[cfg(not(heap_buffers))]
+fn reserve(bytes: usize) -> Option<Backing> {
+    let map = MmapMut::map_anon(bytes).ok()?;
+    #[cfg(target_os = "linux")]
+    {
+        // Only advice: without huge pages all still works.
+        let _ = map.advise(memmap2::Advice::HugePage);
+    }
+    Some(map)
+}
+
+#[cfg(heap_buffers)]
+fn reserve(bytes: usize) -> Option<Backing> {
+    let lines = bytes.div_ceil(size_of::<Line>());
+    let mut backing = Vec::new();
+    backing.try_reserve_exact(lines).ok()?;
+    backing.resize(lines, Line([0; 64]));
+    Some(backing)
 }

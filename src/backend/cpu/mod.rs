@@ -92,10 +92,15 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
+    /// Bytes of the KV cache that a page of a model takes: every layer's, the exit layer's included, padding and all.
+    pub fn page_bytes(geometry: &Geometry) -> usize {
+        cache::page_floats(geometry).saturating_mul(size_of::<f32>())
+    }
+
     /// Repacks the weights (in their own number format) and reserves the cache.
     ///
     /// # Errors
-    /// If memory cannot be had, the exit block does not fit the model, or the processor lacks the
+    /// If memory cannot be had, weights or exit block do not fit the geometry, or the processor lacks the
     /// instruction set that was asked for.
     #[expect(clippy::new_ret_no_self, reason = "the engine knows no device")]
     pub fn new(
@@ -104,6 +109,8 @@ impl CpuBackend {
         exit: Option<&ExitWeights<'_>>,
         options: &CpuOptions,
     ) -> Result<Box<dyn Backend>, BackendError> {
+        weights.check(geometry).map_err(BackendError::Model)?;
+        exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
         let simd = options.simd.unwrap_or_else(Simd::detect);
         if !simd.is_available() {
             return Err(BackendError::Device(format!("this processor has no {simd}")));

@@ -10,6 +10,7 @@ use crate::TokenId;
 use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// What is kept of one sequence between the passes of a round.
@@ -44,10 +45,9 @@ impl Backend for CpuBackend {
     }
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
-        let layers = self.model.geometry.layers;
-        for chunk in batch {
-            self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
-        }
+        let Geometry { layers, vocab_size, .. } = self.model.geometry;
+        self.limits.check_chunks(batch, vocab_size)?;
+        self.pool.check()?;
         for (spans, tokens) in pieces(batch) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
             self.pool.run(&|worker| {
@@ -77,6 +77,7 @@ impl Backend for CpuBackend {
         self.limits.check_pages(pages)?;
         let page_bytes = self.cache.page_floats() * size_of::<f32>();
         saved.check(pages, page_bytes)?;
+        self.cache.non_finite().forget_pages(pages);
         for (&page, bytes) in pages.iter().zip(saved.bytes().chunks_exact(page_bytes)) {
             // SAFETY: no pass is running.
             bytemuck::cast_slice_mut(unsafe { self.cache.page(page) }).copy_from_slice(bytes);
@@ -85,18 +86,14 @@ impl Backend for CpuBackend {
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        let Some(exit) = &self.model.weights.exit else {
+        if self.model.weights.exit.is_none() {
             return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
-        };
-        if batch.is_empty() {
+        }
+        self.check_batch(batch)?;
+        self.limits.check_drafts(batch, 1)?;
+        let Some(exit) = self.model.weights.exit.as_ref().filter(|_| !batch.is_empty()) else {
             return Ok(Vec::new());
-        }
-        for sequence in batch {
-            self.limits.check(sequence)?;
-            if sequence.drafted() >= self.limits.max_draft {
-                return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
-            }
-        }
+        };
         let (spans, tokens) = last_tokens(batch);
         let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
         self.pool.run(&|worker| {
@@ -105,7 +102,8 @@ impl Backend for CpuBackend {
                 pass.model_layer(worker, layer, Extent::Whole);
             }
             for row in worker.share(batch.len()) {
-                // SAFETY: the row is this worker's until the exit layer's first barrier.
+                // SAFETY: the residual stream is complete and only read until the exit layer's projection is added;
+                // slots differ.
                 unsafe { pass.keep(row, &batch[row]) };
             }
             pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
@@ -123,25 +121,16 @@ impl Backend for CpuBackend {
         let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
             let drafted = drawn.into_inner()?;
             let draft = Draft { token: drafted.token, confidence: drafted.confidence };
-            let slot = &mut self.slots[sequence.slot];
-            slot.drafted.truncate(sequence.drafted());
-            slot.drafted.push(drafted);
+            self.slots[sequence.slot].drafted.push(drafted);
             Some(draft)
         };
         Ok(batch.iter().zip(drawn).filter_map(keep).collect())
     }
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
+        self.check_batch(batch)?;
         if batch.is_empty() {
             return Ok(Vec::new());
-        }
-        for sequence in batch {
-            self.limits.check(sequence)?;
-            let slot = &mut self.slots[sequence.slot];
-            slot.drafted.truncate(sequence.drafted());
-            if slot.drafted.len() < sequence.drafted() {
-                return Err(BackendError::Device(format!("slot {} has fewer drafts than tokens", sequence.slot)));
-            }
         }
         let layers = self.model.geometry.layers;
         let after = self.exit_layer().unwrap_or(layers);
@@ -158,7 +147,7 @@ impl Backend for CpuBackend {
             // Without drafts the rows of both halves are the same.
             if second.rows > first.rows {
                 for row in worker.share(batch.len()) {
-                    // SAFETY: the row is this worker's until the next barrier.
+                    // SAFETY: the residual stream is complete and only read until the next barrier; slots differ.
                     unsafe { first.keep(row, &batch[row]) };
                 }
                 worker.barrier();
@@ -188,6 +177,10 @@ impl Backend for CpuBackend {
         Ok(verdicts.into_iter().filter_map(OnceLock::into_inner).collect())
     }
 
+    fn first_non_finite(&self, pages: &[PageId], positions: Range<usize>) -> Option<usize> {
+        self.cache.non_finite().first(pages, positions)
+    }
+
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
         match self.slots.get(slot) {
             Some(slot) => Ok(slot.logits.clone()),
@@ -200,7 +193,8 @@ impl Backend for CpuBackend {
         if tap > layers {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
-        self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
+        self.limits.check_chunks(std::slice::from_ref(chunk), vocab_size)?;
+        self.pool.check()?;
         let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
         for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
@@ -230,7 +224,28 @@ impl Backend for CpuBackend {
                 result.logits.extend_from_slice(logits);
             }
         }
-        Ok(result)
+        match self.first_non_finite(chunk.pages, chunk.start..chunk.start + chunk.tokens.len()) {
+            Some(position) => Err(BackendError::NonFinite { position }),
+            None => Ok(result),
+        }
+    }
+}
+
+impl CpuBackend {
+    /// Refuses what does not fit, drafts that were not made here, and any pass once a worker is lost.
+    fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
+        self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
+        self.pool.check()?;
+        for sequence in batch {
+            let drafted = &mut self.slots[sequence.slot].drafted;
+            drafted.truncate(sequence.drafted());
+            let made = drafted.iter().map(|drafted| drafted.token);
+            if !made.eq(sequence.tokens[sequence.committed..].iter().copied()) {
+                let found = format!("slot {}: {} drafts", sequence.slot, sequence.drafted());
+                return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -255,34 +270,36 @@ impl Pass<'_> {
     /// A row of the residual stream.
     ///
     /// # Safety
-    /// Nobody else touches it meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
-    unsafe fn hidden(&self, row: usize) -> &mut [f32] {
+    /// Nobody writes it meanwhile.
+    unsafe fn hidden(&self, row: usize) -> &[f32] {
         // SAFETY: the caller's promise.
-        unsafe { self.work.hidden.part_mut(row, 0, self.model.geometry.hidden_size) }
+        unsafe { self.work.hidden.part(row, 0, self.model.geometry.hidden_size) }
     }
 
     /// Keeps a sequence's `h_N` with those of its round.
     ///
     /// # Safety
-    /// Nobody else touches row `row` of the residual stream or the sequence's slot meanwhile.
+    /// Nobody writes row `row` of the residual stream meanwhile, and nobody else touches the row that the sequence's
+    /// slot keeps of its last token.
     unsafe fn keep(&self, row: usize, sequence: &Sequence<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
             let hidden = self.hidden(row);
-            self.work.kept(sequence.slot, sequence.drafted(), hidden.len()).copy_from_slice(hidden);
+            self.work.kept_mut(sequence.slot, sequence.drafted(), hidden.len()).copy_from_slice(hidden);
         }
     }
 
     /// Fills the residual stream with what was kept of each sequence's round. Starts and ends at a barrier.
     fn gather(&self, worker: &Worker<'_>, batch: &[Sequence<'_>]) {
+        let len = self.model.geometry.hidden_size;
         for index in worker.share(batch.len()) {
             let span = &self.spans[index];
             for row in 0..span.rows {
-                // SAFETY: the rows are this worker's until the next barrier, and slots differ.
+                // SAFETY: the rows are this worker's until the next barrier, and what was kept was written before the
+                // last one.
                 unsafe {
-                    let hidden = self.hidden(span.row + row);
-                    hidden.copy_from_slice(self.work.kept(batch[index].slot, row, hidden.len()));
+                    let kept = self.work.kept(batch[index].slot, row, len);
+                    self.work.hidden.part_mut(span.row + row, 0, len).copy_from_slice(kept);
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! microsecond. Every worker runs the whole pass, meets the others at [barriers](Worker::barrier)
 //! and spins there; between passes it spins a little longer and then sleeps.
 
+use super::super::BackendError;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Pool {
             claimed: Alone::default(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            asleep: (0..workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         });
         WORKERS.fetch_add(shared.workers, Ordering::Relaxed);
         let mut pool = Self { shared, threads: Vec::new() };
@@ -110,11 +111,25 @@ impl Pool {
         self.shared.workers
     }
 
+    /// Refuses a pool in which a worker has panicked: its barriers wait for nobody any more, and what its workers share
+    /// was left half written.
+    ///
+    /// # Errors
+    /// If one has.
+    pub fn check(&self) -> Result<(), BackendError> {
+        if self.shared.panicked.load(Ordering::SeqCst) {
+            let lost = "a thread panicked in an earlier pass (expected a backend made anew)";
+            return Err(BackendError::Device(lost.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Runs `job` once on every worker and returns when all have finished.
     ///
     /// # Panics
-    /// If `job` does, on any worker.
+    /// If `job` does, on any worker, or did so in an earlier run.
     pub fn run(&mut self, job: &Job<'_>) {
+        assert!(self.check().is_ok(), "a worker of the pool panicked in an earlier run");
         let shared = &*self.shared;
         shared.claimed.0.store(0, Ordering::Relaxed);
         shared.running.0.store(self.threads.len(), Ordering::Relaxed);
@@ -263,25 +278,23 @@ impl Worker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     #[test]
     fn every_unit_is_claimed_once_in_every_round() {
         let mut pool = Pool::new(3).unwrap();
         for _ in 0..50 {
-            let taken = Mutex::new(Vec::new());
+            let taken: [[AtomicUsize; 8]; 4] = Default::default();
             pool.run(&|worker| {
-                for round in 0..4 {
+                for (round, taken) in taken.iter().enumerate() {
                     while let Some(unit) = worker.claim(5 + round) {
-                        taken.lock().unwrap().push((round, unit));
+                        taken[unit].fetch_add(1, Ordering::Relaxed);
                     }
                     worker.barrier();
                 }
             });
-            let mut taken = taken.into_inner().unwrap();
-            taken.sort_unstable();
-            let all: Vec<_> = (0..4).flat_map(|round| (0..5 + round).map(move |unit| (round, unit))).collect();
-            assert_eq!(taken, all);
+            let taken = taken.map(|round| round.map(AtomicUsize::into_inner));
+            let once = |round: usize| std::array::from_fn(|unit| usize::from(unit < 5 + round));
+            assert_eq!(taken, std::array::from_fn(once));
         }
     }
 
@@ -311,6 +324,28 @@ mod tests {
                 });
             }));
             assert!(outcome.is_err());
+        }
+    }
+
+    #[test]
+    fn a_pool_that_lost_a_worker_is_refused_before_anything_runs() {
+        for culprit in 0..2 {
+            let mut pool = Pool::new(2).unwrap();
+            assert!(pool.check().is_ok());
+            let lose = |pool: &mut Pool| {
+                catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| assert_ne!(worker.index, culprit))))
+            };
+            assert!(lose(&mut pool).is_err());
+            let error = pool.check().unwrap_err();
+            assert!(error.to_string().contains("panicked"), "{error}");
+            let runs = AtomicUsize::new(0);
+            let again = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(&|_| {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+            assert!(again.is_err());
+            assert_eq!(runs.into_inner(), 0);
         }
     }
 }

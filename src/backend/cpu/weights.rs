@@ -76,10 +76,10 @@ pub struct Exit {
 }
 
 impl Weights {
-    /// Packs a model and its exit block.
+    /// Packs a model and its exit block, which fit the geometry.
     ///
     /// # Errors
-    /// If the exit block does not fit the model or the memory cannot be had.
+    /// If the memory cannot be had.
     pub fn new(
         geometry: &Geometry,
         model: &ModelWeights<'_>,
@@ -93,7 +93,6 @@ impl Weights {
             model.layers.iter().map(|layer| Layer::plan(geometry, layer, &mut packer)).collect();
         let exit = match exit {
             Some(exit) => {
-                exit.check(geometry).map_err(BackendError::Exit)?;
                 layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
                 let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
                 Some(Exit {

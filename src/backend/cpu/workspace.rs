@@ -129,9 +129,19 @@ impl Workspace {
     /// The kept `h_N` of row `index` of a slot's round.
     ///
     /// # Safety
+    /// Nobody writes it meanwhile.
+    pub unsafe fn kept(&self, slot: usize, index: usize, len: usize) -> &[f32] {
+        assert!(index < self.round_rows);
+        // SAFETY: the caller's promise.
+        unsafe { self.kept.part(slot * self.round_rows + index, 0, len) }
+    }
+
+    /// The same, to be written.
+    ///
+    /// # Safety
     /// Nobody else touches it meanwhile.
     #[expect(clippy::mut_from_ref, reason = "workers write disjoint rows of one buffer")]
-    pub unsafe fn kept(&self, slot: usize, index: usize, len: usize) -> &mut [f32] {
+    pub unsafe fn kept_mut(&self, slot: usize, index: usize, len: usize) -> &mut [f32] {
         assert!(index < self.round_rows);
         // SAFETY: the caller's promise.
         unsafe { self.kept.part_mut(slot * self.round_rows + index, 0, len) }

@@ -12,6 +12,7 @@ use crate::control::DraftPlan;
 use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::Verdict;
+use std::ops::Range;
 
 impl<D: Driver> Backend for CudaBackend<D> {
     fn geometry(&self) -> &Geometry {
@@ -32,7 +33,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
-        batch.iter().try_for_each(|chunk| self.check_chunk(chunk))?;
+        self.limits.check_chunks(batch, self.model.geometry.vocab_size)?;
         self.fill(batch)
     }
 
@@ -48,6 +49,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
         self.limits.check_pages(pages)?;
         saved.check(pages, Cache::page_bytes(&self.model.geometry))?;
+        self.non_finite.forget_pages(pages);
         self.restore(saved, pages)
     }
 
@@ -94,6 +96,10 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.driver.set_profiling(on)
     }
 
+    fn first_non_finite(&self, pages: &[PageId], positions: Range<usize>) -> Option<usize> {
+        self.non_finite.first(pages, positions)
+    }
+
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
         let vocab = self.model.geometry.vocab_size;
         match self.slots.get(slot).map(|slot| slot.logits) {
@@ -108,41 +114,26 @@ impl<D: Driver> Backend for CudaBackend<D> {
         if tap > layers {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
-        self.check_chunk(chunk)?;
+        self.limits.check_chunks(std::slice::from_ref(chunk), self.model.geometry.vocab_size)?;
         self.read(chunk, tap)
     }
 }
 
 impl<D: Driver> CudaBackend<D> {
-    fn check_chunk(&self, chunk: &Chunk<'_>) -> Result<(), BackendError> {
-        self.limits.check_room(chunk.pages, chunk.start + chunk.tokens.len())?;
-        self.check_tokens(chunk.tokens)
-    }
-
     /// Refuses what [`check_batch`](Self::check_batch) refuses, and what has no room for `more` drafts.
     fn check_drafts(&mut self, batch: &[Sequence<'_>], more: usize) -> Result<(), BackendError> {
         if self.model.weights.exit.is_none() {
             return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
         }
         self.check_batch(batch)?;
-        for sequence in batch {
-            if sequence.drafted() + more > self.limits.max_draft {
-                return Err(BackendError::Device(format!("more than {} drafts in a round", self.limits.max_draft)));
-            }
-            self.limits.check_room(sequence.pages, sequence.tokens.len() + more - 1)?;
-        }
-        Ok(())
+        self.limits.check_drafts(batch, more)
     }
 
-    /// Refuses what does not fit, and drafts that the device has not made: nothing on the device looks twice.
+    /// Refuses what does not fit, and drafts that the device has not made.
     fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
-        for (index, sequence) in batch.iter().enumerate() {
-            self.limits.check(sequence)?;
-            self.check_tokens(sequence.tokens)?;
+        self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
+        for sequence in batch {
             let number = sequence.slot;
-            if batch[..index].iter().any(|other| other.slot == number) {
-                return Err(BackendError::Device(format!("slot {number} twice in one pass")));
-            }
             let slot = &mut self.slots[number];
             slot.drafted.truncate(sequence.drafted());
             if slot.drafted != sequence.tokens[sequence.committed..] {
@@ -151,14 +142,6 @@ impl<D: Driver> CudaBackend<D> {
             }
         }
         Ok(())
-    }
-
-    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), BackendError> {
-        let vocab = self.model.geometry.vocab_size;
-        match tokens.iter().find(|&&token| token as usize >= vocab) {
-            Some(token) => Err(BackendError::Device(format!("token {token} (expected less than {vocab})"))),
-            None => Ok(()),
-        }
     }
 
     /// After a failure nobody knows how far the device came: what it has counted and its logits are forgotten.

@@ -20,6 +20,7 @@ impl<D: Driver> CudaBackend<D> {
     /// One draft for each sequence.
     pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         let max_draft = self.limits.max_draft;
+        self.forget_last(batch);
         self.count(batch)?;
         let views = Views::new(Kind::Draft, batch);
         let shape = self.shape(Kind::Draft, batch, &views, batch.len(), 0);
@@ -58,6 +59,8 @@ impl<D: Driver> CudaBackend<D> {
             return Ok(None);
         }
         let (batch, max_draft) = (&[*sequence], self.limits.max_draft);
+        let from = sequence.tokens.len() - 1;
+        self.non_finite.forget(sequence.pages, from..from + plan.limit);
         self.count(batch)?;
         let views = Views::new(Kind::DraftLoop, batch);
         let shape = self.shape(Kind::DraftLoop, batch, &views, 1, plan.limit - 1);

@@ -3,7 +3,7 @@
 use super::driver::{Driver, HostMemory, Memory};
 use super::graphs::Graphs;
 use super::inbox::{Inbox, Layout, Shape};
-use super::kernels::{Address, DraftLoop, RowChoice};
+use super::kernels::{Address, DraftLoop, RowChoice, Verdict};
 use crate::backend::{BackendError, Limits};
 use std::sync::Arc;
 
@@ -28,11 +28,13 @@ impl<D: Driver> Host<D> {
     /// If memory cannot be had.
     pub fn new(driver: &Arc<D>, limits: &Limits) -> Result<Self, BackendError> {
         let choices = limits.slots * limits.max_draft * size_of::<RowChoice>() + size_of::<DraftLoop>();
+        // And the flag before them.
+        let verdicts = (1 + limits.slots) * size_of::<Verdict>();
         let tokens = limits.context * size_of::<crate::TokenId>();
         Ok(Self {
             inbox: HostMemory::zeroed(driver, INBOX_BYTES)?,
             on_device: Memory::zeroed(driver, INBOX_BYTES, "inputs of a pass")?,
-            outbox: HostMemory::zeroed(driver, OUTBOX_BYTES.max(choices).max(tokens))?,
+            outbox: HostMemory::zeroed(driver, OUTBOX_BYTES.max(choices).max(tokens).max(verdicts))?,
         })
     }
 

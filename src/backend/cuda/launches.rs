@@ -123,6 +123,9 @@ impl<D: Driver> Pass<'_, D> {
             padding: 0,
             partial: work.partial,
             arrived: work.arrived,
+            // The exit layer's numbers change what is drafted, never what is written.
+            non_finite: if cached < geometry.layers { work.non_finite } else { Address(0) },
+            any_non_finite: work.any_non_finite,
         };
         // SAFETY: as promised to the pass.
         unsafe { attend(self.on, *format, form, self.shape.batch, geometry.head_dim, &arguments) }

@@ -8,7 +8,7 @@
 //!   on the processor.
 //! - [`Budget`] shares out the memory, `weights` and `workspace` lay it out, `upload` fills it.
 //! - `inbox` is what a pass is told, `pass` its steps and `launches` their kernels, `graphs` recordings of them.
-//! - `host` and `slots` are the host's side; `views` are the biases of
+//! - `host` and `slots` are the host's side, `noted` what it learns of numbers that are not finite; `views` are the biases of
 //!   each row, `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
 //!   that the library multiplies; `swap` brings pages to the host and back.
 //! - `synthetic` makes weights on the device, for benchmarks.
@@ -33,6 +33,7 @@ mod inbox;
 pub mod kernels;
 mod launches;
 pub mod matmul;
+mod noted;
 pub mod pack;
 mod pass;
 mod reading;
@@ -48,6 +49,7 @@ mod workspace;
 pub use budget::Budget;
 pub use fatbins::{BUILT_WITH, FATBINS};
 
+use super::non_finite::NonFinite;
 use super::rope::RopeTable;
 use super::{Backend, BackendError, Limits};
 use crate::kv::PAGE_TOKENS;
@@ -145,6 +147,7 @@ pub struct CudaBackend<D: Driver> {
     slots: Vec<Slot>,
     limits: Limits,
     rows: Rows,
+    non_finite: NonFinite,
     /// A round's drafts may be one graph.
     loops: bool,
     _memory: [Memory<D>; 3],
@@ -155,8 +158,8 @@ impl<D: Driver> CudaBackend<D> {
     /// Shares out the memory, and brings the weights to the device in the order its kernels read.
     ///
     /// # Errors
-    /// If there is too little memory, the kernels do not compute with these weights, the exit block does
-    /// not fit the model, or the device fails.
+    /// If there is too little memory, the kernels do not compute with these weights, weights or exit block do
+    /// not fit the geometry, or the device fails.
     #[expect(clippy::new_ret_no_self, reason = "the engine knows no device")]
     pub fn new(
         driver: Arc<D>,
@@ -165,13 +168,15 @@ impl<D: Driver> CudaBackend<D> {
         exit: Option<&ExitWeights<'_>>,
         options: &CudaOptions,
     ) -> Result<Box<dyn Backend>, BackendError> {
+        weights.check(geometry).map_err(BackendError::Model)?;
+        exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
         let (backend, cargo) = Self::reserve(driver, geometry, weights, exit, options)?;
         // SAFETY: planned for this memory, which is new and so zero.
         unsafe { upload::upload(&backend.driver, &cargo) }?;
         Ok(Box::new(backend))
     }
 
-    /// A backend whose weights have still to be brought to it.
+    /// A backend whose weights, of the geometry's shapes, have still to be brought to it.
     fn reserve<'a>(
         driver: Arc<D>,
         geometry: &Geometry,
@@ -185,7 +190,6 @@ impl<D: Driver> CudaBackend<D> {
             let why = format!("cuda: head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim);
             return Err(BackendError::Device(why));
         }
-        exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
         let CudaOptions { slots, context, max_draft, memory_fraction, prefill_rows, .. } = *options;
         let wanted = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let mut limits = Limits { pages: wanted, slots, max_draft, context };
@@ -231,6 +235,7 @@ impl<D: Driver> CudaBackend<D> {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,
             rows,
+            non_finite: NonFinite::default(),
             loops: options.graphs && options.draft_loops && driver.loops(),
             _memory: memory,
             driver,

@@ -13,6 +13,7 @@ use crate::model::Geometry;
 impl<D: Driver> CudaBackend<D> {
     /// Fills the cache.
     pub(super) fn fill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
+        self.forget_chunks(batch);
         let fast = self.model.work.fast;
         let (long, short) = if fast.is_some() { parted(batch, self.rows.any) } else { (Vec::new(), batch.to_vec()) };
         // Ascending positions: what is left of a text follows its long pieces.
@@ -22,7 +23,7 @@ impl<D: Driver> CudaBackend<D> {
         for piece in self.pieces(&short, self.rows.any) {
             self.fill_piece(&piece, None)?;
         }
-        Ok(())
+        self.collect_noted_by_text()
     }
 
     /// Fills the cache in one pass.
@@ -38,6 +39,7 @@ impl<D: Driver> CudaBackend<D> {
     /// Fills the cache and returns logits, and hidden states after `tap` layers.
     pub(super) fn read(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
         let Geometry { vocab_size, hidden_size, .. } = self.model.geometry;
+        self.forget_chunks(std::slice::from_ref(chunk));
         let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
         for piece in self.pieces(std::slice::from_ref(chunk), self.rows.logits) {
             let (shape, inbox) = self.tell_text(&piece)?;
@@ -51,7 +53,11 @@ impl<D: Driver> CudaBackend<D> {
             self.driver.wait().and(from)?;
             result.logits.extend(self.floats(self.model.work.logits, 0, shape.rows * vocab_size)?);
         }
-        Ok(result)
+        self.collect_noted_by_text()?;
+        match self.non_finite.first(chunk.pages, chunk.start..chunk.start + chunk.tokens.len()) {
+            Some(position) => Err(BackendError::NonFinite { position }),
+            None => Ok(result),
+        }
     }
 
     /// Cuts chunks into passes of at most `rows` rows.

@@ -16,6 +16,7 @@ use std::iter;
 impl<D: Driver> CudaBackend<D> {
     /// The rest of a round for all sequences.
     pub(super) fn verify_all(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<sample::Verdict>, BackendError> {
+        self.forget_last(batch);
         self.count(batch)?;
         let rows = batch.iter().map(|sequence| sequence.drafted() + 1).sum();
         let views = Views::new(Kind::Verify, batch);
@@ -43,10 +44,14 @@ impl<D: Driver> CudaBackend<D> {
             layout.judged.put(inbox, judged);
             layout.verified.put(inbox, verified);
         })?;
-        let bytes = batch.len() * size_of::<Verdict>();
+        let flag_bytes = size_of::<Verdict>();
+        let bytes = flag_bytes + batch.len() * size_of::<Verdict>();
         // SAFETY: the inbox holds a pass of this shape within the limits.
-        unsafe { self.round(shape, &inbox, self.model.work.verdicts, bytes) }?;
-        let verdicts: Vec<Verdict> = bytemuck::cast_slice(&self.host.outbox.contents()[..bytes]).to_vec();
+        unsafe { self.round(shape, &inbox, self.model.work.any_non_finite, bytes) }?;
+        let (flag, verdicts) = self.host.outbox.contents()[..bytes].split_at(flag_bytes);
+        let flag: u32 = bytemuck::pod_read_unaligned(&flag[..size_of::<u32>()]);
+        let verdicts: Vec<Verdict> = bytemuck::cast_slice(verdicts).to_vec();
+        self.collect_noted(flag)?;
         let mut found = Vec::with_capacity(batch.len());
         for ((sequence, verdict), &first) in batch.iter().zip(verdicts).zip(&first_rows) {
             self.slots[sequence.slot].logits = Some((first, sequence.drafted() + 1));

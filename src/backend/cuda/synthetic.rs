@@ -39,6 +39,8 @@ impl<D: Driver> CudaBackend<D> {
         tail_scale: f32,
         options: &CudaOptions,
     ) -> Result<Box<dyn Backend>, BackendError> {
+        geometry.check().map_err(BackendError::Model)?;
+        ExitWeights::check_place(exit_after, geometry).map_err(BackendError::Exit)?;
         let ones: Vec<u8> = 1f32.to_le_bytes().repeat(geometry.hidden_size.max(geometry.head_dim));
         let weights = shapes(geometry, &ones);
         let layer = shape_of_layer(geometry, &ones);

@@ -92,8 +92,12 @@ pub struct Workspace {
     pub counts: Address,
     /// `[context]` u32: tokens to be counted.
     pub counted: Address,
+    /// u32, and one of padding: whether a bit of `non_finite` is set. The verdicts follow, so that one copy brings both.
+    pub any_non_finite: Address,
     /// `[slots]`.
     pub verdicts: Address,
+    /// `[pages, 2]` u32: a bit for each position whose keys or values were not finite.
+    pub non_finite: Address,
     /// Of fast prefill, where that is asked for.
     pub fast: Option<FastPrefill>,
 }
@@ -115,7 +119,11 @@ impl Workspace {
         let chunks = chunks_of(limits.context, limits.context);
         let head_tiles = vocab.div_ceil(TILE_ROWS);
         let drafts = limits.slots * limits.max_draft;
+        let answers = arena.array::<Verdict>(1 + limits.slots);
         let workspace = Self {
+            any_non_finite: answers,
+            verdicts: Address(answers.0 + size_of::<Verdict>() as u64),
+            non_finite: arena.array::<u32>(2 * limits.pages),
             residual: arena.array::<f32>(rows.any * hidden),
             operand: arena.take(rows.any * operand_stride(hidden) * ELEMENT),
             squares: arena.array::<f32>(rows.any * hidden.div_ceil(SQUARES_WIDTH)),
@@ -135,7 +143,6 @@ impl Workspace {
             draft_choices: arena.array::<RowChoice>(drafts),
             counts: arena.array::<u32>(limits.slots * vocab),
             counted: arena.array::<u32>(limits.context),
-            verdicts: arena.array::<Verdict>(limits.slots),
             fast: library.map(|bytes| FastPrefill::plan(&mut arena, geometry, rows.any, bytes)),
         };
         (workspace, arena.taken())

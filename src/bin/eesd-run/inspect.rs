@@ -9,6 +9,8 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
+use eesd::backend::cpu::CpuBackend;
+use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use eesd::model::{Geometry, RopeScaling};
 use serde::Serialize;
@@ -23,8 +25,6 @@ const MEMORIES: [u64; 6] = [8, 16, 24, 48, 80, 141];
 const USABLE: f64 = 0.9;
 /// Most drafts that the predictions consider.
 const MOST_DRAFTS: usize = 16;
-/// Bytes of a cached number: the CPU backend keeps K and V in 32 bits.
-const CACHED_BYTES: u64 = 4;
 
 /// Prints the report.
 pub fn run(args: InspectArgs) -> Outcome {
@@ -176,10 +176,10 @@ impl Exit {
     }
 }
 
-/// Bytes that one position takes in the cache: K and V of every layer, the exit layer being one more.
+/// Bytes that one position takes in the CPU backend's cache: K and V of every layer, the exit layer being one more.
 pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
-    let layers = geometry.layers + usize::from(exit);
-    (2 * layers * geometry.kv_size()) as u64 * CACHED_BYTES
+    let of_layer = CpuBackend::page_bytes(geometry) / PAGE_TOKENS / (geometry.layers + 1);
+    ((geometry.layers + usize::from(exit)) * of_layer) as u64
 }
 
 /// The rotary scaling under Hugging Face's name for it, with its parameters.

@@ -2,7 +2,6 @@
 
 use crate::args::{Device, MachineArgs};
 use crate::failure::{Failure, Outcome};
-use crate::inspect::cache_bytes_per_token;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::backend::cpu::{CpuBackend, CpuOptions, system};
@@ -114,7 +113,9 @@ impl Machine {
         match self {
             Machine::Cpu(options) => {
                 let pages = options.pages.or_else(|| Some(affordable_pages(model, options, system::free()?)));
-                if let Some(positions) = pages.map(|pages| pages * PAGE_TOKENS).filter(|&n| n < options.context) {
+                if let Some(positions) =
+                    pages.map(|pages| pages.saturating_mul(PAGE_TOKENS)).filter(|&n| n < options.context)
+                {
                     reporter.note(&format!(
                         "the KV cache has room for {positions} positions: a request that needs more of its context of \
                          {} fails (--cache-tokens N makes room)",
@@ -139,7 +140,7 @@ impl Machine {
 /// Pages for every sequence at its longest, but for no more than half of what the weights leave of the free memory.
 fn affordable_pages(model: &Model, options: &CpuOptions, free: u64) -> usize {
     let wanted = options.slots * options.context.div_ceil(PAGE_TOKENS);
-    let page = PAGE_TOKENS as u64 * cache_bytes_per_token(model.checkpoint.geometry(), true);
+    let page = CpuBackend::page_bytes(model.checkpoint.geometry()).max(1) as u64;
     let affordable = free.saturating_sub(model.checkpoint.bytes()) / 2 / page;
     wanted.min(affordable as usize).max(1)
 }

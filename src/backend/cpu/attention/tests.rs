@@ -38,7 +38,10 @@ struct Past {
 impl Past {
     fn new(geometry: &Geometry) -> Self {
         let len = CONTEXT * geometry.kv_size();
-        let (keys, values) = (noise(1, len), noise(2, len));
+        Self::of(geometry, noise(1, len), noise(2, len))
+    }
+
+    fn of(geometry: &Geometry, keys: Vec<f32>, values: Vec<f32>) -> Self {
         let pages = [3, 0, 2, 1].map(PageId).to_vec();
         let cache = Cache::new(geometry, 4).unwrap();
         for position in 0..CONTEXT {
@@ -141,4 +144,32 @@ fn attention_is_what_it_is_defined_to_be_however_it_is_cut() {
             }
         }
     }
+}
+
+#[test]
+fn positions_that_are_not_finite_touch_no_query_that_does_not_see_them() {
+    let geometry = geometry();
+    let len = CONTEXT * geometry.kv_size();
+    let clean = Past::new(&geometry);
+    let (mut keys, mut values) = (noise(1, len), noise(2, len));
+    // The first position is out of sight of the later ones by the window, the others are in the future.
+    for (position, number) in [(70, f32::NAN), (140, f32::INFINITY), (141, f32::NAN)] {
+        keys[position * geometry.kv_size()] = number;
+        values[(position + 1) * geometry.kv_size() - 1] = number;
+    }
+    let spoilt = Past::of(&geometry, keys, values);
+    let queries = noise(9, 12 * geometry.q_size());
+    let bits = |numbers: &[f32]| numbers[..9 * geometry.q_size()].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for simd in levels() {
+        for cuts in [vec![12], vec![4, 8]] {
+            // Rows 131 to 142; the first nine see neither 140 nor 141, and with this window 131 sees 71 on.
+            let [found, expected] = [&spoilt, &clean].map(|past| past.attend(simd, Some(61), 131, &queries, &cuts));
+            assert_eq!(bits(&found), bits(&expected), "{simd}, cut {cuts:?}");
+        }
+    }
+    let noted = spoilt.cache.non_finite();
+    let positions: Vec<usize> =
+        (0..CONTEXT).filter(|&position| noted.first(&spoilt.pages, position..position + 1).is_some()).collect();
+    // Layer 1 of a model of one layer is the exit's: it changes no answer.
+    assert!(positions.is_empty(), "{positions:?}");
 }

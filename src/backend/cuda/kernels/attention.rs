@@ -58,6 +58,10 @@ arguments! {
         partial: Address,
         /// Counters of split attention, zero between launches.
         arrived: Address,
+        /// `[pages, 2]` u32: a bit for each position, set where K or V of a new row are not finite; or null.
+        non_finite: Address,
+        /// u32: 1 where a bit was set.
+        any_non_finite: Address,
     }
 }
 
