@@ -6,7 +6,7 @@
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
 //! `fingerprint`). Text becomes tokens and back in `tokenizer` and `detokenize`, with the tokens that stand beside the
 //! vocabulary (`added`) and those that have a name (`specials`); `generation` has what a model asks for, and `unhonoured`
-//! what of that it does not get. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
+//! what of that it does not get. How large all of this may be stands in `limits`. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
 //! files of them, in whose [`encoding`] people have various tastes.
 //!
 //! ```
@@ -41,6 +41,7 @@ mod fingerprint;
 mod generation;
 mod header;
 mod json;
+mod limits;
 mod lines;
 mod prompt;
 mod prompts;
