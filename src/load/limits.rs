@@ -16,7 +16,7 @@ macro_rules! limits {
 
 limits! {
     /// Positions: published models have up to ten million; counted in 32 bits by the kernels.
-    POSITIONS: usize = 1 << 30;
+    POSITIONS: usize = 1 << 28;
     /// Features of one head: published models have up to 256, and tables of cosines and sines grow with it.
     HEAD_DIM: usize = 4096;
     /// Heads: published models have up to 128.
@@ -36,8 +36,6 @@ limits! {
     /// Bytes of a part of tokenizer.json other than its vocabulary and its added tokens: the largest published ones hold a
     /// table of 400 kB.
     TOKENIZER_PART_BYTES: usize = 4 << 20;
-    /// Arrays and objects inside each other, in any JSON: the parser's own limit, without which it would overflow the stack.
-    JSON_DEPTH: usize = 127;
     /// Bytes of a safetensors header, as in the format's own library.
     HEADER_BYTES: u64 = 100_000_000;
     /// Tensors of one safetensors file: published models have some thousands.
@@ -48,7 +46,7 @@ limits! {
     LINE_BYTES: usize = 64 << 20;
 
     /// Bytes of a token of the vocabulary: published ones have up to some hundred, spaces mostly.
-    TOKEN_BYTES: usize = 64 << 10;
+    TOKEN_BYTES: usize = 4 << 10;
     /// Bytes of an added token: the search for very long ones takes quadratic time to prepare.
     ADDED_TOKEN_BYTES: usize = 512;
     /// Bytes of all added tokens of a file together: the automaton that finds them takes some hundred times as many.
@@ -56,9 +54,13 @@ limits! {
     /// Bytes of the prefix or suffix by which a tokenizer marks parts of words: copied for each of them.
     AFFIX_BYTES: usize = 64;
     /// How many times as long the steps of a normalizer, or of a decoder, may together make a text.
-    GROWTH: usize = 256;
-    /// Bytes of a text once it is normalized: four times the longest prompt. Each takes some forty in memory.
-    NORMALIZED_BYTES: usize = 64 << 20;
+    GROWTH: usize = 1024;
+    /// Characters of a word that a WordPiece model looks at, which takes their square.
+    WORD_CHARACTERS: usize = 1000;
+    /// Values in tokenizer.json, whatever their size: published ones have two million.
+    TOKENIZER_VALUES: usize = 8_000_000;
+    /// Bytes of a text once it is normalized: twice the longest prompt. Each takes some forty in memory.
+    NORMALIZED_BYTES: usize = 32 << 20;
 
     /// Bytes of a chat template, ten times as many as published ones have.
     TEMPLATE_BYTES: usize = 256 << 10;

@@ -62,3 +62,16 @@ impl<T: bytemuck::Pod> Memory<T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_memory_holds_is_an_error() {
+        for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8, isize::MAX as usize / 4, 1 << 60] {
+            let error = Memory::<f32>::zeroed(len, "test").err().expect("nobody has that much");
+            assert!(matches!(error, BackendError::OutOfMemory { what: "test", .. }), "{error}");
+        }
+    }
+}

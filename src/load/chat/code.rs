@@ -75,7 +75,8 @@ impl<'a> Code<'a> {
     /// Whether what stands before a bracket makes it a call's or a subscript's, not that of a value written out.
     pub(super) fn is_postfix(&self, bracket: usize) -> bool {
         const WORDS: [&str; 15] = [
-            "and", "as", "do", "elif", "else", "filter", "from", "if", "in", "include", "import", "is", "not", "or", "set",
+            "and", "as", "do", "elif", "else", "filter", "from", "if", "in", "include", "import", "is", "not", "or",
+            "set",
         ];
         let Some(before) = bracket.checked_sub(1) else { return false };
         let text = self.piece(before);

@@ -76,7 +76,8 @@ impl Options {
             return Err(invalid("tojson: a text longer than a prompt may be"));
         }
         // Indentation and separators are as long as the template likes, and are paid for as they are written.
-        let overhead = self.comma.len() + self.colon.len() + self.indent.as_ref().map_or(0, |indent| indent.len() * depth);
+        let overhead =
+            self.comma.len() + self.colon.len() + self.indent.as_ref().map_or(0, |indent| indent.len() * depth);
         state.consume_fuel(1 + overhead as u64 / 64)?;
         match value.kind() {
             ValueKind::None => json.push_str("null"),

@@ -24,8 +24,7 @@ impl Additions {
         let closings = code.closings();
         let closed = |open: usize| closings[open].filter(|close| *close < range.end);
         // Inner brackets close first, and what belongs to them comes first.
-        let mut brackets: Vec<(usize, usize)> =
-            range.clone().filter_map(|open| Some((closed(open)?, open))).collect();
+        let mut brackets: Vec<(usize, usize)> = range.clone().filter_map(|open| Some((closed(open)?, open))).collect();
         brackets.sort_unstable();
         for &(close, open) in brackets.iter().filter(|(_, open)| !code.is_postfix(*open)) {
             // The parameters of a call block are written like a value in brackets.

@@ -20,13 +20,13 @@ mod values;
 pub use message::Message;
 
 use super::json::Object;
-use super::{LoadError, limits};
 use super::source::Source;
 use super::specials::Specials;
+use super::{LoadError, limits};
 use find::{DEFAULT, TOOL_USE, Text, Texts};
 use minijinja::value::Serde;
-use rewrite::TooMany;
 use minijinja::{Environment, Error};
+use rewrite::TooMany;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

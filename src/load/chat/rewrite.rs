@@ -167,7 +167,11 @@ impl Code<'_> {
             text += &self.text[at..piece.start];
             text += before;
             let code = self.piece(index);
-            if code.starts_with(['\'', '"']) { text += &escapes(code) } else { text += code }
+            if code.starts_with(['\'', '"']) {
+                text += &escapes(code)
+            } else {
+                text += code
+            }
             text += after;
             at = piece.end;
         }
@@ -208,7 +212,10 @@ mod tests {
         let rewritten = [
             ("{% for x in y %}", "{% for x in (y)|looped %}"),
             ("{%- for k, v in d.items() -%}", "{%- for k, v in ((d.items())|kept)|looped -%}"),
-            ("{% for x in [1 if a else 2] if x in 'if' %}", "{% for x in ((([1 if a else 2]|kept))|kept)|looped if x in 'if' %}"),
+            (
+                "{% for x in [1 if a else 2] if x in 'if' %}",
+                "{% for x in (([1 if a else 2])|kept)|looped if x in 'if' %}",
+            ),
             ("{%for x in tree recursive%}", "{%for x in (tree)|looped recursive%}"),
             ("{% for x in a['%}'] %}", "{% for x in (a['%}'])|looped %}"),
             ("{% if x in y %}{{ 'for x in y' }}", "{% if x in y %}{{ 'for x in y' }}"),
@@ -219,6 +226,31 @@ mod tests {
             ("{% for x in y", "{% for x in (y)|looped"),
             ("{% for", "{% for"),
             ("{ {x} {", "{ {x} {"),
+        ];
+        for (template, text) in rewritten {
+            assert_eq!(rewrite(template).ok().as_deref(), Some(text), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_measured_and_what_is_only_taken_out_is_not() {
+        let rewritten = [
+            ("{% set a = b.c['d'][0] or e %}", "{% set a = b.c['d'][0] or e %}"),
+            ("{%- set a = b + [c, d] -%}", "{%- set a = (b + ([c, d]|kept))|kept -%}"),
+            ("{% set a, b = b, a %}", "{% set a, b = (b, a)|kept %}"),
+            ("{% set n.a = b %}", "{% set n.a = (b)|held %}"),
+            ("{% set a %}b{% endset %}", "{% set a | kept %}b{% endset %}"),
+            ("{% set a | f(b ~ c) -%}", "{% set a | f((b ~ c)|kept) | kept -%}"),
+            ("{% with a = b, c = d ~ e %}", "{% with a = b, c = (d ~ e)|kept %}"),
+            ("{{ f(a, b=c + d, *e, **{'g': h}) }}", "{{ f(a, b=(c + d)|kept, *e, **(({'g': h}|kept))|kept) }}"),
+            ("{{ a[1:] ~ ['b', 1] ~ (c, d)[0] }}", "{{ a[1:] ~ ['b', 1] ~ ((c, d)|kept)[0] }}"),
+            ("{{ 'a' * -b.c(d)|e(1) + f ** 2 }}", "{{ 'a'|factor * -b.c(d)|e(1)|factor + f ** 2 }}"),
+            ("{{ a is in (b, c) and not (d == e) }}", "{{ a is in ((b, c)|kept) and not ((d == e)|kept) }}"),
+            (
+                "{% macro m(a, b=[c, d]) %}{% call(e, f) m(g) %}",
+                "{% macro m(a, b=(([c, d]|kept))|kept) %}{% call(e, f) m(g) %}",
+            ),
+            ("{{ [1, [2]] }} {{ {'a': [true]} }} {{ () }}", "{{ [1, [2]] }} {{ {'a': [true]} }} {{ () }}"),
         ];
         for (template, text) in rewritten {
             assert_eq!(rewrite(template).ok().as_deref(), Some(text), "{template}");

@@ -11,7 +11,10 @@ use std::thread;
 /// If there is no room for another thread, or the work panics.
 pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("chat template".into()).stack_size(limits::TEMPLATE_STACK).spawn_scoped(scope, work)?;
+        let worker = thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(limits::TEMPLATE_STACK)
+            .spawn_scoped(scope, work)?;
         worker.join().map_err(|_| io::Error::other("the template engine failed"))
     })
 }
