@@ -17,7 +17,8 @@ struct Parts<'a> {
     post_processor: Option<&'a RawValue>,
     #[serde(borrow)]
     decoder: Option<&'a RawValue>,
-    model: Option<Model>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
 }
 
 /// What a model puts beside pieces of words.
@@ -39,7 +40,7 @@ pub(super) fn check(path: &Path, json: &[u8]) -> Result<usize, LoadError> {
         true => Err(LoadError::limit(path, what, found, most as u64)),
         false => Ok(()),
     };
-    limit("values in the file", values(json), limits::TOKENIZER_VALUES)?;
+    limit("values in the file", Sizes::of(json).values, limits::TOKENIZER_VALUES)?;
     let parts: Parts<'_> = serde_json::from_slice(json).map_err(damaged)?;
     let mut grown = 1_usize;
     for (name, part) in [
@@ -50,13 +51,17 @@ pub(super) fn check(path: &Path, json: &[u8]) -> Result<usize, LoadError> {
     ] {
         let Some(part) = part else { continue };
         limit(&format!("bytes of `{name}`"), part.get().len(), limits::TOKENIZER_PART_BYTES)?;
-        if matches!(name, "normalizer" | "pre_tokenizer") {
-            let steps = serde_json::from_str(part.get()).map_err(damaged)?;
-            grown = grown.saturating_mul(growth(path, &steps)?);
+        let steps = serde_json::from_str(part.get()).map_err(damaged)?;
+        match name {
+            "normalizer" | "pre_tokenizer" => grown = grown.saturating_mul(growth(path, &steps)?),
+            "post_processor" => limit("tokens that `post_processor` adds", added(&steps), limits::BEGIN_TOKENS)?,
+            _ => {}
         }
     }
     limit("growth of a text by `normalizer` and `pre_tokenizer`", grown, limits::GROWTH)?;
     if let Some(model) = parts.model {
+        limit("bytes of a token in `model`", Sizes::of(model.get().as_bytes()).longest, limits::TOKEN_BYTES)?;
+        let model: Model = serde_json::from_str(model.get()).map_err(damaged)?;
         let bytes = |text: Option<String>| text.map_or(0, |text| text.len());
         let longest = model.max_input_chars_per_word.unwrap_or(0).try_into().unwrap_or(usize::MAX);
         limit("bytes of `continuing_subword_prefix`", bytes(model.continuing_subword_prefix), limits::AFFIX_BYTES)?;
@@ -66,19 +71,46 @@ pub(super) fn check(path: &Path, json: &[u8]) -> Result<usize, LoadError> {
     Ok(grown)
 }
 
-/// How many values a JSON text has, counted by what separates them.
-fn values(json: &[u8]) -> usize {
-    let (mut values, mut quoted, mut escaped) = (1, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            b',' | b'[' | b'{' if !quoted => values += 1,
-            _ => {}
+/// The sizes of a JSON text, told from its bytes alone: what reads it may need much more room for the same.
+#[derive(Debug, PartialEq)]
+struct Sizes {
+    /// Values of any kind, counted by what separates them.
+    values: usize,
+    /// Bytes of the longest text, as it is written.
+    longest: usize,
+}
+
+impl Sizes {
+    fn of(json: &[u8]) -> Self {
+        let mut sizes = Self { values: 1, longest: 0 };
+        let (mut start, mut escaped) = (None, false);
+        for (at, byte) in json.iter().enumerate() {
+            match (byte, start) {
+                _ if escaped => escaped = false,
+                (b'\\', Some(_)) => escaped = true,
+                (b'"', Some(begun)) => {
+                    sizes.longest = sizes.longest.max(at - begun - 1);
+                    start = None;
+                }
+                (b'"', None) => start = Some(at),
+                (b',' | b'[' | b'{', None) => sizes.values += 1,
+                _ => {}
+            }
         }
+        sizes
     }
-    values
+}
+
+/// How many tokens a post-processor puts beside a text, at most.
+fn added(step: &Value) -> usize {
+    let items = |value: &Value| match value {
+        Value::String(text) => text.split_whitespace().count(),
+        value => value.as_array().map_or(0, Vec::len),
+    };
+    let steps = step["processors"].as_array().into_iter().flatten();
+    let tokens = step["special_tokens"].as_object().into_iter().flat_map(|tokens| tokens.values());
+    let longest = tokens.map(|token| items(&token["ids"])).max().unwrap_or(0).max(1);
+    steps.map(added).fold(items(&step["single"]).saturating_mul(longest), usize::saturating_add)
 }
 
 /// How many times as long a normalizer or a pre-tokenizer makes a text at most, as far as its file decides that: what
@@ -157,6 +189,20 @@ mod tests {
 
     #[test]
     fn values_are_counted_outside_of_texts() {
-        assert_eq!(values(br#"{"a": [1, 2, "x,[{\",,"], "b\\": {}}"#), 1 + 3 + 3);
+        let json = br#"{"a": [1, 2, "x,[{\",,"], "b\\": {}}"#;
+        assert_eq!(Sizes::of(json), Sizes { values: 1 + 3 + 3, longest: 8 });
+    }
+
+    #[test]
+    fn tokens_of_a_template_multiply() {
+        let piece = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
+        let template = |pieces: Value| {
+            json!({"type": "TemplateProcessing", "single": pieces,
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1, 2, 3], "tokens": ["<s>", "<s>", "<s>"]}}})
+        };
+        let ten = template(vec![piece; 10].into());
+        assert_eq!(added(&ten), 30);
+        assert_eq!(added(&template("[CLS] $A [SEP]".into())), 9);
+        assert_eq!(added(&json!({"type": "Sequence", "processors": [ten.clone(), {"type": "ByteLevel"}, ten]})), 60);
     }
 }

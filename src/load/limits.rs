@@ -45,7 +45,10 @@ limits! {
     /// Bytes of a line of a file of requests or prompts: four times the longest prompt.
     LINE_BYTES: usize = 64 << 20;
 
-    /// Bytes of a token of the vocabulary: published ones have up to some hundred, spaces mostly.
+    /// Tokens that a tokenizer puts beside a text: published ones put one or two.
+    BEGIN_TOKENS: usize = 4096;
+    /// Bytes of a token of the vocabulary, as it is written: published ones have up to some hundred, spaces mostly. A
+    /// Unigram model is dropped by recursion over them.
     TOKEN_BYTES: usize = 4 << 10;
     /// Bytes of an added token: the search for very long ones takes quadratic time to prepare.
     ADDED_TOKEN_BYTES: usize = 512;

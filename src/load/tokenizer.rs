@@ -62,10 +62,6 @@ impl Tokenizer {
         if vocabulary.is_empty() {
             return Err(LoadError::tokenizer(&self.path, "the vocabulary is empty"));
         }
-        if let Some(long) = vocabulary.keys().find(|token| token.len() > limits::TOKEN_BYTES) {
-            let what = format!("bytes of the token {}", spelling(long));
-            return Err(LoadError::limit(&self.path, what, long.len(), limits::TOKEN_BYTES as u64));
-        }
         let of_model = vocabulary.into_iter().map(|(token, id)| (self.ids.to_model(id), token));
         let mut past: Vec<(TokenId, String)> = of_model.filter(|(id, _)| *id as usize >= self.vocab_size).collect();
         past.sort_unstable();

@@ -2,10 +2,9 @@
 //! memory or by a loop without end is known by its number.
 
 use crate::grammar;
-use crate::victim::{PANICS, Victim, count_panics, use_it, use_template};
+use crate::victim::{Victim, use_it, use_template};
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// What a process may take of memory, the 512 MiB for the stack of templates and all code included.
 const MEMORY: u64 = 4 << 30;
@@ -66,20 +65,19 @@ pub fn work() {
         "tokenizers" => Victim::new(crate::LLAMA, &[("tokenizer.json", crate::TOKENIZER)], "tokenizer.json"),
         _ => Victim::new(crate::LLAMA, &[("chat_template.jinja", "x")], "chat_template.jinja"),
     };
-    count_panics();
     for number in from.parse::<usize>().unwrap()..to.parse().unwrap() {
         println!("input {number}");
         std::io::stdout().flush().unwrap();
         victim.put(&input(kind, number));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match kind {
+        // What panics inside of `tokenizers` is an error too, by the time that it comes out here.
+        let outcome = match kind {
             "templates" => use_template(&victim.path()),
             _ => victim.open().and_then(use_it),
-        }));
-        if let Ok(Err(error)) = outcome {
+        };
+        if let Err(error) = outcome {
             let message = error.to_string();
             assert!(message.len() < 2000 && message.contains(&victim.folder()), "{message}");
         }
-        assert_eq!(PANICS.load(Relaxed), 0);
     }
     println!("all tried");
 }

@@ -18,7 +18,7 @@ const KEYED: [&str; 4] =
     ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 
 /// Panics of this process, also those that the loader catches and makes errors of.
-pub static PANICS: AtomicUsize = AtomicUsize::new(0);
+static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 pub struct Victim {
     folder: TempDir,
@@ -117,7 +117,7 @@ impl Victim {
 }
 
 /// Counts the panics of this process from here on, and still tells of them.
-pub fn count_panics() {
+fn count_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Relaxed);
         eprintln!("{panic}");

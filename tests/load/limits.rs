@@ -77,13 +77,21 @@ fn sizes_that_tokenizers_would_take_at_their_word_are_refused() {
         json!([{"id": 600, "content": content, "special": true, "single_word": false,
         "lstrip": false, "rstrip": false, "normalized": false}])
     };
+    let begin = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
     for (tokenizer, expected) in [
         (with("normalizer", table(&u32::MAX.to_le_bytes())), "`precompiled_charsmap` is damaged"),
         (with("normalizer", table(b"ab")), "`precompiled_charsmap` is damaged"),
         (with("normalizer", table(&[&[0; 4][..], &[b'a'; 2000]].concat())), "`pre_tokenizer`: 2001 (at most 1024)"),
         (with("decoder", json!({"type": "Fuse", "x": "x".repeat(5 << 20)})), "bytes of `decoder`: 5242"),
-        (long, "bytes of the token \"xxxx"),
+        (long, "bytes of a token in `model`: 5000 (at most 4096)"),
         (suffixed, "bytes of `end_of_word_suffix`: 100 (at most 64)"),
+        (
+            with(
+                "post_processor",
+                json!({"type": "TemplateProcessing", "single": vec![begin; 5000], "pair": [], "special_tokens": {}}),
+            ),
+            "tokens that `post_processor` adds: 5000 (at most 4096)",
+        ),
         (with("added_tokens", added("x".repeat(600))), "…\": 600 (at most 512)"),
         (with("post_processor", json!(vec![0; 8_000_001])), "values in the file: 8000"),
     ] {
