@@ -14,3 +14,4 @@ mod limits;
 mod messages;
 mod tensors;
 mod tokenizer;
+mod values;
