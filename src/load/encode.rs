@@ -8,19 +8,36 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::{
     Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, Result, Tokenizer,
+    PreTokenizer, Result, SplitDelimiterBehavior, Tokenizer,
 };
 
-/// The regex of ByteLevel, and the bytes of a word up to which it takes no more steps than it may: about one for a byte.
+/// The regex of ByteLevel.
 const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const SURELY_WITHIN_STEPS: usize = 100_000;
+
+/// A regex by which words are split.
+struct Splitter {
+    regex: Regex,
+    pieces: Pieces,
+}
+
+/// What becomes of the pieces of a word.
+#[derive(Clone, Copy, PartialEq)]
+enum Pieces {
+    Kept,
+    /// Those that match, or those that do not, are dropped.
+    Dropped,
+    /// A character for each byte, and before them perhaps a space.
+    Bytes {
+        prefix: bool,
+    },
+}
 
 /// The regexes of a tokenizer, by its steps.
 pub(super) struct Regexes {
     /// How many times as long a text becomes at most.
     growth: usize,
     normalizer: Vec<Option<Regex>>,
-    pre_tokenizer: Vec<Option<(Regex, usize)>>,
+    pre_tokenizer: Vec<Option<Splitter>>,
 }
 
 impl Regexes {
@@ -46,11 +63,16 @@ impl Regexes {
         for step in pre_tokenizers(inner) {
             found.pre_tokenizer.push(match step {
                 PreTokenizerWrapper::Split(split) => match &split.pattern {
-                    SplitPattern::Regex(regex) => Some((Regex::new(regex)?, 0)),
+                    SplitPattern::Regex(regex) => {
+                        let drops = matches!(split.behavior, SplitDelimiterBehavior::Removed);
+                        let pieces = if drops { Pieces::Dropped } else { Pieces::Kept };
+                        Some(Splitter { regex: Regex::new(regex)?, pieces })
+                    }
                     SplitPattern::String(_) => None,
                 },
                 PreTokenizerWrapper::ByteLevel(step) if step.use_regex => {
-                    Some((Regex::new(BYTE_LEVEL)?, SURELY_WITHIN_STEPS))
+                    let pieces = Pieces::Bytes { prefix: step.add_prefix_space };
+                    Some(Splitter { regex: Regex::new(BYTE_LEVEL)?, pieces })
                 }
                 _ => None,
             });
@@ -65,13 +87,11 @@ impl Regexes {
     pub(super) fn encode(&self, inner: &Tokenizer, text: &str) -> Result<Vec<TokenId>> {
         self.check_normalizer(inner, text)?;
         let mut words = inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);
-        for (step, regex) in pre_tokenizers(inner).into_iter().zip(&self.pre_tokenizer) {
-            if let Some((regex, within)) = regex {
-                for word in unfinished(&words).filter(|word| word.len() > *within) {
-                    check_steps(regex, word)?;
-                }
+        for (step, splitter) in pre_tokenizers(inner).into_iter().zip(&self.pre_tokenizer) {
+            match splitter {
+                Some(splitter) => splitter.split(step, &mut words)?,
+                None => step.pre_tokenize(&mut words)?,
             }
-            step.pre_tokenize(&mut words)?;
         }
         words.tokenize(|word| inner.get_model().tokenize(word.get()))?;
         let encoding = words.into_encoding(None, 0, OffsetType::None)?;
@@ -110,7 +130,7 @@ impl Regexes {
                 let mut part = NormalizedString::from(part);
                 for (step, regex) in normalizers(inner).into_iter().zip(&self.normalizer) {
                     if let Some(regex) = regex {
-                        check_steps(regex, part.get())?;
+                        check_steps(regex, part.get(), 0)?;
                     }
                     step.normalize(&mut part)?;
                 }
@@ -120,11 +140,50 @@ impl Regexes {
     }
 }
 
-fn check_steps(regex: &Regex, text: &str) -> Result<()> {
-    match regex.find_iter(text).find_map(std::result::Result::err) {
-        Some(error) => Err(format!("a regex gives up on a text of {} bytes: {error}", text.len()).into()),
-        None => Ok(()),
+impl Splitter {
+    /// Splits the words.
+    ///
+    /// # Errors
+    /// If the regex gives up on one of them.
+    fn split(&self, step: &PreTokenizerWrapper, words: &mut PreTokenizedString) -> Result<()> {
+        if self.pieces == Pieces::Dropped {
+            unfinished(words).try_for_each(|word| check_steps(&self.regex, word, 0))?;
+            return step.pre_tokenize(words);
+        }
+        let prefix = |word: &str| self.pieces == (Pieces::Bytes { prefix: true }) && !word.starts_with(' ');
+        let before = unfinished(words).map(|word| if prefix(word) { format!(" {word}") } else { word.to_owned() });
+        let before: Vec<String> = before.collect();
+        step.pre_tokenize(words)?;
+        // Where a regex has given up, the rest of the word is one piece, the last one.
+        let bytes = |piece: &str| if self.pieces == Pieces::Kept { piece.len() } else { piece.chars().count() };
+        let mut pieces = unfinished(words);
+        for word in before {
+            let (mut last, mut end) = (0, 0);
+            while end < word.len() {
+                last = end;
+                end += pieces.next().map_or(word.len(), bytes);
+            }
+            check_steps(&self.regex, &word, last)?;
+        }
+        Ok(())
     }
+}
+
+/// Looks for a regex in what follows a place of a text.
+///
+/// # Errors
+/// If it gives up.
+fn check_steps(regex: &Regex, text: &str, mut at: usize) -> Result<()> {
+    let gives_up = |error| format!("a regex gives up on a text of {} bytes: {error}", text.len());
+    while let Some(found) = regex.find_from_pos(text, at).map_err(gives_up)? {
+        // As `tokenizers` does it, an empty match is followed by the next character.
+        let next = text[found.end()..].chars().next().filter(|_| found.start() == found.end());
+        at = found.end() + next.map_or(0, char::len_utf8);
+        if at >= text.len() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The parts of a text that are no tokens yet.
