@@ -94,6 +94,6 @@ fn a_longer_conversation_may_take_more() {
     let all = render(&backwards.replace("TIMES", "loop.index0"), 600).unwrap();
     assert_eq!(all.len(), 600);
     let often = format!("{{% for a in range(9) %}}{}{{% endfor %}}", backwards.replace("TIMES", "6000"));
-    let error = render(&often, 1).unwrap_err().to_string();
+    let error = render(&often, 2).unwrap_err().to_string();
     assert!(error.contains("out of fuel"), "{error}");
 }
