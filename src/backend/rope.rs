@@ -1,5 +1,6 @@
 //! Rotary position embedding: tables of cosines and sines, and the rotation.
 
+use super::BackendError;
 use crate::model::{Rope, RopeScaling};
 use std::f64::consts::TAU;
 
@@ -12,13 +13,17 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Tables for positions `0..context` and heads of `head_dim`.
-    pub fn new(rope: &Rope, head_dim: usize, context: usize) -> Self {
+    ///
+    /// # Errors
+    /// If their memory cannot be had.
+    pub fn new(rope: &Rope, head_dim: usize, context: usize) -> Result<Self, BackendError> {
         let half = head_dim / 2;
         let magnitude = match rope.scaling {
             RopeScaling::Yarn { attention_factor, .. } => attention_factor,
             _ => 1.0,
         };
-        let mut table = Self { half, cos: Vec::with_capacity(context * half), sin: Vec::with_capacity(context * half) };
+        let numbers = context.saturating_mul(half);
+        let mut table = Self { half, cos: reserved(numbers)?, sin: reserved(numbers)? };
         let mut turns = frequencies(rope, head_dim, 1);
         for position in 0..context {
             if let RopeScaling::Dynamic { original_max_positions, .. } = rope.scaling
@@ -32,12 +37,17 @@ impl RopeTable {
                 table.sin.push((sin * magnitude) as f32);
             }
         }
-        table
+        Ok(table)
     }
 
     /// Cosine and sine of each pair at each position, `[positions, head_dim / 2, 2]`.
-    pub fn pairs(&self) -> Vec<f32> {
-        self.cos.iter().zip(&self.sin).flat_map(|(&cos, &sin)| [cos, sin]).collect()
+    ///
+    /// # Errors
+    /// If their memory cannot be had.
+    pub fn pairs(&self) -> Result<Vec<f32>, BackendError> {
+        let mut pairs = reserved(self.cos.len().saturating_mul(2))?;
+        pairs.extend(self.cos.iter().zip(&self.sin).flat_map(|(&cos, &sin)| [cos, sin]));
+        Ok(pairs)
     }
 
     /// Rotates one head: pair `i` is elements `i` and `i + head_dim / 2`, as in Hugging Face's models.
@@ -49,6 +59,14 @@ impl RopeTable {
             (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
         }
     }
+}
+
+/// Room for so many numbers.
+fn reserved(numbers: usize) -> Result<Vec<f32>, BackendError> {
+    let mut room = Vec::new();
+    let bytes = numbers.saturating_mul(size_of::<f32>());
+    room.try_reserve_exact(numbers).map_err(|_| BackendError::OutOfMemory { what: "rotary tables", bytes })?;
+    Ok(room)
 }
 
 /// Radians per position of each pair, for a sequence of `length` tokens (which only the dynamic
@@ -144,14 +162,23 @@ mod tests {
         let longer = turns(dynamic.clone(), 200);
         let base = 10_000.0f64 * 3.0f64.powf(64.0 / 62.0);
         assert!((longer[1] - base.powf(-1.0 / 32.0)).abs() < 1e-15);
-        let table = RopeTable::new(&Rope { theta: 10_000.0, scaling: dynamic }, 64, 201);
+        let table = RopeTable::new(&Rope { theta: 10_000.0, scaling: dynamic }, 64, 201).unwrap();
         let angle = 199.0 * longer[1];
         assert!((f64::from(table.cos[199 * 32 + 1]) - angle.cos()).abs() < 1e-7);
     }
 
     #[test]
+    fn a_table_that_no_memory_holds_is_an_error() {
+        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Default };
+        for (head_dim, context) in [(1 << 21, 1 << 40), (1 << 12, usize::MAX)] {
+            let error = RopeTable::new(&rope, head_dim, context).err().expect("nobody has that much");
+            assert!(matches!(error, BackendError::OutOfMemory { what: "rotary tables", .. }), "{error}");
+        }
+    }
+
+    #[test]
     fn rotation_turns_pairs_half_a_head_apart() {
-        let table = RopeTable::new(&Rope { theta: 10_000.0, scaling: RopeScaling::Default }, 4, 8);
+        let table = RopeTable::new(&Rope { theta: 10_000.0, scaling: RopeScaling::Default }, 4, 8).unwrap();
         let mut head = [1.0, 0.0, 0.0, 2.0];
         table.rotate(&mut head, 3);
         let expected = [3f64.cos(), -2.0 * 0.03f64.sin(), 3f64.sin(), 2.0 * 0.03f64.cos()];

@@ -8,7 +8,7 @@ use super::error::{short, spelling};
 use super::json::{Document, Object};
 use super::source::Source;
 use super::tokenizer::guarded;
-use super::{LoadError, specials};
+use super::{LoadError, limits, specials};
 use crate::TokenId;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +18,6 @@ use tokenizers::{AddedToken, Model};
 const CONFIG: &str = "tokenizer_config.json";
 const ADDED: &str = "added_tokens.json";
 const DECODER: &str = "added_tokens_decoder";
-/// Bytes of an added token, far more than any honest one has: the search for very long ones takes quadratic time to
-/// prepare.
-const LONGEST: usize = 512;
 /// Lists of special tokens without a name, in older and newer files.
 const UNNAMED: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
@@ -133,9 +130,7 @@ pub(super) fn add(
         for key in added.keys() {
             let id = added.unsigned(key)?.and_then(|id| id.try_into().ok());
             let id = id.ok_or_else(|| added.wrong(key, "a token's id"))?;
-            if key.len() > LONGEST {
-                return Err(too_long(&added, key, key.len()));
-            }
+            check_length(added.path(), key)?;
             match additions.put(&added, key, id, AddedToken::from(key, false)) {
                 // As in transformers, the newer way to list them outdoes the older.
                 Err(_) if decoder.is_some() => {
@@ -206,10 +201,10 @@ pub(super) fn declared(path: &Path, json: &[u8]) -> Result<Vec<Declared>, LoadEr
         added_tokens: Vec<Declared>,
     }
     let file: File = serde_json::from_slice(json).map_err(|error| LoadError::tokenizer(path, error))?;
-    if let Some(long) = file.added_tokens.iter().find(|token| token.content.len() > LONGEST) {
-        let (content, bytes) = (spelling(&long.content), long.content.len());
-        let message = format!("added token {content} is {bytes} bytes long, expected at most {LONGEST}");
-        return Err(LoadError::tokenizer(path, message));
+    file.added_tokens.iter().try_for_each(|token| check_length(path, &token.content))?;
+    let bytes = file.added_tokens.iter().map(|token| token.content.len()).sum::<usize>();
+    if bytes > limits::ADDED_TOKENS_BYTES {
+        return Err(LoadError::limit(path, "bytes of all added tokens", bytes, limits::ADDED_TOKENS_BYTES as u64));
     }
     Ok(file.added_tokens)
 }
@@ -334,15 +329,23 @@ fn contradiction(object: &Object<'_>, key: &str, id: TokenId, content: &str, exp
     }
 }
 
-fn too_long(object: &Object<'_>, key: &str, bytes: usize) -> LoadError {
-    object.wrong(key, &format!("a token of at most {LONGEST} bytes, not {bytes}"))
+fn check_length(path: &Path, token: &str) -> Result<(), LoadError> {
+    let most = limits::ADDED_TOKEN_BYTES;
+    match token.len() > most {
+        true => {
+            Err(LoadError::limit(path, format!("bytes of the token {}", spelling(token)), token.len(), most as u64))
+        }
+        false => Ok(()),
+    }
 }
 
 /// A special token: a string, or an object with its `content` and flags.
 fn special(object: &Object<'_>, name: &str, value: &Value) -> Result<AddedToken, LoadError> {
     match (value, object.child(name, value)) {
-        (Value::String(content), _) if content.len() > LONGEST => Err(too_long(object, name, content.len())),
-        (Value::String(content), _) => Ok(AddedToken::from(content, true)),
+        (Value::String(content), _) => {
+            check_length(object.path(), content)?;
+            Ok(AddedToken::from(content, true))
+        }
         (_, Some(entry)) => with_flags(&entry, true),
         _ => Err(object.wrong(name, "a string or an object with `content`")),
     }
@@ -351,9 +354,7 @@ fn special(object: &Object<'_>, name: &str, value: &Value) -> Result<AddedToken,
 /// `special`: what the token is where its entry does not say.
 fn with_flags(entry: &Object<'_>, special: bool) -> Result<AddedToken, LoadError> {
     let content = entry.text("content")?.ok_or_else(|| entry.wrong("content", "a string"))?;
-    if content.len() > LONGEST {
-        return Err(too_long(entry, "content", content.len()));
-    }
+    check_length(entry.path(), content)?;
     let flag = |key: &str, default: bool| Ok(entry.flag(key)?.unwrap_or(default));
     let special = flag("special", special)?;
     Ok(AddedToken {

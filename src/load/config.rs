@@ -1,15 +1,9 @@
 //! `config.json` to [`Geometry`], with the defaults of each family as Hugging Face transformers has
 //! them. What this engine does not run is refused by name, never guessed at.
 
-use super::LoadError;
 use super::json::Object;
-use super::rope;
+use super::{LoadError, limits, rope};
 use crate::model::Geometry;
-
-/// Bounds that keep every product of two sizes far from overflow; no published model comes near.
-const MOST_FEATURES: usize = 1 << 24;
-const MOST_LAYERS: usize = 4096;
-pub(super) const MOST_POSITIONS: usize = 1 << 30;
 
 const FAMILIES: &str = "llama, mistral, qwen2, qwen3";
 
@@ -76,21 +70,21 @@ pub(super) fn parse(root: &Object<'_>) -> Result<Config, LoadError> {
     let required = |key: &str, most: usize| {
         root.size(key, most)?.ok_or_else(|| root.wrong(key, &format!("a whole number in 1..={most}")))
     };
-    let hidden_size = required("hidden_size", MOST_FEATURES)?;
-    let heads = required("num_attention_heads", MOST_FEATURES)?;
-    let kv_heads = root.size("num_key_value_heads", MOST_FEATURES)?.unwrap_or(heads);
+    let hidden_size = required("hidden_size", limits::FEATURES)?;
+    let heads = required("num_attention_heads", limits::HEADS)?;
+    let kv_heads = root.size("num_key_value_heads", limits::HEADS)?.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         return Err(root.wrong("num_key_value_heads", &format!("a divisor of num_attention_heads, {heads}")));
     }
     let head_dim = head_dim(root, family, hidden_size, heads)?;
-    let layers = required("num_hidden_layers", MOST_LAYERS)?;
-    let max_positions = root.size("max_position_embeddings", MOST_POSITIONS)?.unwrap_or(family.max_positions());
+    let layers = required("num_hidden_layers", limits::LAYERS)?;
+    let max_positions = root.size("max_position_embeddings", limits::POSITIONS)?.unwrap_or(family.max_positions());
 
     let geometry = Geometry {
         family: family.name().into(),
-        vocab_size: required("vocab_size", MOST_FEATURES)?,
+        vocab_size: required("vocab_size", limits::VOCABULARY)?,
         hidden_size,
-        intermediate_size: required("intermediate_size", MOST_FEATURES)?,
+        intermediate_size: required("intermediate_size", limits::FEATURES)?,
         layers,
         heads,
         kv_heads,
@@ -106,7 +100,7 @@ pub(super) fn parse(root: &Object<'_>) -> Result<Config, LoadError> {
 }
 
 fn head_dim(root: &Object<'_>, family: Family, hidden: usize, heads: usize) -> Result<usize, LoadError> {
-    let head_dim = match root.size("head_dim", MOST_FEATURES)? {
+    let head_dim = match root.size("head_dim", limits::HEAD_DIM)? {
         Some(head_dim) => head_dim,
         None if family == Family::Qwen3 && !root.has("head_dim") => 128,
         None if hidden.is_multiple_of(heads) => hidden / heads,
@@ -119,8 +113,13 @@ fn head_dim(root: &Object<'_>, family: Family, hidden: usize, heads: usize) -> R
         let key = if root.value("head_dim").is_some() { "head_dim" } else { "hidden_size" };
         return Err(root.wrong(key, "an even number of features in each head (rotary embedding turns pairs)"));
     }
-    if heads.checked_mul(head_dim).is_none_or(|size| size > MOST_FEATURES) {
-        return Err(root.wrong("num_attention_heads", &format!("at most {MOST_FEATURES} query features in all")));
+    if head_dim > limits::HEAD_DIM {
+        let what = "hidden_size / num_attention_heads, where head_dim is not given";
+        return Err(LoadError::limit(root.path(), what, head_dim, limits::HEAD_DIM as u64));
+    }
+    if heads * head_dim > limits::FEATURES {
+        let what = "num_attention_heads · head_dim";
+        return Err(LoadError::limit(root.path(), what, heads * head_dim, limits::FEATURES as u64));
     }
     Ok(head_dim)
 }
@@ -147,7 +146,7 @@ fn windows(root: &Object<'_>, family: Family, layers: usize) -> Result<Vec<Optio
     const DEFAULT_WINDOW: usize = 4096;
     const DEFAULT_FIRST_WINDOWED: usize = 28;
 
-    let window = root.size("sliding_window", MOST_POSITIONS)?;
+    let window = root.size("sliding_window", limits::POSITIONS)?;
     let window = if root.has("sliding_window") { window } else { Some(DEFAULT_WINDOW) };
     let (window, first) = match family {
         Family::Llama => (None, 0),

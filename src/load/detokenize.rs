@@ -5,18 +5,14 @@
 //! the work per token does not depend on what came before, and the pieces add up to the whole by
 //! construction.
 
-use super::{LoadError, Tokenizer};
+use super::growth::replacement;
+use super::{LoadError, Tokenizer, limits};
 use crate::TokenId;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
 const SUPPORTED: &str = "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip at the start";
-
-/// Bounds on `Replace`, far above what tokenizers need (one step, one character), so that a hostile
-/// one cannot make a text grow without end.
-const MOST_REPLACES: usize = 4;
-const LONGEST_CONTENT: usize = 16;
 
 /// How a tokenizer spells bytes.
 pub(super) enum Detokenizer {
@@ -76,14 +72,16 @@ impl Detokenizer {
             return Ok(Self::ByteLevel);
         }
         let mut pieces = Pieces::default();
-        let mut fused = false;
+        let (mut fused, mut growth) = (false, 1_usize);
         for step in steps {
             match (kind(step), fused) {
                 ("Replace", false) => {
                     let pattern = step["pattern"]["String"].as_str().ok_or_else(|| refuse("Replace by a regex"))?;
                     let content = step["content"].as_str().unwrap_or_default();
-                    if pieces.replace.len() == MOST_REPLACES || content.len() > LONGEST_CONTENT {
-                        return Err(refuse("Replace in many steps or by a long text"));
+                    growth = growth.saturating_mul(replacement(Some(pattern), content));
+                    if growth > limits::GROWTH {
+                        let what = "growth of a token by `decoder`";
+                        return Err(LoadError::limit(path, what, growth, limits::GROWTH as u64));
                     }
                     pieces.replace.push((pattern.into(), content.into()));
                 }

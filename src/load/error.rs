@@ -24,15 +24,17 @@ pub enum LoadError {
         /// What is there instead; empty, or begins with punctuation.
         hint: &'static str,
     },
-    /// A file is larger than any honest one of its kind.
-    #[error("{path}: {bytes} bytes, more than the {limit} that such a file may have")]
-    TooLarge {
+    /// Something is larger than any honest file has it, as docs/limits.md lists them.
+    #[error("{path}: {what}: {found} (at most {most})")]
+    Limit {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
+        /// The key, or what it is the size of.
+        what: String,
+        /// How large it is.
+        found: String,
         /// The limit.
-        limit: u64,
+        most: u64,
     },
     /// The file was not fetched: a pointer of Git LFS stands in its place.
     #[error("{path}: a Git LFS pointer in place of the file: run `git lfs pull` in its folder")]
@@ -134,6 +136,10 @@ pub enum LoadError {
 impl LoadError {
     pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_path_buf(), source }
+    }
+
+    pub(super) fn limit(path: &Path, what: impl ToString, found: impl ToString, most: u64) -> Self {
+        Self::Limit { path: path.to_path_buf(), what: short(what), found: short(found), most }
     }
 
     pub(super) fn malformed(path: &Path, message: impl ToString) -> Self {

@@ -3,14 +3,12 @@
 //! Read here rather than by the `safetensors` crate: its errors do not name the tensor, it lets a name
 //! come twice, and its size check adds up offsets that a hostile file can make overflow.
 
+use super::limits;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{Error, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-
-/// Longest header, in bytes, as in the format's own library.
-const LONGEST: u64 = 100_000_000;
 
 /// A checked header: every range lies in the file, and together they fill it without overlap.
 pub(super) struct Header {
@@ -31,8 +29,8 @@ impl Header {
     pub(super) fn parse(file: &[u8]) -> Result<Self, String> {
         let (length, rest) = file.split_first_chunk::<8>().ok_or("shorter than the 8 bytes of a header's length")?;
         let length = u64::from_le_bytes(*length);
-        if length > LONGEST || length > rest.len() as u64 {
-            let most = LONGEST.min(rest.len() as u64);
+        if length > limits::HEADER_BYTES || length > rest.len() as u64 {
+            let most = limits::HEADER_BYTES.min(rest.len() as u64);
             return Err(format!("a header of {length} bytes, but at most {most} are possible"));
         }
         let (json, data) = rest.split_at(length as usize);
@@ -92,6 +90,9 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut header = RawHeader { metadata: BTreeMap::new(), tensors: Vec::new() };
                 let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
+                    if seen.len() > limits::TENSORS {
+                        return Err(A::Error::custom(format!("more than {} tensors", limits::TENSORS)));
+                    }
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("`{name}` comes twice")));
                     }

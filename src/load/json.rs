@@ -93,7 +93,13 @@ impl<'a> Object<'a> {
     }
 
     /// A whole number in `1..=most`.
+    ///
+    /// # Errors
+    /// [`LoadError::Limit`] for a larger one, [`LoadError::Key`] for anything else.
     pub(super) fn size(&self, key: &str, most: usize) -> Result<Option<usize>, LoadError> {
+        if let Some(number) = self.value(key).and_then(Value::as_u64).filter(|number| *number > most as u64) {
+            return Err(LoadError::limit(self.path, format!("`{}`", self.name(key)), number, most as u64));
+        }
         let in_range =
             |value: &Value| value.as_u64().and_then(|n| n.try_into().ok()).filter(|n| (1..=most).contains(n));
         self.get(key, &format!("a whole number in 1..={most}"), in_range)

@@ -3,11 +3,12 @@
 
 use super::encoding::without_mark;
 use super::error::short;
+use super::limits;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 /// The lines of a file that are not empty.
 pub struct JsonLines<R> {
@@ -26,14 +27,20 @@ impl<R: BufRead> JsonLines<R> {
     /// The next line, without the white space at its end, and its number, from 1; `None` at the end.
     ///
     /// # Errors
-    /// If it cannot be read, or the file is UTF-16. There is no use in reading on.
+    /// If it cannot be read, is longer than any prompt, or the file is UTF-16. There is no use in reading on.
     pub fn next_line(&mut self) -> io::Result<Option<(usize, &[u8])>> {
         loop {
             self.line.clear();
-            if self.reader.read_until(b'\n', &mut self.line)? == 0 {
+            // One more, to see whether the line goes on.
+            let most = limits::LINE_BYTES as u64 + 1;
+            if self.reader.by_ref().take(most).read_until(b'\n', &mut self.line)? == 0 {
                 return Ok(None);
             }
             self.number += 1;
+            if self.line.len() > limits::LINE_BYTES {
+                let message = format!("line {} has more than {} bytes", self.number, limits::LINE_BYTES);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
             if self.number == 1 {
                 let mark = self.line.len() - without_mark(&self.line)?.len();
                 self.line.drain(..mark);

@@ -4,9 +4,10 @@
 //! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
-//! `fingerprint`). Text becomes tokens and back in `tokenizer` and `detokenize`, with the tokens that stand beside the
+//! `fingerprint`). Text becomes tokens and back in `tokenizer` (its steps in `encode`, what they make of a
+//! text's length in `growth`) and `detokenize`, with the tokens that stand beside the
 //! vocabulary (`added`) and those that have a name (`specials`); `generation` has what a model asks for, and `unhonoured`
-//! what of that it does not get. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
+//! what of that it does not get. How large all of this may be stands in `limits`. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
 //! files of them, in whose [`encoding`] people have various tastes.
 //!
 //! ```
@@ -34,13 +35,16 @@ mod chat;
 mod checkpoint;
 mod config;
 mod detokenize;
+mod encode;
 pub mod encoding;
 mod error;
 mod exit;
 mod fingerprint;
 mod generation;
+mod growth;
 mod header;
 mod json;
+mod limits;
 mod lines;
 mod prompt;
 mod prompts;

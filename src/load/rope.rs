@@ -1,9 +1,8 @@
 //! The rotary embedding of a configuration, in both spellings: `rope_scaling` beside `rope_theta`,
 //! and `rope_parameters`. Defaults as in `modeling_rope_utils` of Hugging Face transformers 5.
 
-use super::LoadError;
-use super::config::MOST_POSITIONS;
 use super::json::Object;
+use super::{LoadError, limits};
 use crate::model::{Rope, RopeScaling};
 
 const TYPES: &str = "default, linear, dynamic, llama3, yarn";
@@ -63,8 +62,8 @@ fn scaling(
         _ => Err(parameters.wrong("factor", "a number of at least 1")),
     };
     let original = || {
-        let inside = parameters.size("original_max_position_embeddings", MOST_POSITIONS)?;
-        Ok(inside.or(root.size("original_max_position_embeddings", MOST_POSITIONS)?).unwrap_or(max_positions))
+        let inside = parameters.size("original_max_position_embeddings", limits::POSITIONS)?;
+        Ok(inside.or(root.size("original_max_position_embeddings", limits::POSITIONS)?).unwrap_or(max_positions))
     };
     match kind {
         "default" => Ok(RopeScaling::Default),

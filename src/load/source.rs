@@ -1,16 +1,13 @@
 //! Where a model's files lie: in a folder, or in the binary itself.
 
-use super::LoadError;
 use super::encoding::without_mark;
+use super::{LoadError, limits};
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-
-/// Largest JSON or template file that is read into memory.
-const LARGEST_TEXT: u64 = 256 << 20;
 
 /// Files in the binary: name and content.
 pub(super) type Files = &'static [(&'static str, &'static [u8])];
@@ -34,10 +31,15 @@ impl Source {
 
     /// The content of a small file of text, without a byte order mark; `None` where there is no such file.
     pub(super) fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
+        self.read_up_to(file, limits::JSON_BYTES)
+    }
+
+    /// The same for a file that may have `most` bytes.
+    pub(super) fn read_up_to(&self, file: &str, most: u64) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
         let path = self.path(file);
         match self {
             Self::Embedded { .. } => Ok(self.embedded(file).map(Cow::Borrowed)),
-            Self::Folder(_) => open(&path)?.map(|opened| read_text(opened, &path).map(Cow::Owned)).transpose(),
+            Self::Folder(_) => open(&path)?.map(|opened| read_text(opened, &path, most).map(Cow::Owned)).transpose(),
         }
     }
 
@@ -107,14 +109,19 @@ fn open(path: &Path) -> Result<Option<File>, LoadError> {
     }
 }
 
-fn read_text(file: File, path: &Path) -> Result<Vec<u8>, LoadError> {
+fn read_text(file: File, path: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
     let io = |error| LoadError::io(path, error);
     let bytes = file.metadata().map_err(io)?.len();
-    if bytes > LARGEST_TEXT {
-        return Err(LoadError::TooLarge { path: path.to_path_buf(), bytes, limit: LARGEST_TEXT });
-    }
     let mut content = Vec::new();
-    file.take(LARGEST_TEXT).read_to_end(&mut content).map_err(io)?;
+    if bytes <= most {
+        content.try_reserve_exact(bytes as usize).map_err(|_| io(ErrorKind::OutOfMemory.into()))?;
+        // One more, to see whether the file has grown since.
+        file.take(most + 1).read_to_end(&mut content).map_err(io)?;
+    }
+    let bytes = bytes.max(content.len() as u64);
+    if bytes > most {
+        return Err(LoadError::limit(path, "bytes", bytes, most));
+    }
     refuse_pointer(path, &content)?;
     utf8(content, path)
 }

@@ -1,10 +1,10 @@
 //! The tensors of one safetensors file or of several with an index, mapped into memory.
 
-use super::LoadError;
 use super::error::short;
 use super::header::{Entry, Header};
 use super::json::Document;
 use super::source::{Bytes, Source};
+use super::{LoadError, limits};
 use crate::TokenId;
 use crate::model::{Dtype, Matrix, Vector};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +75,12 @@ impl Tensors {
         }
 
         let mut tensors = Self { path: root.path().to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
-        for shard in shard_of.values().copied().collect::<BTreeSet<_>>() {
+        let shards = shard_of.values().copied().collect::<BTreeSet<_>>();
+        if shards.len() > limits::SHARDS {
+            let what = format!("files in `{}`", root.name("weight_map"));
+            return Err(LoadError::limit(root.path(), what, shards.len(), limits::SHARDS as u64));
+        }
+        for shard in shards {
             let path = source.path(shard);
             let missing = || LoadError::io(&path, std::io::ErrorKind::NotFound.into());
             let bytes = source.map(shard)?.ok_or_else(missing)?;

@@ -2,10 +2,11 @@
 
 use super::added::{self, Ids, TokenFiles};
 use super::detokenize::{self, Detokenizer, TextStream};
+use super::encode::Regexes;
 use super::error::spelling;
 use super::source::Source;
 use super::specials::special_token;
-use super::{GenerationDefaults, LoadError};
+use super::{GenerationDefaults, LoadError, growth, limits};
 use crate::TokenId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ const FILE: &str = "tokenizer.json";
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    regexes: Regexes,
     detokenizer: Detokenizer,
     /// Where `inner` has other ids than the model.
     ids: Ids,
@@ -36,9 +38,10 @@ impl Tokenizer {
         vocab_size: usize,
         notes: &mut Vec<String>,
     ) -> Result<Option<Self>, LoadError> {
-        let Some(bytes) = source.read(FILE)? else { return Ok(None) };
+        let Some(bytes) = source.read_up_to(FILE, limits::TOKENIZER_BYTES)? else { return Ok(None) };
         let path = source.path(FILE);
         // First, since they refuse by an error what makes `tokenizers` panic or stall.
+        let growth = growth::check(&path, &bytes)?;
         let detokenizer = Detokenizer::parse(&path, &bytes)?;
         let declared = added::declared(&path, &bytes)?;
         let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(&bytes))?;
@@ -46,8 +49,9 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| LoadError::tokenizer(&path, error))?;
         inner.with_padding(None);
         let ids = added::add(&mut inner, &path, declared, files, notes)?;
+        let regexes = guarded(&path, || Regexes::of(&inner, growth))?;
 
-        let mut tokenizer = Self { detokenizer, inner, path, ids, vocab_size, begin: Vec::new() };
+        let mut tokenizer = Self { detokenizer, inner, regexes, path, ids, vocab_size, begin: Vec::new() };
         tokenizer.look_past_vocabulary(notes)?;
         tokenizer.begin = tokenizer.find_begin(files, generation, notes)?;
         Ok(Some(tokenizer))
@@ -129,10 +133,19 @@ impl Tokenizer {
     /// text are recognised either way.
     ///
     /// # Errors
-    /// If the tokenizer refuses the text, or the text has a token that the model's vocabulary lacks.
+    /// If the tokenizer refuses the text, one of its regexes gives up on it, the text is too long, or it has a token that
+    /// the model's vocabulary lacks.
     pub fn encode(&self, text: &str, begin: bool) -> Result<Vec<TokenId>, LoadError> {
-        let encoding = guarded(&self.path, || self.inner.encode_fast(text, false))?;
-        let mut ids: Vec<TokenId> = encoding.get_ids().iter().map(|&id| self.ids.to_model(id)).collect();
+        let mut ids = guarded(&self.path, || {
+            Ok(match self.regexes.check_length(&self.inner, text) {
+                Ok(()) => Ok(self.regexes.encode(&self.inner, text)?),
+                Err(bytes) => Err(bytes),
+            })
+        })?
+        .map_err(|bytes| {
+            LoadError::limit(&self.path, "bytes of a normalized text", bytes, limits::NORMALIZED_BYTES as u64)
+        })?;
+        ids.iter_mut().for_each(|id| *id = self.ids.to_model(*id));
         if begin && !ids.starts_with(&self.begin) {
             ids.splice(0..0, self.begin.iter().copied());
         }

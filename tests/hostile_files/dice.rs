@@ -84,7 +84,7 @@ impl Dice {
     }
 
     /// A value in the place of another one.
-    fn value(&mut self, place: &Value) -> Value {
+    pub fn value(&mut self, place: &Value) -> Value {
         match self.roll(18) {
             0 => Value::Null,
             1 => (-1).into(),
@@ -107,7 +107,7 @@ impl Dice {
     }
 
     /// The JSON with what no `Value` can hold: keys that come twice, and texts as they are.
-    fn write(&mut self, json: &Value) -> Vec<u8> {
+    pub fn write(&mut self, json: &Value) -> Vec<u8> {
         let mut text = json.to_string().replace(TWICE, "");
         for (n, raw) in RAW_TEXTS.iter().enumerate() {
             let mark = format!("\"{RAW}{n}\"");

@@ -1,7 +1,11 @@
 //! Damaged and hostile model files: thousands of them, each opened and used. Every one gives a model
 //! or an error that names the file; none a panic, and none makes the loader take memory that its files do not justify.
 
+#[cfg(target_os = "linux")]
+mod children;
 mod dice;
+#[cfg(target_os = "linux")]
+mod grammar;
 mod memory;
 mod victim;
 
@@ -131,10 +135,25 @@ const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": nul
             "<0xE4>": 10, "x": 11},
         "merges": ["▁ d", "d e", "de f"]}}"#;
 
-/// How many variants the next test tries: `EESD_MUTATIONS`, or what takes a few seconds.
-fn mutations() -> usize {
+/// How many variants the next tests try: `EESD_MUTATIONS`, or what takes a few seconds.
+fn mutations(usual: usize) -> usize {
     let given = std::env::var("EESD_MUTATIONS").ok();
-    given.map_or(2500, |given| given.parse().expect("EESD_MUTATIONS is a whole number"))
+    given.map_or(usual, |given| given.parse().expect("EESD_MUTATIONS is a whole number"))
+}
+
+/// Configurations, templates and tokenizers that know what hurts, with 4 GB of memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn thousands_of_hostile_files_with_little_memory() {
+    let _alone = ALONE.lock();
+    children::attack(mutations(20_000));
+}
+
+/// The work of the processes that the test above starts; nothing by itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn in_a_process_of_its_own() {
+    children::work();
 }
 
 #[test]
@@ -147,7 +166,7 @@ fn settings_and_tokens_mutated_many_times() {
         ("added_tokens.json", ADDED),
         ("generation_config.json", GENERATION),
     ];
-    let count = mutations() / files.len();
+    let count = mutations(2500) / files.len();
     for (number, (file, _)) in files.into_iter().enumerate() {
         let victim = Victim::new(LLAMA, &files, file);
         let mut dice = Dice(0x9FB2_1C65_1E98_DF25 + number as u64);

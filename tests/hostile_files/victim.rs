@@ -1,7 +1,9 @@
 //! A model folder of which one file is replaced again and again.
 
 use crate::memory;
-use eesd::load::{Chat, Checkpoint, LoadError, Message};
+use eesd::backend::DEFAULT_CONTEXT;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::load::{Chat, ChatTemplate, Checkpoint, LoadError, Message};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -44,22 +46,33 @@ impl Victim {
         victim
     }
 
-    fn open(&self) -> Result<Checkpoint, LoadError> {
+    pub fn open(&self) -> Result<Checkpoint, LoadError> {
         Checkpoint::open(self.folder.path())
+    }
+
+    /// The file that is replaced.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join(self.file)
+    }
+
+    /// The folder, as errors have it.
+    pub fn folder(&self) -> String {
+        self.folder.path().display().to_string()
+    }
+
+    /// Replaces the file.
+    pub fn put(&self, variant: &[u8]) {
+        // A new file each time: the old one may not change while it is mapped.
+        std::fs::remove_file(self.path()).unwrap();
+        std::fs::write(self.path(), variant).unwrap();
     }
 
     /// Opens one variant of the file after another; at least `errors` of a hundred must be refused.
     pub fn attack(&self, variants: impl IntoIterator<Item = Vec<u8>>, errors: usize) -> usize {
-        std::panic::set_hook(Box::new(|panic| {
-            PANICS.fetch_add(1, Relaxed);
-            eprintln!("{panic}");
-        }));
+        count_panics();
         let (mut tried, mut refused) = (0, 0);
-        let path: PathBuf = self.folder.path().join(self.file);
         for variant in variants {
-            // A new file each time: the old one may not change while it is mapped.
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, &variant).unwrap();
+            self.put(&variant);
             tried += 1;
             let outcome = catch_unwind(AssertUnwindSafe(|| match self.open() {
                 Ok(checkpoint) => use_it(checkpoint).err().map(|error| (error, false)),
@@ -91,20 +104,38 @@ impl Victim {
     fn check(&self, error: &LoadError, opening: bool, variant: &[u8]) {
         let message = error.to_string();
         assert!(message.len() < 2000, "{}: an error of {} bytes", self.file, message.len());
-        let folder = self.folder.path().display().to_string();
-        assert!(message.starts_with(&folder), "{}: {message}", self.file);
+        assert!(message.starts_with(&self.folder()), "{}: {message}", self.file);
         if opening && KEYED.contains(&self.file) {
             assert!(message.contains(self.file), "{}: {message}", self.file);
             if serde_json::from_slice::<Map<String, Value>>(variant).is_ok() {
-                let named = matches!(error, LoadError::Key { .. } | LoadError::Template { .. });
+                let named =
+                    matches!(error, LoadError::Key { .. } | LoadError::Limit { .. } | LoadError::Template { .. });
                 assert!(named, "{}: {message}", self.file);
             }
         }
     }
 }
 
+/// Counts the panics of this process from here on, and still tells of them.
+fn count_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Relaxed);
+        eprintln!("{panic}");
+    }));
+}
+
+/// Renders a conversation with the chat template of a file.
+pub fn use_template(path: &Path) -> Result<(), LoadError> {
+    let specials = [("bos_token".to_owned(), "<s>".to_owned())].into();
+    ChatTemplate::from_file(path, specials)?.render(&conversation()).map(drop)
+}
+
+fn conversation() -> Chat {
+    Chat::new([Message::new("user", "hi")])
+}
+
 /// Uses everything that a folder gives.
-fn use_it(checkpoint: Checkpoint) -> Result<(), LoadError> {
+pub fn use_it(checkpoint: Checkpoint) -> Result<(), LoadError> {
     let weights = checkpoint.weights();
     assert_eq!(weights.layers.len(), checkpoint.geometry().layers);
     weights.norm.to_f32();
@@ -128,7 +159,18 @@ fn use_it(checkpoint: Checkpoint) -> Result<(), LoadError> {
         stream.finish();
     }
     if let Ok(Some(template)) = checkpoint.chat_template() {
-        template.render(&Chat::new([Message::new("user", "hi")]))?;
+        template.render(&conversation())?;
     }
+    make_room(&checkpoint);
     Ok(())
+}
+
+/// Tables, cache and workspace by the geometry; it is an error, and nothing worse, where there is no memory for them.
+fn make_room(checkpoint: &Checkpoint) {
+    // Enough of the embedded model's many forms for a test, which reads its weights anew each time.
+    if checkpoint.parameters() < 1_000_000 {
+        let context = checkpoint.geometry().max_positions.min(DEFAULT_CONTEXT);
+        let options = CpuOptions { threads: Some(1), context, ..CpuOptions::default() };
+        let _ = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), None, &options);
+    }
 }

@@ -130,7 +130,7 @@ fn a_broken_template_leaves_the_folder_usable_and_gives_way_to_another() {
         (json!("{% for %}"), "tokenizer_config.json: chat template: "),
         (json!("a\n{{ b"), "(line 2)"),
         (json!("{{ x | nothing_like_that }}{% endfor %}"), "chat template: "),
-        (json!("x".repeat(300 << 10)), "307200 bytes, more than the 262144"),
+        (json!("x".repeat(300 << 10)), "bytes of a chat template: 307200 (at most 262144)"),
     ];
     for (value, expected) in broken {
         let folder = with(value);

@@ -96,17 +96,34 @@ fn configurations_are_refused_by_name() {
         (rope(json!({"rope_type": "yarn", "factor": 4, "beta_fast": -1})), "`rope_parameters.beta_fast` is -1"),
         (rope(json!({"rope_theta": 0})), "`rope_parameters.rope_theta` is 0, expected a number above 0"),
         (json!({"hidden_size": 0}), "`hidden_size` is 0, expected a whole number in 1..="),
-        (json!({"hidden_size": u64::MAX}), "`hidden_size` is 18446744073709551615, expected a whole number in 1..="),
+        (json!({"hidden_size": u64::MAX}), "`hidden_size`: 18446744073709551615 (at most 1048576)"),
+        (json!({"hidden_size": 1e300}), "`hidden_size` is 1e+300, expected a whole number in 1..=1048576"),
+        (json!({"head_dim": 1 << 21}), "`head_dim`: 2097152 (at most 4096)"),
+        (
+            json!({"head_dim": null, "hidden_size": 8192, "num_attention_heads": 1, "num_key_value_heads": 1}),
+            "hidden_size / num_attention_heads, where head_dim is not given: 8192 (at most 4096)",
+        ),
+        (
+            json!({"max_position_embeddings": 1_u64 << 40}),
+            "`max_position_embeddings`: 1099511627776 (at most 268435456)",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 1_u64 << 40}}),
+            "`rope_parameters.original_max_position_embeddings`: 1099511627776 (at most",
+        ),
         (json!({"vocab_size": "512"}), "`vocab_size` is \"512\", expected a whole number in 1..="),
         (json!({"vocab_size": null}), "`vocab_size` is null, expected"),
-        (json!({"num_hidden_layers": 5000}), "`num_hidden_layers` is 5000, expected a whole number in 1..=4096"),
+        (json!({"num_hidden_layers": 5000}), "`num_hidden_layers`: 5000 (at most 4096)"),
         (json!({"num_key_value_heads": 3}), "`num_key_value_heads` is 3, expected a divisor of num_attention_heads, 4"),
         (json!({"head_dim": 33}), "`head_dim` is 33, expected an even number"),
         (
             json!({"head_dim": null, "num_attention_heads": 3, "num_key_value_heads": 3}),
             "a multiple of num_attention_h",
         ),
-        (json!({"num_attention_heads": 1 << 20, "head_dim": 1 << 20}), "`num_attention_heads` is 1048576, expected at"),
+        (
+            json!({"num_attention_heads": 1 << 12, "head_dim": 1 << 12}),
+            "num_attention_heads · head_dim: 16777216 (at most",
+        ),
         (json!({"rms_norm_eps": -1e-5}), "`rms_norm_eps` is -0.00001, expected a number above 0"),
         (json!({"tie_word_embeddings": "no"}), "`tie_word_embeddings` is \"no\", expected true or false"),
         (

@@ -10,6 +10,8 @@ mod generation;
 #[path = "../common/grown.rs"]
 mod grown;
 mod jinja;
+mod limits;
 mod messages;
 mod tensors;
 mod tokenizer;
+mod values;

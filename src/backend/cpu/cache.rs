@@ -122,3 +122,33 @@ pub fn page_floats(geometry: &Geometry) -> usize {
 fn or_zero(number: f32) -> f32 {
     if number.is_finite() { number } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Rope, RopeScaling};
+
+    #[test]
+    fn sizes_whose_product_no_memory_holds_are_an_error() {
+        let geometry = Geometry {
+            family: "llama".into(),
+            vocab_size: 1 << 22,
+            hidden_size: 1 << 20,
+            intermediate_size: 1 << 20,
+            layers: 4096,
+            heads: 4096,
+            kv_heads: 256,
+            head_dim: 4096,
+            rms_norm_eps: 1e-6,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
+            windows: vec![None; 4096],
+            max_positions: 1 << 28,
+            qk_norm: false,
+            tied_head: false,
+        };
+        for pages in [1 << 22, usize::MAX] {
+            let error = Cache::new(&geometry, pages).err().expect("nobody has that much");
+            assert!(matches!(error, BackendError::OutOfMemory { what: "KV cache", .. }), "{error}");
+        }
+    }
+}

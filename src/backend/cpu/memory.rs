@@ -91,3 +91,16 @@ fn reserve(bytes: usize) -> Option<Backing> {
     backing.resize(lines, Line([0; 64]));
     Some(backing)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_memory_holds_is_an_error() {
+        for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8, isize::MAX as usize / 4, 1 << 60] {
+            let error = Memory::<f32>::zeroed(len, "test").err().expect("nobody has that much");
+            assert!(matches!(error, BackendError::OutOfMemory { what: "test", .. }), "{error}");
+        }
+    }
+}

@@ -130,7 +130,7 @@ impl CpuBackend {
                 simd,
                 geometry: geometry.clone(),
                 weights: Weights::new(geometry, weights, exit, &mut pool)?,
-                rope: RopeTable::new(&geometry.rope, geometry.head_dim, context),
+                rope: RopeTable::new(&geometry.rope, geometry.head_dim, context)?,
             },
             pool,
         }))

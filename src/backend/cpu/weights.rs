@@ -108,7 +108,11 @@ impl Weights {
         let embedding = if geometry.tied_head {
             Embedding::Tied
         } else {
-            Embedding::Own { dtype, row_bytes: cols * dtype.size(), bytes: bytes.to_vec() }
+            let mut own = Vec::new();
+            let oom = |_| BackendError::OutOfMemory { what: "embedding", bytes: bytes.len() };
+            own.try_reserve_exact(bytes.len()).map_err(oom)?;
+            own.extend_from_slice(bytes);
+            Embedding::Own { dtype, row_bytes: cols * dtype.size(), bytes: own }
         };
         Ok(Self { packed: packer.pack(pool)?, embedding, layers, head, exit })
     }

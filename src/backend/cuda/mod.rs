@@ -194,7 +194,7 @@ impl<D: Driver> CudaBackend<D> {
         let wanted = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let mut limits = Limits { pages: wanted, slots, max_draft, context };
         let rows = Rows::new(&limits, prefill_rows);
-        let rotary = RopeTable::new(&geometry.rope, geometry.head_dim, context).pairs();
+        let rotary = RopeTable::new(&geometry.rope, geometry.head_dim, context)?.pairs()?;
         let plan = |base| Weights::plan(base, geometry, weights, exit, rotary.clone());
         // Before the memory is counted: the library takes some.
         let library = match options.prefill {

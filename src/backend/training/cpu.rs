@@ -26,7 +26,7 @@ impl CpuStudent {
     /// A student with these parameters, for segments of at most `window` tokens. `threads`: all cores unless given.
     ///
     /// # Errors
-    /// If threads cannot be started.
+    /// If threads cannot be started, or memory cannot be had.
     pub fn new(
         geometry: &Geometry,
         layout: Layout,
@@ -43,7 +43,7 @@ impl CpuStudent {
             state: StudentState { values, mean: vec![0.0; trained], square: vec![0.0; trained] },
             gradient: vec![0.0; layout.len()],
             weight: 0.0,
-            frame: frame(geometry, layout, window),
+            frame: frame(geometry, layout, window)?,
             threads,
         })
     }
@@ -62,9 +62,16 @@ impl CpuStudent {
 }
 
 /// The constants of a block of a model.
-pub(super) fn frame<R: super::real::Real>(geometry: &Geometry, layout: Layout, window: usize) -> Frame<R> {
-    let pairs = RopeTable::new(&geometry.rope, geometry.head_dim, window).pairs();
-    Frame {
+///
+/// # Errors
+/// If memory for them cannot be had.
+pub(super) fn frame<R: super::real::Real>(
+    geometry: &Geometry,
+    layout: Layout,
+    window: usize,
+) -> Result<Frame<R>, BackendError> {
+    let pairs = RopeTable::new(&geometry.rope, geometry.head_dim, window)?.pairs()?;
+    Ok(Frame {
         heads: Heads {
             heads: geometry.heads,
             kv_heads: geometry.kv_heads,
@@ -74,7 +81,7 @@ pub(super) fn frame<R: super::real::Real>(geometry: &Geometry, layout: Layout, w
         epsilon: geometry.rms_norm_eps.into(),
         rotary: Rotary::new(&pairs, geometry.head_dim),
         layout,
-    }
+    })
 }
 
 /// Forward, and backward where there is a gradient to add to.

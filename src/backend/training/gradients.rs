@@ -22,7 +22,7 @@ impl Case {
     /// Compares some elements of each tensor, the largest gradients among them.
     fn check(&self, name: &str) {
         let (layout, values) = self.layout();
-        let frame = frame::<f64>(&self.geometry, layout.clone(), 512);
+        let frame = frame::<f64>(&self.geometry, layout.clone(), 512).unwrap();
         let batch = self.batch();
         let values: Vec<f64> = values.into_iter().map(f64::from).collect();
         let mut gradient = vec![0.0; values.len()];
@@ -95,7 +95,7 @@ fn gradients_hold_across_blocks_of_queries() {
 fn segments_do_not_see_each_other() {
     let case = Case::new((4, 2), None, &[6, 9]);
     let (layout, values) = case.layout();
-    let frame = frame::<f64>(&case.geometry, layout, 512);
+    let frame = frame::<f64>(&case.geometry, layout, 512).unwrap();
     let values: Vec<f64> = values.into_iter().map(f64::from).collect();
     let whole = case.batch();
     let mut together = vec![0.0; values.len()];

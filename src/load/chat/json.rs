@@ -1,11 +1,12 @@
 //! `tojson`, which means Python's `json.dumps` in chat templates.
 
 use super::python;
+use crate::load::limits;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Deeper values are refused: no conversation needs them, and each level takes room on the stack.
-const DEEPEST: usize = 200;
+const DEEPEST: usize = limits::TEMPLATE_VALUE_DEPTH;
 
 /// The filter: `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn to_json(
@@ -71,7 +72,13 @@ impl Options {
         if depth > DEEPEST {
             return Err(invalid(format!("tojson: more than {DEEPEST} values inside each other")));
         }
-        state.consume_fuel(1)?;
+        if json.len() > limits::PROMPT_BYTES {
+            return Err(invalid("tojson: a text longer than a prompt may be"));
+        }
+        // Indentation and separators are as long as the template likes, and are paid for as they are written.
+        let overhead =
+            self.comma.len() + self.colon.len() + self.indent.as_ref().map_or(0, |indent| indent.len() * depth);
+        state.consume_fuel(1 + overhead as u64 / 64)?;
         match value.kind() {
             ValueKind::None => json.push_str("null"),
             ValueKind::Bool => json.push_str(if value.is_true() { "true" } else { "false" }),

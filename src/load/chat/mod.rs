@@ -5,33 +5,31 @@
 //! `methods`, `json` and `clock`.
 
 mod clock;
+mod code;
 mod environment;
 mod find;
 mod json;
+mod measured;
 mod message;
 mod methods;
 mod python;
 mod rewrite;
 mod stack;
+mod values;
 
 pub use message::Message;
 
-use super::LoadError;
 use super::json::Object;
 use super::source::Source;
 use super::specials::Specials;
+use super::{LoadError, limits};
 use find::{DEFAULT, TOOL_USE, Text, Texts};
 use minijinja::value::Serde;
 use minijinja::{Environment, Error};
+use rewrite::TooMany;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-/// Bytes of the largest template, ten times as many as published ones have.
-const LARGEST: usize = 256 << 10;
-
-/// Bytes of the longest prompt, far more than any model's context.
-const LONGEST: usize = 16 << 20;
 
 /// The roles whose content a template may or may not take in parts.
 const PROBED: [&str; 4] = ["user", "system", "assistant", "tool"];
@@ -101,10 +99,18 @@ impl ChatTemplate {
         let mut environment = environment::new();
         let mut add = |name: &'static str, text: Option<Text>| {
             let Some(Text { path, jinja }) = text else { return Ok(None) };
-            if jinja.len() > LARGEST {
-                return Err(LoadError::TooLarge { path, bytes: jinja.len() as u64, limit: LARGEST as u64 });
+            if jinja.len() > limits::TEMPLATE_BYTES {
+                let most = limits::TEMPLATE_BYTES as u64;
+                return Err(LoadError::limit(&path, "bytes of a chat template", jinja.len(), most));
             }
-            let compile = || environment.add_template_owned(name, rewrite::rewrite(&jinja));
+            let rewritten = rewrite::rewrite(&jinja).map_err(|error| {
+                let (what, found, most) = match error {
+                    TooMany::Operators(found) => ("operators", found, limits::TEMPLATE_OPERATORS),
+                    TooMany::Brackets(found) => ("brackets inside each other", found, limits::TEMPLATE_BRACKETS),
+                };
+                LoadError::limit(&path, format!("{what} in one tag of a chat template"), found, most as u64)
+            })?;
+            let compile = || environment.add_template_owned(name, rewritten);
             match stack::with_room(compile).map_err(|error| LoadError::io(&path, error))? {
                 Ok(()) => Ok(Some(path)),
                 Err(error) => Err(LoadError::template(&path, describe(&error))),
@@ -146,14 +152,14 @@ impl ChatTemplate {
                 return Err(failed(format!("`{list}` is no list of objects")));
             }
         }
-        let render = || self.environment.get_template(name)?.render(minijinja::Value::from(Serde(&values)));
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel(&values)));
+        let render = || environment.get_template(name)?.render(minijinja::Value::from(Serde(&values)));
         let rendered = stack::with_room(render).map_err(|error| LoadError::io(path, error))?;
         let prompt = rendered.map_err(|error| failed(describe(&error)))?;
-        if prompt.len() > LONGEST {
-            return Err(failed(format!(
-                "wrote {} bytes, more than the {LONGEST} that a prompt may have",
-                prompt.len()
-            )));
+        if prompt.len() > limits::PROMPT_BYTES {
+            let most = limits::PROMPT_BYTES as u64;
+            return Err(LoadError::limit(path, "bytes that the chat template wrote", prompt.len(), most));
         }
         Ok(prompt)
     }
@@ -195,6 +201,25 @@ impl ChatTemplate {
         self.render_with(&Chat::new(messages), &|_| true)
             .is_ok_and(|text| text.contains(TEXT) && !text.contains("'type'") && !text.contains("\"type\""))
     }
+}
+
+/// What rendering may spend: more for a longer conversation, which is the user's word and not the template's.
+fn fuel(values: &Map<String, Value>) -> u64 {
+    fn bytes(value: &Value) -> u64 {
+        const OWN: u64 = 16;
+        OWN + match value {
+            Value::String(text) => text.len() as u64,
+            Value::Array(items) => items.iter().map(bytes).sum(),
+            Value::Object(map) => map.iter().map(|(key, value)| key.len() as u64 + bytes(value)).sum(),
+            _ => 0,
+        }
+    }
+    let bytes = values.values().map(bytes).sum::<u64>();
+    let messages = values["messages"].as_array().map_or(0, Vec::len) as u64;
+    let pairs = messages.saturating_mul(messages) / 2;
+    let fuel = pairs.saturating_mul(limits::TEMPLATE_FUEL_PER_PAIR);
+    let fuel = fuel.saturating_add(bytes.saturating_mul(limits::TEMPLATE_FUEL_PER_BYTE));
+    fuel.saturating_add(limits::TEMPLATE_FUEL).min(limits::TEMPLATE_FUEL_AT_MOST)
 }
 
 /// The error's message with its line.

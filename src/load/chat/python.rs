@@ -1,6 +1,7 @@
 //! Tests, filters and numbers where Jinja2, which is Python, does otherwise than minijinja.
 
-use super::{LONGEST, methods};
+use super::methods;
+use crate::load::limits;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter, filters};
 use std::fmt::{self, Write};
@@ -75,7 +76,7 @@ fn printed(value: &Value) -> Result<String, Error> {
     impl fmt::Write for Limited {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             self.0.push_str(text);
-            if self.0.len() > LONGEST { Err(fmt::Error) } else { Ok(()) }
+            if self.0.len() > limits::PROMPT_BYTES { Err(fmt::Error) } else { Ok(()) }
         }
     }
     let mut text = Limited(String::new());

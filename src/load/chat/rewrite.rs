@@ -1,6 +1,18 @@
 //! A template's text, rewritten where Jinja2 and transformers read it otherwise than minijinja does.
 
+use super::code::{Code, is_word};
+use super::measured::{Additions, parts, value_of};
 use super::python::LOOPED;
+use super::values::{HELD, KEPT};
+use crate::load::limits;
+
+/// Why a tag is not looked at.
+pub(super) enum TooMany {
+    /// So many operators.
+    Operators(usize),
+    /// Brackets inside each other, so many.
+    Brackets(usize),
+}
 
 /// The text to give to minijinja:
 /// - line ends are line feeds, as Jinja2 makes them;
@@ -8,8 +20,13 @@ use super::python::LOOPED;
 ///   render, it means nothing but a scope of its own;
 /// - what a `for` loops over goes through the filter [`LOOPED`], which refuses none;
 /// - a line end after `{% raw %}` is doubled, since minijinja drops one and Jinja2 does not;
-/// - escapes in quoted texts mean what they mean in Python.
-pub(super) fn rewrite(template: &str) -> String {
+/// - escapes in quoted texts mean what they mean in Python;
+/// - values that are kept are measured, as `measured` says.
+///
+/// # Errors
+/// If a tag has more operators than [`limits::TEMPLATE_OPERATORS`] or deeper brackets than
+/// [`limits::TEMPLATE_BRACKETS`].
+pub(super) fn rewrite(template: &str) -> Result<String, TooMany> {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut text = String::with_capacity(template.len());
     let mut rest = template.as_str();
@@ -24,12 +41,12 @@ pub(super) fn rewrite(template: &str) -> String {
             }
             Some(b'{') => {
                 let code = Code::read(&from[2..], "}}");
-                text.extend(["{{", &code.rewritten()]);
+                text.extend(["{{", &code.checked()?.rewritten()]);
                 2 + code.text.len()
             }
             Some(b'%') => {
                 let code = Code::read(&from[2..], "%}");
-                text.extend(["{%", &code.rewritten_tag()]);
+                text.extend(["{%", &code.checked()?.rewritten_tag()]);
                 let length = 2 + code.text.len();
                 match code.is_raw() {
                     true => length + copy_raw(&from[length..], code.text.ends_with('-'), &mut text),
@@ -43,7 +60,7 @@ pub(super) fn rewrite(template: &str) -> String {
         };
         rest = &from[length..];
     }
-    text + rest
+    Ok(text + rest)
 }
 
 /// Copies what follows `{% raw` up to `{% endraw`, the end of the first tag and all. `drops_space`: that tag drops the
@@ -61,57 +78,14 @@ fn copy_raw(from: &str, drops_space: bool, text: &mut String) -> usize {
     end
 }
 
-/// The code of a tag, from after its opening delimiter up to its closing one.
-struct Code<'a> {
-    text: &'a str,
-    pieces: Vec<Piece>,
-}
-
-/// A word, a text in quotes or any other single character, white space left out.
-struct Piece {
-    start: usize,
-    end: usize,
-    /// How many brackets are open around it.
-    depth: usize,
-}
-
-impl<'a> Code<'a> {
-    /// Reads up to `end`, where that stands outside of quotes and brackets.
-    fn read(from: &'a str, end: &str) -> Self {
-        let mut pieces = Vec::new();
-        let (mut at, mut depth) = (0, 0_usize);
-        while let Some(first) = from[at..].chars().next() {
-            let rest = &from[at..];
-            if depth == 0 && rest.starts_with(end) {
-                break;
-            }
-            let is_word = |c: char| c.is_alphanumeric() || c == '_';
-            let length = match first {
-                '\'' | '"' => quoted(rest, first),
-                _ if is_word(first) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-                _ => first.len_utf8(),
-            };
-            if matches!(first, ')' | ']' | '}') {
-                depth = depth.saturating_sub(1);
-            }
-            if !first.is_whitespace() {
-                pieces.push(Piece { start: at, end: at + length, depth });
-            }
-            if matches!(first, '(' | '[' | '{') {
-                depth += 1;
-            }
-            at += length;
+impl Code<'_> {
+    fn checked(&self) -> Result<&Self, TooMany> {
+        let depth = self.pieces.iter().map(|piece| piece.depth).max().unwrap_or(0);
+        match self.operators() {
+            _ if depth > limits::TEMPLATE_BRACKETS => Err(TooMany::Brackets(depth)),
+            operators if operators > limits::TEMPLATE_OPERATORS => Err(TooMany::Operators(operators)),
+            _ => Ok(self),
         }
-        Self { text: &from[..at], pieces }
-    }
-
-    fn piece(&self, index: usize) -> &'a str {
-        self.pieces.get(index).map_or("", |piece| &self.text[piece.start..piece.end])
-    }
-
-    /// The index of the tag's name, after the sign that keeps or drops white space.
-    fn name(&self) -> usize {
-        usize::from(matches!(self.piece(0), "-" | "+"))
     }
 
     fn is_raw(&self) -> bool {
@@ -119,71 +93,90 @@ impl<'a> Code<'a> {
     }
 
     fn rewritten_tag(&self) -> String {
-        let replaced = |name: &str| {
-            let piece = &self.pieces[self.name()];
-            [&self.text[..piece.start], name, &self.text[piece.end..]].concat()
+        let name = self.name();
+        let replaced = |other: &str| {
+            let piece = &self.pieces[name];
+            [&self.text[..piece.start], other, &self.text[piece.end..]].concat()
         };
-        match self.piece(self.name()) {
+        match self.piece(name) {
             "generation" => replaced("with"),
             "endgeneration" => replaced("endwith"),
             "for" => self.rewritten_loop(),
+            "set" => self.rewritten_assignment(),
+            "with" => {
+                let pieces = name + 1..self.unsigned().end;
+                let mut additions = Additions::of(self, pieces.clone());
+                for assigned in parts(self, pieces) {
+                    additions.keep(self, value_of(self, assigned));
+                }
+                self.written(&additions)
+            }
             _ => self.rewritten(),
         }
     }
 
     /// `for x in a if b` as `for x in (a)|looped if b`.
     fn rewritten_loop(&self) -> String {
-        let outside =
-            |word: &'static str| move |index: &usize| self.pieces[*index].depth == 0 && self.piece(*index) == word;
-        let indices = 0..self.pieces.len();
-        let Some(start) = indices.clone().find(outside("in")) else { return self.rewritten() };
-        let word =
-            indices.clone().find(|index| *index > start && (outside("if")(index) || outside("recursive")(index)));
-        let sign = indices.last().filter(|&last| matches!(self.piece(last), "-" | "+"));
-        let (before, after) = self.pieces.split_at(start + 1);
-        let end = word.or(sign).map_or(self.text.len(), |index| self.pieces[index].start);
-        let start = before.last().map_or(0, |piece| piece.end);
-        let inside = after.iter().any(|piece| piece.start < end);
-        if !inside {
+        let pieces = self.unsigned();
+        let outside = |words: &[&str], from: usize| {
+            (from..pieces.end).find(|&index| self.pieces[index].depth == 0 && words.contains(&self.piece(index)))
+        };
+        let Some(start) = outside(&["in"], 0).map(|index| index + 1) else { return self.rewritten() };
+        let end = outside(&["if", "recursive"], start).unwrap_or(pieces.end);
+        if start >= end {
             return self.rewritten();
         }
-        let iterated = self.with_escapes(start..end);
-        let (lead, tail) = (self.with_escapes(0..start), self.with_escapes(end..self.text.len()));
-        format!("{lead} ({iterated})|{LOOPED} {tail}")
+        let mut additions = Additions::of(self, start..pieces.end);
+        additions.keep(self, start..end);
+        additions.put_in_brackets(start..end, LOOPED);
+        self.written(&additions)
+    }
+
+    /// `set x = a` with the value measured; so is a block's text.
+    fn rewritten_assignment(&self) -> String {
+        let pieces = self.unsigned();
+        let is_sign = |&index: &usize| self.pieces[index].depth == 0 && self.piece(index) == "=";
+        let Some(sign) = pieces.clone().find(is_sign) else {
+            let mut additions = Additions::of(self, pieces.clone());
+            if pieces.len() > 1 && is_word(self.piece(pieces.end - 1)) || self.piece(pieces.end - 1) == ")" {
+                additions.after(pieces.end - 1, &format!(" | {KEPT}"));
+            }
+            return self.written(&additions);
+        };
+        let value = sign + 1..pieces.end;
+        let mut additions = Additions::of(self, value.clone());
+        let attribute = (pieces.start..sign).any(|index| self.piece(index) == ".");
+        match attribute && !value.is_empty() {
+            true => additions.put_in_brackets(value, HELD),
+            false => additions.keep(self, value),
+        }
+        self.written(&additions)
     }
 
     fn rewritten(&self) -> String {
-        self.with_escapes(0..self.text.len())
+        self.written(&Additions::of(self, self.unsigned()))
     }
 
-    /// A stretch of the code, the escapes in its quoted texts as minijinja reads them.
-    fn with_escapes(&self, range: std::ops::Range<usize>) -> String {
+    /// The code with what is added to it, escapes in quoted texts as minijinja reads them.
+    fn written(&self, additions: &Additions) -> String {
         let mut text = String::new();
-        let mut at = range.start;
-        for piece in self.pieces.iter().filter(|piece| piece.start >= range.start && piece.end <= range.end) {
-            let piece_text = &self.text[piece.start..piece.end];
-            if piece_text.starts_with(['\'', '"']) {
-                text += &self.text[at..piece.start];
-                text += &escapes(piece_text);
-                at = piece.end;
+        let mut at = 0;
+        for index in 0..self.pieces.len() {
+            let piece = &self.pieces[index];
+            let [before, after] = additions.around(index);
+            text += &self.text[at..piece.start];
+            text += before;
+            let code = self.piece(index);
+            if code.starts_with(['\'', '"']) {
+                text += &escapes(code)
+            } else {
+                text += code
             }
+            text += after;
+            at = piece.end;
         }
-        text + &self.text[at..range.end]
+        text + &self.text[at..]
     }
-}
-
-/// The length of a quoted text with its quotes; to the end where it is not closed.
-fn quoted(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, character) in text.char_indices().skip(1) {
-        match character {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if character == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
 }
 
 /// Escapes of Python's that minijinja does not know, by ones that it does; `\/`, which is none in Python, by itself.
@@ -217,22 +210,50 @@ mod tests {
     #[test]
     fn loops_go_through_the_filter_and_nothing_else_does() {
         let rewritten = [
-            ("{% for x in y %}", "{% for x in ( y )|looped %}"),
-            ("{%- for k, v in d.items() -%}", "{%- for k, v in ( d.items() )|looped -%}"),
-            ("{% for x in [1 if a else 2] if x in 'if' %}", "{% for x in ( [1 if a else 2] )|looped if x in 'if' %}"),
-            ("{%for x in tree recursive%}", "{%for x in ( tree )|looped recursive%}"),
-            ("{% for x in a['%}'] %}", "{% for x in ( a['%}'] )|looped %}"),
+            ("{% for x in y %}", "{% for x in (y)|looped %}"),
+            ("{%- for k, v in d.items() -%}", "{%- for k, v in ((d.items())|kept)|looped -%}"),
+            (
+                "{% for x in [1 if a else 2] if x in 'if' %}",
+                "{% for x in (([1 if a else 2])|kept)|looped if x in 'if' %}",
+            ),
+            ("{%for x in tree recursive%}", "{%for x in (tree)|looped recursive%}"),
+            ("{% for x in a['%}'] %}", "{% for x in (a['%}'])|looped %}"),
             ("{% if x in y %}{{ 'for x in y' }}", "{% if x in y %}{{ 'for x in y' }}"),
             ("{# {% for x in y %} #}", "{# {% for x in y %} #}"),
             ("{% raw %}{% for x in y %}{% endraw %}", "{% raw %}{% for x in y %}{% endraw %}"),
             ("{{ '{% for x in y %}' }}", "{{ '{% for x in y %}' }}"),
             ("{% for x in %}", "{% for x in %}"),
-            ("{% for x in y", "{% for x in ( y)|looped "),
+            ("{% for x in y", "{% for x in (y)|looped"),
             ("{% for", "{% for"),
             ("{ {x} {", "{ {x} {"),
         ];
         for (template, text) in rewritten {
-            assert_eq!(rewrite(template), text, "{template}");
+            assert_eq!(rewrite(template).ok().as_deref(), Some(text), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_measured_and_what_is_only_taken_out_is_not() {
+        let rewritten = [
+            ("{% set a = b.c['d'][0] or e %}", "{% set a = b.c['d'][0] or e %}"),
+            ("{%- set a = b + [c, d] -%}", "{%- set a = (b + ([c, d]|kept))|kept -%}"),
+            ("{% set a, b = b, a %}", "{% set a, b = (b, a)|kept %}"),
+            ("{% set n.a = b %}", "{% set n.a = (b)|held %}"),
+            ("{% set a %}b{% endset %}", "{% set a | kept %}b{% endset %}"),
+            ("{% set a | f(b ~ c) -%}", "{% set a | f((b ~ c)|kept) | kept -%}"),
+            ("{% with a = b, c = d ~ e %}", "{% with a = b, c = (d ~ e)|kept %}"),
+            ("{{ f(a, b=c + d, *e, **{'g': h}) }}", "{{ f(a, b=(c + d)|kept, *e, **(({'g': h}|kept))|kept) }}"),
+            ("{{ a[1:] ~ ['b', 1] ~ (c, d)[0] }}", "{{ a[1:] ~ ['b', 1] ~ ((c, d)|kept)[0] }}"),
+            ("{{ 'a' * -b.c(d)|e(1) + f ** 2 }}", "{{ 'a'|factor * -b.c(d)|e(1)|factor + f ** 2 }}"),
+            ("{{ a is in (b, c) and not (d == e) }}", "{{ a is in ((b, c)|kept) and not ((d == e)|kept) }}"),
+            (
+                "{% macro m(a, b=[c, d]) %}{% call(e, f) m(g) %}",
+                "{% macro m(a, b=(([c, d]|kept))|kept) %}{% call(e, f) m(g) %}",
+            ),
+            ("{{ [1, [2]] }} {{ {'a': [true]} }} {{ () }}", "{{ [1, [2]] }} {{ {'a': [true]} }} {{ () }}"),
+        ];
+        for (template, text) in rewritten {
+            assert_eq!(rewrite(template).ok().as_deref(), Some(text), "{template}");
         }
     }
 
@@ -252,7 +273,7 @@ mod tests {
             (r"{{ '\", r"{{ '\"),
         ];
         for (template, text) in rewritten {
-            assert_eq!(rewrite(template), text, "{template}");
+            assert_eq!(rewrite(template).ok().as_deref(), Some(text), "{template}");
         }
     }
 }

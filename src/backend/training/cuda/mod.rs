@@ -140,7 +140,7 @@ impl<D: Driver> CudaStudent<D> {
         ];
         let piece = work.piece * geometry.vocab_size * size_of::<f32>();
         let host = Host::new(&driver, work.inbox.bytes, piece, rows * size_of::<PositionLoss>())?;
-        let turns = RopeTable::new(&geometry.rope, geometry.head_dim, window).pairs();
+        let turns = RopeTable::new(&geometry.rope, geometry.head_dim, window)?.pairs()?;
         let trained = layout.trained();
         let mut student = Self {
             parameters: keep(memory[0].at()).0,
