@@ -6,7 +6,9 @@
 //! the wrong path after a miss the confidences would be others; here they are the right path's.
 
 pub mod batches;
+pub mod requests;
 mod recording;
+mod rounds;
 pub mod streams;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};

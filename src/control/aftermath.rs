@@ -85,6 +85,11 @@ impl Aftermath {
     /// Whether the next round should be plain for the sake of a stretch, where drafting is thought to gain this many
     /// tokens a plain round's time over plain decoding.
     pub fn wants_plain(&mut self, gain: f64) -> bool {
+        // A stretch follows drafts. Where they are further back it has been played already, whether wanted or not.
+        if self.since_draft.is_none_or(|since| since >= STRETCH) {
+            self.playing = false;
+            return false;
+        }
         if !self.playing {
             // The more is known the rarer.
             let stretches = (self.ratios.len() - PRIOR + 1) as f64;

@@ -57,6 +57,8 @@ pub struct StepTimes {
     /// Rows of the last round, and whether it took about what was expected.
     rows: usize,
     steady: bool,
+    /// Whether it drafted.
+    drafted: bool,
     costs: Option<StepCosts>,
     /// Rounds observed since `costs` were fitted.
     since_fit: usize,
@@ -132,6 +134,7 @@ impl StepTimes {
     /// Learns from a round's times; what is no time is ignored.
     pub fn observe(&mut self, times: &RoundTimes<'_>) {
         self.rounds += 1;
+        self.drafted = !times.draft_steps.is_empty();
         let step = |&(sequences, seconds)| Pass { rows: sequences, sequences, seconds };
         let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
@@ -184,7 +187,7 @@ impl StepTimes {
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
         let known = || self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
-        (self.costs.is_none() && !known()).then_some(1 - self.rounds % 2)
+        (self.costs.is_none() && !known()).then_some(usize::from(!self.drafted))
     }
 
     /// The machine's present time over that of the table.

@@ -23,6 +23,8 @@ const LONG_PROBES: usize = 4;
 pub struct Alone {
     costs: Costs,
     ledger: Ledger,
+    /// Rounds since one that drafted, over all sequences: each may be too short for a probe to be due.
+    undrafted: usize,
     probes: usize,
     /// Of the round in progress.
     plan: Plan,
@@ -85,6 +87,7 @@ impl Alone {
     /// Learns from a finished round.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         self.costs.observe(outcome);
+        self.undrafted = if outcome.confidences.is_empty() { self.undrafted + 1 } else { 0 };
         if let Some(took) = self.costs.last_round(outcome.confidences.len()) {
             let (accepted, _) = outcome.tested();
             self.ledger.enter((accepted + 1) as f64 - took);
@@ -100,7 +103,7 @@ impl Alone {
             return Plan::Exactly(0);
         }
         let probe = if self.probes % LONG_PROBES == 1 { FIRST_DRAFTS } else { 1 };
-        if f64::from(sequence.undrafted) >= probe_every(costs.probe(probe) / costs.plain()) {
+        if self.undrafted as f64 >= probe_every(costs.probe(probe) / costs.plain()) {
             self.probes += 1;
             return Plan::Exactly(probe);
         }
