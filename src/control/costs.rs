@@ -85,6 +85,10 @@ struct Rounds {
 
 /// What [`Rounds::freshness`] is multiplied by per measured round.
 const FRESHNESS_DECAY: f64 = 0.997;
+/// Times in a row that tell of a change.
+const MOVED: usize = 4;
+/// What freshness is multiplied by when the cost of another number of rows has changed.
+const MOVED_FRESHNESS: f64 = 0.1;
 /// Rounds after which the last draft steps tell the machine's speed no more.
 const SPEED_KNOWN: usize = 8;
 /// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
@@ -155,7 +159,9 @@ impl Costs {
     }
 
     fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
-        self.draft.extend(outcome.draft_seconds);
+        for &seconds in outcome.draft_seconds {
+            self.draft.follow(seconds, MOVED);
+        }
         self.since_draft = if outcome.draft_seconds.is_empty() { self.since_draft + 1 } else { 0 };
         let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
         // The only round with its number of rows may be far from the others and so turn the whole fit.
@@ -169,7 +175,14 @@ impl Costs {
         let known = rounds.steps.mean().filter(|_| rounds.steps.len() >= KNOWN);
         let steps = known.or(expected).map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
         rounds.freshness = 1.0;
-        rounds.steps.extend(&[steps]);
+        if self.since_draft > 1 {
+            // What looks like another cost may be another speed.
+            rounds.steps.extend(&[steps]);
+        } else if rounds.steps.follow(steps, MOVED) {
+            // Most likely so have those of other numbers of rows.
+            let others = self.verify.iter_mut().filter(|(others, _)| **others != rows);
+            others.for_each(|(_, rounds)| rounds.freshness *= MOVED_FRESHNESS);
+        }
         self.fit = self.fit();
     }
 

@@ -25,6 +25,8 @@ const FRESH_FOR: f64 = 500.0;
 /// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
 const LONG_AGO: usize = 100;
 const KEPT_LONG: usize = 6;
+/// Passes of a cell in a row that tell of a change.
+const MOVED: usize = 8;
 /// Passes in a cell before it is a measure of the machine's speed.
 const KNOWN: usize = 4;
 /// Rounds that tell the speed, without the fastest and the slowest quarter.
@@ -313,7 +315,7 @@ impl Cell {
             self.seconds.keep_latest(KEPT_LONG);
         }
         self.seen = round;
-        self.seconds.extend(&[pass.seconds]);
+        self.seconds.follow(pass.seconds, MOVED);
         self.passes += 1.0;
         let rate = 1.0 / self.passes.min(SPREAD_MEMORY);
         let (rows, sequences) = (pass.rows.min(MAX_ROWS) as f64, pass.sequences.min(MAX_ROWS) as f64);
