@@ -25,8 +25,12 @@ const FRESH_FOR: f64 = 500.0;
 /// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
 const LONG_AGO: usize = 100;
 const KEPT_LONG: usize = 6;
-/// Passes of a cell in a row that tell of a change.
-const MOVED: usize = 8;
+/// How far verification and draft steps of a round may be apart, each over what was expected, and in how many rounds in a row
+/// they have to be further apart to tell of another cost.
+const APART: f64 = 1.3;
+const TELL_OF_A_CHANGE: usize = 4;
+/// Sequences over rows in a cell that most likely tells of plain rounds.
+const MOSTLY_PLAIN: f64 = 0.8;
 /// Passes in a cell before it is a measure of the machine's speed.
 const KNOWN: usize = 4;
 /// Rounds that tell the speed, without the fastest and the slowest quarter.
@@ -61,6 +65,7 @@ pub struct StepTimes {
     steady: bool,
     /// Whether it drafted.
     drafted: bool,
+    moved: Moved,
     costs: Option<StepCosts>,
     /// Rounds observed since `costs` were fitted.
     since_fit: usize,
@@ -124,6 +129,32 @@ struct Cell {
     product: f64,
 }
 
+/// Verifications of drafts, one after the other, that all took much longer than draft steps of the same rounds would tell, or
+/// all much less: no other speed, but another cost, as where a program takes a core that only wide passes need.
+#[derive(Debug, Clone, Default)]
+struct Moved {
+    /// With the speed that the draft steps tell.
+    passes: Vec<(Pass, f64)>,
+    longer: bool,
+}
+
+impl Moved {
+    /// Takes in a verification and what it and its draft steps took over what was expected; returns those that tell of
+    /// another cost, once there are enough.
+    fn observe(&mut self, pass: Pass, drafting: f64, verifying: f64) -> Option<Vec<(Pass, f64)>> {
+        let longer = verifying > drafting;
+        let far = verifying.max(drafting) > APART * verifying.min(drafting);
+        if !far || longer != self.longer {
+            self.passes.clear();
+        }
+        if far {
+            self.longer = longer;
+            self.passes.push((pass, drafting));
+        }
+        (self.passes.len() >= TELL_OF_A_CHANGE).then(|| std::mem::take(&mut self.passes))
+    }
+}
+
 /// A pass as it was measured.
 #[derive(Debug, Clone, Copy)]
 struct Pass {
@@ -152,6 +183,12 @@ impl StepTimes {
         };
         self.speeds.extend(present.as_slice());
         self.since_fit += 1;
+        if let (Some(drafting), Some(verifying)) = (drafting, verifying)
+            && let Some(moved) = self.moved.observe(verify, drafting, verifying)
+        {
+            self.start_over(moved);
+            return;
+        }
         let speed = self.speed();
         // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
         let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
@@ -168,6 +205,18 @@ impl StepTimes {
             let pass = verify.credible(speed, self.expected_verify(verify));
             self.verify.measure(pass, self.rounds);
         }
+    }
+
+    /// Forgets what verifying drafts took, but for these passes, measured since that changed.
+    fn start_over(&mut self, moved: Vec<(Pass, f64)>) {
+        self.verify.0.retain(|_, cell| cell.sequences >= MOSTLY_PLAIN * cell.rows);
+        self.speeds = Recent::default();
+        for (pass, speed) in moved {
+            self.speeds.extend(&[speed]);
+            self.verify.measure(pass.credible(speed, None), self.rounds);
+        }
+        self.costs = self.fit().or(self.costs.take());
+        self.since_fit = 0;
     }
 
     /// Whether nothing was observed yet.
@@ -315,7 +364,7 @@ impl Cell {
             self.seconds.keep_latest(KEPT_LONG);
         }
         self.seen = round;
-        self.seconds.follow(pass.seconds, MOVED);
+        self.seconds.extend(&[pass.seconds]);
         self.passes += 1.0;
         let rate = 1.0 / self.passes.min(SPREAD_MEMORY);
         let (rows, sequences) = (pass.rows.min(MAX_ROWS) as f64, pass.sequences.min(MAX_ROWS) as f64);
