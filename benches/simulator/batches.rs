@@ -1,8 +1,8 @@
 //! Rounds of several sequences: texts that join and leave a batch, on machines where rows cost what they do on
 //! memory-bound and on arithmetic-bound ones.
 
-use super::streams::Kind;
 use super::rounds::{self, Machine, Running};
+use super::streams::Kind;
 use super::{Position, Replay};
 use eesd::control::{Controller, ControllerSpec};
 use eesd::sample::{Philox, Purpose};

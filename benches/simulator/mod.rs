@@ -6,8 +6,8 @@
 //! the wrong path after a miss the confidences would be others; here they are the right path's.
 
 pub mod batches;
-pub mod requests;
 mod recording;
+pub mod requests;
 mod rounds;
 pub mod streams;
 

@@ -70,7 +70,7 @@ pub enum Change {
     BadAtFirst,
     /// One request in ten is accepted well.
     RareGood,
-    /// Acceptance drifts up and down over thousands of requests.
+    /// Acceptance drifts up and down over a thousand requests.
     Drift,
     /// Another program slows all passes down for a while.
     AllSlow,
@@ -124,7 +124,7 @@ impl Change {
             Self::FewTokens => vec![calm(60, good), phase(1500, 1..=3, bad, Busy::No), calm(200, good)],
             Self::BadAtFirst => vec![calm(300, bad), calm(200, good)],
             Self::RareGood => vec![calm(600, Drafts::Rare(0.1, 0.9, 10))],
-            Self::Drift => vec![calm(2000, Drafts::Drift(0.1, 0.9))],
+            Self::Drift => vec![calm(1000, Drafts::Drift(0.1, 0.9))],
             Self::AllSlow => {
                 [Busy::No, Busy::All, Busy::No].map(|busy| phase(150, usual.clone(), Drafts::Chance(0.7), busy)).into()
             }
@@ -142,6 +142,29 @@ pub struct Pass {
     pub draft: f64,
     /// Passes by their rows.
     pub rows: Rows,
+}
+
+impl Pass {
+    /// As on a GPU: rows are nearly free.
+    pub const ROWS_FREE: Self = Self { draft: 0.1, rows: Rows::Even(0.01) };
+    /// Every row costs a tenth of a plain round.
+    pub const ROWS_COST: Self = Self { draft: 0.2, rows: Rows::Even(0.1) };
+    /// A model that keeps a processor busy with reading its weights.
+    pub const MEMORY_BOUND: Self = Self { draft: 0.22, rows: Rows::MemoryBound };
+    /// A model that fits in the processor's caches.
+    pub const CACHED: Self = Self { draft: 0.25, rows: Rows::SingleRowFast };
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::ROWS_FREE, Self::ROWS_COST, Self::MEMORY_BOUND, Self::CACHED];
+
+    /// As the table names it.
+    pub fn name(self) -> String {
+        let rows = match self.rows {
+            Rows::Even(row) => format!("+{} % a row", 100.0 * row),
+            Rows::MemoryBound => "memory-bound rows".into(),
+            Rows::SingleRowFast => "one row fast".into(),
+        };
+        format!("r = {}, {rows}", self.draft)
+    }
 }
 
 /// A case of the table.
@@ -241,7 +264,13 @@ impl Phase {
     fn text(&self, request: usize, rng: &mut Philox) -> Vec<Position> {
         let chance = match self.drafts {
             Drafts::Chance(chance) => chance,
-            Drafts::Rare(usual, rare, every) => if request % every == every - 1 { rare } else { usual },
+            Drafts::Rare(usual, rare, every) => {
+                if request % every == every - 1 {
+                    rare
+                } else {
+                    usual
+                }
+            }
             Drafts::Drift(low, high) => {
                 let turn = request as f64 / self.requests as f64 * std::f64::consts::TAU;
                 low + (high - low) * (0.5 - 0.5 * turn.cos())

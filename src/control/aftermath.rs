@@ -131,6 +131,25 @@ mod tests {
         assert_eq!(even.ratio(), 1.0);
     }
 
+    /// As where one-token requests come between those that draft: plain rounds that nobody asked about.
+    #[test]
+    fn a_stretch_is_neither_begun_nor_kept_beyond_its_length() {
+        for gain in [0.0, 0.1, 0.5] {
+            for unasked in [SOON, STRETCH - 1, STRETCH, STRETCH + 1, 5000] {
+                let mut aftermath = Aftermath::default();
+                play(&mut aftermath, 100, gain, |_| 1.0);
+                aftermath.observe(2, 3.0);
+                (0..unasked).for_each(|_| aftermath.observe(0, 1.0));
+                let mut asked = 0;
+                while aftermath.wants_plain(gain) {
+                    aftermath.observe(0, 1.0);
+                    asked += 1;
+                }
+                assert!(unasked.min(STRETCH) + asked <= STRETCH, "{gain}: {asked} more after {unasked}");
+            }
+        }
+    }
+
     #[test]
     fn a_single_odd_stretch_changes_little() {
         let mut aftermath = Aftermath::default();

@@ -180,7 +180,10 @@ impl Level {
 
     /// Rounds passed with nothing tested: what was known grows old.
     pub fn idle(&mut self, rounds: u32) {
-        self.experts.iter_mut().filter(|_| rounds > 0).for_each(|e| e.fade(e.decay.min(IDLE_DECAY).powf(f64::from(rounds))));
+        self.experts
+            .iter_mut()
+            .filter(|_| rounds > 0)
+            .for_each(|e| e.fade(e.decay.min(IDLE_DECAY).powf(f64::from(rounds))));
     }
 
     /// What was known counts for this much less.
@@ -280,5 +283,44 @@ mod tests {
         assert!(weight(&level, 1.0) > 0.75, "{level:?}");
         (0..20).for_each(|_| level.observe(0.8, false));
         assert!(weight(&level, 0.75) > 0.75, "{level:?}");
+    }
+
+    #[test]
+    fn a_fresh_level_starts_from_its_odds_and_learns_as_any() {
+        let half = Level::new(&[0.9, 1.0]).fresh(0.5);
+        assert!((half.odds() - 0.5).abs() < 1e-12 && (half.predict(0.8) - 2.0 / 3.0).abs() < 1e-12, "{half:?}");
+        let mut level = half;
+        (0..3000).for_each(|i| level.observe(0.8, i % 5 != 0));
+        assert!((level.predict(0.8) - 0.8).abs() < 0.05, "{}", level.predict(0.8));
+        level.rebase(1.0);
+        assert!(level.predict(0.8) > 0.85, "what it learned stands to the new odds: {}", level.predict(0.8));
+    }
+
+    /// Of sequences that are alike a few unlucky drafts tell nothing; of sequences that differ they tell much.
+    #[test]
+    fn whether_sequences_are_alike_is_learned() {
+        let after_bad_luck = |chance: fn(usize) -> f64| {
+            let mut level = Level::new(&[0.9, 1.0]).and_alike();
+            let mut random = Philox::new(4, 0, Purpose::Controller, 0);
+            for sequence in 0..200 {
+                level = level.fresh(1.0);
+                (0..40).for_each(|_| level.observe(0.5, random.uniform() < chance(sequence)));
+            }
+            level = level.fresh(1.0);
+            (0..4).for_each(|_| level.observe(0.5, false));
+            level.predict(0.5)
+        };
+        let (alike, different) = (after_bad_luck(|_| 0.5), after_bad_luck(|sequence| [0.1, 0.9][sequence % 2]));
+        assert!(alike > 0.4 && different < 0.3, "{alike} {different}");
+    }
+
+    /// What says that drafting does not pay has to grow old where nothing is drafted for it.
+    #[test]
+    fn no_memory_lasts_for_ever_without_tests() {
+        let mut level = Level::new(&[1.0]).and_alike();
+        (0..5000).for_each(|_| level.observe(0.8, false));
+        assert!(level.predict(0.8) < 0.05, "{}", level.predict(0.8));
+        level.idle(3000);
+        assert!((level.predict(0.8) - 0.8).abs() < 0.05, "{}", level.predict(0.8));
     }
 }

@@ -9,9 +9,12 @@
 //! the table keeps are times at its first speed, each number of rows by a trimmed mean. Decisions need ratios of
 //! times, for which the factor does not matter, so one slow pass changes nothing.
 
+mod moved;
+
 use super::RoundTimes;
 use super::curve::{Curve, Point};
 use super::recent::Recent;
+use moved::Moved;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -25,10 +28,6 @@ const FRESH_FOR: f64 = 500.0;
 /// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
 const LONG_AGO: usize = 100;
 const KEPT_LONG: usize = 6;
-/// How far verification and draft steps of a round may be apart, each over what was expected, and in how many rounds in a row
-/// they have to be further apart to tell of another cost.
-const APART: f64 = 1.3;
-const TELL_OF_A_CHANGE: usize = 4;
 /// Sequences over rows in a cell that most likely tells of plain rounds.
 const MOSTLY_PLAIN: f64 = 0.8;
 /// Passes in a cell before it is a measure of the machine's speed.
@@ -129,32 +128,6 @@ struct Cell {
     product: f64,
 }
 
-/// Verifications of drafts, one after the other, that all took much longer than draft steps of the same rounds would tell, or
-/// all much less: no other speed, but another cost, as where a program takes a core that only wide passes need.
-#[derive(Debug, Clone, Default)]
-struct Moved {
-    /// With the speed that the draft steps tell.
-    passes: Vec<(Pass, f64)>,
-    longer: bool,
-}
-
-impl Moved {
-    /// Takes in a verification and what it and its draft steps took over what was expected; returns those that tell of
-    /// another cost, once there are enough.
-    fn observe(&mut self, pass: Pass, drafting: f64, verifying: f64) -> Option<Vec<(Pass, f64)>> {
-        let longer = verifying > drafting;
-        let far = verifying.max(drafting) > APART * verifying.min(drafting);
-        if !far || longer != self.longer {
-            self.passes.clear();
-        }
-        if far {
-            self.longer = longer;
-            self.passes.push((pass, drafting));
-        }
-        (self.passes.len() >= TELL_OF_A_CHANGE).then(|| std::mem::take(&mut self.passes))
-    }
-}
-
 /// A pass as it was measured.
 #[derive(Debug, Clone, Copy)]
 struct Pass {
@@ -183,8 +156,9 @@ impl StepTimes {
         };
         self.speeds.extend(present.as_slice());
         self.since_fit += 1;
-        if let (Some(drafting), Some(verifying)) = (drafting, verifying)
-            && let Some(moved) = self.moved.observe(verify, drafting, verifying)
+        // Where the curve is not what it is fitted as, passes that it only reckons with are always off.
+        if let (Some(drafting), Some(expected)) = (drafting, self.measured_verify(verify))
+            && let Some(moved) = self.moved.observe(verify, drafting, verify.seconds / expected)
         {
             self.start_over(moved);
             return;
@@ -264,11 +238,16 @@ impl StepTimes {
 
     /// The same of a verification.
     fn expected_verify(&self, pass: Pass) -> Option<f64> {
-        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
         let fitted = |costs: &StepCosts| {
-            costs.rows.known(pass.rows as f64).map(|cost| cost + per_sequence * pass.sequences as f64)
+            costs.rows.known(pass.rows as f64).map(|cost| cost + costs.per_sequence * pass.sequences as f64)
         };
-        self.verify.expected(pass, per_sequence).or_else(|| self.costs.as_ref().and_then(fitted))
+        self.measured_verify(pass).or_else(|| self.costs.as_ref().and_then(fitted))
+    }
+
+    /// The same, by passes of the same number of rows alone.
+    fn measured_verify(&self, pass: Pass) -> Option<f64> {
+        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
+        self.verify.expected(pass, per_sequence).filter(|_| pass.is_one())
     }
 
     /// The table in milliseconds at the present speed, for people.

@@ -35,6 +35,8 @@ mod lossless;
 mod prompt_files;
 #[cfg(feature = "bundled-model")]
 mod real_rounds;
+#[cfg(feature = "bundled-model")]
+mod regimes;
 mod rounds;
 mod sampling_distribution;
 mod sampling_properties;
