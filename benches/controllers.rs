@@ -2,12 +2,15 @@
 //!
 //! Prints one Markdown table per cost ratio: each controller's speed over that of the fixed length
 //! that would have been best in hindsight, mean and standard deviation over seeds. `--plot FILE`
-//! draws it as SVG. `--batches` instead prints that of `goodput-ts` in rounds of several sequences.
+//! draws it as SVG. `--batches` instead prints that of `goodput-ts` in rounds of several sequences, and `--requests` those of
+//! many short requests while acceptance and costs change.
 
 #[path = "simulator/batch_table.rs"]
 mod batch_table;
 #[path = "simulator/picture.rs"]
 mod picture;
+#[path = "simulator/request_table.rs"]
+mod request_table;
 mod simulator;
 #[path = "simulator/table.rs"]
 mod table;
@@ -68,6 +71,9 @@ struct Args {
     /// Rounds of several sequences instead, by batch size, on three kinds of machines.
     #[arg(long)]
     batches: bool,
+    /// Many short requests instead, while acceptance and costs change; of `--stream` only changes whose name contains it.
+    #[arg(long, conflicts_with = "batches")]
+    requests: bool,
     /// With `--batches`: plain rounds that a batch's texts are long enough for.
     #[arg(long, default_value_t = 3000)]
     rounds: usize,
@@ -98,6 +104,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if args.batches {
         println!("{}", batch_table::markdown(args.rounds, !args.unprofiled, &seeds, &args.stream));
         println!("{}", batch_table::decision_times(args.rounds, args.first_seed));
+        return Ok(());
+    }
+    if args.requests {
+        println!("{}", request_table::markdown(&args.controllers, &seeds, &args.stream));
         return Ok(());
     }
     let mut sources = table::made_up();

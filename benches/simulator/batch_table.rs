@@ -2,11 +2,9 @@
 
 use crate::simulator::batches::{Case, Load, Mix, Regime};
 use crate::simulator::streams::Kind;
-use crate::table::spread;
+use crate::table::{in_parallel, spread};
 use eesd::control::{Controller, ControllerSpec, Outcome, RoundTimes, Step};
 use eesd::sample::Philox;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Batch sizes of the table, in its order; the last column is of one that changes all the time.
@@ -73,26 +71,12 @@ pub fn markdown(rounds: usize, profiled: bool, seeds: &[u64], mix: &str) -> Stri
 
 /// The best fixed length of each case, and the speed of goodput-ts over its, less 1.
 fn play(cases: &[Case]) -> Vec<(usize, f64)> {
-    let played: Mutex<Vec<(usize, (usize, f64))>> = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(case) = cases.get(index) else { break };
-                    let texts = case.texts();
-                    let (length, best) = case.best_fixed(&texts);
-                    let gain = case.play(&texts, &ControllerSpec::default()).speedup() / best.speedup() - 1.0;
-                    played.lock().expect("a replay panicked").push((index, (length, gain)));
-                }
-            });
-        }
-    });
-    let mut played = played.into_inner().expect("a replay panicked");
-    played.sort_by_key(|(index, _)| *index);
-    played.into_iter().map(|(_, cell)| cell).collect()
+    in_parallel(cases.len(), |index| {
+        let case = cases[index];
+        let texts = case.texts();
+        let (length, best) = case.best_fixed(&texts);
+        (length, case.play(&texts, &ControllerSpec::default()).speedup() / best.speedup() - 1.0)
+    })
 }
 
 /// What deciding takes: the median of a decision and of a round's decisions, by the batch size, while drafts are long.

@@ -1,16 +1,15 @@
 //! Rounds of several sequences: texts that join and leave a batch, on machines where rows cost what they do on
 //! memory-bound and on arithmetic-bound ones.
 
+use super::rounds::{self, Machine, Running};
 use super::streams::Kind;
-use super::{MAX_DRAFT, Position, Replay};
-use eesd::control::{Controller, ControllerSpec, Outcome, RoundTimes, Step};
+use super::{Position, Replay};
+use eesd::control::{Controller, ControllerSpec};
 use eesd::sample::{Philox, Purpose};
 use rand::RngExt;
 
 /// Fewest and most tokens of a text.
 const LENGTHS: std::ops::Range<usize> = 60..600;
-/// Drafts of the rounds that are played to be timed before the first one.
-const PROFILED_DRAFTS: [usize; 5] = [0, 1, 2, 4, 8];
 /// Fixed lengths that a controller is compared with, beside none.
 const LENGTHS_TRIED: [usize; 6] = [1, 2, 3, 4, 6, 8];
 /// Rounds after which the machine falls to half its speed, and after as many more is back.
@@ -145,50 +144,27 @@ pub struct Case {
 
 /// The machine as a controller gets to see it: times jitter by a tenth, one in a hundred is ten times too long, and its
 /// speed swings slowly by a third and falls to half for 400 rounds at a time. Time itself is counted at full speed.
-struct Machine {
+struct Wavering {
     regime: Regime,
     round: usize,
     noise: Philox,
 }
 
-impl Machine {
-    fn measured(&mut self, seconds: f64) -> f64 {
+impl Machine for Wavering {
+    fn draft(&self, sequences: usize) -> f64 {
+        self.regime.draft(sequences)
+    }
+
+    fn verify(&self, _batch: usize, rows: usize) -> f64 {
+        self.regime.verify(rows)
+    }
+
+    fn measured(&mut self, time: f64) -> f64 {
         let slow = if self.round / SLOW_EVERY % 2 == 1 { 2.0 } else { 1.0 };
         let swing = (0.3 * (self.round as f64 / 700.0).sin()).exp();
         let jitter = 1.0 + 0.1 * (2.0 * self.noise.uniform() - 1.0);
         let disturbed = if self.noise.uniform() < 0.01 { 10.0 } else { 1.0 };
-        seconds * slow * swing * jitter * disturbed * 0.01
-    }
-
-    /// Rounds as an engine plays them before its first one.
-    fn profile(&mut self, controller: &mut dyn Controller, slots: usize) {
-        let sizes = std::iter::successors(Some(1), |size| Some(2 * size)).take_while(|&size| size <= slots);
-        for (batch, drafts) in sizes.flat_map(|batch| PROFILED_DRAFTS.map(|drafts| (batch, drafts))) {
-            let steps: Vec<(usize, f64)> =
-                (0..drafts).map(|_| (batch, self.measured(self.regime.draft(batch)))).collect();
-            let rows = batch * (drafts + 1);
-            let verify_seconds = self.measured(self.regime.verify(rows));
-            controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
-        }
-    }
-}
-
-/// A text on its way.
-struct Running<'a> {
-    slot: usize,
-    text: &'a [Position],
-    at: usize,
-    confidences: Vec<f32>,
-    seconds: Vec<f64>,
-}
-
-impl Running<'_> {
-    fn limit(&self) -> usize {
-        MAX_DRAFT.min(self.text.len() - self.at - 1)
-    }
-
-    fn accepted(&self) -> usize {
-        self.text[self.at..][..self.confidences.len()].iter().take_while(|p| p.accepted).count()
+        time * slow * swing * jitter * disturbed * 0.01
     }
 }
 
@@ -206,88 +182,22 @@ impl Case {
     /// Plays `texts` with `controller`, until fewer are left than should run.
     pub fn play_with(&self, texts: &[Vec<Position>], controller: &mut dyn Controller) -> Replay {
         let mut waiting: Vec<&[Position]> = texts.iter().map(Vec::as_slice).collect();
-        let mut machine =
-            Machine { regime: self.regime, round: 0, noise: Philox::new(self.seed, 0, Purpose::Bonus, 0) };
+        let noise = Philox::new(self.seed, 0, Purpose::Bonus, 0);
+        let mut machine = Wavering { regime: self.regime, round: 0, noise };
         if self.profiled && controller.wants_step_times() {
-            machine.profile(controller, self.load.most());
+            rounds::profile(controller, &mut machine, self.load.most());
         }
         let mut running: Vec<Running<'_>> = Vec::new();
         let mut total = Replay::default();
         loop {
             while running.len() < self.load.wanted(total.tokens) {
                 let Some(text) = waiting.pop() else { return total };
-                let slot = (0..).find(|slot| running.iter().all(|r| r.slot != *slot)).unwrap_or_default();
-                controller.start(slot);
-                running.push(Running { slot, text, at: 0, confidences: Vec::new(), seconds: Vec::new() });
+                running.push(Running::start(text, &running, controller));
             }
-            self.round(controller, &mut running, &mut machine, &mut total);
-            running.retain(|r| r.at < r.text.len());
+            rounds::play(controller, &mut running, &mut machine, self.seed, &mut total);
+            machine.round += 1;
+            running.retain(|r| !r.is_done());
         }
-    }
-
-    fn round(
-        &self,
-        controller: &mut dyn Controller,
-        running: &mut [Running<'_>],
-        machine: &mut Machine,
-        total: &mut Replay,
-    ) {
-        let batch = running.len();
-        let mut drafting: Vec<usize> = (0..batch).collect();
-        let mut steps: Vec<(usize, f64)> = Vec::new();
-        loop {
-            drafting.retain(|&i| running[i].confidences.len() < running[i].limit());
-            if drafting.is_empty() {
-                break;
-            }
-            let rows = running.iter().map(|r| r.confidences.len() + 1).sum();
-            let asked: Vec<Step<'_>> = drafting
-                .iter()
-                .map(|&i| &running[i])
-                .map(|r| Step { slot: r.slot, batch, confidences: &r.confidences, limit: r.limit() })
-                .collect();
-            let draw = |step: &Step<'_>| {
-                let index = (step.slot * 1000 + step.confidences.len()) as u32;
-                Philox::new(self.seed, total.rounds, Purpose::Controller, index)
-            };
-            let mut draws: Vec<Philox> = asked.iter().map(draw).collect();
-            let mut proceed = controller.proceed_together(&asked, rows, &mut draws).into_iter();
-            drafting.retain(|_| proceed.next() == Some(true));
-            if drafting.is_empty() {
-                break;
-            }
-            total.time += self.regime.draft(drafting.len());
-            let seconds = machine.measured(self.regime.draft(drafting.len()));
-            steps.push((drafting.len(), seconds));
-            for &i in &drafting {
-                let r = &mut running[i];
-                r.confidences.push(r.text[r.at + r.confidences.len()].confidence);
-                r.seconds.push(seconds);
-            }
-        }
-        let rows = running.iter().map(|r| r.confidences.len() + 1).sum();
-        total.time += self.regime.verify(rows);
-        let verify_seconds = machine.measured(self.regime.verify(rows));
-        controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
-        for r in running {
-            let accepted = r.accepted();
-            controller.observe(&Outcome {
-                slot: r.slot,
-                batch,
-                rows,
-                confidences: &r.confidences,
-                accepted,
-                draft_seconds: &r.seconds,
-                verify_seconds,
-            });
-            r.at += accepted + 1;
-            total.tokens += accepted + 1;
-            total.drafts += r.confidences.len();
-            r.confidences.clear();
-            r.seconds.clear();
-        }
-        total.rounds += 1;
-        machine.round += 1;
     }
 
     /// The fixed length, 0 included, that is fastest on `texts`, and its replay.

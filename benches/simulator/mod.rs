@@ -7,6 +7,8 @@
 
 pub mod batches;
 mod recording;
+pub mod requests;
+mod rounds;
 pub mod streams;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};

@@ -63,26 +63,13 @@ pub fn play(
 ) -> Vec<Table> {
     let jobs: Vec<(usize, u64)> =
         (0..sources.len()).flat_map(|source| seeds.iter().map(move |&seed| (source, seed))).collect();
-    let results: Mutex<Vec<(usize, Vec<Cell>)>> = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let job = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&(source, seed)) = jobs.get(job) else { break };
-                    let stream = sources[source].1(seed);
-                    let cells = costs.iter().map(|&c| Cell::play(&stream, controllers, c, run, seed)).collect();
-                    results.lock().expect("a replay panicked").push((job, cells));
-                }
-            });
-        }
+    let results = in_parallel(jobs.len(), |job| {
+        let (source, seed) = jobs[job];
+        let stream = sources[source].1(seed);
+        costs.iter().map(|&c| Cell::play(&stream, controllers, c, run, seed)).collect::<Vec<Cell>>()
     });
-    let mut results = results.into_inner().expect("a replay panicked");
-    results.sort_by_key(|(job, _)| *job);
     let row = |source: usize, cost: usize| {
-        let cells = || results[source * seeds.len()..][..seeds.len()].iter().map(|(_, cells)| &cells[cost]);
+        let cells = || results[source * seeds.len()..][..seeds.len()].iter().map(|cells| &cells[cost]);
         Row {
             stream: sources[source].0.clone(),
             best_lengths: cells().map(|cell| cell.best_length).collect(),
@@ -93,6 +80,30 @@ pub fn play(
     (0..costs.len())
         .map(|cost| Table { costs: costs[cost], rows: (0..sources.len()).map(|source| row(source, cost)).collect() })
         .collect()
+}
+
+/// What `job` makes of each index below `count`, in order, on all cores.
+pub fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let results: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    let result = job(index);
+                    results.lock().expect("a replay panicked").push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("a replay panicked");
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// One stream, cost and seed.

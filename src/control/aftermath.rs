@@ -85,6 +85,11 @@ impl Aftermath {
     /// Whether the next round should be plain for the sake of a stretch, where drafting is thought to gain this many
     /// tokens a plain round's time over plain decoding.
     pub fn wants_plain(&mut self, gain: f64) -> bool {
+        // A stretch follows drafts. Where they are further back it has been played already, whether wanted or not.
+        if self.since_draft.is_none_or(|since| since >= STRETCH) {
+            self.playing = false;
+            return false;
+        }
         if !self.playing {
             // The more is known the rarer.
             let stretches = (self.ratios.len() - PRIOR + 1) as f64;
@@ -124,6 +129,25 @@ mod tests {
         let mut even = Aftermath::default();
         play(&mut even, 4000, 0.05, |_| 1.0);
         assert_eq!(even.ratio(), 1.0);
+    }
+
+    /// As where one-token requests come between those that draft: plain rounds that nobody asked about.
+    #[test]
+    fn a_stretch_is_neither_begun_nor_kept_beyond_its_length() {
+        for gain in [0.0, 0.1, 0.5] {
+            for unasked in [SOON, STRETCH - 1, STRETCH, STRETCH + 1, 5000] {
+                let mut aftermath = Aftermath::default();
+                play(&mut aftermath, 100, gain, |_| 1.0);
+                aftermath.observe(2, 3.0);
+                (0..unasked).for_each(|_| aftermath.observe(0, 1.0));
+                let mut asked = 0;
+                while aftermath.wants_plain(gain) {
+                    aftermath.observe(0, 1.0);
+                    asked += 1;
+                }
+                assert!(unasked.min(STRETCH) + asked <= STRETCH, "{gain}: {asked} more after {unasked}");
+            }
+        }
     }
 
     #[test]

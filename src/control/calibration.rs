@@ -13,7 +13,7 @@ pub const BINS: usize = 8;
 /// Upper edges of all bins but the last; finer where the confidences of a trained exit block crowd.
 pub const EDGES: [f32; BINS - 1] = [0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 0.99];
 /// What a bin's counts are multiplied by per test in it: memory of 500 tests.
-const BIN_DECAY: f64 = 0.998;
+pub const BIN_DECAY: f64 = 0.998;
 /// The same for the rate over all bins.
 const POOLED_DECAY: f64 = 0.999;
 /// Tests that the rate over all bins counts for in each bin.

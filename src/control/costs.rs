@@ -11,9 +11,12 @@
 //! lines that best joins those means. A single row may be another matter: where it has kernels of its own, plain
 //! rounds cost less than the chain says, and then they are no part of it.
 
+mod chain;
+
 use super::Outcome;
 use super::aftermath::{Aftermath, SOON};
 use super::recent::Recent;
+use chain::{Chain, Point};
 use std::collections::BTreeMap;
 
 /// What a round costs, in draft steps.
@@ -85,12 +88,12 @@ struct Rounds {
 
 /// What [`Rounds::freshness`] is multiplied by per measured round.
 const FRESHNESS_DECAY: f64 = 0.997;
+/// Times in a row that tell of a change.
+const MOVED: usize = 4;
+/// What freshness is multiplied by when the cost of another number of rows has changed.
+const MOVED_FRESHNESS: f64 = 0.1;
 /// Rounds after which the last draft steps tell the machine's speed no more.
 const SPEED_KNOWN: usize = 8;
-/// Pulls the cost of a row towards 0 as this many rounds one row away from the mean would.
-const ROW_PRIOR: f64 = 2.0;
-/// Rounds on the one straight line through all rounds that count for each number of rows.
-const LINE_PRIOR: f64 = 1.0;
 /// Rounds with a number of rows after which a further one is compared with them, and not with what the fit expects.
 const KNOWN: usize = 4;
 /// A number of rows that fewer rounds had lately tells nothing, but joins its neighbours so loosely that they would not
@@ -155,7 +158,9 @@ impl Costs {
     }
 
     fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
-        self.draft.extend(outcome.draft_seconds);
+        for &seconds in outcome.draft_seconds {
+            self.draft.follow(seconds, MOVED);
+        }
         self.since_draft = if outcome.draft_seconds.is_empty() { self.since_draft + 1 } else { 0 };
         let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
         // The only round with its number of rows may be far from the others and so turn the whole fit.
@@ -169,7 +174,14 @@ impl Costs {
         let known = rounds.steps.mean().filter(|_| rounds.steps.len() >= KNOWN);
         let steps = known.or(expected).map_or(steps, |credible| steps.clamp(credible / 2.0, credible * 2.0));
         rounds.freshness = 1.0;
-        rounds.steps.extend(&[steps]);
+        if self.since_draft > 1 {
+            // What looks like another cost may be another speed.
+            rounds.steps.extend(&[steps]);
+        } else if rounds.steps.follow(steps, MOVED) {
+            // Most likely so have those of other numbers of rows.
+            let others = self.verify.iter_mut().filter(|(others, _)| **others != rows);
+            others.for_each(|(_, rounds)| rounds.freshness *= MOVED_FRESHNESS);
+        }
         self.fit = self.fit();
     }
 
@@ -196,92 +208,6 @@ impl Fit {
     fn at(&self, rows: usize) -> f64 {
         if rows == 1 { self.plain } else { self.rows.at(rows as f64).max(self.plain) }
     }
-}
-
-/// What verifying a number of rows was measured to cost, in that many rounds.
-#[derive(Debug, Clone, Copy)]
-struct Point {
-    rows: f64,
-    cost: f64,
-    weight: f64,
-}
-
-/// A convex function of the rows: the highest of some lines.
-#[derive(Debug, Clone, PartialEq)]
-struct Chain {
-    lines: Vec<Line>,
-}
-
-/// The line through `(rows, cost)`; costs in draft steps, as everywhere here.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Line {
-    rows: f64,
-    cost: f64,
-    slope: f64,
-}
-
-impl Chain {
-    fn at(&self, rows: f64) -> f64 {
-        self.lines.iter().map(|line| line.cost + line.slope * (rows - line.rows)).fold(f64::NEG_INFINITY, f64::max)
-    }
-
-    /// The chain through points in ascending order of rows; `None` if there are none.
-    ///
-    /// The slopes between neighbours are made ascending by pooling adjacent violators (Ayer et al., Annals
-    /// of Mathematical Statistics 1955).
-    fn fit(points: &[Point]) -> Option<Self> {
-        let first = points.first()?.rows;
-        let (rows, cost) = (mean(points, |p| p.rows), mean(points, |p| p.cost));
-        let (mut covariance, mut variance) = (0.0, ROW_PRIOR);
-        for p in points {
-            covariance += p.weight * (p.rows - rows) * (p.cost - cost);
-            variance += p.weight * (p.rows - rows) * (p.rows - rows);
-        }
-        let straight = (covariance / variance).max(0.0);
-
-        // A number of rows that few rounds had is believed only so far.
-        let believed = |p: &Point| {
-            let line = cost + straight * (p.rows - rows);
-            let weight = p.weight + LINE_PRIOR;
-            Point { rows: p.rows, cost: (p.weight * p.cost + LINE_PRIOR * line) / weight, weight }
-        };
-
-        // Slopes, what each weighs, and how many neighbours it joins.
-        let mut slopes: Vec<(f64, f64, usize)> = Vec::with_capacity(points.len());
-        for (a, b) in std::iter::zip(points, &points[1..]) {
-            let (a, b) = (believed(a), believed(b));
-            let width = b.rows - a.rows;
-            let mut pooled = ((b.cost - a.cost) / width, width * width / (1.0 / a.weight + 1.0 / b.weight), 1);
-            while let Some((slope, weight, joins)) = slopes.pop_if(|flatter| flatter.0 > pooled.0) {
-                let both = weight + pooled.1;
-                pooled = ((slope * weight + pooled.0 * pooled.1) / both, both, joins + pooled.2);
-            }
-            slopes.push(pooled);
-        }
-
-        // From height 0 at first, then moved up to where the points are on average.
-        let mut chain = Self { lines: Vec::with_capacity(slopes.len() + 1) };
-        let (mut from, mut height) = (0, 0.0);
-        for (slope, _, joins) in slopes {
-            let slope = slope.max(0.0);
-            chain.lines.push(Line { rows: points[from].rows, cost: height, slope });
-            height += slope * (points[from + joins].rows - points[from].rows);
-            from += joins;
-        }
-        if chain.lines.is_empty() {
-            chain.lines.push(Line { rows: first, cost: 0.0, slope: 0.0 });
-        }
-        let lift = cost - mean(points, |p| chain.at(p.rows));
-        chain.lines.iter_mut().for_each(|line| line.cost += lift);
-        // A plain round never costs nothing.
-        chain.lines.push(Line { rows: 1.0, cost: cost * 0.05, slope: 0.0 });
-        Some(chain)
-    }
-}
-
-fn mean(points: &[Point], value: impl Fn(&Point) -> f64) -> f64 {
-    let weight: f64 = points.iter().map(|p| p.weight).sum();
-    points.iter().map(|p| p.weight * value(p)).sum::<f64>() / weight
 }
 
 #[cfg(test)]
@@ -344,18 +270,6 @@ mod tests {
         (0..400).for_each(|i| round(i % 5, 0.1, cost(i % 5) - 0.1 * (i % 5) as f64)(&mut costs));
         let found = found(&costs);
         assert!((0..5).all(|drafts| (found[drafts] - cost(drafts)).abs() < 0.08 * cost(drafts)), "{found:?}");
-    }
-
-    #[test]
-    fn slopes_ascend_and_extend_beyond_what_was_measured() {
-        let point = |(rows, cost, weight)| Point { rows, cost, weight };
-        let points = [(1.0, 5.0, 30.0), (2.0, 6.5, 1.0), (3.0, 6.0, 30.0), (5.0, 9.0, 30.0)].map(point);
-        let chain = Chain::fit(&points).unwrap();
-        let next = |rows: f64| chain.at(rows + 1.0) - chain.at(rows);
-        assert!((1..20).all(|rows| next(f64::from(rows)) <= next(f64::from(rows + 1)) + 1e-12), "{chain:?}");
-        assert!((next(1.0) - 0.5).abs() < 0.2 && (next(10.0) - 1.5).abs() < 0.1, "{chain:?}");
-        assert_eq!(Chain::fit(&[]), None);
-        assert_eq!(Chain::fit(&points[..1]).unwrap().at(9.0), 5.0, "one point tells nothing of more rows");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct GoodputTs {
     together: Together,
     /// The level as the last observed sequence left it: which decays to trust in the next one.
     trusted: Level,
+    /// How new sequences stand to what is expected of confidences, which change more slowly: what the next one starts from.
+    usual: Level,
     /// By slot.
     sequences: BTreeMap<usize, Sequence>,
 }
@@ -51,12 +53,14 @@ pub struct GoodputTs {
 impl GoodputTs {
     /// A controller that forgets by `decay` per tested draft, or finds out how fast to forget.
     pub fn new(decay: Option<f64>) -> Self {
+        let level = decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay]));
         Self {
             decay,
             calibration: Calibration::default(),
             alone: Alone::default(),
             together: Together::default(),
-            trusted: decay.map_or_else(|| Level::new(&DECAYS), |decay| Level::new(&[decay])),
+            trusted: if decay.is_none() { level.clone().and_alike() } else { level.clone() },
+            usual: level,
             sequences: BTreeMap::new(),
         }
     }
@@ -68,7 +72,7 @@ impl Controller for GoodputTs {
     }
 
     fn start(&mut self, slot: usize) {
-        self.sequences.insert(slot, Sequence::new(&self.trusted));
+        self.sequences.insert(slot, Sequence::new(&self.trusted, &self.usual));
     }
 
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
@@ -80,7 +84,7 @@ impl Controller for GoodputTs {
             let rows = step.batch.saturating_add(step.confidences.len());
             return self.proceed_together(&[*step], rows, std::slice::from_mut(rng)) == [true];
         }
-        let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
+        let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted, &self.usual));
         self.alone.proceed(sequence, step, &self.calibration, rng)
     }
 
@@ -94,7 +98,7 @@ impl Controller for GoodputTs {
             return Vec::new();
         }
         for step in steps {
-            self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
+            self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted, &self.usual));
         }
         self.together.proceed(steps, rows, &mut self.sequences, &self.calibration, draws)
     }
@@ -111,13 +115,13 @@ impl Controller for GoodputTs {
         if step.batch > 1 {
             return None;
         }
-        let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted));
+        let sequence = self.sequences.entry(step.slot).or_insert_with(|| Sequence::new(&self.trusted, &self.usual));
         Some(self.alone.plan(sequence, step, &self.calibration, draws))
     }
 
     fn observe(&mut self, outcome: &Outcome<'_>) {
-        let sequence = self.sequences.entry(outcome.slot).or_insert_with(|| Sequence::new(&self.trusted));
-        sequence.observe(outcome, &mut self.calibration);
+        let sequence = self.sequences.entry(outcome.slot).or_insert_with(|| Sequence::new(&self.trusted, &self.usual));
+        sequence.observe(outcome, &mut self.calibration, &mut self.usual);
         if !outcome.confidences.is_empty() {
             self.trusted.clone_from(&sequence.level);
         }
@@ -141,6 +145,7 @@ impl Controller for GoodputTs {
         json!({
             "alone": self.alone.state(),
             "together": self.together.state(),
+            "usual": level(&self.usual),
             "calibration": self.calibration.state(),
             "slots": self.sequences.iter().map(sequence).collect::<serde_json::Map<_, _>>(),
         })

@@ -77,12 +77,16 @@ impl Counts {
 /// Raftery et al., Technometrics 2010), so the data choose how fast to forget.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Level {
+    /// The odds ratio that all experts start from.
+    base: f64,
     experts: Vec<Expert>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Expert {
     decay: f64,
+    /// Tests that the odds ratio's prior, ω = 1, counts for.
+    prior: f64,
     tests: f64,
     successes: f64,
     expected: f64,
@@ -92,8 +96,13 @@ struct Expert {
     weight: f64,
 }
 
-/// Tests that the odds ratio's prior, ω = 1, counts for.
+/// Tests that the odds ratio's prior counts for.
 const PRIOR_TESTS: f64 = 2.0;
+/// The same for an expert that takes all sequences for alike.
+const ALIKE_TESTS: f64 = 64.0;
+/// What is known counts for at most this much less after a round with nothing tested. It may be wrong, and the reason that
+/// nothing is.
+const IDLE_DECAY: f64 = 0.995;
 /// Share of all trust that is dealt out evenly after each test, so that an expert can come back (the
 /// fixed share of Herbster and Warmuth, Machine Learning 1998).
 const SHARED_TRUST: f64 = 0.001;
@@ -102,24 +111,46 @@ impl Level {
     /// Experts with the given decays per test, all equally trusted.
     pub fn new(decays: &[f64]) -> Self {
         let weight = 1.0 / decays.len() as f64;
-        let expert = |&decay| Expert { decay, tests: 0.0, successes: 0.0, expected: 0.0, odds: 1.0, weight };
-        Self { experts: decays.iter().map(expert).collect() }
+        let (prior, odds) = (PRIOR_TESTS, 1.0);
+        let expert = |&decay| Expert { decay, prior, tests: 0.0, successes: 0.0, expected: 0.0, odds, weight };
+        Self { base: 1.0, experts: decays.iter().map(expert).collect() }
     }
 
-    /// A fresh level for a new sequence: the same trust in the experts, no counts.
-    pub fn fresh(&self) -> Self {
+    /// One more expert, which forgets nothing and hardly believes that a sequence is any different from what is expected.
+    pub fn and_alike(mut self) -> Self {
+        let weight = 1.0 / (self.experts.len() + 1) as f64;
+        self.experts.extend(self.experts.first().copied().map(|e| Expert { decay: 1.0, prior: ALIKE_TESTS, ..e }));
+        self.experts.iter_mut().for_each(|e| e.weight = weight);
+        self
+    }
+
+    /// A fresh level for a new sequence, which is supposed to be at this odds ratio: the same trust in the experts, no
+    /// counts.
+    pub fn fresh(&self, odds: f64) -> Self {
         let expert = |e: &Expert| Expert { tests: 0.0, successes: 0.0, expected: 0.0, odds: 1.0, ..*e };
-        Self { experts: self.experts.iter().map(expert).collect() }
+        Self { base: odds, experts: self.experts.iter().map(expert).collect() }
+    }
+
+    /// Starts from another odds ratio; what was learned stands to it as to the old one.
+    pub fn rebase(&mut self, odds: f64) {
+        self.base = odds;
+    }
+
+    /// The odds ratio that drafts are predicted at, as far as one number tells.
+    pub fn odds(&self) -> f64 {
+        let even = self.predict(0.5);
+        even / (1.0 - even)
     }
 
     /// The chance that a draft is accepted of which `p` is expected.
     pub fn predict(&self, p: f64) -> f64 {
+        let p = tilt(self.base, p);
         self.experts.iter().map(|e| e.weight * e.predict(p)).sum()
     }
 
     /// Tests behind the prediction: the mixture's mean memory.
     pub fn tests(&self) -> f64 {
-        self.experts.iter().map(|e| e.weight * e.tests).sum()
+        self.experts.iter().map(|e| e.weight * (e.tests + e.prior - PRIOR_TESTS)).sum()
     }
 
     /// Learns from a draft of which `p` was expected.
@@ -136,6 +167,7 @@ impl Level {
 
     /// Bayes' rule over the experts, each of which learns too.
     fn update(&mut self, p: f64, accepted: bool) {
+        let p = tilt(self.base, p);
         let mut total = f64::MIN_POSITIVE;
         for e in &mut self.experts {
             let predicted = e.predict(p);
@@ -148,13 +180,15 @@ impl Level {
 
     /// Rounds passed with nothing tested: what was known grows old.
     pub fn idle(&mut self, rounds: u32) {
-        for e in self.experts.iter_mut().filter(|_| rounds > 0) {
-            let decay = e.decay.powf(f64::from(rounds));
-            e.tests *= decay;
-            e.successes *= decay;
-            e.expected *= decay;
-            e.update_odds();
-        }
+        self.experts
+            .iter_mut()
+            .filter(|_| rounds > 0)
+            .for_each(|e| e.fade(e.decay.min(IDLE_DECAY).powf(f64::from(rounds))));
+    }
+
+    /// What was known counts for this much less.
+    pub fn fade(&mut self, factor: f64) {
+        self.experts.iter_mut().for_each(|e| e.fade(factor));
     }
 
     /// `(decay, weight, odds ratio)` of every expert.
@@ -163,10 +197,14 @@ impl Level {
     }
 }
 
+/// The chance whose odds are `odds` times those of `p`.
+fn tilt(odds: f64, p: f64) -> f64 {
+    odds * p / (odds * p + 1.0 - p)
+}
+
 impl Expert {
     fn predict(&self, p: f64) -> f64 {
-        let odds = self.odds * p;
-        odds / (odds + 1.0 - p)
+        tilt(self.odds, p)
     }
 
     fn observe(&mut self, p: f64, accepted: bool) {
@@ -176,8 +214,15 @@ impl Expert {
         self.update_odds();
     }
 
+    fn fade(&mut self, factor: f64) {
+        self.tests *= factor;
+        self.successes *= factor;
+        self.expected *= factor;
+        self.update_odds();
+    }
+
     fn update_odds(&mut self) {
-        let prior = PRIOR_TESTS / 2.0;
+        let prior = self.prior / 2.0;
         let seen = (self.successes + prior) / (self.tests - self.successes + prior);
         let expected = (self.expected + prior) / (self.tests - self.expected + prior);
         self.odds = seen / expected;
@@ -238,5 +283,44 @@ mod tests {
         assert!(weight(&level, 1.0) > 0.75, "{level:?}");
         (0..20).for_each(|_| level.observe(0.8, false));
         assert!(weight(&level, 0.75) > 0.75, "{level:?}");
+    }
+
+    #[test]
+    fn a_fresh_level_starts_from_its_odds_and_learns_as_any() {
+        let half = Level::new(&[0.9, 1.0]).fresh(0.5);
+        assert!((half.odds() - 0.5).abs() < 1e-12 && (half.predict(0.8) - 2.0 / 3.0).abs() < 1e-12, "{half:?}");
+        let mut level = half;
+        (0..3000).for_each(|i| level.observe(0.8, i % 5 != 0));
+        assert!((level.predict(0.8) - 0.8).abs() < 0.05, "{}", level.predict(0.8));
+        level.rebase(1.0);
+        assert!(level.predict(0.8) > 0.85, "what it learned stands to the new odds: {}", level.predict(0.8));
+    }
+
+    /// Of sequences that are alike a few unlucky drafts tell nothing; of sequences that differ they tell much.
+    #[test]
+    fn whether_sequences_are_alike_is_learned() {
+        let after_bad_luck = |chance: fn(usize) -> f64| {
+            let mut level = Level::new(&[0.9, 1.0]).and_alike();
+            let mut random = Philox::new(4, 0, Purpose::Controller, 0);
+            for sequence in 0..200 {
+                level = level.fresh(1.0);
+                (0..40).for_each(|_| level.observe(0.5, random.uniform() < chance(sequence)));
+            }
+            level = level.fresh(1.0);
+            (0..4).for_each(|_| level.observe(0.5, false));
+            level.predict(0.5)
+        };
+        let (alike, different) = (after_bad_luck(|_| 0.5), after_bad_luck(|sequence| [0.1, 0.9][sequence % 2]));
+        assert!(alike > 0.4 && different < 0.3, "{alike} {different}");
+    }
+
+    /// What says that drafting does not pay has to grow old where nothing is drafted for it.
+    #[test]
+    fn no_memory_lasts_for_ever_without_tests() {
+        let mut level = Level::new(&[1.0]).and_alike();
+        (0..5000).for_each(|_| level.observe(0.8, false));
+        assert!(level.predict(0.8) < 0.05, "{}", level.predict(0.8));
+        level.idle(3000);
+        assert!((level.predict(0.8) - 0.8).abs() < 0.05, "{}", level.predict(0.8));
     }
 }

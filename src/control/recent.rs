@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// How far off the mean, either way, a time is that may be one of several that tell of a change.
+const FAR: f64 = 1.25;
+
 /// The last `KEPT` times, and their mean without the lowest and highest quarter.
 #[derive(Debug, Clone, Default)]
 pub struct Recent<const KEPT: usize> {
@@ -24,6 +27,20 @@ impl<const KEPT: usize> Recent<KEPT> {
         }
     }
 
+    /// Adds a time. If by now the latest `run` times all lie far from the mean before, on the same side of it, what is
+    /// measured has changed, and all times before them are dropped. Tells whether they were.
+    pub fn follow(&mut self, seconds: f64, run: usize) -> bool {
+        let before = self.mean().filter(|_| self.len() >= run);
+        self.extend(&[seconds]);
+        let Some(mean) = before else { return false };
+        let latest = || self.seconds.iter().rev().take(run);
+        let moved = latest().all(|&s| s > FAR * mean) || latest().all(|&s| FAR * s < mean);
+        if moved {
+            self.keep_latest(run);
+        }
+        moved
+    }
+
     /// Drops all but the latest `count`.
     pub fn keep_latest(&mut self, count: usize) {
         if self.seconds.len() > count {
@@ -44,5 +61,24 @@ impl<const KEPT: usize> Recent<KEPT> {
         let high = (self.sorted.len() * 3 / 4).max(1);
         let middle = self.sorted.get(self.sorted.len() / 4..high)?;
         Some(middle.iter().sum::<f64>() / middle.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_followed_and_single_long_times_are_not() {
+        const RUN: usize = 4;
+        let mut recent = Recent::<63>::default();
+        (0..300).for_each(|i| assert!(!recent.follow(if i % 10 < 3 { 5.0 } else { 1.0 }, RUN), "{i}"));
+        for (seconds, before) in [(2.0, 1.0), (1.0, 2.0)] {
+            (1..RUN).for_each(|_| assert!(!recent.follow(seconds, RUN)));
+            assert!(recent.mean().is_some_and(|mean| (mean - before).abs() < 0.5), "{:?}", recent.mean());
+            assert!(recent.follow(seconds, RUN));
+            assert_eq!((recent.mean(), recent.len()), (Some(seconds), RUN));
+            (0..63).for_each(|_| assert!(!recent.follow(seconds, RUN)));
+        }
     }
 }

@@ -9,9 +9,12 @@
 //! the table keeps are times at its first speed, each number of rows by a trimmed mean. Decisions need ratios of
 //! times, for which the factor does not matter, so one slow pass changes nothing.
 
+mod moved;
+
 use super::RoundTimes;
 use super::curve::{Curve, Point};
 use super::recent::Recent;
+use moved::Moved;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -25,6 +28,8 @@ const FRESH_FOR: f64 = 500.0;
 /// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
 const LONG_AGO: usize = 100;
 const KEPT_LONG: usize = 6;
+/// Sequences over rows in a cell that most likely tells of plain rounds.
+const MOSTLY_PLAIN: f64 = 0.8;
 /// Passes in a cell before it is a measure of the machine's speed.
 const KNOWN: usize = 4;
 /// Rounds that tell the speed, without the fastest and the slowest quarter.
@@ -57,6 +62,9 @@ pub struct StepTimes {
     /// Rows of the last round, and whether it took about what was expected.
     rows: usize,
     steady: bool,
+    /// Whether it drafted.
+    drafted: bool,
+    moved: Moved,
     costs: Option<StepCosts>,
     /// Rounds observed since `costs` were fitted.
     since_fit: usize,
@@ -132,6 +140,7 @@ impl StepTimes {
     /// Learns from a round's times; what is no time is ignored.
     pub fn observe(&mut self, times: &RoundTimes<'_>) {
         self.rounds += 1;
+        self.drafted = !times.draft_steps.is_empty();
         let step = |&(sequences, seconds)| Pass { rows: sequences, sequences, seconds };
         let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
@@ -147,6 +156,13 @@ impl StepTimes {
         };
         self.speeds.extend(present.as_slice());
         self.since_fit += 1;
+        // Where the curve is not what it is fitted as, passes that it only reckons with are always off.
+        if let (Some(drafting), Some(expected)) = (drafting, self.measured_verify(verify))
+            && let Some(moved) = self.moved.observe(verify, drafting, verify.seconds / expected)
+        {
+            self.start_over(moved);
+            return;
+        }
         let speed = self.speed();
         // While the speed changes nobody knows which times are whose. A single odd round among others is another matter.
         let steady = present.is_none_or(|present| present.max(speed) <= STEADY * present.min(speed));
@@ -163,6 +179,18 @@ impl StepTimes {
             let pass = verify.credible(speed, self.expected_verify(verify));
             self.verify.measure(pass, self.rounds);
         }
+    }
+
+    /// Forgets what verifying drafts took, but for these passes, measured since that changed.
+    fn start_over(&mut self, moved: Vec<(Pass, f64)>) {
+        self.verify.0.retain(|_, cell| cell.sequences >= MOSTLY_PLAIN * cell.rows);
+        self.speeds = Recent::default();
+        for (pass, speed) in moved {
+            self.speeds.extend(&[speed]);
+            self.verify.measure(pass.credible(speed, None), self.rounds);
+        }
+        self.costs = self.fit().or(self.costs.take());
+        self.since_fit = 0;
     }
 
     /// Whether nothing was observed yet.
@@ -184,7 +212,7 @@ impl StepTimes {
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
         let known = || self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
-        (self.costs.is_none() && !known()).then_some(1 - self.rounds % 2)
+        (self.costs.is_none() && !known()).then_some(usize::from(!self.drafted))
     }
 
     /// The machine's present time over that of the table.
@@ -210,11 +238,16 @@ impl StepTimes {
 
     /// The same of a verification.
     fn expected_verify(&self, pass: Pass) -> Option<f64> {
-        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
         let fitted = |costs: &StepCosts| {
-            costs.rows.known(pass.rows as f64).map(|cost| cost + per_sequence * pass.sequences as f64)
+            costs.rows.known(pass.rows as f64).map(|cost| cost + costs.per_sequence * pass.sequences as f64)
         };
-        self.verify.expected(pass, per_sequence).or_else(|| self.costs.as_ref().and_then(fitted))
+        self.measured_verify(pass).or_else(|| self.costs.as_ref().and_then(fitted))
+    }
+
+    /// The same, by passes of the same number of rows alone.
+    fn measured_verify(&self, pass: Pass) -> Option<f64> {
+        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
+        self.verify.expected(pass, per_sequence).filter(|_| pass.is_one())
     }
 
     /// The table in milliseconds at the present speed, for people.

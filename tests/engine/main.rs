@@ -38,6 +38,8 @@ mod non_finite;
 mod prompt_files;
 #[cfg(feature = "bundled-model")]
 mod real_rounds;
+#[cfg(feature = "bundled-model")]
+mod regimes;
 mod rounds;
 mod sampling_distribution;
 mod sampling_properties;

@@ -23,7 +23,14 @@ const LONG_PROBES: usize = 4;
 pub struct Alone {
     costs: Costs,
     ledger: Ledger,
+    /// Rounds since one that drafted, over all sequences: each may be too short for a probe to be due.
+    undrafted: usize,
     probes: usize,
+    /// What the last probe and those that followed it at once took more than plain rounds, in plain rounds.
+    probing: f64,
+    /// Whether the round in progress is a probe, and whether the last one was and all its drafts were accepted.
+    probes_now: bool,
+    promising: bool,
     /// Of the round in progress.
     plan: Plan,
 }
@@ -58,8 +65,10 @@ impl Alone {
         match self.plan {
             Plan::Exactly(drafts) => draft.drafts < drafts,
             Plan::WhileItPays { rate, first } => {
-                let price = if draft.drafts == 0 { first } else { self.price(rate, draft.drafts) };
-                draft.survival * draft.theta(calibration, rng) > price
+                if draft.drafts == 0 {
+                    return draft.hoped_theta(calibration, rng) > first;
+                }
+                draft.survival * draft.theta(calibration, rng) > self.price(rate, draft.drafts)
             }
         }
     }
@@ -76,7 +85,7 @@ impl Alone {
         match self.decide(sequence, step.limit, calibration) {
             Plan::Exactly(drafts) => DraftPlan::of_length(drafts.min(step.limit)),
             Plan::WhileItPays { rate, first } => {
-                let pays = step.limit > 0 && draft.theta(calibration, &mut draws(0)) > first;
+                let pays = step.limit > 0 && draft.hoped_theta(calibration, &mut draws(0)) > first;
                 if pays { self.table(draft, rate, step.limit, calibration, draws) } else { DraftPlan::of_length(0) }
             }
         }
@@ -85,25 +94,41 @@ impl Alone {
     /// Learns from a finished round.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         self.costs.observe(outcome);
+        let (accepted, refused) = outcome.tested();
+        self.promising = std::mem::take(&mut self.probes_now) && accepted > 0 && refused == 0;
+        self.undrafted = if outcome.confidences.is_empty() { self.undrafted + 1 } else { 0 };
         if let Some(took) = self.costs.last_round(outcome.confidences.len()) {
-            let (accepted, _) = outcome.tested();
             self.ledger.enter((accepted + 1) as f64 - took);
         }
     }
 
+    /// The drafts of a probe, if one is due. Where all of one were accepted drafting may pay again, so that the next one
+    /// follows at once: rare as they are it would take long to be sure.
+    fn probe(&mut self) -> Option<usize> {
+        let costs = self.costs.round()?;
+        let drafts = if self.promising || self.probes % LONG_PROBES == 1 { FIRST_DRAFTS } else { 1 };
+        let cost = costs.probe(drafts) / costs.plain();
+        let follows = self.promising;
+        if !follows && (self.undrafted as f64) < probe_every(cost.max(self.probing)) {
+            return None;
+        }
+        self.probing = if follows { self.probing + cost } else { cost };
+        self.probes += usize::from(!follows);
+        self.probes_now = true;
+        Some(drafts)
+    }
+
     fn decide(&mut self, sequence: &Sequence, limit: usize, calibration: &Calibration) -> Plan {
-        let Some(costs) = self.costs.round() else { return Plan::Exactly(FIRST_DRAFTS) };
-        if let Some(drafts) = self.costs.wanted_drafts() {
+        if let Some(drafts) = self.costs.wanted_drafts().filter(|_| self.costs.round().is_some()) {
             return Plan::Exactly(drafts);
         }
         if self.ledger.in_debt() {
             return Plan::Exactly(0);
         }
-        let probe = if self.probes % LONG_PROBES == 1 { FIRST_DRAFTS } else { 1 };
-        if f64::from(sequence.undrafted) >= probe_every(costs.probe(probe) / costs.plain()) {
-            self.probes += 1;
+        if let Some(probe) = self.probe() {
             return Plan::Exactly(probe);
         }
+        let Some(costs) = self.costs.round() else { return Plan::Exactly(FIRST_DRAFTS) };
         let (rate, first) = best_rate(&sequence.begin(), limit, costs, calibration);
         let gain = rate * costs.plain() - 1.0;
         if self.costs.wants_plain(gain) { Plan::Exactly(0) } else { Plan::WhileItPays { rate, first } }

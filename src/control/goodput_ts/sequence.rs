@@ -1,12 +1,17 @@
 //! What is believed of one sequence's drafts.
 
 use crate::control::Outcome;
-use crate::control::calibration::{BINS, Before, Calibration, bin};
+use crate::control::calibration::{BIN_DECAY, BINS, Before, Calibration, bin};
 use crate::control::posterior::{Beta, Level};
 use crate::sample::Philox;
 
 /// Tests that a draw of θ rests on at least.
 const LEAST_STRENGTH: f64 = 8.0;
+
+/// Tests of a new sequence that tell how new ones do.
+const NEW_TESTS: usize = 8;
+/// Rounds without a draft after which a sequence is as good as new.
+const NEW_AFTER: u32 = 16;
 
 /// What the tokens and rounds of a sequence's pace are multiplied by per round, and rounds that the usual pace counts for.
 const PACE_DECAY: f64 = 0.98;
@@ -21,6 +26,8 @@ pub struct Sequence {
     pub before: Before,
     /// Rounds since the last one that drafted.
     pub undrafted: u32,
+    /// Tests since it was new.
+    tests: usize,
     /// Tokens and rounds of this sequence, old ones counting for less.
     tokens: f64,
     rounds: f64,
@@ -49,9 +56,10 @@ pub struct Outlook {
 }
 
 impl Sequence {
-    /// A new one, which trusts the decays that others found right.
-    pub fn new(trusted: &Level) -> Self {
-        Self { level: trusted.fresh(), before: Before::Correction, undrafted: 0, tokens: 0.0, rounds: 0.0, draft: None }
+    /// A new one, which trusts the decays that others found right, and is supposed to do as new ones usually do.
+    pub fn new(trusted: &Level, usual: &Level) -> Self {
+        let (level, before) = (trusted.fresh(hoped_odds(usual)), Before::Correction);
+        Self { level, before, undrafted: 0, tests: 0, tokens: 0.0, rounds: 0.0, draft: None }
     }
 
     /// A round that begins.
@@ -79,19 +87,31 @@ impl Sequence {
         (self.tokens + PACE_PRIOR * usual) / (self.rounds + PACE_PRIOR)
     }
 
-    /// Learns from its finished round, and teaches `calibration`.
-    pub fn observe(&mut self, outcome: &Outcome<'_>, calibration: &mut Calibration) {
+    /// Learns from its finished round, and teaches `calibration`, and while it is new `usual`: how new sequences do. The
+    /// other tests teach calibration alone, to which `usual` then stands in another way.
+    pub fn observe(&mut self, outcome: &Outcome<'_>, calibration: &mut Calibration, usual: &mut Level) {
         self.draft = None;
         let (accepted, refused) = outcome.tested();
         self.tokens = self.tokens * PACE_DECAY + (accepted + 1) as f64;
         self.rounds = self.rounds * PACE_DECAY + 1.0;
         if outcome.confidences.is_empty() {
             self.undrafted = self.undrafted.saturating_add(1);
+            if self.undrafted >= NEW_AFTER {
+                self.tests = 0;
+                self.level.rebase(hoped_odds(usual));
+            }
             return;
         }
         self.level.idle(std::mem::take(&mut self.undrafted));
         for (i, &confidence) in outcome.confidences.iter().take(accepted + refused).enumerate() {
-            self.level.observe(calibration.rates()[bin(confidence)], i < accepted);
+            let expected = calibration.rates()[bin(confidence)];
+            self.level.observe(expected, i < accepted);
+            if self.tests < NEW_TESTS {
+                self.tests += 1;
+                usual.observe(expected, i < accepted);
+            } else {
+                usual.fade(BIN_DECAY);
+            }
         }
         calibration.observe(self.before, outcome);
         self.before = if refused > 0 { Before::Correction } else { Before::Bonus };
@@ -109,6 +129,12 @@ impl Draft {
             self.before = Before::Bin(bin);
             self.drafts += 1;
         }
+    }
+
+    /// A draw of the next draft's chance to be accepted, or its mean where that is more. Drafting tells whether a chance was
+    /// overrated; not drafting tells nothing.
+    pub fn hoped_theta(&self, calibration: &Calibration, rng: &mut Philox) -> f64 {
+        self.theta(calibration, rng).max(mean(self.before, &self.level, calibration))
     }
 
     /// A draw of the next draft's chance to be accepted.
@@ -145,11 +171,19 @@ impl Outlook {
     }
 }
 
+/// The odds ratio that a new sequence is supposed to be at, of how new ones do lately. That it does worse than is expected of
+/// its confidences it has to show itself: after a few unlucky drafts, which stop drafting, nothing else would tell.
+fn hoped_odds(usual: &Level) -> f64 {
+    usual.odds().max(1.0)
+}
+
 /// A draw of the chance that a draft after `before` is accepted; its mean is taken over the bins that may come.
 pub fn theta(before: Before, level: &Level, calibration: &Calibration, rng: &mut Philox) -> f64 {
-    let bins = calibration.next(before);
-    let mean: f64 = bins.iter().zip(chances(level, calibration)).map(|(bin, chance)| bin * chance).sum();
-    sample(mean, level, rng)
+    sample(mean(before, level, calibration), level, rng)
+}
+
+fn mean(before: Before, level: &Level, calibration: &Calibration) -> f64 {
+    calibration.next(before).iter().zip(chances(level, calibration)).map(|(bin, chance)| bin * chance).sum()
 }
 
 fn sample(mean: f64, level: &Level, rng: &mut Philox) -> f64 {

@@ -65,6 +65,8 @@ struct Size {
     since_varied: usize,
     /// Rounds since one that drafted.
     undrafted: usize,
+    /// Rounds since one that was decided about.
+    rested: usize,
 }
 
 /// The ledger's entry for a round: its gain, once a sequence has told how its drafts fared.
@@ -280,10 +282,11 @@ impl Size {
     }
 
     /// Whether the round is plain because many were before it: a decision takes time, and where drafting has not paid for
-    /// long, most likely for nothing.
-    fn rests(&self) -> bool {
-        let rounds = (self.undrafted / RESTING_AFTER).min(MOST_RESTING);
-        !self.undrafted.is_multiple_of(rounds + 1)
+    /// long, most likely for nothing. Counts the rounds that rest, not all: of short requests many are never asked about.
+    fn rests(&mut self) -> bool {
+        let rests = self.rested < (self.undrafted / RESTING_AFTER).min(MOST_RESTING);
+        self.rested = if rests { self.rested + 1 } else { 0 };
+        rests
     }
 
     /// The drafts of every sequence in a round that is played to compare its time with those around it, if one is due:
