@@ -49,8 +49,6 @@ fn sequences_that_do_not_fit_are_refused() {
     let other = [1, 1, 1, 1, 1, (draft.token + 1) % 512];
     let error = backend.verify(&[Sequence { tokens: &other, ..good }]).unwrap_err().to_string();
     assert!(error.contains("expected those that were drafted there"), "{error}");
-    let error = backend.draft(&[Sequence { tokens: &other, ..good }]).unwrap_err().to_string();
-    assert!(error.contains("expected those that were drafted there"), "{error}");
     assert!(backend.verify(&[good]).is_ok());
 }
 

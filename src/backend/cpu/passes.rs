@@ -129,6 +129,7 @@ impl Backend for CpuBackend {
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
         self.check_batch(batch)?;
+        self.check_drafted(batch)?;
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -232,14 +233,19 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
-    /// Refuses what does not fit, drafts that were not made here, and any pass once a worker is lost.
+    /// Refuses what does not fit, and any pass once a worker is lost. What a slot drafted beyond the sequence's drafts is
+    /// forgotten.
     fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
         self.pool.check()?;
+        batch.iter().for_each(|sequence| self.slots[sequence.slot].drafted.truncate(sequence.drafted()));
+        Ok(())
+    }
+
+    /// Refuses drafts that were not made here: their rows would be those of others.
+    fn check_drafted(&self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         for sequence in batch {
-            let drafted = &mut self.slots[sequence.slot].drafted;
-            drafted.truncate(sequence.drafted());
-            let made = drafted.iter().map(|drafted| drafted.token);
+            let made = self.slots[sequence.slot].drafted.iter().map(|drafted| drafted.token);
             if !made.eq(sequence.tokens[sequence.committed..].iter().copied()) {
                 let found = format!("slot {}: {} drafts", sequence.slot, sequence.drafted());
                 return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
