@@ -24,6 +24,7 @@ struct Parts<'a> {
 /// What a model puts beside pieces of words.
 #[derive(Deserialize)]
 struct Model {
+    r#type: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
     max_input_chars_per_word: Option<u64>,
@@ -60,8 +61,13 @@ pub(super) fn check(path: &Path, json: &[u8]) -> Result<usize, LoadError> {
     }
     limit("growth of a text by `normalizer` and `pre_tokenizer`", grown, limits::GROWTH)?;
     if let Some(model) = parts.model {
-        limit("bytes of a token in `model`", Sizes::of(model.get().as_bytes()).longest, limits::TOKEN_BYTES)?;
+        let sizes = Sizes::of(model.get().as_bytes());
+        limit("bytes of a token in `model`", sizes.longest, limits::TOKEN_BYTES)?;
         let model: Model = serde_json::from_str(model.get()).map_err(damaged)?;
+        // Without a type it may be any.
+        if !matches!(model.r#type.as_deref(), Some("BPE" | "WordPiece" | "WordLevel")) {
+            limit("bytes of all tokens in a Unigram `model`", sizes.texts, limits::UNIGRAM_BYTES)?;
+        }
         let bytes = |text: Option<String>| text.map_or(0, |text| text.len());
         let longest = model.max_input_chars_per_word.unwrap_or(0).try_into().unwrap_or(usize::MAX);
         limit("bytes of `continuing_subword_prefix`", bytes(model.continuing_subword_prefix), limits::AFFIX_BYTES)?;
@@ -78,11 +84,13 @@ struct Sizes {
     values: usize,
     /// Bytes of the longest text, as it is written.
     longest: usize,
+    /// Bytes of all texts.
+    texts: usize,
 }
 
 impl Sizes {
     fn of(json: &[u8]) -> Self {
-        let mut sizes = Self { values: 1, longest: 0 };
+        let mut sizes = Self { values: 1, longest: 0, texts: 0 };
         let (mut start, mut escaped) = (None, false);
         for (at, byte) in json.iter().enumerate() {
             match (byte, start) {
@@ -90,6 +98,7 @@ impl Sizes {
                 (b'\\', Some(_)) => escaped = true,
                 (b'"', Some(begun)) => {
                     sizes.longest = sizes.longest.max(at - begun - 1);
+                    sizes.texts += at - begun - 1;
                     start = None;
                 }
                 (b'"', None) => start = Some(at),
@@ -190,7 +199,7 @@ mod tests {
     #[test]
     fn values_are_counted_outside_of_texts() {
         let json = br#"{"a": [1, 2, "x,[{\",,"], "b\\": {}}"#;
-        assert_eq!(Sizes::of(json), Sizes { values: 1 + 3 + 3, longest: 8 });
+        assert_eq!(Sizes::of(json), Sizes { values: 1 + 3 + 3, longest: 8, texts: 1 + 8 + 3 });
     }
 
     #[test]

@@ -50,6 +50,8 @@ limits! {
     /// Bytes of a token of the vocabulary, as it is written: published ones have up to some hundred, spaces mostly. A
     /// Unigram model is dropped by recursion over them.
     TOKEN_BYTES: usize = 4 << 10;
+    /// Bytes of all tokens of a Unigram model: published ones have two million. Each may take two hundred in memory.
+    UNIGRAM_BYTES: usize = 8 << 20;
     /// Bytes of an added token: the search for very long ones takes quadratic time to prepare.
     ADDED_TOKEN_BYTES: usize = 512;
     /// Bytes of all added tokens of a file together: the automaton that finds them takes some hundred times as many.

@@ -71,6 +71,8 @@ fn sizes_that_tokenizers_would_take_at_their_word_are_refused() {
     let table = |bytes: &[u8]| json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(bytes)});
     let mut long = sentencepiece();
     long["model"]["vocab"]["x".repeat(5000)] = json!(300);
+    let letters: Vec<Value> = (0..3000).map(|n| json!([format!("{n}{}", "x".repeat(3000)), 0.0])).collect();
+    let unigram = with("model", json!({"type": "Unigram", "unk_id": 0, "vocab": letters}));
     let mut suffixed = sentencepiece();
     suffixed["model"]["end_of_word_suffix"] = "x".repeat(100).into();
     let added = |content: String| {
@@ -84,6 +86,7 @@ fn sizes_that_tokenizers_would_take_at_their_word_are_refused() {
         (with("normalizer", table(&[&[0; 4][..], &[b'a'; 2000]].concat())), "`pre_tokenizer`: 2001 (at most 1024)"),
         (with("decoder", json!({"type": "Fuse", "x": "x".repeat(5 << 20)})), "bytes of `decoder`: 5242"),
         (long, "bytes of a token in `model`: 5000 (at most 4096)"),
+        (unigram, "bytes of all tokens in a Unigram `model`: 90"),
         (suffixed, "bytes of `end_of_word_suffix`: 100 (at most 64)"),
         (
             with(
