@@ -30,6 +30,9 @@ pub struct Curve {
 
 /// How far above what others say it can be at most a cost may lie before it is held to be that of a disturbed pass.
 const CONTRADICTION: f64 = 1.1;
+/// Passes that are not all disturbed: where so many say that a cost is high, as where another program takes the core that only
+/// wide passes need, it is.
+const OFTEN: f64 = 4.0;
 /// How far single times lie apart, relative to them.
 const NOISE: f64 = 0.06;
 /// Rows that a tile's first one may cost as much as.
@@ -146,10 +149,15 @@ fn undisturbed(points: &[Point]) -> Vec<Point> {
     credible(later.iter().rev(), |other, p| (p.rows / other.rows).ceil() * other.cost)
 }
 
-/// The points, one after the other, that cost at most what those before them that were measured as often say they can.
+/// The points, one after the other, that were measured often, or cost at most what those before them that were measured as often
+/// say they can.
 fn credible<'a>(points: impl Iterator<Item = &'a Point>, most: impl Fn(&Point, &Point) -> f64) -> Vec<Point> {
     let mut credible: Vec<Point> = Vec::new();
     for p in points {
+        if p.weight >= OFTEN {
+            credible.push(*p);
+            continue;
+        }
         let as_often = credible.iter().filter(|other| other.weight >= p.weight);
         if as_often.map(|other| most(other, p)).fold(f64::INFINITY, f64::min) * CONTRADICTION >= p.cost {
             credible.push(*p);

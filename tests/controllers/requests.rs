@@ -29,9 +29,8 @@ fn goodput_ts_follows_changes_between_requests_one_at_a_time() {
 
 #[test]
 fn goodput_ts_follows_changes_between_requests_side_by_side() {
-    for slots in [2, 4] {
-        follow(slots, &[Pass::ROWS_FREE, Pass::ROWS_COST]);
-    }
+    follow(2, &[Pass::ROWS_FREE, Pass::ROWS_COST]);
+    follow(4, &[Pass::ROWS_FREE, Pass::ROWS_COST, Pass::MEMORY_BOUND]);
 }
 
 /// What the simulation is for: rules that draft whatever it costs lose where drafts are bad.
