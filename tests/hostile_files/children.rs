@@ -11,7 +11,7 @@ const MEMORY: u64 = 4 << 30;
 /// Seconds of a processor for [`BATCH`] inputs, which take about one. Not a measurement: it ends what would never end.
 const SECONDS: u64 = 300;
 /// Bytes of a file that it writes, what it says on standard error among them.
-const FILE: u64 = 64 << 20;
+const FILE: u64 = 512 << 20;
 /// Inputs of one process.
 const BATCH: usize = 500;
 /// What to try, for a process: the kind, the first input and the one after the last.
