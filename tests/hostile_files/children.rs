@@ -3,13 +3,15 @@
 
 use crate::grammar;
 use crate::victim::{Victim, use_it, use_template};
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::process::Command;
 
 /// What a process may take of memory, the 512 MiB for the stack of templates and all code included.
 const MEMORY: u64 = 4 << 30;
 /// Seconds of a processor for [`BATCH`] inputs, which take about one. Not a measurement: it ends what would never end.
 const SECONDS: u64 = 300;
+/// Bytes of a file that it writes, what it says on standard error among them.
+const FILE: u64 = 512 << 20;
 /// Inputs of one process.
 const BATCH: usize = 500;
 /// What to try, for a process: the kind, the first input and the one after the last.
@@ -38,9 +40,12 @@ pub fn attack(count: usize) {
 
 /// Tries inputs in a process and tells which one was its last, if it did not come to its end.
 pub fn run(kind: &str, from: usize, to: usize) {
+    let mut said = tempfile::tempfile().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "in_a_process_of_its_own", "--nocapture"])
         .env(TASK, format!("{kind} {from} {to}"))
+        // Not into this process' memory: one that never stops talking is ended by the limit on files.
+        .stderr(said.try_clone().unwrap())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -48,9 +53,11 @@ pub fn run(kind: &str, from: usize, to: usize) {
     let Some(last) = last.filter(|_| !output.status.success() || !text.contains("all tried")) else { return };
     let kept = std::env::temp_dir().join("hostile_input");
     std::fs::write(&kept, input(kind, last)).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said.lines().take(8).collect();
-    panic!("{kind}, input {last}: {}; kept as {}\n{}", output.status, kept.display(), said.join("\n"));
+    let mut beginning = Vec::new();
+    said.rewind().unwrap();
+    said.take(1000).read_to_end(&mut beginning).unwrap();
+    let said = String::from_utf8_lossy(&beginning);
+    panic!("{kind}, input {last}: {}; kept as {}\n{said}", output.status, kept.display());
 }
 
 /// The work of such a process; nothing in any other.
@@ -60,6 +67,7 @@ pub fn work() {
     let [kind, from, to] = words[..] else { panic!("{TASK} is {task}") };
     limit(libc::RLIMIT_AS, MEMORY);
     limit(libc::RLIMIT_CPU, SECONDS);
+    limit(libc::RLIMIT_FSIZE, FILE);
     let victim = match kind {
         "configurations" => Victim::new(crate::LLAMA, &[], "config.json"),
         "tokenizers" => Victim::new(crate::LLAMA, &[("tokenizer.json", crate::TOKENIZER)], "tokenizer.json"),

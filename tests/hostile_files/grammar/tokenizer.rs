@@ -67,7 +67,12 @@ fn sequence(dice: &mut Dice, key: &str, mut step: impl FnMut(&mut Dice) -> Value
     // Different ones, or one again and again.
     let steps: Vec<Value> = match dice.roll(2) {
         0 => (0..dice.roll(6)).map(|_| step(dice)).collect(),
-        _ => vec![step(dice); [2, 10, 100][dice.roll(3)]],
+        _ => {
+            // Sequences of sequences of long texts would be too much for whoever writes them.
+            let (step, times) = (step(dice), [2, 10, 100][dice.roll(3)]);
+            let most = (1 << 20) / step.to_string().len();
+            vec![step; times.min(most.max(1))]
+        }
     };
     json!({ "type": "Sequence", key: steps })
 }
