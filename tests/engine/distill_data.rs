@@ -186,7 +186,8 @@ fn progress_counts_answers_and_tokens() {
     let tokens: usize = written.documents[2..].iter().map(|document| document.tokens.len() - document.prompt).sum();
     assert_eq!((last.answers, last.of, last.tokens), (6, 6, tokens));
     assert!(last.tokens_per_second() > 0.0);
-    assert_eq!((seen[0].answers, seen[0].tokens), (2, 1));
+    assert_eq!((seen[0].answers, seen[0].tokens), (2, 0), "a prompt is taken in first");
+    assert!(seen.iter().any(|progress| progress.tokens == 1));
     assert!(seen.windows(2).all(|pair| pair[0].answers <= pair[1].answers && pair[0].tokens <= pair[1].tokens));
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }

@@ -143,7 +143,7 @@ pub struct Written {
 /// context, the prompt, its number, the sample's and the options, `batch` and the engine's controller excepted: so a
 /// run with interruptions leaves the same bytes as one without.
 ///
-/// `on_progress` is called after every token and every answer; when it breaks, the run ends in good order.
+/// `on_progress` is called after every piece of a prompt, token and answer; when it breaks, the run ends in good order.
 ///
 /// # Errors
 /// If the options make no sense, the file cannot be written or was made by a run with others, or a pass fails. What is
