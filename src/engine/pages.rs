@@ -161,7 +161,8 @@ impl Engine {
 
     /// Brings the preempted sequence that came first back, into `slot`; false where there are too few pages.
     pub(super) fn swap_in(&mut self, slot: usize) -> Result<bool, BackendError> {
-        if !self.reserve_for_swapped_out() && !(self.give_up_drafts() && self.reserve_for_swapped_out()) {
+        let fits = self.reserve_for_swapped_out() || self.give_up_drafts() && self.reserve_for_swapped_out();
+        if !fits {
             return Ok(false);
         }
         let _range = profile::range("swap in");
