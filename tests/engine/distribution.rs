@@ -164,7 +164,7 @@ fn answers_that_may_not_say_something_follow_what_is_left_of_it() {
 /// same seed.
 #[test]
 fn answers_of_one_seed_are_drawn_each_for_itself() {
-    let twins = |i: u64| request(200 << 32 | i / 2, false);
+    let twins = |i: u64| request((200 << 32) | (i / 2), false);
     let found =
         p_values_of(Box::new(Copycat { kept: vec![], before: vec![], copying: true }), 0, &twins, 1, |number| {
             number % 2 == 1

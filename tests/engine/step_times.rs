@@ -35,8 +35,11 @@ fn huge(rows: usize) -> f64 {
     7.0 + 0.1 * rows as f64
 }
 
+/// Passes and rounds: two numbers of each, among them its sequences.
+type Seen = Arc<Mutex<Vec<(usize, usize)>>>;
+
 /// An engine of 32 slots that drafts as its controller says, with its clock and the rows of its passes.
-fn engine(cost: Cost, controller: Box<dyn Controller>) -> (Engine, Clock, Arc<Mutex<Vec<(usize, usize)>>>) {
+fn engine(cost: Cost, controller: Box<dyn Controller>) -> (Engine, Clock, Seen) {
     let limits = Limits { pages: 64, slots: 32, max_draft: 8, context: 128 };
     let (backend, clock) = TimedBackend::new(limits, cost);
     let verified = Arc::clone(&backend.verified);
@@ -69,7 +72,7 @@ fn the_batch_suggested_is_the_smallest_of_the_best() {
 }
 
 /// Counts the rounds that it is told of, and drafts nothing.
-struct Told(Arc<Mutex<Vec<(usize, usize)>>>);
+struct Told(Seen);
 
 impl Controller for Told {
     fn spec(&self) -> String {
