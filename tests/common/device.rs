@@ -119,6 +119,9 @@ unsafe impl GlobalAlloc for Arena {
             return unsafe { System.alloc(layout) };
         };
         let bytes = block(layout);
+        if layout.align() > 4096 {
+            return std::ptr::null_mut();
+        }
         locked(|| {
             let head = &FREE[bytes.ilog2() as usize];
             let taken = head.load(Relaxed) as *mut usize;
@@ -129,7 +132,7 @@ unsafe impl GlobalAlloc for Arena {
             }
             // The arena itself begins with a page.
             let start = END.load(Relaxed).next_multiple_of(bytes.min(4096));
-            if layout.align() > 4096 || start + bytes > ARENA_BYTES {
+            if start + bytes > ARENA_BYTES {
                 return std::ptr::null_mut();
             }
             END.store(start + bytes, Relaxed);

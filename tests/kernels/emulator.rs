@@ -21,7 +21,8 @@ fn launch(kernel: &str, blocks: u32, threads: u32, seed: u64, arguments: &[u64])
 }
 
 fn to<T>(buffer: &mut [T]) -> u64 {
-    address(buffer)
+    address(buffer); // that a GPU could reach it
+    buffer.as_mut_ptr() as u64
 }
 
 fn from<T>(buffer: &[T]) -> u64 {

@@ -60,7 +60,8 @@ impl Noise {
 
 /// The address of a buffer that a kernel may write.
 pub fn to<T>(buffer: &mut [T]) -> Address {
-    Address(address(buffer))
+    address(buffer); // that a GPU could reach it
+    Address(buffer.as_mut_ptr() as u64)
 }
 
 /// The address of a buffer that a kernel only reads.

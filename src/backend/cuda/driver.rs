@@ -7,7 +7,11 @@ use crate::backend::BackendError;
 use std::sync::Arc;
 
 /// A device: a GPU, or the emulator.
-pub trait Driver: Launcher + Send + Sync + 'static {
+///
+/// # Safety
+/// Memory that is allocated is as large, as aligned and as zero as said, and nobody else's until it is given back; host
+/// memory may be used from any thread. What was waited for is done.
+pub unsafe trait Driver: Launcher + Send + Sync + 'static {
     /// Launches and copies that were recorded to be replayed.
     type Graph: Send;
     /// A place in the queue.
@@ -51,8 +55,8 @@ pub trait Driver: Launcher + Send + Sync + 'static {
     /// Queues a copy from page-locked host memory.
     ///
     /// # Safety
-    /// Both sides have `bytes` bytes, and the host's are left alone until the copy is done: at every
-    /// replay, where it was recorded.
+    /// Both sides have `bytes` bytes, in memory that this device allocated, and the host's are left alone until the
+    /// copy is done: at every replay, where it was recorded.
     ///
     /// # Errors
     /// If the device fails.
@@ -170,7 +174,7 @@ pub struct MemoryInfo {
     pub total: u64,
 }
 
-/// Device memory that is given back when dropped.
+/// Device memory that is given back when dropped. Not to be dropped while a graph is recorded.
 pub struct Memory<D: Driver> {
     driver: Arc<D>,
     at: Address,
@@ -208,12 +212,13 @@ impl<D: Driver> Drop for Memory<D> {
     fn drop(&mut self) {
         // What is queued may still use it; whether that failed was told to whoever waited for it.
         let _ = self.driver.wait();
-        // SAFETY: allocated by `zeroed`, and nothing is queued any more.
+        // SAFETY: allocated by `zeroed`. Nothing is queued any more: it was waited for, or the device has failed and runs
+        // nothing.
         unsafe { self.driver.free(self.at) };
     }
 }
 
-/// Page-locked host memory that is given back when dropped.
+/// Page-locked host memory that is given back when dropped. Not to be dropped while a graph is recorded.
 pub struct HostMemory<D: Driver> {
     driver: Arc<D>,
     at: *mut u8,
@@ -255,7 +260,7 @@ impl<D: Driver> Drop for HostMemory<D> {
     fn drop(&mut self) {
         // As in `Memory`.
         let _ = self.driver.wait();
-        // SAFETY: allocated by `zeroed` with as many bytes, and nothing is queued any more.
+        // SAFETY: allocated by `zeroed` with as many bytes; the rest as there.
         unsafe { self.driver.free_host(self.at, self.bytes.max(1)) };
     }
 }

@@ -116,7 +116,7 @@ impl<D: Driver> Pass<'_, D> {
             scale: (LOG2_E / (geometry.head_dim as f64).sqrt()) as f32,
             heads: geometry.heads as i32,
             kv_heads: geometry.kv_heads as i32,
-            window: geometry.windows[like].unwrap_or(0) as i32,
+            window: geometry.windows[like].unwrap_or(0).min(i32::MAX as usize) as i32,
             row_tiles: Attention::row_tiles(span.most_rows, geometry.heads, geometry.kv_heads) as i32,
             out: work.attended,
             stride: operand_stride(geometry.q_size()) as i32,

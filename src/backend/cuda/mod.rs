@@ -122,10 +122,22 @@ impl Default for CudaOptions {
 
 impl CudaOptions {
     fn check(&self) -> Result<(), BackendError> {
-        let Self { slots, context, prefill_rows, memory_fraction, .. } = *self;
+        let Self { slots, context, max_draft, prefill_rows, pages, memory_fraction, .. } = *self;
         let counts = [("slots", slots), ("context", context), ("prefill_rows", prefill_rows)];
         if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(BackendError::Device(format!("cuda: {name} 0 (expected at least 1)")));
+        }
+        // Sizes are products of these and of the geometry's: none leaves 64 bits.
+        let drafts = slots.saturating_mul(max_draft.max(1));
+        let most = [
+            ("pages", pages.unwrap_or(0) as u64, 1u64 << 58),
+            ("context", context as u64, 1 << 28),
+            ("prefill_rows", prefill_rows as u64, 1 << 20),
+            ("slots times max_draft", drafts as u64, 1 << 21),
+            ("slots times max_draft times context", drafts.saturating_mul(context) as u64, 1 << 44),
+        ];
+        if let Some((name, found, most)) = most.into_iter().find(|(_, found, most)| found > most) {
+            return Err(BackendError::Device(format!("cuda: {name} {found} (expected at most {most})")));
         }
         if !(memory_fraction > 0.0 && memory_fraction <= 1.0) {
             let found = format!("cuda: memory_fraction {memory_fraction}");
@@ -137,6 +149,9 @@ impl CudaOptions {
 
 /// Widths of heads that the attention kernels are compiled for.
 pub const HEAD_DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
+
+/// Most tokens of a vocabulary: the samplers' sums of weights fit in 64 bits up to here (`cuda/common/sampling.cuh`).
+const MOST_TOKENS: usize = 1 << 18;
 
 /// A device as a [`Backend`].
 pub struct CudaBackend<D: Driver> {
@@ -188,6 +203,10 @@ impl<D: Driver> CudaBackend<D> {
         let format = weights::format_of(weights, exit)?;
         if !HEAD_DIMS.contains(&geometry.head_dim) {
             let why = format!("cuda: head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim);
+            return Err(BackendError::Device(why));
+        }
+        if geometry.vocab_size > MOST_TOKENS {
+            let why = format!("cuda: a vocabulary of {} tokens (expected at most {MOST_TOKENS})", geometry.vocab_size);
             return Err(BackendError::Device(why));
         }
         let CudaOptions { slots, context, max_draft, memory_fraction, prefill_rows, .. } = *options;

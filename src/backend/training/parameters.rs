@@ -1,7 +1,7 @@
 //! The parameters of an exit block as one flat vector: what the optimiser and checkpoints see.
 
 use crate::TokenId;
-use crate::model::{DraftVocab, Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
+use crate::model::{DraftVocab, Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -130,6 +130,43 @@ impl Layout {
     /// What the block drafts from.
     pub fn draft_vocab(&self) -> DraftVocab<'_> {
         DraftVocab { size: self.head.shape[0], ids: self.draft_ids.as_deref() }
+    }
+
+    /// Refuses a block that is not of a model's shapes.
+    ///
+    /// # Errors
+    /// What of it is not.
+    pub(super) fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        geometry.check()?;
+        let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
+        let (q, kv) = (geometry.q_size(), geometry.kv_size());
+        let linears = [
+            ("q_proj", &self.q, [q, hidden]),
+            ("k_proj", &self.k, [kv, hidden]),
+            ("v_proj", &self.v, [kv, hidden]),
+            ("o_proj", &self.o, [hidden, q]),
+            ("gate_proj", &self.gate, [mlp, hidden]),
+            ("up_proj", &self.up, [mlp, hidden]),
+            ("down_proj", &self.down, [hidden, mlp]),
+        ];
+        let fits = |linear: &Linear, shape: [usize; 2]| {
+            linear.weight.shape == shape && linear.bias.as_ref().is_none_or(|bias| bias.range.len() == shape[0])
+        };
+        if let Some((name, ..)) = linears.iter().find(|(_, linear, shape)| !fits(linear, *shape)) {
+            return Err(format!("{name} is of another shape than the model's"));
+        }
+        let norms = [Some(&self.input_norm), Some(&self.post_norm), Some(&self.norm)].map(|norm| (norm, hidden));
+        let heads = [self.q_norm.as_ref(), self.k_norm.as_ref()].map(|norm| (norm, geometry.head_dim));
+        let wide = |(norm, width): &(Option<&Slot>, usize)| norm.is_none_or(|slot| slot.range.len() == *width);
+        if !norms.iter().chain(&heads).all(wide) || self.q_norm.is_some() != self.k_norm.is_some() {
+            return Err("its norms are not the model's".into());
+        }
+        let [rows, columns] = self.head.shape;
+        if columns != hidden || rows > geometry.vocab_size || self.after >= geometry.layers {
+            return Err(format!("a head [{rows}, {columns}] after layer {} is not the model's", self.after));
+        }
+        let wrong = |(found, expected)| format!("draft_ids has {found} (expected {expected})");
+        self.draft_vocab().check(geometry.vocab_size).map_err(wrong)
     }
 
     /// The places of matrices among the trained elements: what weight decay applies to.

@@ -210,7 +210,7 @@ impl EmulatedDevice {
                 self.state().counts.copies += 1;
                 self.check(to, bytes)?;
                 self.check(from, bytes)?;
-                // SAFETY: both lie in blocks allocated here; one of them is the host's, the other the device's.
+                // SAFETY: both lie in blocks allocated here; that one is the host's and one the device's was promised.
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
                 Ok(())
             }
@@ -255,7 +255,7 @@ impl EmulatedDevice {
             .blocks
             .range(..=at)
             .next_back()
-            .is_some_and(|(&start, block)| at + bytes as u64 <= start + block.bytes as u64);
+            .is_some_and(|(&start, block)| bytes <= block.bytes && at - start <= (block.bytes - bytes) as u64);
         let why = || BackendError::Device(format!("{bytes} bytes at {at:#x} are in no block of memory"));
         if inside { Ok(()) } else { Err(why()) }
     }
@@ -269,7 +269,8 @@ impl Launcher for EmulatedDevice {
     }
 }
 
-impl Driver for EmulatedDevice {
+// SAFETY: blocks are the process's allocator's; whoever waits does all that was queued before.
+unsafe impl Driver for EmulatedDevice {
     type Graph = Graph;
     type Event = Event;
 
@@ -333,15 +334,15 @@ impl Driver for EmulatedDevice {
     }
 
     fn wait(&self) -> Result<(), BackendError> {
-        let all = {
+        let (all, recording) = {
             let mut state = self.state();
             state.counts.waits += 1;
-            if state.recording.is_some() {
-                return Err(BackendError::Device("somebody waits while a graph is recorded".into()));
-            }
-            state.begun + state.queued.len() as u64
+            (state.begun + state.queued.len() as u64, state.recording.is_some())
         };
-        self.catch_up(all)
+        // In any case: whoever gives memory back waits, and has nobody to tell an error to.
+        let done = self.catch_up(all);
+        let refused = || BackendError::Device("somebody waits while a graph is recorded".into());
+        if recording { Err(refused()) } else { done }
     }
 
     fn begin_capture(&self) -> Result<(), BackendError> {
@@ -366,17 +367,17 @@ impl Driver for EmulatedDevice {
     }
 
     unsafe fn end_loop(&self, condition: Address) -> Result<(), BackendError> {
-        if self.state().recording.as_ref().is_none_or(|recording| recording.body.is_none()) {
+        let mut state = self.state();
+        let begun = state.recording.as_mut().and_then(|recording| recording.body.take().map(|body| (recording, body)));
+        let Some((recording, mut body)) = begun else {
             return Err(BackendError::Device("no loop was begun".into()));
-        }
+        };
         let value = Arc::new(AtomicU32::new(0));
         let arguments = ContinueLoop { handle: value.as_ptr() as u64, condition };
-        // SAFETY: the caller's promise; the loop keeps the value.
-        unsafe { self.launch(ContinueLoop::KERNEL, ContinueLoop::SHAPE, bytemuck::bytes_of(&arguments)) }?;
-        if let Some(recording) = &mut self.state().recording {
-            let body = recording.body.take().unwrap_or_default();
-            recording.tasks.push(Task::While { body, value });
-        }
+        let (kernel, arguments) = (ContinueLoop::KERNEL.to_string(), bytemuck::bytes_of(&arguments).to_vec());
+        // The loop keeps the value as long as the launch that writes it.
+        body.push(Task::Launch { kernel, shape: ContinueLoop::SHAPE, arguments });
+        recording.tasks.push(Task::While { body, value });
         Ok(())
     }
 

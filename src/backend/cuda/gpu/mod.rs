@@ -51,7 +51,9 @@ impl Drop for Graph {
             // SAFETY: made by `end_capture`. One that still runs is given back when it is done.
             unsafe { (self.device.calls.cuGraphExecDestroy)(self.recorded.executable) };
             if let Some(graph) = self.recorded.graph {
-                // SAFETY: made by `end_capture`, and what was made of it is gone.
+                // It may still run, and its condition is this graph's.
+                let _ = self.device.wait();
+                // SAFETY: made by `end_capture`; what was made of it is done and gone.
                 unsafe { (self.device.calls.cuGraphDestroy)(graph) };
             }
         }
@@ -158,7 +160,8 @@ impl Launcher for Gpu {
     }
 }
 
-impl Driver for Gpu {
+// SAFETY: the driver allocates, and waits, as is said; all that is queued goes to one stream.
+unsafe impl Driver for Gpu {
     type Graph = Graph;
     type Event = Event;
 

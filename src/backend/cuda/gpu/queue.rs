@@ -248,7 +248,7 @@ impl Queue {
         let stream = self.stream();
         let calls = self.device.calls;
         let mut graph = std::ptr::null_mut();
-        // SAFETY: writes one handle, null where recording had failed; ends the recording in any case.
+        // SAFETY: writes one handle, null where recording had failed; ends the recording, unless on another thread than began it.
         let code = unsafe { (calls.cuStreamEndCapture)(stream, &mut graph) };
         self.device.checked(code, || "recording a graph".into())?;
         let mut executable = std::ptr::null_mut();

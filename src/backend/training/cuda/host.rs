@@ -79,7 +79,8 @@ impl<D: Driver> Host<D> {
             lane.memory.contents_mut()[..piece.len()].copy_from_slice(piece);
             // SAFETY: as promised; the lane is written again only behind its event.
             unsafe { self.driver.copy_to_device(Address(to.0 + done), lane.memory.at(), piece.len()) }?;
-            lane.busy = Some(self.driver.record()?);
+            // Without an event nobody would know when the lane is free again.
+            lane.busy = Some(self.driver.record().inspect_err(|_| drop(self.driver.wait()))?);
             done += piece.len() as u64;
         }
         Ok(())

@@ -198,7 +198,7 @@ impl<D: Driver> Pass<'_, D> {
             scale: (geometry.head_dim as f64).sqrt().recip() as f32,
             heads: geometry.heads as i32,
             kv_heads: geometry.kv_heads as i32,
-            window: geometry.windows[self.layout.after].unwrap_or(0) as i32,
+            window: geometry.windows[self.layout.after].unwrap_or(0).min(i32::MAX as usize) as i32,
         };
         for &pass in passes {
             // SAFETY: as promised to the pass.

@@ -116,6 +116,7 @@ impl<D: Driver> CudaStudent<D> {
         if !HEAD_DIMS.contains(&geometry.head_dim) {
             return refused(format!("head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim));
         }
+        layout.check(geometry).map_err(BackendError::Exit)?;
         if window == 0 || rows < window {
             return refused(format!(
                 "batches of {rows} tokens, segments of {window} (expected at least 1, and as many)"
