@@ -47,7 +47,11 @@ fn all_drafts_of_a_round_are_one_graph_and_one_wait() {
         assert!(drafts > drafting && drafting > 0, "{controller}: {lengths:?}");
         assert_eq!(done.turns, drafts, "{controller}");
         assert_eq!(done.replays, rounds + drafting, "{controller}");
-        assert_eq!(done.waits, rounds + drafting + 1, "{controller}: one for each pass or loop, one for the prompt");
+        assert_eq!(
+            done.waits,
+            rounds + drafting + 2,
+            "{controller}: one for each pass or loop, and for what the prompt's has noted"
+        );
     }
 }
 

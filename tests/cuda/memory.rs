@@ -23,7 +23,11 @@ fn a_round_is_one_graph_and_one_wait_a_pass() {
     let drafts: u64 = second[0].stats.lengths.iter().zip(0..).map(|(&rounds, k)| rounds as u64 * k).sum();
     assert_eq!(after.recordings, before.recordings, "all shapes were known");
     assert_eq!(after.replays - before.replays, rounds + drafts);
-    assert_eq!(after.waits - before.waits, rounds + drafts + 1, "one for each pass, one for the prompt");
+    assert_eq!(
+        after.waits - before.waits,
+        rounds + drafts + 2,
+        "one for each pass, and for what the prompt's has noted"
+    );
 }
 
 #[test]
@@ -72,14 +76,18 @@ fn weights_that_kernels_do_not_compute_with_are_refused() {
         let backend = CudaBackend::new(device.clone(), subject.geometry(), &weights, None, &options(1));
         backend.err().unwrap().to_string()
     };
-    let error = refusal(&|weights| weights.head = Matrix { dtype: Dtype::F32, ..weights.head });
+    let head = subject.checkpoint.weights().head;
+    let bytes: &'static [u8] = vec![0; head.rows * head.cols * Dtype::F32.size()].leak();
+    let error = refusal(&|weights| weights.head = Matrix { dtype: Dtype::F32, bytes, ..weights.head });
     assert!(error.contains("the weights are f32 (expected bf16 or f16"), "{error}");
     let error = refusal(&|weights| weights.layers[2].up.dtype = Dtype::F16);
     assert!(error.contains("layer 2 has weights in f16 (expected bf16"), "{error}");
     let mut geometry = subject.geometry().clone();
-    geometry.head_dim = 48;
+    let narrower = geometry.head_dim / 16;
+    (geometry.head_dim, geometry.heads) = (16, geometry.heads * narrower);
+    geometry.kv_heads *= narrower;
     let error = CudaBackend::new(device.clone(), &geometry, &subject.checkpoint.weights(), None, &options(1));
-    assert!(error.err().unwrap().to_string().contains("head_dim 48 (expected one of [32, "));
+    assert!(error.err().unwrap().to_string().contains("head_dim 16 (expected one of [32, "));
     let mut exit = subject.exit(1);
     exit.after = 9;
     let error = CudaBackend::new(device, subject.geometry(), &subject.checkpoint.weights(), Some(&exit), &options(1));
