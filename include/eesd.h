@@ -896,17 +896,17 @@ typedef struct eesd_completion {
    */
   struct eesd_text stop;
   /**
-   * The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is 0.
+   * Other than 0: seed repeats the answer. 0: no seed does, as by rejection sampling, or nothing was drawn.
+   */
+  int32_t has_seed;
+  /**
+   * The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is.
    */
   uint64_t seed;
   /**
    * Counts and times.
    */
   struct eesd_stats stats;
-  /**
-   * 0: no seed repeats the answer, as by rejection sampling, or nothing was drawn.
-   */
-  int32_t has_seed;
 } eesd_completion;
 
 /**

@@ -247,7 +247,7 @@ impl Running {
             text: self.output.text,
             logprobs: self.output.logprobs,
             finish: self.output.finish.unwrap_or(Finish::Cancelled),
-            seed: self.sampler.repeating_seed(),
+            seed: self.sampler.seed(),
             stats: self.stats,
         }
     }

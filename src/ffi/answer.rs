@@ -151,12 +151,12 @@ pub struct Completion {
     pub end_token: TokenId,
     /// The stop string, where that is why.
     pub stop: Text,
-    /// The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is 0.
+    /// Other than 0: seed repeats the answer. 0: no seed does, as by rejection sampling, or nothing was drawn.
+    pub has_seed: i32,
+    /// The seed, given or drawn, that repeats a sampled answer whatever else runs; 0 where has_seed is.
     pub seed: u64,
     /// Counts and times.
     pub stats: Stats,
-    /// 0: no seed repeats the answer, as by rejection sampling, or nothing was drawn.
-    pub has_seed: i32,
 }
 
 // SAFETY: repr(C), struct_size first; only written here.
@@ -259,9 +259,9 @@ impl KeptCompletion {
             finish,
             end_token,
             stop: self.stop.as_ref().map_or(NO_TEXT, KeptText::view),
+            has_seed: self.completion.seed.is_some().into(),
             seed: self.completion.seed.unwrap_or_default(),
             stats: Stats::of(&self.completion.stats),
-            has_seed: self.completion.seed.is_some().into(),
         }
     }
 }
@@ -276,9 +276,9 @@ impl Completion {
         finish: Finish::None,
         end_token: 0,
         stop: NO_TEXT,
+        has_seed: 0,
         seed: 0,
         stats: Stats::NONE,
-        has_seed: 0,
     };
 }
 

@@ -98,13 +98,8 @@ impl Sampler {
         self.rule
     }
 
-    /// The request's seed: the given one, or the one drawn for it.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// The seed with which the same request gets the same answer, whatever else runs, if there is one.
-    pub fn repeating_seed(&self) -> Option<u64> {
+    /// The seed, given or drawn, with which the same request gets the same answer, whatever else runs, if there is one.
+    pub fn seed(&self) -> Option<u64> {
         (self.rule == Rule::Coupled).then_some(self.seed)
     }
 
@@ -230,8 +225,8 @@ mod tests {
 
     #[test]
     fn seeds_come_from_the_request_or_differ() {
-        assert_eq!(sampler(1.0, VerifyMode::Coupled).seed(), 42);
-        let fresh = || Sampler::new(SamplingParams::default(), 4).unwrap().seed();
+        assert_eq!(sampler(1.0, VerifyMode::Coupled).seed(), Some(42));
+        let fresh = || Sampler::new(SamplingParams::default(), 4).unwrap().key();
         assert_ne!(fresh(), fresh());
     }
 

@@ -205,4 +205,4 @@ impl Kernel for Softmax<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

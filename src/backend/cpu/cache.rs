@@ -125,27 +125,13 @@ fn or_zero(number: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::attention::tests::geometry;
     use super::*;
-    use crate::model::{Rope, RopeScaling};
 
     #[test]
     fn sizes_whose_product_no_memory_holds_are_an_error() {
-        let geometry = Geometry {
-            family: "llama".into(),
-            vocab_size: 1 << 22,
-            hidden_size: 1 << 20,
-            intermediate_size: 1 << 20,
-            layers: 4096,
-            heads: 4096,
-            kv_heads: 256,
-            head_dim: 4096,
-            rms_norm_eps: 1e-6,
-            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
-            windows: vec![None; 4096],
-            max_positions: 1 << 28,
-            qk_norm: false,
-            tied_head: false,
-        };
+        let (layers, kv_heads, head_dim) = (4096, 256, 4096);
+        let geometry = Geometry { layers, kv_heads, head_dim, ..geometry() };
         for pages in [1 << 22, usize::MAX] {
             let error = Cache::new(&geometry, pages).err().expect("nobody has that much");
             assert!(matches!(error, BackendError::OutOfMemory { what: "KV cache", .. }), "{error}");

@@ -8,7 +8,7 @@ use crate::model::{Rope, RopeScaling};
 const CONTEXT: usize = 200;
 
 /// Six query heads on two key/value heads, of a width that fills no vector.
-fn geometry() -> Geometry {
+pub fn geometry() -> Geometry {
     Geometry {
         family: "llama".to_owned(),
         vocab_size: 16,
