@@ -14,10 +14,12 @@
 //! # }
 //! ```
 
+mod blocks;
 mod draft_vocab;
 mod geometry;
 mod weights;
 
+pub use blocks::{Block, BlockType};
 pub use draft_vocab::DraftVocab;
 pub use geometry::{Geometry, Rope, RopeScaling};
 pub use weights::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
