@@ -138,7 +138,7 @@ fn decoding_bytes(geometry: &Geometry, weights: &ModelWeights<'_>) -> usize {
         .iter()
         .map(|layer| matrices(layer).iter().map(|matrix| matrix.bytes.len()).sum::<usize>())
         .sum::<usize>()
-        + geometry.vocab_size * geometry.hidden_size * weights.head.dtype.size()
+        + weights.head.bytes.len()
 }
 
 /// Operations of the products of a prefill: all layers, and of the last one keys and values only.

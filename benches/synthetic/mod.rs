@@ -62,7 +62,7 @@ impl RandomModel {
         let mut take = |rows: usize, cols: usize| {
             let (bytes, after) = rest.split_at(rows * cols * self.dtype.size());
             rest = after;
-            Matrix { dtype: self.dtype, rows, cols, bytes }
+            Matrix::new(self.dtype, rows, cols, bytes)
         };
         let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = self.geometry;
         let (q, kv) = (self.geometry.q_size(), self.geometry.kv_size());
@@ -94,7 +94,11 @@ impl RandomModel {
 
 /// A one-row matrix as a vector.
 fn vector(matrix: Matrix<'_>) -> Vector<'_> {
-    Vector { dtype: matrix.dtype, len: matrix.cols, bytes: matrix.bytes }
+    Vector {
+        dtype: matrix.format.dtype().expect("random weights are plain numbers"),
+        len: matrix.cols,
+        bytes: matrix.bytes,
+    }
 }
 
 /// Writes tensors one after the other.

@@ -4,7 +4,7 @@ use super::LoadError;
 use super::source::map;
 use super::tensors::Tensors;
 use crate::TokenId;
-use crate::model::{Dtype, Matrix, Vector};
+use crate::model::{Dtype, Matrix, RowOrder, Vector};
 use crate::replace::Replacement;
 use safetensors::Dtype as StoredDtype;
 use std::borrow::Cow;
@@ -23,9 +23,16 @@ pub(crate) struct Stored<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// Plain numbers as they are; what this format of files has no name for, or another order of rows, in f32.
 impl<'a> From<Matrix<'a>> for Stored<'a> {
     fn from(matrix: Matrix<'a>) -> Self {
-        Self { dtype: matrix.dtype.into(), shape: vec![matrix.rows, matrix.cols], bytes: matrix.bytes.into() }
+        let (shape, bytes) = (vec![matrix.rows, matrix.cols], matrix.bytes);
+        match matrix.format.dtype() {
+            Some(dtype) if matrix.order == RowOrder::AsStored => {
+                Self { dtype: dtype.into(), shape, bytes: bytes.into() }
+            }
+            _ => Self { dtype: StoredDtype::F32, shape, bytes: widened(&matrix).into() },
+        }
     }
 }
 
@@ -33,6 +40,16 @@ impl<'a> From<Vector<'a>> for Stored<'a> {
     fn from(vector: Vector<'a>) -> Self {
         Self { dtype: vector.dtype.into(), shape: vec![vector.len], bytes: vector.bytes.into() }
     }
+}
+
+fn widened(matrix: &Matrix<'_>) -> Vec<u8> {
+    let mut row = vec![0.0; matrix.cols];
+    let mut bytes = Vec::with_capacity(matrix.rows * matrix.cols * size_of::<f32>());
+    for index in 0..matrix.rows {
+        matrix.dequantise_row(index, &mut row);
+        bytes.extend(row.iter().flat_map(|number| number.to_le_bytes()));
+    }
+    bytes
 }
 
 /// In I64, as other libraries have indices.

@@ -173,7 +173,7 @@ impl Tensors {
     /// A matrix that [`check`](Self::check) has passed.
     pub(super) fn matrix(&self, name: &str) -> Matrix<'_> {
         let (entry, dtype, bytes) = self.checked(name);
-        Matrix { dtype, rows: entry.shape[0], cols: entry.shape[1], bytes }
+        Matrix::new(dtype, entry.shape[0], entry.shape[1], bytes)
     }
 
     /// A vector that [`check`](Self::check) has passed.

@@ -108,7 +108,7 @@ pub(super) fn settle_head(tensors: &Tensors, geometry: &mut Geometry, notes: &mu
         return;
     }
     let (head, embed) = (tensors.matrix(HEAD), tensors.matrix(EMBED));
-    if (head.dtype, head.bytes) != (embed.dtype, embed.bytes) {
+    if (head.format, head.bytes) != (embed.format, embed.bytes) {
         notes.push(format!("{file}: `{HEAD}` differs from `{EMBED}`: used as the model's head, though {tied}"));
         geometry.tied_head = false;
     }

@@ -9,17 +9,19 @@
 //! let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
 //! let first = &weights.layers[0];
 //! assert_eq!((first.q.rows, first.q.cols), (geometry.q_size(), geometry.hidden_size));
-//! assert_eq!(first.q.dtype, Dtype::BF16);
+//! assert_eq!(first.q.format, Dtype::BF16.into());
 //! # Ok(())
 //! # }
 //! ```
 
 mod blocks;
 mod draft_vocab;
+mod format;
 mod geometry;
 mod weights;
 
 pub use blocks::{Block, BlockType};
 pub use draft_vocab::DraftVocab;
+pub use format::{Dtype, Format, Fp8, Groups, e4m3, floats};
 pub use geometry::{Geometry, Rope, RopeScaling};
-pub use weights::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights, Vector};
+pub use weights::{ExitWeights, LayerWeights, Matrix, ModelWeights, RowOrder, Vector};

@@ -1,70 +1,107 @@
 //! Borrowed, already checked views of a model's tensors, little-endian, as stored in the file.
 
-use super::{DraftVocab, Geometry};
+use super::{DraftVocab, Dtype, Format, Geometry};
 use crate::TokenId;
-
-/// Number format of a stored tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// IEEE 754 binary32.
-    F32,
-    /// IEEE 754 binary16.
-    F16,
-    /// The upper half of a binary32.
-    BF16,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Dtype {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Dtype::F32 => "f32",
-            Dtype::F16 => "f16",
-            Dtype::BF16 => "bf16",
-        })
-    }
-}
 
 /// A row-major `[rows, cols]` tensor; `bytes` need not be aligned.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
-    /// Number format.
-    pub dtype: Dtype,
+    /// How its rows are stored.
+    pub format: Format,
     /// Output features of a projection; tokens of an embedding.
     pub rows: usize,
     /// Input features.
     pub cols: usize,
-    /// `rows · cols · dtype.size()` bytes.
+    /// The stored rows, one after the other: `rows · format.row_bytes(cols)` bytes.
     pub bytes: &'a [u8],
+    /// Which stored row is which row of the matrix.
+    pub order: RowOrder,
 }
 
-impl Matrix<'_> {
+/// Which stored row is which row of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOrder {
+    /// Stored in order.
+    AsStored,
+    /// In each head of `head_dim` rows, the two halves' rows in turn, as llama.cpp stores what RoPE turns in pairs of
+    /// neighbours: row `i` of a head's first half is stored at `2 i`, row `i` of its second at `2 i + 1`.
+    PairedHalves {
+        /// Rows of a head, an even number.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where row `row` is stored.
+    pub fn stored(self, row: usize) -> usize {
+        match self {
+            Self::AsStored => row,
+            Self::PairedHalves { head_dim } => {
+                let (head, at, half) = (row / head_dim, row % head_dim, head_dim / 2);
+                head * head_dim + 2 * (at % half) + at / half
+            }
+        }
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// A matrix whose rows are stored in order.
+    pub fn new(format: impl Into<Format>, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        Self { format: format.into(), rows, cols, bytes, order: RowOrder::AsStored }
+    }
+
+    /// Bytes of a stored row.
+    ///
+    /// # Panics
+    /// If no row of this format has so many columns.
+    pub fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.cols).expect("a checked matrix has whole rows")
+    }
+
+    /// A row as it is stored.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let bytes = self.row_bytes();
+        &self.bytes[self.order.stored(row) * bytes..][..bytes]
+    }
+
+    /// Widens a row: see [`Format::dequantise`].
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long as one.
+    pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
+        self.format.dequantise(self.row(row), out);
+    }
+
     /// Refuses another shape than `[rows, cols]`, and another number of bytes than the shape's.
     fn check(&self, name: &str, rows: usize, cols: usize) -> Result<(), String> {
         if (self.rows, self.cols) != (rows, cols) {
             return Err(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", self.rows, self.cols));
         }
-        check_bytes(name, self.bytes, rows.checked_mul(cols), self.dtype)
+        if let RowOrder::PairedHalves { head_dim } = self.order
+            && (head_dim == 0 || head_dim % 2 != 0 || rows % head_dim != 0)
+        {
+            return Err(format!(
+                "{name} has {rows} rows in heads of {head_dim} (expected whole heads of an even size)"
+            ));
+        }
+        let Some(row) = self.format.row_bytes(cols) else {
+            return Err(format!("{name} has rows of {cols} elements in {} (expected whole blocks)", self.format));
+        };
+        check_bytes(name, self.bytes, rows.checked_mul(row), self.format)
     }
 }
 
-/// Refuses another number of bytes than that of so many elements; `None` is more than there can be.
-fn check_bytes(name: &str, bytes: &[u8], elements: Option<usize>, dtype: Dtype) -> Result<(), String> {
-    let expected = elements.and_then(|elements| elements.checked_mul(dtype.size()));
+/// Refuses another number of bytes than `expected`; `None` is more than there can be.
+fn check_bytes(name: &str, bytes: &[u8], expected: Option<usize>, format: Format) -> Result<(), String> {
     if expected == Some(bytes.len()) {
         return Ok(());
     }
     let expected = expected.map_or_else(|| "more than there can be".into(), |expected| expected.to_string());
-    Err(format!("{name} has {} bytes of {dtype} (expected {expected})", bytes.len()))
+    Err(format!("{name} has {} bytes of {format} (expected {expected})", bytes.len()))
 }
 
 /// A `[len]` tensor: a norm's weight or a bias.
@@ -84,18 +121,14 @@ impl Vector<'_> {
         if self.len != len {
             return Err(format!("{name} is [{}] (expected [{len}])", self.len));
         }
-        check_bytes(name, self.bytes, Some(len), self.dtype)
+        check_bytes(name, self.bytes, len.checked_mul(self.dtype.size()), self.dtype.into())
     }
 
     /// The elements, widened (exactly) to `f32`.
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => {
-                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-        }
+        let mut numbers = vec![0.0; self.len];
+        self.dtype.widen(self.bytes, &mut numbers);
+        numbers
     }
 }
 

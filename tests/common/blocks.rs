@@ -21,7 +21,7 @@ fn bytes(seed: u64, len: usize, offset: f32, scale: f64) -> &'static [u8] {
 
 fn matrix(seed: u64, rows: usize, cols: usize) -> Matrix<'static> {
     let scale = 1.5 / (cols as f64).sqrt();
-    Matrix { dtype: Dtype::F32, rows, cols, bytes: bytes(seed, rows * cols, 0.0, scale) }
+    Matrix::new(Dtype::F32, rows, cols, bytes(seed, rows * cols, 0.0, scale))
 }
 
 fn vector(seed: u64, len: usize, offset: f32) -> Vector<'static> {

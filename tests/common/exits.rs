@@ -25,7 +25,7 @@ pub fn exit_after<'a>(checkpoint: &'a Checkpoint, shipped: &'a [ExitBlock], afte
 
 /// The rows of these tokens. Leaks, as tests may: views of weights borrow.
 pub fn rows_of(head: Matrix<'_>, ids: &[TokenId]) -> Matrix<'static> {
-    let row = head.cols * head.dtype.size();
+    let row = head.row_bytes();
     let bytes: Vec<u8> = ids.iter().flat_map(|&id| &head.bytes[id as usize * row..][..row]).copied().collect();
-    Matrix { dtype: head.dtype, rows: ids.len(), cols: head.cols, bytes: bytes.leak() }
+    Matrix::new(head.format, ids.len(), head.cols, bytes.leak())
 }

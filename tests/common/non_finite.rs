@@ -27,12 +27,13 @@ fn engine(make: Make<'_>, controller: &str) -> Engine {
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let mut weights = checkpoint.weights();
     let embed = weights.embed;
-    let (row_bytes, infinity) = match embed.dtype {
-        Dtype::F32 => (4 * embed.cols, f32::INFINITY.to_le_bytes().to_vec()),
-        Dtype::F16 => (2 * embed.cols, half::f16::INFINITY.to_le_bytes().to_vec()),
-        Dtype::BF16 => (2 * embed.cols, half::bf16::INFINITY.to_le_bytes().to_vec()),
+    let infinity = match embed.format.dtype().unwrap() {
+        Dtype::F32 => f32::INFINITY.to_le_bytes().to_vec(),
+        Dtype::F16 => half::f16::INFINITY.to_le_bytes().to_vec(),
+        Dtype::BF16 => half::bf16::INFINITY.to_le_bytes().to_vec(),
     };
     let mut bytes = embed.bytes.to_vec();
+    let row_bytes = embed.row_bytes();
     bytes[BROKEN as usize * row_bytes..][..row_bytes].copy_from_slice(&infinity.repeat(embed.cols));
     weights.embed.bytes = &bytes;
     let head = Some(rows_of(weights.head, &[BROKEN]));

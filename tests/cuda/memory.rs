@@ -78,9 +78,9 @@ fn weights_that_kernels_do_not_compute_with_are_refused() {
     };
     let head = subject.checkpoint.weights().head;
     let bytes: &'static [u8] = vec![0; head.rows * head.cols * Dtype::F32.size()].leak();
-    let error = refusal(&|weights| weights.head = Matrix { dtype: Dtype::F32, bytes, ..weights.head });
+    let error = refusal(&|weights| weights.head = Matrix { format: Dtype::F32.into(), bytes, ..weights.head });
     assert!(error.contains("the weights are f32 (expected bf16 or f16"), "{error}");
-    let error = refusal(&|weights| weights.layers[2].up.dtype = Dtype::F16);
+    let error = refusal(&|weights| weights.layers[2].up.format = Dtype::F16.into());
     assert!(error.contains("layer 2 has weights in f16 (expected bf16"), "{error}");
     let mut geometry = subject.geometry().clone();
     let narrower = geometry.head_dim / 16;

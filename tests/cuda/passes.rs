@@ -53,7 +53,7 @@ fn leaked(bytes: &[u8]) -> &'static [u8] {
 
 /// The same model in f16: small numbers of trained weights are rounded, on both devices alike.
 fn in_f16<'a>(model: &ModelWeights<'a>) -> ModelWeights<'a> {
-    let matrix = |m: Matrix<'a>| Matrix { dtype: Dtype::F16, bytes: leaked(m.bytes), ..m };
+    let matrix = |m: Matrix<'a>| Matrix { format: Dtype::F16.into(), bytes: leaked(m.bytes), ..m };
     let layer = |l: &LayerWeights<'a>| LayerWeights {
         q: matrix(l.q),
         k: matrix(l.k),

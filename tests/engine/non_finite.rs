@@ -53,7 +53,7 @@ fn odd_model() -> Box<dyn Backend> {
     let bytes = |numbers: Vec<f32>| -> &'static [u8] {
         numbers.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>().leak()
     };
-    let matrix = |seed, rows, cols| Matrix { dtype: Dtype::F32, rows, cols, bytes: bytes(noise(seed, rows * cols)) };
+    let matrix = |seed, rows, cols| Matrix::new(Dtype::F32, rows, cols, bytes(noise(seed, rows * cols)));
     let norm = Vector { dtype: Dtype::F32, len: 40, bytes: bytes(vec![1.0; 40]) };
     let layer = LayerWeights {
         input_norm: norm,
@@ -77,7 +77,7 @@ fn odd_model() -> Box<dyn Backend> {
     };
     let mut embedding = noise(8, 50 * 40);
     embedding[7 * 40..8 * 40].fill(f32::INFINITY);
-    let embed = Matrix { dtype: Dtype::F32, rows: 50, cols: 40, bytes: bytes(embedding) };
+    let embed = Matrix::new(Dtype::F32, 50, 40, bytes(embedding));
     let weights = ModelWeights { embed, layers: vec![layer; 2], norm, head: matrix(9, 50, 40) };
     let options = CpuOptions { threads: Some(2), context: 64, pages: Some(2), ..CpuOptions::default() };
     CpuBackend::new(&geometry, &weights, None, &options).unwrap()

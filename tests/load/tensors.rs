@@ -50,7 +50,7 @@ fn number_formats_may_be_mixed() {
     });
     let mixed = folder.open().unwrap();
     assert_eq!(mixed.weights().norm.dtype, eesd::model::Dtype::F32);
-    assert_eq!(mixed.weights().layers[1].up.dtype, eesd::model::Dtype::F16);
+    assert_eq!(mixed.weights().layers[1].up.format, eesd::model::Dtype::F16.into());
     assert_ne!(mixed.fingerprint(), Folder::of("llama").open().unwrap().fingerprint());
 }
 
@@ -163,7 +163,7 @@ fn a_tied_head_in_another_number_format_or_shape() {
     let folder = Folder::of("qwen2");
     folder.change_tensors(MODEL, |tensors| tensors.add(HEAD, Dtype::F32, &[512, 128]));
     let opened = folder.open().unwrap();
-    assert_eq!((opened.geometry().tied_head, opened.weights().head.dtype), (false, eesd::model::Dtype::F32));
+    assert_eq!((opened.geometry().tied_head, opened.weights().head.format), (false, eesd::model::Dtype::F32.into()));
 
     for (dtype, shape) in [(Dtype::BF16, vec![0]), (Dtype::BF16, vec![511, 128]), (Dtype::I8, vec![512, 128])] {
         let folder = Folder::of("qwen2");

@@ -99,8 +99,8 @@ impl<'a> Packer<'a> {
     fn plan(&mut self, panels: Vec<(Matrix<'a>, usize, usize)>) -> Panels {
         let first = panels[0].0;
         // Where fused matrices differ in format, f32 holds them all exactly.
-        let same = panels.iter().all(|(source, ..)| source.dtype == first.dtype);
-        let dtype = if same { first.dtype } else { Dtype::F32 };
+        let same = panels.iter().all(|(source, ..)| source.format == first.format);
+        let dtype = first.format.dtype().filter(|_| same).unwrap_or(Dtype::F32);
         let planned = Panels { dtype, count: panels.len(), inputs: first.cols, start: self.bytes };
         for (source, row, rows) in panels {
             self.jobs.push(PanelJob { source, row, rows, dtype, to: self.bytes });
@@ -138,26 +138,24 @@ fn panels_of<'a>(
 
 impl PanelJob<'_> {
     fn fill(&self, panel: &mut [u8]) {
-        match (self.source.dtype == self.dtype, self.dtype.size()) {
-            (true, 2) => self.transpose::<2, 2>(panel, |element| element),
-            (true, _) => self.transpose::<4, 4>(panel, |element| element),
-            (false, _) if self.source.dtype.size() == 4 => self.transpose::<4, 4>(panel, |element| element),
-            (false, _) => self.transpose::<2, 4>(panel, |element| widen(self.source.dtype, &element).to_le_bytes()),
+        match (self.source.format == self.dtype.into(), self.dtype.size()) {
+            (true, 2) => self.transpose::<2>(panel, |row| row.to_vec()),
+            (true, _) => self.transpose::<4>(panel, |row| row.to_vec()),
+            (false, _) => self.transpose::<4>(panel, |row| {
+                let mut numbers = vec![0.0; self.source.cols];
+                self.source.format.dequantise(row, &mut numbers);
+                numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+            }),
         }
     }
 
-    /// `panel[k][lane] = convert(source[row + lane][k])`, `FROM` bytes to `TO`.
-    fn transpose<const FROM: usize, const TO: usize>(
-        &self,
-        panel: &mut [u8],
-        convert: impl Fn([u8; FROM]) -> [u8; TO],
-    ) {
-        let row_bytes = self.source.cols * FROM;
-        let (panel, _) = panel.as_chunks_mut::<TO>();
+    /// `panel[k][lane] = convert(row + lane)[k]`, elements of `SIZE` bytes.
+    fn transpose<const SIZE: usize>(&self, panel: &mut [u8], convert: impl Fn(&[u8]) -> Vec<u8>) {
+        let (panel, _) = panel.as_chunks_mut::<SIZE>();
         for lane in 0..self.rows {
-            let (row, _) = self.source.bytes[(self.row + lane) * row_bytes..][..row_bytes].as_chunks::<FROM>();
-            for (input, element) in row.iter().enumerate() {
-                panel[place(self.dtype, row.len(), input, lane)] = convert(*element);
+            let row = convert(self.source.row(self.row + lane));
+            for (input, element) in row.as_chunks::<SIZE>().0.iter().enumerate() {
+                panel[place(self.dtype, self.source.cols, input, lane)] = *element;
             }
         }
     }

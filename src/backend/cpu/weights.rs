@@ -2,29 +2,23 @@
 
 use super::super::BackendError;
 use super::lanes::{LANES, padded};
-use super::pack::{Packed, Packer, Panels, widen};
+use super::pack::{Packed, Packer, Panels};
 use super::pool::Pool;
 use crate::TokenId;
-use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
+use crate::model::{ExitWeights, Geometry, LayerWeights, ModelWeights, Vector};
 
 /// Everything a pass reads.
 pub struct Weights {
     /// The memory of all matrices below.
     pub packed: Packed,
-    embedding: Embedding,
+    /// The embedding, whose rows are read one by one; the head where it is the same matrix.
+    embedding: Panels,
     /// The model's layers; the exit block's is the last one, where there is one.
     pub layers: Vec<Layer>,
     /// Final norm and head.
     pub head: Head,
     /// The exit block.
     pub exit: Option<Exit>,
-}
-
-/// Rows of the embedding are read one by one: from the head where it is the same matrix, else from a
-/// copy of the stored tensor.
-enum Embedding {
-    Tied,
-    Own { dtype: Dtype, row_bytes: usize, bytes: Vec<u8> },
 }
 
 /// One decoder layer. Vectors over heads have each head padded to whole panels.
@@ -104,31 +98,13 @@ impl Weights {
             }
             None => None,
         };
-        let Matrix { dtype, cols, bytes, .. } = model.embed;
-        let embedding = if geometry.tied_head {
-            Embedding::Tied
-        } else {
-            let mut own = Vec::new();
-            let oom = |_| BackendError::OutOfMemory { what: "embedding", bytes: bytes.len() };
-            own.try_reserve_exact(bytes.len()).map_err(oom)?;
-            own.extend_from_slice(bytes);
-            Embedding::Own { dtype, row_bytes: cols * dtype.size(), bytes: own }
-        };
+        let embedding = if geometry.tied_head { matrix } else { packer.matrix(model.embed) };
         Ok(Self { packed: packer.pack(pool)?, embedding, layers, head, exit })
     }
 
     /// Inputs `range` of a token's embedding.
     pub fn embed(&self, token: TokenId, range: std::ops::Range<usize>, out: &mut [f32]) {
-        let token = token as usize;
-        match &self.embedding {
-            Embedding::Tied => self.packed.column(&self.head.matrix, token, range, out),
-            Embedding::Own { dtype, row_bytes, bytes } => {
-                let row = &bytes[token * row_bytes..][range.start * dtype.size()..range.end * dtype.size()];
-                for (element, out) in row.chunks_exact(dtype.size()).zip(out) {
-                    *out = widen(*dtype, element);
-                }
-            }
-        }
+        self.packed.column(&self.embedding, token as usize, range, out);
     }
 }
 

@@ -149,7 +149,7 @@ fn shape_of_layer<'a>(geometry: &Geometry, ones: &'a [u8]) -> LayerWeights<'a> {
 }
 
 fn matrix(rows: usize, cols: usize) -> Matrix<'static> {
-    Matrix { dtype: Dtype::BF16, rows, cols, bytes: &[] }
+    Matrix::new(Dtype::BF16, rows, cols, &[])
 }
 
 fn norm(ones: &[u8], len: usize) -> Vector<'_> {

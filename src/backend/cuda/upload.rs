@@ -60,7 +60,7 @@ unsafe fn upload_through<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>], most: 
 }
 
 fn row_bytes(matrix: &Matrix<'_>) -> usize {
-    matrix.cols * matrix.dtype.size()
+    matrix.row_bytes()
 }
 
 /// A page-locked buffer, its counterpart on the device, and when both are free again.
@@ -172,7 +172,7 @@ mod tests {
         let (rows, columns) = (100, 72);
         let bytes: Vec<u8> = (0..rows * columns * 2).map(|i| (i * 31 % 251) as u8).collect();
         let floats: Vec<f32> = (0..999).map(|i| i as f32).collect();
-        let matrix = Matrix { dtype: Dtype::BF16, rows, cols: columns, bytes: &bytes };
+        let matrix = Matrix::new(Dtype::BF16, rows, columns, &bytes);
         let through = |most: usize| {
             let device = Arc::new(EmulatedDevice::new(Emulator::new(2), 1 << 24));
             let packed = packed_bytes(2 * rows.next_multiple_of(16), columns);

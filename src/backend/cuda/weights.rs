@@ -4,7 +4,7 @@ use super::arena::Arena;
 use super::kernels::{Address, Format};
 use super::pack::{BLOCK_ROWS, block_bytes, chunks, packed_bytes};
 use crate::backend::BackendError;
-use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
+use crate::model::{Dtype, ExitWeights, Format as Stored, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
 
 /// A packed projection.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +129,7 @@ impl Weights {
     ) -> (Self, Vec<Cargo<'a>>, usize) {
         let mut plan = Plan { arena: Arena::new(base), cargo: Vec::new() };
         let matrix = plan.matrix(&[model.head]);
-        let embed_bytes = model.embed.rows * model.embed.cols * model.embed.dtype.size();
+        let embed_bytes = model.embed.rows * model.embed.row_bytes();
         let embedding = if geometry.tied_head { matrix.at } else { plan.bytes(model.embed.bytes, embed_bytes) };
         let weights = Self {
             embedding,
@@ -248,29 +248,31 @@ fn floats_or_zeros(vector: &Option<Vector<'_>>, len: usize) -> Vec<f32> {
 /// If they differ, or the kernels do not compute in it.
 pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Result<Format, BackendError> {
     let of_layer = |layer: &LayerWeights<'_>| {
-        [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down].map(|matrix| matrix.dtype)
+        [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down].map(|matrix| matrix.format)
     };
-    let format = match model.head.dtype {
-        Dtype::BF16 => Format::Bf16,
-        Dtype::F16 => Format::F16,
-        Dtype::F32 => {
-            let why = "cuda: the weights are f32 (expected bf16 or f16, which its kernels compute with): convert the \
-                       model, or use --device cpu";
-            return Err(BackendError::Device(why.into()));
+    let format = match model.head.format {
+        Stored::Float(Dtype::BF16) => Format::Bf16,
+        Stored::Float(Dtype::F16) => Format::F16,
+        other => {
+            let why = format!(
+                "cuda: the weights are {other} (expected bf16 or f16, which its kernels compute with): convert the \
+                 model, or use --device cpu"
+            );
+            return Err(BackendError::Device(why));
         }
     };
-    let same = |what: String, found: Dtype| {
-        let expected = model.head.dtype;
+    let same = |what: String, found: Stored| {
+        let expected = model.head.format;
         let why = || format!("cuda: {what} has weights in {found} (expected {expected}, as the LM head)");
         if found == expected { Ok(()) } else { Err(BackendError::Device(why())) }
     };
-    same("the embedding".into(), model.embed.dtype)?;
+    same("the embedding".into(), model.embed.format)?;
     for (index, layer) in model.layers.iter().enumerate() {
-        of_layer(layer).into_iter().try_for_each(|dtype| same(format!("layer {index}"), dtype))?;
+        of_layer(layer).into_iter().try_for_each(|format| same(format!("layer {index}"), format))?;
     }
     if let Some(exit) = exit {
-        let head = exit.head.map(|head| head.dtype);
-        of_layer(&exit.layer).into_iter().chain(head).try_for_each(|dtype| same("the exit block".into(), dtype))?;
+        let head = exit.head.map(|head| head.format);
+        of_layer(&exit.layer).into_iter().chain(head).try_for_each(|format| same("the exit block".into(), format))?;
     }
     Ok(format)
 }

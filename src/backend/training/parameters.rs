@@ -107,7 +107,7 @@ impl Layout {
             up: linear(&mut values, layer.up, layer.up_bias),
             down: linear(&mut values, layer.down, layer.down_bias),
             norm: vector(&mut values, exit.norm),
-            head: some_rows(&mut values, head, &rows),
+            head: some_rows(&mut values, head, rows.iter().copied()),
             // The first tokens need no list.
             draft_ids: ids.iter().zip(0..).any(|(&id, column)| id != column).then_some(ids),
             kind,
@@ -248,7 +248,7 @@ impl ExportedBlock {
 
     fn matrix(&self, slot: &Slot) -> Matrix<'_> {
         let [rows, cols] = slot.shape;
-        Matrix { dtype: self.dtype, rows, cols, bytes: self.bytes(slot) }
+        Matrix::new(self.dtype, rows, cols, self.bytes(slot))
     }
 }
 
@@ -263,18 +263,16 @@ fn vector(values: &mut Vec<f32>, vector: Vector<'_>) -> Slot {
 }
 
 fn matrix(values: &mut Vec<f32>, matrix: Matrix<'_>) -> Slot {
-    let Matrix { dtype, rows, cols, bytes } = matrix;
-    let slot = vector(values, Vector { dtype, len: rows * cols, bytes });
-    Slot { shape: [rows, cols], ..slot }
+    some_rows(values, matrix, 0..matrix.rows)
 }
 
-fn some_rows(values: &mut Vec<f32>, matrix: Matrix<'_>, rows: &[usize]) -> Slot {
-    let (Matrix { dtype, cols, bytes, .. }, start) = (matrix, values.len());
-    let size = cols * dtype.size();
-    for row in rows {
-        values.extend(Vector { dtype, len: cols, bytes: &bytes[row * size..][..size] }.to_f32());
+fn some_rows(values: &mut Vec<f32>, matrix: Matrix<'_>, rows: impl ExactSizeIterator<Item = usize>) -> Slot {
+    let (start, shape) = (values.len(), [rows.len(), matrix.cols]);
+    values.resize(start + shape[0] * shape[1], 0.0);
+    for (row, out) in rows.zip(values[start..].chunks_exact_mut(matrix.cols)) {
+        matrix.dequantise_row(row, out);
     }
-    Slot { shape: [rows.len(), cols], range: start..values.len() }
+    Slot { shape, range: start..values.len() }
 }
 
 #[cfg(test)]
@@ -289,7 +287,7 @@ mod tests {
             let checkpoint = Checkpoint::open(format!("{folder}{name}").as_ref()).unwrap();
             let model = checkpoint.weights();
             let exit = ExitWeights::from_model(&model, 1, 0);
-            let dtype = exit.layer.q.dtype;
+            let dtype = exit.layer.q.format.dtype().unwrap();
             let ids = [2, 3, 40];
             let kinds = [(Head::Trained, None), (Head::Frozen, Some(&[0, 1, 2][..])), (Head::Shared, None)];
             for (kind, listed) in kinds.into_iter().chain([(Head::Trained, Some(&ids[..])), (Head::Frozen, Some(&ids))])

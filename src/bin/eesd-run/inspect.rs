@@ -138,7 +138,7 @@ impl Report {
             rope_scaling: rope_scaling(&geometry.rope.scaling),
             qk_norm: geometry.qk_norm,
             tied_head: geometry.tied_head,
-            dtype: weights.layers.first().map_or(weights.embed.dtype, |layer| layer.q.dtype).to_string(),
+            dtype: weights.layers.first().map_or(weights.embed.format, |layer| layer.q.format).to_string(),
             parameters: checkpoint.parameters(),
             bytes: Bytes {
                 total: checkpoint.bytes(),

@@ -66,7 +66,7 @@ fn every_element_is_one_sum_in_order() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
         for (inputs, outputs) in [(64, 160), (37, 21), (515, 70)] {
             let (bytes, weights) = stored(dtype, &noise(inputs as u32, inputs * outputs));
-            let matrix = Matrix { dtype, rows: outputs, cols: inputs, bytes: &bytes };
+            let matrix = Matrix::new(dtype, outputs, inputs, &bytes);
             let x = noise(7, 40 * inputs);
             let expected: Vec<f32> = x
                 .chunks(inputs)
@@ -96,7 +96,7 @@ fn a_packed_column_is_the_stored_row() {
         let (inputs, outputs) = (21, 35);
         let (bytes, weights) = stored(dtype, &noise(3, inputs * outputs));
         let mut packer = Packer::default();
-        let panels = packer.matrix(Matrix { dtype, rows: outputs, cols: inputs, bytes: &bytes });
+        let panels = packer.matrix(Matrix::new(dtype, outputs, inputs, &bytes));
         let packed = packer.pack(&mut Pool::new(2).unwrap()).unwrap();
         for column in 0..outputs {
             let mut row = vec![0.0; inputs];
@@ -112,7 +112,7 @@ fn fused_matrices_of_two_formats_are_widened() {
     let (inputs, outputs) = (19, 32);
     let (half_bytes, half) = stored(Dtype::F16, &noise(1, inputs * outputs));
     let (brain_bytes, brain) = stored(Dtype::BF16, &noise(2, inputs * outputs));
-    let matrix = |dtype, bytes| Matrix { dtype, rows: outputs, cols: inputs, bytes };
+    let matrix = |dtype: Dtype, bytes| Matrix::new(dtype, outputs, inputs, bytes);
     let mut packer = Packer::default();
     let panels = packer.interleaved(matrix(Dtype::F16, &half_bytes), matrix(Dtype::BF16, &brain_bytes));
     let packed = packer.pack(&mut Pool::new(1).unwrap()).unwrap();

@@ -17,7 +17,7 @@ use eesd::backend::training::parameters::{Head, Layout};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
-use eesd::model::ExitWeights;
+use eesd::model::{Dtype, ExitWeights};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -65,7 +65,8 @@ impl Run<'_> {
         let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
         let (layout, values) = self.start(n, &frequencies)?;
         let coverage = self.coverage(&layout, &frequencies);
-        let dtype = self.model.checkpoint.weights().layers[0].q.dtype;
+        // A block of a quantised model is trained, and kept, in 16 bits.
+        let dtype = self.model.checkpoint.weights().layers[0].q.format.dtype().unwrap_or(Dtype::BF16);
         let identity =
             Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
