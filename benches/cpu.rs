@@ -132,7 +132,7 @@ fn decode(backend: &mut dyn Backend, pages: &[Vec<PageId>], tokens: &[u32]) {
 }
 
 /// Bytes of all matrices that a decoding pass reads: every layer and the head.
-fn decoding_bytes(geometry: &Geometry, weights: &ModelWeights<'_>) -> usize {
+fn decoding_bytes(weights: &ModelWeights<'_>) -> usize {
     weights
         .layers
         .iter()
