@@ -52,7 +52,7 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
         CpuOptions { threads: Some(threads), simd: None, slots: most, context: PROMPT, max_draft: 0, pages: None };
     let mut backend = CpuBackend::new(geometry, weights, None, &options).expect("the model fits in memory");
     let mut probe = Probe::new(threads, PROBE_BYTES).expect("the probe's memory fits");
-    let read_bytes = decoding_bytes(geometry, weights) as f64;
+    let read_bytes = decoding_bytes(weights) as f64;
     let flops = prefill_flops(geometry, PROMPT);
 
     let tokens: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect();
