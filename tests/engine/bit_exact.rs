@@ -17,8 +17,14 @@ fn backend(threads: usize, simd: Option<Simd>) -> Box<dyn Backend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pycode-4m");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let exit = checkpoint.open_exit(&folder.join("exit-2.safetensors")).unwrap();
-    let options =
-        CpuOptions { threads: Some(threads), simd, slots: SLOTS, context: CONTEXT, max_draft: MAX_DRAFT, pages: None };
+    let options = CpuOptions {
+        threads: Some(threads),
+        simd,
+        slots: SLOTS,
+        context: CONTEXT,
+        max_draft: MAX_DRAFT,
+        ..CpuOptions::default()
+    };
     CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit.weights()), &options).unwrap()
 }
 
@@ -71,7 +77,7 @@ fn instruction_sets_and_threads_change_no_bit() {
         (bits(&found.logits), bits(&found.hidden))
     };
     let expected = run(1, Simd::Portable);
-    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter().filter(|simd| simd.is_available()) {
+    for simd in Simd::ALL.into_iter().filter(|simd| simd.is_available()) {
         for threads in 1..=3 {
             assert!(run(threads, simd) == expected, "{simd}, {threads} threads");
         }

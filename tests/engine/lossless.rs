@@ -64,7 +64,7 @@ impl Subject {
 
     /// An engine whose end tokens never come, so that every request has its full length.
     fn engine(&self, exit: usize, controller: &str, slots: usize) -> Engine {
-        let options = CpuOptions { threads: None, simd: None, slots, context: 512, max_draft: 16, pages: None };
+        let options = CpuOptions { slots, context: 512, max_draft: 16, ..CpuOptions::default() };
         let exit = self.exit(exit);
         let weights = self.checkpoint.weights();
         let backend = CpuBackend::new(self.checkpoint.geometry(), &weights, Some(&exit), &options).unwrap();

@@ -36,12 +36,11 @@ impl Backend for CpuBackend {
     }
 
     fn describe(&self) -> String {
-        let dtype = self.model.weights.head.matrix.dtype;
         let threads = match self.pool.workers() {
             1 => "1 thread".to_owned(),
             workers => format!("{workers} threads"),
         };
-        format!("cpu, {threads}, {}, {dtype} weights", self.model.simd)
+        format!("cpu, {threads}, {}, {} weights", self.model.simd, self.model.weights.formats)
     }
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {

@@ -73,7 +73,7 @@ impl Machine {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
                 let threads = args.threads;
-                Ok(Machine::Cpu(CpuOptions { threads, simd: None, slots, context, max_draft, pages }))
+                Ok(Machine::Cpu(CpuOptions { threads, slots, context, max_draft, pages, ..CpuOptions::default() }))
             }
         }
     }
