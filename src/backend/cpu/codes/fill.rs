@@ -39,7 +39,7 @@ impl Lane<'_> {
             for (part, (number, of_groups)) in
                 [Some((block.scale, &block.scales)), minima].into_iter().flatten().enumerate()
             {
-                let at = self.layout.scales_at() + part * self.layout.scales_bytes();
+                let at = part * self.layout.scales_bytes();
                 self.put(at + index * LANES * 2, self.lane, number.to_le_bytes());
                 if self.layout.scales == Scales::Super {
                     let supers = self.layout.padded.div_ceil(SUPER);
@@ -58,7 +58,7 @@ impl Lane<'_> {
             self.code(input, groups.code(codes, input));
         }
         for (part, numbers) in [scales, minima].into_iter().enumerate() {
-            let at = self.layout.scales_at() + part * self.layout.scales_bytes();
+            let at = part * self.layout.scales_bytes();
             for (group, number) in numbers.as_chunks::<4>().0.iter().enumerate() {
                 self.put(at + group * LANES * 4, self.lane, *number);
             }
@@ -78,7 +78,7 @@ impl Lane<'_> {
             _ if centred => (i32::from(code) + codes.centre()) as u8,
             _ => code as u8,
         };
-        let place = Place::of(codes, input, self.lane);
+        let place = Place::of(self.layout, input, self.lane);
         self.panel[place.byte] |= (stored & if codes == Codes::Bytes { 0xff } else { 15 }) << place.shift;
         if codes == Codes::Fifths {
             self.panel[place.fifth.0] |= (stored >> 4) << place.fifth.1;
@@ -95,8 +95,9 @@ struct Place {
 }
 
 impl Place {
-    fn of(codes: Codes, input: usize, lane: usize) -> Self {
-        let (block, within) = (input / BLOCK * codes.block_bytes(), input % BLOCK);
+    fn of(layout: &Layout, input: usize, lane: usize) -> Self {
+        let codes = layout.codes;
+        let (block, within) = (layout.codes_at() + input / BLOCK * codes.block_bytes(), input % BLOCK);
         let (vector, at) = (within / 4, lane * 4 + within % 4);
         let fifth = (block + 256 + vector * 8 + at / 8, at % 8);
         match codes {
@@ -109,7 +110,7 @@ impl Place {
 /// Element `input` of output `lane`, as [`Format::dequantise`] gives it.
 pub fn element(layout: &Layout, panel: &[u8], input: usize, lane: usize) -> f32 {
     let Layout { codes, minima, .. } = *layout;
-    let place = Place::of(codes, input, lane);
+    let place = Place::of(layout, input, lane);
     let low = panel[place.byte] >> place.shift;
     let code = match codes {
         Codes::Bytes => i32::from(low) - codes.centre(),
@@ -120,9 +121,8 @@ pub fn element(layout: &Layout, panel: &[u8], input: usize, lane: usize) -> f32 
             i32::from(low & 15 | fifth << 4) - if minima { 0 } else { codes.centre() }
         }
     };
-    let at = layout.scales_at();
-    let minimum = if minima { number(layout, panel, at + layout.scales_bytes(), input, lane) } else { 0.0 };
-    number(layout, panel, at, input, lane) * code as f32 + minimum
+    let minimum = if minima { number(layout, panel, layout.scales_bytes(), input, lane) } else { 0.0 };
+    number(layout, panel, 0, input, lane) * code as f32 + minimum
 }
 
 /// The scale, or minimum, of an input of an output, from those at `at`.

@@ -1,7 +1,7 @@
 //! How a panel of 16 outputs of quantised weights lies in memory.
 //!
-//! First its codes, block by block of 32 inputs; then its scales, then its minima, where it has any. Inputs are padded
-//! to whole blocks with codes that the inputs' own padding, zero, makes nothing of.
+//! First its scales, then its minima, where it has any; then its codes, block by block of 32 inputs: so a panel is read from
+//! one end to the other. Inputs are padded to whole blocks with codes that the inputs' own padding, zero, makes nothing of.
 //!
 //! A block's codes are vectors of 64 bytes: vector `j` has inputs `4 j .. 4 j + 4` of the 16 outputs, output by output.
 //! Codes of 4 bits lie two to a byte: vectors `j` and `4 + j` in the low and high halves of the `j`th 64 bytes. The fifth
@@ -114,9 +114,9 @@ impl Layout {
         self.padded / self.group
     }
 
-    /// Where the scales lie in a panel.
-    pub fn scales_at(&self) -> usize {
-        self.blocks() * self.codes.block_bytes()
+    /// Where the codes lie in a panel: at a cache line.
+    pub fn codes_at(&self) -> usize {
+        (if self.minima { 2 } else { 1 } * self.scales_bytes()).next_multiple_of(64)
     }
 
     /// Bytes of the scales, and of the minima.
@@ -130,7 +130,6 @@ impl Layout {
 
     /// Bytes of a panel: whole cache lines.
     pub fn panel_bytes(&self) -> usize {
-        let numbers = if self.minima { 2 } else { 1 } * self.scales_bytes();
-        (self.scales_at() + numbers).next_multiple_of(64)
+        self.codes_at() + self.blocks() * self.codes.block_bytes()
     }
 }

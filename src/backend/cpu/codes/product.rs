@@ -44,7 +44,7 @@ pub unsafe fn multiply(
                     inputs: inputs.from(from),
                     first,
                     blocks,
-                    codes: weights.wrapping_add(first * layout.codes.block_bytes()),
+                    codes: weights.wrapping_add(layout.codes_at() + first * layout.codes.block_bytes()),
                     scales: scratch,
                     minima,
                     out: out.at.wrapping_add(from * out.stride + panel * LANES),
@@ -65,7 +65,7 @@ pub unsafe fn multiply(
 unsafe fn widen(simd: Simd, layout: &Layout, panel: *const u8, blocks: std::ops::Range<usize>, to: [*mut f32; 2]) {
     let parts = if layout.minima { 2 } else { 1 };
     for (part, out) in to.into_iter().take(parts).enumerate() {
-        let from = panel.wrapping_add(layout.scales_at() + part * layout.scales_bytes());
+        let from = panel.wrapping_add(part * layout.scales_bytes());
         simd.run(Widen { layout, from, blocks: blocks.clone(), out });
     }
 }
