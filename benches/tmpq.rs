@@ -100,6 +100,7 @@ fn main() {
                     sampler: &sampler,
                 })
                 .collect();
+            backend.describe();
             let mut best = f64::MAX;
             let mut all = vec![];
             for _ in 0..(n / rows).max(8) {
@@ -109,6 +110,7 @@ fn main() {
                 best = best.min(d);
                 all.push(d);
             }
+            backend.describe();
             all.sort_by(f64::total_cmp);
             print!(
                 "{rows}: {:.2}ms ({:.2}) {:.0}/s  ",

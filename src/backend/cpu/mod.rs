@@ -31,6 +31,7 @@ use super::{Backend, BackendError, DEFAULT_CONTEXT, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
 use cache::Cache;
+pub use cache::KvFormat;
 use layer::Model;
 use passes::Slot;
 use pool::Pool;
@@ -52,6 +53,8 @@ pub struct CpuOptions {
     pub max_draft: usize,
     /// What quantised weights are multiplied by.
     pub activations: Activations,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Pages of the KV cache; `None`: enough for `slots` sequences of `context` tokens.
     pub pages: Option<usize>,
 }
@@ -66,6 +69,7 @@ impl Default for CpuOptions {
             context: DEFAULT_CONTEXT,
             max_draft: 8,
             activations: Activations::Eight,
+            kv: KvFormat::Full,
             pages: None,
         }
     }
@@ -125,8 +129,8 @@ pub struct CpuBackend {
 
 impl CpuBackend {
     /// Bytes of the KV cache that a page of a model takes: every layer's, the exit layer's included, padding and all.
-    pub fn page_bytes(geometry: &Geometry) -> usize {
-        cache::page_floats(geometry).saturating_mul(size_of::<f32>())
+    pub fn page_bytes(geometry: &Geometry, kv: KvFormat) -> usize {
+        cache::page_bytes(geometry, kv)
     }
 
     /// Repacks the weights (in their own number format) and reserves the cache.
@@ -154,7 +158,7 @@ impl CpuBackend {
         let pages = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let limits = Limits { pages, slots, max_draft, context };
         Ok(Box::new(Self {
-            cache: Cache::new(geometry, pages)?,
+            cache: Cache::new(geometry, options.kv, pages)?,
             work: Workspace::new(geometry, simd, &limits, workers)?,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,

@@ -64,22 +64,22 @@ impl Backend for CpuBackend {
 
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
         self.limits.check_pages(pages)?;
-        let mut bytes = Vec::with_capacity(pages.len() * self.cache.page_floats() * size_of::<f32>());
+        let mut bytes = Vec::with_capacity(pages.len() * self.cache.page_bytes());
         for &page in pages {
             // SAFETY: no pass is running.
-            bytes.extend_from_slice(bytemuck::cast_slice(unsafe { self.cache.page(page) }));
+            bytes.extend_from_slice(unsafe { self.cache.page(page) });
         }
         Ok(SavedPages::new(pages.len(), bytes))
     }
 
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
         self.limits.check_pages(pages)?;
-        let page_bytes = self.cache.page_floats() * size_of::<f32>();
+        let page_bytes = self.cache.page_bytes();
         saved.check(pages, page_bytes)?;
         self.cache.non_finite().forget_pages(pages);
         for (&page, bytes) in pages.iter().zip(saved.bytes().chunks_exact(page_bytes)) {
             // SAFETY: no pass is running.
-            bytemuck::cast_slice_mut(unsafe { self.cache.page(page) }).copy_from_slice(bytes);
+            unsafe { self.cache.page(page) }.copy_from_slice(bytes);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use super::codes::{CodeRows, QuantisedRows};
 use super::gemm::{self, Rows, row_stride};
 use super::lanes::padded;
 use super::memory::Memory;
+use crate::kv::PAGE_TOKENS;
 use crate::model::Geometry;
 
 /// Rows of a prefill pass: enough for the weights' way through the caches to pay.
@@ -93,6 +94,7 @@ struct Own {
     scores: Memory<f32>,
     queries: Memory<f32>,
     mixed: Memory<f32>,
+    widened: Memory<f32>,
 }
 
 impl Workspace {
@@ -114,6 +116,7 @@ impl Workspace {
                 scores: zeroed(Attention::scores_len(simd, limits.context))?,
                 queries: zeroed(simd.max_rows() * width)?,
                 mixed: zeroed(simd.max_rows() * width)?,
+                widened: zeroed(PAGE_TOKENS * width)?,
             })
         };
         Ok(Self {
@@ -171,7 +174,7 @@ impl Workspace {
 
     /// A worker's scratch space for attention.
     pub fn attention(&self, worker: usize) -> Scratch {
-        let own = &self.workers[worker];
-        Scratch { scores: own.scores.at(0), queries: own.queries.at(0), mixed: own.mixed.at(0) }
+        let Own { scores, queries, mixed, widened, .. } = &self.workers[worker];
+        Scratch { scores: scores.at(0), queries: queries.at(0), mixed: mixed.at(0), widened: widened.at(0) }
     }
 }
