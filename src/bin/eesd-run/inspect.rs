@@ -184,7 +184,7 @@ pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
 
 /// The rotary scaling under Hugging Face's name for it, with its parameters.
 fn rope_scaling(scaling: &RopeScaling) -> String {
-    match *scaling {
+    match scaling {
         RopeScaling::Default => "default".into(),
         RopeScaling::Linear { factor } => format!("linear (factor {factor})"),
         RopeScaling::Dynamic { factor, original_max_positions } => {
@@ -198,6 +198,10 @@ fn rope_scaling(scaling: &RopeScaling) -> String {
             "yarn (factor {factor} past {original_max_positions} positions, beta {beta_slow} to {beta_fast}, attention \
              factor {attention_factor:.4})"
         ),
+        RopeScaling::Divisors(divisors) => {
+            let (least, most) = divisors.iter().fold((f64::MAX, 0.0), |(low, high), &d| (d.min(low), d.max(high)));
+            format!("by pairs (divisors from {least} to {most})")
+        }
     }
 }
 
