@@ -99,7 +99,13 @@ impl Tensors {
             shard_of.insert(name, shard);
         }
 
-        let mut tensors = Self { path: root.path().to_path_buf(), files: Vec::new(), entries: BTreeMap::new(), spelling: as_it_is, formats: plain_formats };
+        let mut tensors = Self {
+            path: root.path().to_path_buf(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            spelling: as_it_is,
+            formats: plain_formats,
+        };
         let shards = shard_of.values().copied().collect::<BTreeSet<_>>();
         if shards.len() > limits::SHARDS {
             let what = format!("files in `{}`", root.name("weight_map"));
@@ -147,8 +153,13 @@ impl Tensors {
     /// If two of its files have a tensor of one name.
     pub(super) fn of_gguf(gguf: &Gguf) -> Result<Self, LoadError> {
         let path = gguf.path().to_path_buf();
-        let mut tensors =
-            Self { path, files: Vec::new(), entries: BTreeMap::new(), spelling: gguf::stored_name, formats: all_formats };
+        let mut tensors = Self {
+            path,
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            spelling: gguf::stored_name,
+            formats: all_formats,
+        };
         for part in gguf.parts() {
             for (stored, gguf::Entry { kind, shape, range }) in part.tensors() {
                 let kind = match kind {

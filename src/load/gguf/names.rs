@@ -36,7 +36,11 @@ pub(in super::super) fn name(stored: &str) -> String {
 /// A tensor's name as the file has it, by Hugging Face's name, cut to what an error shows.
 pub(in super::super) fn stored_name(name: &str) -> String {
     let outer = OUTER.iter().find(|(_, from)| *from == name).map(|(to, _)| (*to).to_owned());
-    short(outer.or_else(|| inner(name, LAYERS, STORED_LAYERS, |(to, from)| (from, to))).unwrap_or_else(|| name.to_owned()))
+    short(
+        outer
+            .or_else(|| inner(name, LAYERS, STORED_LAYERS, |(to, from)| (from, to)))
+            .unwrap_or_else(|| name.to_owned()),
+    )
 }
 
 /// The name of a layer's tensor in the other spelling, by the prefixes of both and the pairs of their modules' names.
@@ -75,7 +79,8 @@ mod tests {
             assert_eq!(name(stored), hugging_face);
             assert_eq!(stored_name(hugging_face), stored);
         }
-        for stranger in ["blk.01.attn_q.weight", "blk.0.ffn_gate_inp.weight", "blk.0.attn_q", "blk.x.attn_q.weight", ""] {
+        for stranger in ["blk.01.attn_q.weight", "blk.0.ffn_gate_inp.weight", "blk.0.attn_q", "blk.x.attn_q.weight", ""]
+        {
             assert_eq!((name(stranger), stored_name(stranger)), (stranger.to_owned(), stranger.to_owned()));
         }
         assert!(is_paired(&name("blk.1.attn_k.bias")) && !is_paired(&name("blk.1.attn_k_norm.weight")));

@@ -165,12 +165,13 @@ fn entry(reader: &mut Reader<'_>) -> Result<(String, Entry), String> {
     let number = reader.u32().map_err(named)?;
     let offset = size(reader).map_err(named)?;
     let row = shape.first().copied().unwrap_or(1);
-    let (kind, bytes) =
-        Kind::of(number, row).ok_or_else(|| named(format!("type {number}, of which there is none")))?;
+    let (kind, bytes) = Kind::of(number, row).ok_or_else(|| named(format!("type {number}, of which there is none")))?;
     let rows = shape.iter().skip(1).try_fold(1usize, |rows, &size| rows.checked_mul(size));
     let end = bytes.zip(rows).and_then(|(bytes, rows)| offset.checked_add(bytes.checked_mul(rows)?));
     let end = end.ok_or_else(|| {
-        named(format!("sizes {shape:?} of type {number} at {offset} (expected rows of whole blocks, and no more than a file has)"))
+        named(format!(
+            "sizes {shape:?} of type {number} at {offset} (expected rows of whole blocks, and no more than a file has)"
+        ))
     })?;
     let range = offset..end;
     shape.reverse();

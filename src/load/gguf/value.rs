@@ -44,7 +44,9 @@ const KINDS: [Kind; 13] = [
 impl Kind {
     pub fn of(number: u32) -> Result<Self, String> {
         let known = KINDS.get(number as usize);
-        known.copied().ok_or_else(|| format!("type {number}, of which there is none (expected 0 to {})", KINDS.len() - 1))
+        known
+            .copied()
+            .ok_or_else(|| format!("type {number}, of which there is none (expected 0 to {})", KINDS.len() - 1))
     }
 
     /// Bytes of a value; `None` where they depend on it.
@@ -211,7 +213,12 @@ impl<'a> Metadata<'a> {
     /// The error of a list's value that cannot be.
     pub fn wrong_at(&self, key: &str, index: usize, found: String, expected: &str) -> LoadError {
         let expected = expected.into();
-        LoadError::Key { path: self.path.to_path_buf(), key: short(format!("{key}[{index}]")), found: short(found), expected }
+        LoadError::Key {
+            path: self.path.to_path_buf(),
+            key: short(format!("{key}[{index}]")),
+            found: short(found),
+            expected,
+        }
     }
 
     fn get<T>(

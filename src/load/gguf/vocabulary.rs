@@ -30,8 +30,7 @@ pub(super) enum Kind {
 }
 
 /// By their numbers in the file, from 1 on.
-const KINDS: [Kind; 6] =
-    [Kind::Normal, Kind::Unknown, Kind::Control, Kind::UserDefined, Kind::Unused, Kind::Byte];
+const KINDS: [Kind; 6] = [Kind::Normal, Kind::Unknown, Kind::Control, Kind::UserDefined, Kind::Unused, Kind::Byte];
 
 /// How texts become tokens.
 pub(super) enum Model {
