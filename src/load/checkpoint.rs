@@ -110,6 +110,14 @@ impl Checkpoint {
         &self.name
     }
 
+    /// The GGUF file of the model (the first where it is split), where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf.path()),
+            _ => None,
+        }
+    }
+
     /// The model's shape.
     pub fn geometry(&self) -> &Geometry {
         &self.config.geometry
@@ -152,7 +160,7 @@ impl Checkpoint {
         ChatTemplate::from_file(path, special_tokens(files.config().as_ref(), files.map().as_ref())?)
     }
 
-    /// What `generation_config.json` (or the model's configuration) says.
+    /// What `generation_config.json` (or the model's configuration, or its GGUF file) says.
     pub fn generation(&self) -> &GenerationDefaults {
         &self.generation
     }
