@@ -5,8 +5,6 @@ use super::super::{LoadError, limits};
 use super::part::Part;
 use super::value::Metadata;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const EXTENSION: &str = "gguf";
@@ -69,15 +67,6 @@ impl Gguf {
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
-}
-
-/// Whether a file is to be opened as GGUF: by its name, or by how it begins.
-pub(in super::super) fn is_file(path: &Path) -> bool {
-    let begins = || {
-        let mut magic = [0; 4];
-        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
-    };
-    path.is_file() && (path.extension() == Some(OsStr::new(EXTENSION)) || begins())
 }
 
 /// The one model that a folder holds as GGUF, `None` where it holds none; parts of a model are one.
