@@ -23,6 +23,7 @@ mod interrupt;
 mod machine;
 mod monitor;
 mod output;
+mod perplexity;
 mod progress;
 mod prompts;
 mod report;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Distill(args) => distill::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokens::tokenize(args),
         Command::Detokenize(args) => tokens::detokenize(args),
         Command::Doctor(args) => doctor::run(args),

@@ -4,6 +4,7 @@
 mod bench;
 mod common;
 mod distill;
+mod perplexity;
 mod tokens;
 mod values;
 mod verify;
@@ -14,6 +15,7 @@ pub use common::{
 };
 pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
 pub use eesd::backend::Device;
+pub use perplexity::PerplexityArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
 pub use verify::VerifyArgs;
@@ -55,6 +57,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Prove on your model and prompts that speculation changes nothing
     Verify(VerifyArgs),
+    /// Measure how probable a model finds a text, and how far it is from another model
+    Perplexity(PerplexityArgs),
     /// Print the tokens of a text
     Tokenize(TokenizeArgs),
     /// Print the text of tokens
