@@ -1,12 +1,13 @@
 //! Exit blocks: `exit-<N>.safetensors` beside the model, a small trained layer, norm and head.
 
-use super::LoadError;
+use super::base::Base;
 use super::config::Config;
 use super::error::short;
 use super::source::Bytes;
 use super::store::{self, Stored};
 use super::tensors::Tensors;
 use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_LAYER, EXIT_NORM};
+use super::{Checkpoint, LoadError};
 use crate::TokenId;
 use crate::model::{DraftVocab, ExitWeights, LayerWeights};
 use std::collections::BTreeMap;
@@ -24,11 +25,12 @@ pub struct ExitBlock {
     /// The tokens of those rows, where the file lists them.
     draft_ids: Option<Vec<TokenId>>,
     metadata: BTreeMap<String, String>,
+    notes: Vec<String>,
     tensors: Tensors,
 }
 
 impl ExitBlock {
-    pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, fingerprint: &str) -> Result<Self, LoadError> {
+    pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, base: &Base) -> Result<Self, LoadError> {
         let (mut tensors, metadata) = Tensors::of_file(path.clone(), bytes)?;
         let wrong = |key: &str, expected: String| LoadError::Key {
             path: path.clone(),
@@ -39,17 +41,8 @@ impl ExitBlock {
         if metadata.get("format").is_none_or(|format| format != FORMAT) {
             return Err(wrong("format", format!("{FORMAT:?}")));
         }
-        // The fingerprint before the tensors: another model's block should be called just that.
-        match metadata.get("base_fingerprint") {
-            Some(found) if found == fingerprint => {}
-            found => {
-                return Err(LoadError::Fingerprint {
-                    path,
-                    found: found.map_or("missing".into(), |found| short(format!("{found:?}"))),
-                    expected: fingerprint.into(),
-                });
-            }
-        }
+        // Before the tensors: another model's block should be called just that.
+        let notes = base.check(&path, &metadata)?.into_iter().collect();
         let layers = config.geometry.layers;
         let after = metadata.get("exit_layer").and_then(|layer| layer.parse().ok());
         let after = after
@@ -60,7 +53,7 @@ impl ExitBlock {
         let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
         let draft_ids = draft_ids(&mut tensors, &path, draft_vocab, config.geometry.vocab_size)?;
         weights::check(&tensors, &weights::exit_plan(config, draft_vocab), config)?;
-        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, tensors })
+        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, notes, tensors })
     }
 
     /// The exit layer `N`: how many of the model's layers come before the block.
@@ -73,7 +66,12 @@ impl ExitBlock {
         &self.path
     }
 
-    /// The metadata of its file: format, exit layer, fingerprint, and what its trainer wrote there.
+    /// What is no error, and still should be known to who drafts with it: one sentence each, with the file's name.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The metadata of its file: format, exit layer, what it is tied to, and what its trainer wrote there.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -100,10 +98,10 @@ impl ExitBlock {
         weights::exit(&self.tensors, &self.config, self.after, own_head, self.draft_ids.as_deref())
     }
 
-    /// Writes an exit block for the model with this [`fingerprint`](super::Checkpoint::fingerprint).
+    /// Writes an exit block for this model, and for whatever else has its geometry and its vocabulary.
     ///
     /// The file appears whole or not at all: it is written under another name in the same folder and
-    /// renamed. `metadata` may hold anything; `format`, `exit_layer` and `base_fingerprint` are set here.
+    /// renamed. `metadata` may hold anything; `format`, `exit_layer` and the keys that begin with `base_` are set here.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -111,13 +109,12 @@ impl ExitBlock {
         path: &Path,
         weights: &ExitWeights<'_>,
         metadata: &BTreeMap<String, String>,
-        fingerprint: &str,
+        model: &Checkpoint,
     ) -> Result<(), LoadError> {
         let mut metadata = metadata.clone();
         metadata.insert("format".into(), FORMAT.into());
         metadata.insert("exit_layer".into(), weights.after.to_string());
-        metadata.insert("base_fingerprint".into(), fingerprint.into());
-
+        model.base().write(&mut metadata);
         store::save(path, &stored(weights), &metadata)
     }
 }

@@ -33,7 +33,7 @@ pub fn run(args: InspectArgs) -> Outcome {
     if let Err(broken) = model.checkpoint.chat_template() {
         reporter.note(&format!("{broken} (--chat-template FILE takes another template)"));
     }
-    let report = Report::of(&model)?;
+    let report = Report::of(&model, reporter)?;
     let mut output = Output::stdout();
     if args.json { output.json(&report) } else { output.text(&text::print(&report)) }
 }
@@ -114,9 +114,10 @@ struct Prediction {
 }
 
 impl Report {
-    fn of(model: &Model) -> Outcome<Self> {
+    fn of(model: &Model, reporter: Reporter) -> Outcome<Self> {
         let checkpoint = &model.checkpoint;
         let blocks = checkpoint.exit_blocks()?;
+        blocks.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
         let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
         let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
         let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);

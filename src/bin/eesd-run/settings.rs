@@ -130,7 +130,13 @@ impl Model {
     ///
     /// # Errors
     /// If it is missing or does not fit the model, or if there are several to choose from.
-    pub fn exit_block(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
+    pub fn exit_block(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
+        let block = self.choose_exit(choice)?;
+        block.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
+        Ok(block)
+    }
+
+    fn choose_exit(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
         let layer = match (choice, &self.folder) {
             (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
             (Some(ExitChoice::Layer(n)), Some(folder)) => {
@@ -175,7 +181,7 @@ impl Model {
             }
             return Ok((None, ControllerSpec::Off));
         }
-        let exit = self.exit_block(args.exit.as_ref())?;
+        let exit = self.exit_block(args.exit.as_ref(), reporter)?;
         match (&exit, &args.controller) {
             (Some(_), controller) => {
                 let controller = controller.clone().unwrap_or_default();

@@ -131,8 +131,8 @@ impl Run<'_> {
         let (exported, reached) = trainer.export(dtype)?;
         block.reached = reached;
         if plan.steps > 0 {
-            let fingerprint = self.model.checkpoint.fingerprint();
-            ExitBlock::save(&path, &exported.weights(), &self.story(&plan, &train, coverage, reached), fingerprint)?;
+            let story = self.story(&plan, &train, coverage, reached);
+            ExitBlock::save(&path, &exported.weights(), &story, &self.model.checkpoint)?;
             self.reporter.note(&format!("{}: written", path.display()));
         }
         let ratio = cost::draft_ratio(&self.model.checkpoint.weights(), &exported.weights());
