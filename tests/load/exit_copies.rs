@@ -99,8 +99,8 @@ fn what_people_change_for_one_model_changes_nothing() {
     save(&model);
     for change in [
         json!({"max_position_embeddings": 99}),
-        json!({"sliding_window": null}),
-        json!({"model_type": "llama", "sliding_window": null}),
+        json!({"sliding_window": 128}),
+        json!({"model_type": "llama"}),
         json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000000.0}}),
     ] {
         let other = Folder::of("mistral");
