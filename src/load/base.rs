@@ -130,7 +130,7 @@ fn in_plain_numbers(config: &Config) -> impl Iterator<Item = String> {
     let plan = weights::model_plan(config);
     let of = |family: &str, dtype: Dtype| {
         let geometry = Geometry { family: family.into(), ..config.geometry.clone() };
-        let formats = plan.keys().map(|name| (name.clone(), dtype)).collect();
+        let formats = plan.keys().map(|name| (name.clone(), dtype.into())).collect();
         fingerprint(&geometry, &plan, &formats)
     };
     let dtypes = [Dtype::F32, Dtype::F16, Dtype::BF16];

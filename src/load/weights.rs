@@ -2,10 +2,9 @@
 
 use super::LoadError;
 use super::config::{Biases, Config};
-use super::error::short;
 use super::tensors::Tensors;
 use crate::TokenId;
-use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, ModelWeights};
+use crate::model::{ExitWeights, Format, Geometry, LayerWeights, ModelWeights};
 use std::collections::BTreeMap;
 
 /// Name and shape of every tensor of a model or an exit block.
@@ -81,11 +80,11 @@ pub(super) fn parameters(plan: &Plan) -> u64 {
 }
 
 /// Checks that the tensors are those of the plan, no fewer and no more, and gives their number formats.
-pub(super) fn check(tensors: &Tensors, plan: &Plan, config: &Config) -> Result<BTreeMap<String, Dtype>, LoadError> {
+pub(super) fn check(tensors: &Tensors, plan: &Plan, config: &Config) -> Result<BTreeMap<String, Format>, LoadError> {
     if let Some(extra) = tensors.names().find(|&name| !plan.contains_key(name) && !is_spare(name, &config.geometry)) {
         return Err(LoadError::UnexpectedTensor {
             path: tensors.path_of(extra).to_path_buf(),
-            tensor: short(extra),
+            tensor: tensors.spelling(extra),
             why: why_unexpected(extra, &config.geometry),
         });
     }
