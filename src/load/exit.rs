@@ -9,11 +9,14 @@ use super::tensors::Tensors;
 use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_LAYER, EXIT_NORM};
 use super::{Checkpoint, LoadError};
 use crate::TokenId;
-use crate::model::{DraftVocab, ExitWeights, LayerWeights};
+use crate::model::{BlockType, DraftVocab, ExitWeights, Format, LayerWeights, Matrix, RowOrder};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "eesd-exit-1";
+/// The key for what tensors of bytes are: matrices of 8 bits, which safetensors has no name for.
+const MATRICES: &str = "matrices";
+const IN_BLOCKS: BlockType = BlockType::Q8_0;
 
 /// An opened `exit-<N>.safetensors`, checked against the model it belongs to.
 pub struct ExitBlock {
@@ -48,6 +51,11 @@ impl ExitBlock {
         let after = after
             .filter(|after| (1..layers).contains(after))
             .ok_or_else(|| wrong("exit_layer", format!("a layer in 1..={}", layers.saturating_sub(1))))?;
+        match metadata.get(MATRICES) {
+            None => {}
+            Some(blocks) if *blocks == IN_BLOCKS.to_string() => tensors.take_bytes_as(IN_BLOCKS)?,
+            Some(_) => return Err(wrong(MATRICES, format!("\"{IN_BLOCKS}\""))),
+        }
         // A head of more rows than the vocabulary, or of none, fails the check against what is possible.
         let rows = tensors.shape(EXIT_HEAD).map(|shape| shape.first().copied().unwrap_or(0));
         let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
@@ -101,7 +109,8 @@ impl ExitBlock {
     /// Writes an exit block for this model, and for whatever else has its geometry and its vocabulary.
     ///
     /// The file appears whole or not at all: it is written under another name in the same folder and
-    /// renamed. `metadata` may hold anything; `format`, `exit_layer` and the keys that begin with `base_` are set here.
+    /// renamed. `metadata` may hold anything; `format`, `exit_layer`, `matrices` and the keys that begin with
+    /// `base_` are set here. Matrices in blocks of 8 bits (Q8_0) are stored so; others that are no plain numbers in f32.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -115,7 +124,12 @@ impl ExitBlock {
         metadata.insert("format".into(), FORMAT.into());
         metadata.insert("exit_layer".into(), weights.after.to_string());
         model.base().write(&mut metadata);
-        store::save(path, &stored(weights), &metadata)
+        let stored = stored(weights);
+        metadata.remove(MATRICES);
+        if stored.values().any(|tensor| tensor.dtype == safetensors::Dtype::U8) {
+            metadata.insert(MATRICES.into(), IN_BLOCKS.to_string());
+        }
+        store::save(path, &stored, &metadata)
     }
 }
 
@@ -145,14 +159,14 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
     let layer: &LayerWeights<'a> = &exit.layer;
     let always: [(&str, Stored<'a>); 9] = [
         ("input_layernorm.weight", layer.input_norm.into()),
-        ("self_attn.q_proj.weight", layer.q.into()),
-        ("self_attn.k_proj.weight", layer.k.into()),
-        ("self_attn.v_proj.weight", layer.v.into()),
-        ("self_attn.o_proj.weight", layer.o.into()),
+        ("self_attn.q_proj.weight", matrix(layer.q)),
+        ("self_attn.k_proj.weight", matrix(layer.k)),
+        ("self_attn.v_proj.weight", matrix(layer.v)),
+        ("self_attn.o_proj.weight", matrix(layer.o)),
         ("post_attention_layernorm.weight", layer.post_norm.into()),
-        ("mlp.gate_proj.weight", layer.gate.into()),
-        ("mlp.up_proj.weight", layer.up.into()),
-        ("mlp.down_proj.weight", layer.down.into()),
+        ("mlp.gate_proj.weight", matrix(layer.gate)),
+        ("mlp.up_proj.weight", matrix(layer.up)),
+        ("mlp.down_proj.weight", matrix(layer.down)),
     ];
     let optional = [
         ("self_attn.q_proj.bias", layer.q_bias),
@@ -170,10 +184,21 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
         always.into_iter().chain(present).map(|(name, tensor)| (format!("{EXIT_LAYER}{name}"), tensor)).collect();
     tensors.insert(EXIT_NORM.into(), exit.norm.into());
     if let Some(head) = exit.head {
-        tensors.insert(EXIT_HEAD.into(), head.into());
+        tensors.insert(EXIT_HEAD.into(), matrix(head));
     }
     if let Some(ids) = exit.draft_ids {
         tensors.insert(EXIT_IDS.into(), ids.into());
     }
     tensors
+}
+
+fn matrix(matrix: Matrix<'_>) -> Stored<'_> {
+    match matrix.format {
+        Format::Blocks(IN_BLOCKS) if matrix.order == RowOrder::AsStored => Stored {
+            dtype: safetensors::Dtype::U8,
+            shape: vec![matrix.rows, matrix.row_bytes()],
+            bytes: matrix.bytes.into(),
+        },
+        _ => matrix.into(),
+    }
 }

@@ -3,10 +3,11 @@
 use crate::folder::{Folder, Tensors};
 use crate::tokenizer::sentencepiece;
 use eesd::load::{ExitBlock, LoadError};
-use eesd::model::ExitWeights;
+use eesd::model::{BlockType, Encoder, ExitWeights, Format, Matrix, OwnedMatrix};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 const BLOCK: &str = "exit-1.safetensors";
@@ -23,18 +24,23 @@ fn open(folder: &Folder, of: &Folder) -> Result<ExitBlock, LoadError> {
     folder.open().unwrap().open_exit(&of.path(BLOCK))
 }
 
-/// Takes keys out of a block's metadata, as if an earlier version had written it.
-fn without_keys(path: &Path, keys: &[&str]) {
+/// Rewrites a block's header.
+fn edit_header(path: &Path, change: impl Fn(&mut Value)) {
     let file = std::fs::read(path).unwrap();
     let (length, rest) = file.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let mut header: Value = serde_json::from_slice(header).unwrap();
-    let metadata = header["__metadata__"].as_object_mut().unwrap();
-    for key in keys {
-        assert!(metadata.remove(*key).is_some(), "{key}");
-    }
+    change(&mut header);
     let header = header.to_string();
     std::fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()).unwrap();
+}
+
+/// Takes keys out of a block's metadata, as if an earlier version had written it.
+fn without_keys(path: &Path, keys: &[&str]) {
+    edit_header(path, |header| {
+        let metadata = header["__metadata__"].as_object_mut().unwrap();
+        keys.iter().for_each(|key| assert!(metadata.remove(*key).is_some(), "{key}"));
+    });
 }
 
 /// The model of the fixture `name` with the tensors that `chosen` picks in another number format.
@@ -173,4 +179,65 @@ fn a_block_is_tied_to_its_vocabulary() {
         let refused = |message: &String| message.contains("exit block of this model: base_vocabulary_2 is \"");
         assert!(if fits { opened == Ok(()) } else { opened.as_ref().is_err_and(refused) }, "{opened:?}");
     }
+}
+
+#[test]
+fn matrices_may_be_of_eight_bits() {
+    let folder = Folder::of("llama");
+    let checkpoint = folder.open().unwrap();
+    let weights = checkpoint.weights();
+    let plain = ExitWeights { head: Some(weights.head), ..ExitWeights::from_model(&weights, 1, 3) };
+    let blocks =
+        |matrix: Matrix<'_>| -> OwnedMatrix { Encoder::Q8_0.encode_matrix(&matrix, NonZeroUsize::MIN).unwrap() };
+    let (q, down, head) = (blocks(plain.layer.q), blocks(plain.layer.down), blocks(weights.head));
+    let mut exit = ExitWeights { head: Some(head.view()), ..plain };
+    (exit.layer.q, exit.layer.down) = (q.view(), down.view());
+    let path = folder.path(BLOCK);
+    ExitBlock::save(&path, &exit, &BTreeMap::new(), &checkpoint).unwrap();
+
+    let block = checkpoint.open_exit(&path).unwrap();
+    let opened = block.weights();
+    let q8 = Format::Blocks(BlockType::Q8_0);
+    let same =
+        |a: Matrix<'_>, b: Matrix<'_>| (a.format, a.rows, a.cols, a.bytes) == (b.format, b.rows, b.cols, b.bytes);
+    assert!(same(opened.layer.q, exit.layer.q) && opened.layer.q.format == q8);
+    assert!(same(opened.layer.down, exit.layer.down) && same(opened.head.unwrap(), head.view()));
+    assert!(same(opened.layer.up, plain.layer.up), "what is plain stays plain");
+    assert_eq!(block.metadata()["matrices"], "q8_0");
+    assert_eq!(opened.check(checkpoint.geometry()), Ok(()));
+    // Saved anew in plain numbers, it says nothing of blocks.
+    ExitBlock::save(
+        &folder.path("exit-2.safetensors"),
+        &ExitWeights { after: 2, ..plain },
+        block.metadata(),
+        &checkpoint,
+    )
+    .unwrap();
+    let plain_again = checkpoint.open_exit(&folder.path("exit-2.safetensors")).unwrap();
+    assert!(!plain_again.metadata().contains_key("matrices"));
+    drop((block, plain_again));
+
+    let name = "exit.layer.self_attn.q_proj.weight";
+    let damaged = |change: &dyn Fn(&mut Value)| {
+        ExitBlock::save(&path, &exit, &BTreeMap::new(), &checkpoint).unwrap();
+        edit_header(&path, change);
+        checkpoint.open_exit(&path).err().expect("it is damaged").to_string()
+    };
+    // [128, 136]: 128 numbers a row, four blocks of 34 bytes.
+    for (shape, fragment) in [
+        (json!([136, 128]), "is [136, 128] in U8, expected [rows, 34 bytes for each block of q8_0] in U8"),
+        (json!([64, 272]), "is [64, 256] in Q8_0, expected [128, 128] in"),
+        (json!([128, 4, 34]), "is [128, 4, 34] in U8, expected [rows, 34 bytes"),
+        (json!([17408]), "is [17408] in U8, expected [rows, 34 bytes"),
+    ] {
+        let message = damaged(&|header| header[name]["shape"] = shape.clone());
+        assert!(message.contains("exit-1.safetensors: tensor `exit.layer.self_attn.q_proj.weight` "), "{message}");
+        assert!(message.contains(fragment), "{message}");
+    }
+    let message = damaged(&|header| header["__metadata__"]["matrices"] = json!("q9"));
+    assert!(message.contains("`__metadata__.matrices` is \"q9\", expected \"q8_0\""), "{message}");
+    let message = damaged(&|header| drop(header["__metadata__"].as_object_mut().unwrap().remove("matrices")));
+    assert!(message.contains("` is [") && message.contains("] in U8, expected ["), "{message}");
+    let message = damaged(&|header| header["exit.norm.weight"]["dtype"] = json!("U8"));
+    assert!(message.contains("does not fill"), "{message}");
 }

@@ -13,7 +13,7 @@ pub use bench::{BenchArgs, TableFormat};
 pub use common::{
     DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
 };
-pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
+pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
 pub use eesd::backend::Device;
 pub use perplexity::PerplexityArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};

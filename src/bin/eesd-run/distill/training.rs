@@ -13,7 +13,7 @@ use crate::settings::Model;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::backend::training::loss::{LossOptions, LossSum};
-use eesd::backend::training::parameters::{Head, Layout};
+use eesd::backend::training::parameters::{Head, Layout, Rounding};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
@@ -65,8 +65,6 @@ impl Run<'_> {
         let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
         let (layout, values) = self.start(n, &frequencies)?;
         let coverage = self.coverage(&layout, &frequencies);
-        // A block of a quantised model is trained, and kept, in 16 bits.
-        let dtype = self.model.checkpoint.weights().layers[0].q.format.dtype().unwrap_or(Dtype::BF16);
         let identity =
             Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
@@ -128,7 +126,7 @@ impl Run<'_> {
             self.reporter.note(&format!("interrupted after update {step} of {}: the same command goes on", plan.steps));
             return Ok(None);
         }
-        let (exported, reached) = trainer.export(dtype)?;
+        let (exported, reached) = trainer.export(self.rounding())?;
         block.reached = reached;
         if plan.steps > 0 {
             let story = self.story(&plan, &train, coverage, reached);
@@ -138,6 +136,14 @@ impl Run<'_> {
         let ratio = cost::draft_ratio(&self.model.checkpoint.weights(), &exported.weights());
         self.reporter.note(&format!("exit after layer {n}, {}{}", super::reached(&block), worth(ratio, reached)));
         Ok(Some(block))
+    }
+
+    /// What the block is kept in: the model's own format, 16 bits where that is no plain numbers.
+    fn rounding(&self) -> Rounding {
+        match self.args.block.store {
+            Some(store) => store.into(),
+            None => self.model.checkpoint.weights().layers[0].q.format.dtype().unwrap_or(Dtype::BF16).into(),
+        }
     }
 
     /// Decides the plan.
