@@ -19,6 +19,7 @@ mod draft_vocab;
 mod format;
 mod geometry;
 mod quantise;
+mod quantised;
 mod weights;
 
 pub use blocks::{Block, BlockType};
@@ -26,4 +27,5 @@ pub use draft_vocab::DraftVocab;
 pub use format::{Dtype, Format, Fp8, Groups, e4m3, floats};
 pub use geometry::{Geometry, Rope, RopeScaling};
 pub use quantise::{Encoder, NotEncodable, OwnedMatrix};
+pub use quantised::{QuantiseError, Quantised, Scheme};
 pub use weights::{ExitWeights, LayerWeights, Matrix, ModelWeights, RowOrder, Vector};

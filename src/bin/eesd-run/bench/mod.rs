@@ -100,7 +100,7 @@ pub fn run(args: BenchArgs) -> Outcome {
 
     let subject = Subject {
         model: model.checkpoint.name().to_owned(),
-        bytes: model.checkpoint.bytes(),
+        bytes: model.bytes(),
         parameters: model.checkpoint.parameters(),
         device: engine.backend().describe(),
         exit_layer: engine.backend().exit_layer(),

@@ -65,8 +65,7 @@ impl Run<'_> {
         let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
         let (layout, values) = self.start(n, &frequencies)?;
         let coverage = self.coverage(&layout, &frequencies);
-        let identity =
-            Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
+        let identity = Identity::new(&self.model.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
         // The student comes first: the teacher's cache makes do with what is left of a GPU's memory.
         let student = student(&mut machine, geometry, (layout, values), window, batch_tokens, self.reporter)?;
@@ -133,7 +132,7 @@ impl Run<'_> {
             ExitBlock::save(&path, &exported.weights(), &story, &self.model.checkpoint)?;
             self.reporter.note(&format!("{}: written", path.display()));
         }
-        let ratio = cost::draft_ratio(&self.model.checkpoint.weights(), &exported.weights());
+        let ratio = cost::draft_ratio(&self.model.weights(self.reporter)?, &exported.weights());
         self.reporter.note(&format!("exit after layer {n}, {}{}", super::reached(&block), worth(ratio, reached)));
         Ok(Some(block))
     }
@@ -189,9 +188,9 @@ impl Run<'_> {
             () if *freeze_head => Head::Frozen,
             () => Head::Trained,
         };
-        with_start(&self.args.block, self.model, n, |exit| {
+        with_start(&self.args.block, self.model, n, self.reporter, |exit| {
             let ids = self.draft_ids(exit, frequencies);
-            Layout::new(exit, &self.model.checkpoint.weights(), head, ids.as_deref())
+            Layout::new(exit, &self.model.weights(self.reporter)?, head, ids.as_deref())
                 .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
         })
     }

@@ -33,7 +33,8 @@ pub fn run(args: PerplexityArgs) -> Outcome {
     let text = prompts::text(None, Some(&args.file))?;
     let name = args.file.display().to_string();
     let model = Model::open(&args.model, reporter)?;
-    let reference = args.against.clone().map(|folder| Model::open(&ModelArgs { model: Some(folder) }, reporter));
+    let reference =
+        args.against.clone().map(|folder| Model::open(&ModelArgs { model: Some(folder), quantize: None }, reporter));
     let reference = reference.transpose()?;
     if let (Some(reference), Some(folder)) = (&reference, &args.against) {
         same_vocabulary(&model, reference, folder)?;
