@@ -179,6 +179,14 @@ impl Checkpoint {
         &self.fingerprint
     }
 
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What exit blocks of this model are tied to.
     pub(super) fn base(&self) -> &Base {
         let tokenizer = self.tokenizer().map(Arc::as_ref);

@@ -40,6 +40,7 @@ mod encode;
 pub mod encoding;
 mod error;
 mod exit;
+pub mod export;
 mod fingerprint;
 mod generation;
 mod gguf;

@@ -26,6 +26,7 @@ mod output;
 mod perplexity;
 mod progress;
 mod prompts;
+mod quantize;
 mod report;
 mod settings;
 mod show_prompt;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Tokenize(args) => tokens::tokenize(args),
         Command::Detokenize(args) => tokens::detokenize(args),
         Command::Doctor(args) => doctor::run(args),

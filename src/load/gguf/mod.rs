@@ -21,3 +21,4 @@ pub(super) use config::parse;
 pub(super) use names::{is_paired, name, stored_name};
 pub(super) use part::{Entry, Kind};
 pub(super) use parts::{Gguf, in_folder, is_file};
+pub(super) use split::rule_of;

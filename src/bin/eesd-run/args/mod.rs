@@ -5,6 +5,7 @@ mod bench;
 mod common;
 mod distill;
 mod perplexity;
+mod quantize;
 mod tokens;
 mod values;
 mod verify;
@@ -16,6 +17,7 @@ pub use common::{
 pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
 pub use eesd::backend::Device;
 pub use perplexity::PerplexityArgs;
+pub use quantize::QuantizeArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
 pub use verify::VerifyArgs;
@@ -59,6 +61,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure how probable a model finds a text, and how far it is from another model
     Perplexity(PerplexityArgs),
+    /// Write a model as a GGUF file of quantised matrices, for llama.cpp too
+    Quantize(QuantizeArgs),
     /// Print the tokens of a text
     Tokenize(TokenizeArgs),
     /// Print the text of tokens
