@@ -8,6 +8,7 @@ mod live;
 mod mistakes;
 mod monitoring;
 mod notes;
+mod perplexity;
 mod prometheus;
 mod prompts;
 mod reports;

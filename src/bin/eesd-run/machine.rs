@@ -46,7 +46,7 @@ impl Machine {
         let pages = args.cache_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
         match args.device {
             Device::Cuda(_) if args.kv == KvChoice::Q8 => Err(Failure::usage(
-                "--kv q8: a GPU keeps keys and values in the model's 16 bits (expected --device cpu)".into(),
+                "--kv q8: a GPU keeps keys and values in the model's 16 bits (expected --device cpu)",
             )),
             Device::Cuda(number) => {
                 if args.threads.is_some() {
@@ -112,7 +112,7 @@ impl Machine {
     /// If there is no such device, or memory cannot be had.
     pub fn backend(&self, model: &Model, exit: Option<&ExitBlock>, reporter: Reporter) -> Outcome<Box<dyn Backend>> {
         let exit = exit.map(ExitBlock::weights);
-        let (geometry, weights) = (model.checkpoint.geometry(), model.checkpoint.weights());
+        let (geometry, weights) = (model.checkpoint.geometry(), model.weights(reporter)?);
         match self {
             Machine::Cpu(options) => {
                 let pages = options.pages.or_else(|| Some(affordable_pages(model, options, system::free()?)));
@@ -144,6 +144,6 @@ impl Machine {
 fn affordable_pages(model: &Model, options: &CpuOptions, free: u64) -> usize {
     let wanted = options.slots * options.context.div_ceil(PAGE_TOKENS);
     let page = CpuBackend::page_bytes(model.checkpoint.geometry(), options.kv).max(1) as u64;
-    let affordable = free.saturating_sub(model.checkpoint.bytes()) / 2 / page;
+    let affordable = free.saturating_sub(model.bytes()) / 2 / page;
     wanted.min(affordable as usize).max(1)
 }

@@ -182,6 +182,6 @@ fn positions_that_are_not_finite_touch_no_query_that_does_not_see_them() {
         let noted = spoilt.cache.non_finite();
         let seen = |&position: &usize| noted.first(&spoilt.pages, position..position + 1).is_some();
         // Layer 1 of a model of one layer is the exit's: it changes no answer.
-        assert_eq!((0..CONTEXT).filter(seen).collect::<Vec<_>>(), []);
+        assert_eq!((0..CONTEXT).find(seen), None);
     }
 }

@@ -8,6 +8,7 @@ use eesd::backend::Device;
 use eesd::backend::cpu::KvFormat;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
+use eesd::model::Scheme;
 use eesd::sample::VerifyMode;
 use std::path::PathBuf;
 
@@ -17,6 +18,30 @@ pub struct ModelArgs {
     /// Hugging Face model folder, or GGUF file (any part, where it is split); default: the small model in the binary
     #[arg(short, long, value_name = "MODEL", help_heading = "Model and machine")]
     pub model: Option<PathBuf>,
+    /// Put the matrices of a 16- or 32-bit model into blocks of 8 or 4 bits as it is opened
+    ///
+    /// q8: llama.cpp's Q8_0. q4: Q4_0, with embedding and head in Q8_0. Answers are then those of the quantised model,
+    /// which `eesd-run perplexity --against` compares with the original.
+    #[arg(long, value_enum, value_name = "BITS", help_heading = "Model and machine")]
+    pub quantize: Option<Quantize>,
+}
+
+/// How a model is quantised as it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    /// 8 bits.
+    Q8,
+    /// 4 bits; embedding and head 8.
+    Q4,
+}
+
+impl From<Quantize> for Scheme {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::Q8 => Scheme::Q8,
+            Quantize::Q4 => Scheme::Q4,
+        }
+    }
 }
 
 /// How conversations become prompts.

@@ -123,7 +123,10 @@ fn every_mutated_line_is_answered_under_its_own_id() {
     let template = dir.path().join("template.jinja");
     fs::write(&template, TEMPLATE).unwrap();
     let template = TemplateArgs { chat_template: Some(template), ..TemplateArgs::default() };
-    let model = Model::open(&ModelArgs { model: None }, Reporter::new(true)).unwrap().with_template(&template).unwrap();
+    let model = Model::open(&ModelArgs { model: None, quantize: None }, Reporter::new(true))
+        .unwrap()
+        .with_template(&template)
+        .unwrap();
     let encoder = model.encoder();
     let wanted = std::env::var("EESD_MUTATIONS").map_or(LINES, |lines| lines.parse().unwrap());
     let mut dice = Dice::new();
