@@ -4,6 +4,7 @@ use super::added::TokenFiles;
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
 use super::json::Document;
+use super::quantised::Quantisation;
 use super::source::{self, Source};
 use super::specials::special_tokens;
 use super::tensors::Tensors;
@@ -54,12 +55,16 @@ impl Checkpoint {
         let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
         let document = Document::read(&source, "config.json")?.ok_or_else(missing)?;
         let mut config = config::parse(&document.root())?;
+        let quantisation = Quantisation::parse(&document.root())?;
         let mut notes = Vec::new();
 
-        let tensors = Tensors::of_model(&source, &mut notes)?;
+        let mut tensors = Tensors::of_model(&source, &mut notes)?;
+        if let Some(quantisation) = quantisation {
+            quantisation.transcode(&mut tensors, &config, &mut notes)?;
+        }
         weights::settle_head(&tensors, &mut config.geometry, &mut notes);
         let plan = weights::model_plan(&config);
-        let dtypes = weights::check(&tensors, &plan, &config)?;
+        let formats = weights::check(&tensors, &plan, &config)?;
 
         let limits = (config.geometry.vocab_size, config.geometry.max_positions);
         let generation_config = Document::read(&source, "generation_config.json")?;
@@ -76,7 +81,7 @@ impl Checkpoint {
             name,
             parameters: weights::parameters(&plan),
             bytes: tensors.bytes(plan.keys()),
-            fingerprint: fingerprint(&config.geometry, &plan, &dtypes),
+            fingerprint: fingerprint(&config.geometry, &plan, &formats),
             tokenizer: tokenizer.map(Arc::new),
             chat_template: chat_template(&source, &files),
             source,

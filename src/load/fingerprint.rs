@@ -1,6 +1,6 @@
 //! Tells whether an exit block was trained for this model.
 
-use crate::model::{Dtype, Geometry, RopeScaling};
+use crate::model::{Format, Geometry, RopeScaling};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use std::fmt::Write;
 pub(super) fn fingerprint(
     geometry: &Geometry,
     plan: &BTreeMap<String, Vec<usize>>,
-    dtypes: &BTreeMap<String, Dtype>,
+    formats: &BTreeMap<String, Format>,
 ) -> String {
     let Geometry { family, vocab_size, hidden_size, intermediate_size, layers, .. } = geometry;
     let Geometry { heads, kv_heads, head_dim, rms_norm_eps, rope, windows, qk_norm, tied_head, .. } = geometry;
@@ -27,8 +27,8 @@ pub(super) fn fingerprint(
         // Writing to a `String` cannot fail.
         let _ = writeln!(text, "window {}", window.unwrap_or(0));
     }
-    for ((name, shape), dtype) in plan.iter().zip(dtypes.values()) {
-        let _ = writeln!(text, "tensor {name} {shape:?} {dtype}");
+    for ((name, shape), format) in plan.iter().zip(formats.values()) {
+        let _ = writeln!(text, "tensor {name} {shape:?} {format}");
     }
     format!("{:032x}", fnv1a(text.as_bytes()))
 }

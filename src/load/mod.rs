@@ -48,6 +48,7 @@ mod limits;
 mod lines;
 mod prompt;
 mod prompts;
+mod quantised;
 mod rope;
 mod source;
 mod specials;

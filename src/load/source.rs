@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files in the binary: name and content.
 pub(super) type Files = &'static [(&'static str, &'static [u8])];
@@ -75,6 +76,8 @@ impl Source {
 pub(super) enum Bytes {
     Mapped(Mmap),
     Embedded(&'static [u8]),
+    /// Made from a file's, where these lie in another order.
+    Made(Arc<Vec<u8>>),
 }
 
 impl Deref for Bytes {
@@ -84,6 +87,7 @@ impl Deref for Bytes {
         match self {
             Self::Mapped(map) => map,
             Self::Embedded(bytes) => bytes,
+            Self::Made(bytes) => bytes,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::LoadError;
 use super::source::map;
 use super::tensors::Tensors;
 use crate::TokenId;
-use crate::model::{Dtype, Matrix, RowOrder, Vector};
+use crate::model::{Dtype, Format, Matrix, RowOrder, Vector};
 use crate::replace::Replacement;
 use safetensors::Dtype as StoredDtype;
 use std::borrow::Cow;
@@ -103,11 +103,11 @@ pub(crate) fn load(
     let vector = |&name: &&str| {
         let shape: Vec<usize> = tensors.shape(name).unwrap_or(&[]).iter().take(1).copied().collect();
         match tensors.check(name, &shape)? {
-            Dtype::F32 if shape.len() == 1 => Ok(tensors.vector(name).to_f32()),
-            dtype => Err(LoadError::Tensor {
+            Format::Float(Dtype::F32) if shape.len() == 1 => Ok(tensors.vector(name).to_f32()),
+            format => Err(LoadError::Tensor {
                 path: path.to_path_buf(),
                 tensor: name.into(),
-                found: format!("{shape:?} in {dtype}"),
+                found: format!("{shape:?} in {format}"),
                 expected: "a vector in f32".into(),
             }),
         }

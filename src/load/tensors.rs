@@ -6,9 +6,10 @@ use super::json::Document;
 use super::source::{Bytes, Source};
 use super::{LoadError, limits};
 use crate::TokenId;
-use crate::model::{Dtype, Matrix, Vector};
+use crate::model::{Dtype, Format, Matrix, Vector};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -29,6 +30,37 @@ struct TensorFile {
 struct Location {
     file: usize,
     entry: Entry,
+    /// The format, if it is one that this engine computes with.
+    format: Option<Format>,
+}
+
+/// A tensor as its file has it.
+pub(super) struct Stored<'a> {
+    /// Its number format, as safetensors calls it.
+    pub(super) dtype: String,
+    pub(super) shape: &'a [usize],
+    pub(super) bytes: &'a [u8],
+}
+
+impl Stored<'_> {
+    /// Whether it is plain numbers, all of them zero.
+    pub(super) fn is_zero(&self) -> bool {
+        matches!(&self.dtype[..], "F32" | "F16" | "BF16") && self.bytes.iter().all(|&byte| byte == 0)
+    }
+}
+
+/// A matrix that was made of some tensors.
+pub(super) struct Made {
+    pub(super) format: Format,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// `rows · format.row_bytes(cols)` bytes.
+    pub(super) bytes: Vec<u8>,
+}
+
+fn located(file: usize, entry: Entry) -> Location {
+    let format = dtype(&entry).map(Format::from);
+    Location { file, entry, format }
 }
 
 impl Tensors {
@@ -55,7 +87,7 @@ impl Tensors {
     /// The tensors and the metadata of one file.
     pub(super) fn of_file(path: PathBuf, bytes: Bytes) -> Result<(Self, BTreeMap<String, String>), LoadError> {
         let header = Header::parse(&bytes).map_err(|message| LoadError::safetensors(&path, message))?;
-        let entries = header.tensors.into_iter().map(|(name, entry)| (name, Location { file: 0, entry })).collect();
+        let entries = header.tensors.into_iter().map(|(name, entry)| (name, located(0, entry))).collect();
         let files = vec![TensorFile { path: path.clone(), bytes }];
         Ok((Self { path, files, entries }, header.metadata))
     }
@@ -95,7 +127,7 @@ impl Tensors {
                             return Err(LoadError::UnexpectedTensor { path, tensor: short(name), why });
                         }
                     }
-                    _ => drop(tensors.entries.insert(name, Location { file: tensors.files.len(), entry })),
+                    _ => drop(tensors.entries.insert(name, located(tensors.files.len(), entry))),
                 }
             }
             if let Some(first) = copies.iter().find(|name| !super::weights::is_derived(name)) {
@@ -124,6 +156,28 @@ impl Tensors {
         self.entries.get(name).map(|location| &location.entry.shape[..])
     }
 
+    /// A tensor as it is stored, whatever its number format.
+    pub(super) fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let Location { file, entry, .. } = self.entries.get(name)?;
+        let bytes = &self.files[*file].bytes[entry.range.clone()];
+        Some(Stored { dtype: entry.dtype.to_string(), shape: &entry.shape, bytes })
+    }
+
+    /// Takes a tensor out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
+    /// Puts a matrix in the place of the tensors that it was made of, the first of which says the file to blame.
+    pub(super) fn replace(&mut self, parts: &[String], name: String, made: Made) {
+        let path = self.path_of(&parts[0]).to_path_buf();
+        parts.iter().for_each(|part| self.remove(part));
+        let Made { format, rows, cols, bytes } = made;
+        let entry = Entry { dtype: safetensors::Dtype::U8, shape: vec![rows, cols], range: 0..bytes.len() };
+        self.entries.insert(name, Location { file: self.files.len(), entry, format: Some(format) });
+        self.files.push(TensorFile { path, bytes: Bytes::Made(Arc::new(bytes)) });
+    }
+
     /// Bytes of the named tensors together.
     pub(super) fn bytes<'n>(&self, names: impl Iterator<Item = &'n String>) -> u64 {
         names.filter_map(|name| self.entries.get(name)).map(|location| location.entry.range.len() as u64).sum()
@@ -135,16 +189,16 @@ impl Tensors {
     }
 
     /// Checks that a tensor is there, in this shape and in a number format that this engine computes with.
-    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<Dtype, LoadError> {
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<Format, LoadError> {
         let wrong = |found: String| LoadError::Tensor {
             path: self.path_of(name).to_path_buf(),
             tensor: short(name),
             found: short(found),
             expected: format!("{shape:?} in F32, F16 or BF16"),
         };
-        let entry = &self.entries.get(name).ok_or_else(|| wrong("missing".into()))?.entry;
-        match dtype(entry) {
-            Some(dtype) if entry.shape == shape => Ok(dtype),
+        let Location { entry, format, .. } = self.entries.get(name).ok_or_else(|| wrong("missing".into()))?;
+        match format {
+            Some(format) if entry.shape == shape => Ok(*format),
             _ => Err(wrong(format!("{:?} in {}", entry.shape, entry.dtype))),
         }
     }
@@ -155,7 +209,7 @@ impl Tensors {
     /// # Errors
     /// If it is not of this length, or of another number format, or a number is no token's.
     pub(super) fn take_ids(&mut self, name: &str, len: usize) -> Result<Option<Vec<TokenId>>, LoadError> {
-        let Some(Location { file, entry }) = self.entries.remove(name) else { return Ok(None) };
+        let Some(Location { file, entry, .. }) = self.entries.remove(name) else { return Ok(None) };
         let TensorFile { path, bytes } = &self.files[file];
         let wrong = |found, expected| LoadError::Tensor { path: path.clone(), tensor: name.into(), found, expected };
         if entry.dtype != safetensors::Dtype::I64 || entry.shape != [len] {
@@ -172,20 +226,21 @@ impl Tensors {
 
     /// A matrix that [`check`](Self::check) has passed.
     pub(super) fn matrix(&self, name: &str) -> Matrix<'_> {
-        let (entry, dtype, bytes) = self.checked(name);
-        Matrix::new(dtype, entry.shape[0], entry.shape[1], bytes)
+        let (entry, format, bytes) = self.checked(name);
+        Matrix::new(format, entry.shape[0], entry.shape[1], bytes)
     }
 
     /// A vector that [`check`](Self::check) has passed.
     pub(super) fn vector(&self, name: &str) -> Vector<'_> {
-        let (entry, dtype, bytes) = self.checked(name);
+        let (entry, format, bytes) = self.checked(name);
+        let dtype = format.dtype().expect("only matrices are made of parts");
         Vector { dtype, len: entry.shape[0], bytes }
     }
 
-    fn checked(&self, name: &str) -> (&Entry, Dtype, &[u8]) {
-        let Location { file, entry } = &self.entries[name];
-        let dtype = dtype(entry).expect("checked when the file was opened");
-        (entry, dtype, &self.files[*file].bytes[entry.range.clone()])
+    fn checked(&self, name: &str) -> (&Entry, Format, &[u8]) {
+        let Location { file, entry, format } = &self.entries[name];
+        let format = format.expect("checked when the file was opened");
+        (entry, format, &self.files[*file].bytes[entry.range.clone()])
     }
 }
 
