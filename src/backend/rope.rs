@@ -115,6 +115,9 @@ fn frequencies(rope: &Rope, head_dim: usize, length: usize) -> Vec<f64> {
             let mix = |(pair, turn): (usize, f64)| turn / factor * ramp(pair) + turn * (1.0 - ramp(pair));
             of_base(rope.theta).enumerate().map(mix).collect()
         }
+        RopeScaling::Divisors(ref divisors) => {
+            of_base(rope.theta).zip(divisors).map(|(turn, divisor)| turn / divisor).collect()
+        }
     }
 }
 
@@ -133,6 +136,9 @@ mod tests {
         assert!((plain[16] - 0.01).abs() < 1e-15);
         let linear = turns(RopeScaling::Linear { factor: 4.0 }, 1);
         assert!(plain.iter().zip(&linear).all(|(a, b)| a / 4.0 == *b));
+        let divisors = (0..32).map(|pair| f64::from(pair + 1)).collect();
+        let divided = turns(RopeScaling::Divisors(divisors), 1);
+        assert!(plain.iter().zip(&divided).enumerate().all(|(pair, (a, b))| a / (pair + 1) as f64 == *b));
 
         let llama3 = RopeScaling::Llama3 {
             factor: 8.0,

@@ -45,7 +45,8 @@ pub const EESD_EXIT_NONE: i32 = -1;
 pub struct ModelParams {
     /// sizeof(eesd_model_params).
     pub struct_size: usize,
-    /// A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
+    /// A Hugging Face model folder or a GGUF file (any part, where it is split), in UTF-8. NULL: the small model inside the
+    /// library.
     pub folder: *const c_char,
     /// N of an exit-N.safetensors beside the model, which comes after N layers; EESD_EXIT_DEFAULT or EESD_EXIT_NONE.
     pub exit_layer: i32,
@@ -66,7 +67,7 @@ unsafe impl Incoming for ModelParams {}
 pub struct ModelInfo {
     /// sizeof(eesd_model_info); to be set before the call.
     pub struct_size: usize,
-    /// The folder's name, or "pycode-4m".
+    /// The name of the folder, or of the GGUF file without its ending, or "pycode-4m".
     pub name: [c_char; 128],
     /// "llama", "mistral", "qwen2" or "qwen3".
     pub family: [c_char; 32],
@@ -149,7 +150,7 @@ pub unsafe extern "C" fn eesd_model_params_default(params: *mut ModelParams, str
 
 /// Opens a model; *model gets a handle for eesd_model_free().
 ///
-/// Weights are mapped, not read: the folder's files must stay as they are until the model and all its sessions are freed.
+/// Weights are mapped, not read: the model's files must stay as they are until the model and all its sessions are freed.
 ///
 /// # Safety
 ///

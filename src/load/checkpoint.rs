@@ -1,8 +1,9 @@
-//! A model folder, opened.
+//! A model's folder or file, opened.
 
 use super::added::TokenFiles;
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
+use super::gguf::{self, Gguf};
 use super::json::Document;
 use super::quantised::Quantisation;
 use super::source::{self, Source};
@@ -30,17 +31,31 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder and checks every tensor's presence, shape and number format.
+    /// Opens a model and checks every tensor's presence, shape and number format.
+    ///
+    /// `path` is a Hugging Face folder, a GGUF file (or one of the files that a model is split over), or a folder that
+    /// holds one model as GGUF and no other.
     ///
     /// The weights are mapped, not read: the files must stay as they are while this lives.
     ///
     /// # Errors
     /// If a file is missing, damaged, or describes something this engine does not run.
-    pub fn open(dir: &Path) -> Result<Self, LoadError> {
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
         // Resolved, so that `.` has a name too.
-        let folder = dir.canonicalize().map_err(|error| LoadError::io(dir, error))?;
-        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        Self::of_source(Source::Folder(dir.to_path_buf()), name)
+        let place = path.canonicalize().map_err(|error| LoadError::io(path, error))?;
+        let is_folder = FOLDER_FILES.iter().any(|file| path.join(file).exists());
+        let file = match gguf::is_file(path) {
+            true => Some(path.to_path_buf()),
+            false if place.is_dir() && !is_folder => gguf::in_folder(path)?,
+            false => None,
+        };
+        if let Some(file) = file {
+            let gguf = Gguf::open(&file)?;
+            let name = gguf.name().to_owned();
+            return Self::of_source(Source::Gguf(Box::new(gguf)), name);
+        }
+        let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
+        Self::of_source(Source::Folder(path.to_path_buf()), name)
     }
 
     /// The model embedded in the binary (feature `bundled-model`).
@@ -52,25 +67,24 @@ impl Checkpoint {
     }
 
     fn of_source(source: Source, name: String) -> Result<Self, LoadError> {
-        let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
-        let document = Document::read(&source, "config.json")?.ok_or_else(missing)?;
-        let mut config = config::parse(&document.root())?;
-        let quantisation = Quantisation::parse(&document.root())?;
         let mut notes = Vec::new();
-
-        let mut tensors = Tensors::of_model(&source, &mut notes)?;
-        if let Some(quantisation) = quantisation {
-            quantisation.transcode(&mut tensors, &config, &mut notes)?;
-        }
-        weights::settle_head(&tensors, &mut config.geometry, &mut notes);
+        let (config, tensors, document) = match &source {
+            Source::Gguf(gguf) => of_gguf(gguf, &mut notes)?,
+            _ => of_folder(&source, &mut notes)?,
+        };
         let plan = weights::model_plan(&config);
         let formats = weights::check(&tensors, &plan, &config)?;
+        let tensors = in_order(tensors, &source, &config);
 
         let limits = (config.geometry.vocab_size, config.geometry.max_positions);
         let generation_config = Document::read(&source, "generation_config.json")?;
         let generation_config = generation_config.as_ref().map(Document::root);
-        let mut generation =
-            GenerationDefaults::parse(generation_config.as_ref(), &document.root(), limits, &mut notes)?;
+        let mut generation = GenerationDefaults::parse(
+            generation_config.as_ref(),
+            document.as_ref().map(Document::root).as_ref(),
+            limits,
+            &mut notes,
+        )?;
 
         let files = TokenFiles::read(&source)?;
         let tokenizer = Tokenizer::of_source(&source, &files, &generation, limits.0, &mut notes)?;
@@ -92,9 +106,17 @@ impl Checkpoint {
         })
     }
 
-    /// The folder's name, or the bundled model's.
+    /// The name of the folder, or of the GGUF file without its ending, or the bundled model's.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The GGUF file of the model (the first where it is split), where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf.path()),
+            _ => None,
+        }
     }
 
     /// The model's shape.
@@ -139,7 +161,7 @@ impl Checkpoint {
         ChatTemplate::from_file(path, special_tokens(files.config().as_ref(), files.map().as_ref())?)
     }
 
-    /// What `generation_config.json` (or the model's configuration) says.
+    /// What `generation_config.json` (or the model's configuration, or its GGUF file) says.
     pub fn generation(&self) -> &GenerationDefaults {
         &self.generation
     }
@@ -189,6 +211,41 @@ impl Checkpoint {
         let bytes = source::map(path)?.ok_or_else(missing)?;
         ExitBlock::parse(path.to_path_buf(), bytes, &self.config, &self.fingerprint)
     }
+}
+
+/// Files of which each says that a folder is a Hugging Face model's.
+const FOLDER_FILES: [&str; 3] = ["config.json", "model.safetensors", "model.safetensors.index.json"];
+
+/// What a model's files say: the configuration, its tensors, and the document that the first is from, where it is one.
+type Parsed = (Config, Tensors, Option<Document>);
+
+fn of_folder(source: &Source, notes: &mut Vec<String>) -> Result<Parsed, LoadError> {
+    let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
+    let document = Document::read(source, "config.json")?.ok_or_else(missing)?;
+    let mut config = config::parse(&document.root())?;
+    let quantisation = Quantisation::parse(&document.root())?;
+    let mut tensors = Tensors::of_model(source, notes)?;
+    if let Some(quantisation) = quantisation {
+        quantisation.transcode(&mut tensors, &config, notes)?;
+    }
+    weights::settle_head(&tensors, &mut config.geometry, notes);
+    Ok((config, tensors, Some(document)))
+}
+
+fn of_gguf(gguf: &Gguf, notes: &mut Vec<String>) -> Result<Parsed, LoadError> {
+    let mut tensors = Tensors::of_gguf(gguf)?;
+    let config = gguf::parse(gguf, &mut tensors, notes)?;
+    Ok((config, tensors, None))
+}
+
+/// The checked tensors with their rows in this engine's order: architecture `llama` of GGUF has another one.
+fn in_order(mut tensors: Tensors, source: &Source, config: &Config) -> Tensors {
+    if let Source::Gguf(_) = source
+        && config.geometry.family == "llama"
+    {
+        tensors.pair_halves(config.geometry.head_dim, gguf::is_paired);
+    }
+    tensors
 }
 
 fn chat_template(source: &Source, files: &TokenFiles) -> Result<Option<ChatTemplate>, LoadError> {

@@ -80,6 +80,22 @@ pub enum LoadError {
         /// What is wrong.
         message: String,
     },
+    /// A GGUF file is damaged.
+    #[error("{path}: damaged GGUF file: {message}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the key or the tensor.
+        message: String,
+    },
+    /// A folder holds several models.
+    #[error("{folder}: several GGUF models here, give the file of one: {files}")]
+    SeveralModels {
+        /// The folder.
+        folder: PathBuf,
+        /// The files, by their names.
+        files: String,
+    },
     /// A tensor is missing, or has another shape or number format than the configuration says.
     #[error("{path}: tensor `{tensor}` is {found}, expected {expected}")]
     Tensor {
@@ -152,6 +168,10 @@ impl LoadError {
 
     pub(super) fn safetensors(path: &Path, message: impl ToString) -> Self {
         Self::Safetensors { path: path.to_path_buf(), message: short(message) }
+    }
+
+    pub(super) fn gguf(path: &Path, message: impl ToString) -> Self {
+        Self::Gguf { path: path.to_path_buf(), message: short(message) }
     }
 
     pub(super) fn tokenizer(path: &Path, message: impl ToString) -> Self {

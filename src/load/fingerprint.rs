@@ -34,7 +34,7 @@ pub(super) fn fingerprint(
 }
 
 fn scaling(scaling: &RopeScaling) -> String {
-    match *scaling {
+    match scaling {
         RopeScaling::Default => "default".into(),
         RopeScaling::Linear { factor } => format!("linear {factor:e}"),
         RopeScaling::Dynamic { factor, original_max_positions } => {
@@ -54,6 +54,9 @@ fn scaling(scaling: &RopeScaling) -> String {
         } => format!(
             "yarn {factor:e} {beta_fast:e} {beta_slow:e} {attention_factor:.6e} {truncate} {original_max_positions}"
         ),
+        RopeScaling::Divisors(divisors) => {
+            divisors.iter().fold("divisors".into(), |text, divisor| format!("{text} {divisor:e}"))
+        }
     }
 }
 

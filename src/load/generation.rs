@@ -40,11 +40,11 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
-    /// `generation`: root of `generation_config.json`, where there is one. `config`: of `config.json`. `vocab`: the
+    /// `generation`: root of `generation_config.json`, where there is one. `config`: of `config.json`, likewise. `vocab`: the
     /// model's tokens. `positions`: the longest text that the model takes.
     pub(super) fn parse(
         generation: Option<&Object<'_>>,
-        config: &Object<'_>,
+        config: Option<&Object<'_>>,
         (vocab, positions): (usize, usize),
         notes: &mut Vec<String>,
     ) -> Result<Self, LoadError> {
@@ -53,12 +53,14 @@ impl GenerationDefaults {
             None => Self::default(),
         };
         // A key with no token of the vocabulary counts as absent: some converters write -1 where they know none.
-        let mut config = Reader { object: config, vocab, notes };
-        if defaults.begin_token.is_none() {
-            defaults.begin_token = config.tokens("bos_token_id")?.first().copied();
-        }
-        if defaults.end_tokens.is_empty() {
-            defaults.end_tokens = config.tokens("eos_token_id")?;
+        if let Some(object) = config {
+            let mut config = Reader { object, vocab, notes };
+            if defaults.begin_token.is_none() {
+                defaults.begin_token = config.tokens("bos_token_id")?.first().copied();
+            }
+            if defaults.end_tokens.is_empty() {
+                defaults.end_tokens = config.tokens("eos_token_id")?;
+            }
         }
         notes.extend(generation.and_then(|generation| unhonoured::note(generation, positions)));
         Ok(defaults)

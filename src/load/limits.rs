@@ -38,8 +38,10 @@ limits! {
     TOKENIZER_PART_BYTES: usize = 4 << 20;
     /// Bytes of a safetensors header, as in the format's own library.
     HEADER_BYTES: u64 = 100_000_000;
-    /// Tensors of one safetensors file: published models have some thousands.
+    /// Tensors of one file: published models have some thousands.
     TENSORS: usize = 1 << 20;
+    /// Values of a GGUF file's metadata: published ones have some tens.
+    GGUF_VALUES: usize = 1 << 16;
     /// Files that one model is spread over: published models have up to 200.
     SHARDS: usize = 4096;
     /// Names or regular expressions in a list of modules of `quantization_config`: published ones have up to some hundred,
@@ -55,6 +57,9 @@ limits! {
     /// Bytes of a token of the vocabulary, as it is written: published ones have up to some hundred, spaces mostly. A
     /// Unigram model is dropped by recursion over them.
     TOKEN_BYTES: usize = 4 << 10;
+    /// Bytes of a piece of SentencePiece's in a GGUF file: published ones have up to some fifty. Every way to cut one in two
+    /// is looked at.
+    PIECE_BYTES: usize = 256;
     /// Bytes of all tokens of a Unigram model: published ones have two million. Each may take two hundred in memory.
     UNIGRAM_BYTES: usize = 8 << 20;
     /// Bytes of an added token: the search for very long ones takes quadratic time to prepare.

@@ -1,7 +1,7 @@
-//! Opens a Hugging Face model folder: everything is checked before it is used, and errors name the
+//! Opens a Hugging Face model folder or a GGUF file: everything is checked before it is used, and errors name the
 //! file, the key, what was found and what was expected.
 //!
-//! [`Checkpoint`] is the whole folder. Behind it, one file a concern: where the bytes lie (`source`),
+//! [`Checkpoint`] is the whole model. What a GGUF file says, `gguf` turns into what the files of a folder do. Behind it, one file a concern: where the bytes lie (`source`),
 //! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
 //! `tensors`, and `store`, which writes them), which of them a model needs (`weights`), and the exit blocks (`exit`,
 //! `fingerprint`). Text becomes tokens and back in `tokenizer` (its steps in `encode`, what they make of a
@@ -41,6 +41,7 @@ mod error;
 mod exit;
 mod fingerprint;
 mod generation;
+mod gguf;
 mod growth;
 mod header;
 mod json;

@@ -1,6 +1,7 @@
-//! Where a model's files lie: in a folder, or in the binary itself.
+//! Where a model's files lie: in a folder, in the binary itself, or all in one GGUF file.
 
 use super::encoding::without_mark;
+use super::gguf::Gguf;
 use super::{LoadError, limits};
 use memmap2::Mmap;
 use std::borrow::Cow;
@@ -19,6 +20,8 @@ pub(super) enum Source {
     Folder(PathBuf),
     /// The binary, under a name that stands for a folder.
     Embedded { name: &'static str, files: Files },
+    /// A GGUF model: its metadata stand for a folder's small files, and exit blocks lie beside it.
+    Gguf(Box<Gguf>),
 }
 
 impl Source {
@@ -27,6 +30,8 @@ impl Source {
         match self {
             Self::Folder(folder) => folder.join(file),
             Self::Embedded { name, .. } => Path::new(name).join(file),
+            Self::Gguf(gguf) if Gguf::stands_for(file) => gguf.path().to_path_buf(),
+            Self::Gguf(gguf) => gguf.folder().join(file),
         }
     }
 
@@ -40,6 +45,7 @@ impl Source {
         let path = self.path(file);
         match self {
             Self::Embedded { .. } => Ok(self.embedded(file).map(Cow::Borrowed)),
+            Self::Gguf(gguf) => Ok(gguf.document(file, most)?.map(Cow::Owned)),
             Self::Folder(_) => open(&path)?.map(|opened| read_text(opened, &path, most).map(Cow::Owned)).transpose(),
         }
     }
@@ -48,7 +54,7 @@ impl Source {
     pub(super) fn map(&self, file: &str) -> Result<Option<Bytes>, LoadError> {
         match self {
             Self::Embedded { .. } => Ok(self.embedded(file).map(Bytes::Embedded)),
-            Self::Folder(_) => map(&self.path(file)),
+            Self::Folder(_) | Self::Gguf(_) => map(&self.path(file)),
         }
     }
 
@@ -56,9 +62,8 @@ impl Source {
     pub(super) fn names(&self) -> Result<Vec<String>, LoadError> {
         let mut names = match self {
             Self::Embedded { files, .. } => files.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
-            Self::Folder(folder) => std::fs::read_dir(folder)
-                .and_then(|entries| entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect())
-                .map_err(|error| LoadError::io(folder, error))?,
+            Self::Folder(folder) => names(folder)?,
+            Self::Gguf(gguf) => names(gguf.folder())?,
         };
         names.sort_unstable();
         Ok(names)
@@ -67,14 +72,22 @@ impl Source {
     fn embedded(&self, file: &str) -> Option<&'static [u8]> {
         match self {
             Self::Embedded { files, .. } => files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes),
-            Self::Folder(_) => None,
+            Self::Folder(_) | Self::Gguf(_) => None,
         }
     }
 }
 
-/// Read-only bytes of a file.
+/// The names of the files in a folder.
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, LoadError> {
+    std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect())
+        .map_err(|error| LoadError::io(folder, error))
+}
+
+/// Read-only bytes, of a file mostly.
+#[derive(Clone)]
 pub(super) enum Bytes {
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
     /// Made from a file's, where these lie in another order.
     Made(Arc<Vec<u8>>),
@@ -99,7 +112,7 @@ pub(super) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
     // rewritten while it is open; this crate's own writer replaces files whole, by renaming.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| LoadError::io(path, error))?;
     refuse_pointer(path, &map)?;
-    Ok(Some(Bytes::Mapped(map)))
+    Ok(Some(Bytes::Mapped(Arc::new(map))))
 }
 
 /// Opens a regular file: a pipe would block, a folder cannot be read.

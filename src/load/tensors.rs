@@ -1,15 +1,21 @@
-//! The tensors of one safetensors file or of several with an index, mapped into memory.
+//! The tensors of a model, mapped into memory: of one safetensors file, of several with an index, or of GGUF files.
 
 use super::error::short;
-use super::header::{Entry, Header};
+use super::gguf::{self, Gguf};
+use super::header::{self, Header};
 use super::json::Document;
 use super::source::{Bytes, Source};
 use super::{LoadError, limits};
 use crate::TokenId;
-use crate::model::{Dtype, Format, Matrix, Vector};
+use crate::model::{BlockType, Dtype, Format, Matrix, RowOrder, Vector};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+mod parts;
+
+pub(super) use parts::Made;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -19,7 +25,12 @@ pub(super) struct Tensors {
     /// The file to blame where a tensor is missing.
     path: PathBuf,
     files: Vec<TensorFile>,
+    /// By the names that Hugging Face's files have for them.
     entries: BTreeMap<String, Location>,
+    /// The name in the files of a tensor by its name here.
+    spelling: fn(&str) -> String,
+    /// The number formats that the files may have, as errors list them.
+    formats: fn() -> String,
 }
 
 struct TensorFile {
@@ -30,37 +41,24 @@ struct TensorFile {
 struct Location {
     file: usize,
     entry: Entry,
-    /// The format, if it is one that this engine computes with.
-    format: Option<Format>,
 }
 
-/// A tensor as its file has it.
-pub(super) struct Stored<'a> {
-    /// Its number format, as safetensors calls it.
-    pub(super) dtype: String,
-    pub(super) shape: &'a [usize],
-    pub(super) bytes: &'a [u8],
+/// A tensor: how its numbers are stored, how many, and where.
+struct Entry {
+    kind: Kind,
+    shape: Vec<usize>,
+    /// Bytes of the whole file; as many as shape and number format need.
+    range: Range<usize>,
+    /// Of its rows.
+    order: RowOrder,
 }
 
-impl Stored<'_> {
-    /// Whether it is plain numbers, all of them zero.
-    pub(super) fn is_zero(&self) -> bool {
-        matches!(&self.dtype[..], "F32" | "F16" | "BF16") && self.bytes.iter().all(|&byte| byte == 0)
-    }
-}
-
-/// A matrix that was made of some tensors.
-pub(super) struct Made {
-    pub(super) format: Format,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    /// `rows · format.row_bytes(cols)` bytes.
-    pub(super) bytes: Vec<u8>,
-}
-
-fn located(file: usize, entry: Entry) -> Location {
-    let format = dtype(&entry).map(Format::from);
-    Location { file, entry, format }
+/// How numbers are stored.
+enum Kind {
+    /// In a format that this engine computes with.
+    Numbers(Format),
+    /// In another one, by its name.
+    Other(String),
 }
 
 impl Tensors {
@@ -76,7 +74,7 @@ impl Tensors {
                 let other = |end: &str| names.iter().any(|name| name.ends_with(end));
                 let hint = match () {
                     () if other(".bin") => ", only PyTorch files: convert them to safetensors",
-                    () if other(".gguf") => ", only GGUF files: take the model's Hugging Face folder",
+                    () if other(".gguf") => ", only GGUF files, and a config.json: give the file instead of the folder",
                     () => "",
                 };
                 Err(LoadError::MissingFile { folder: source.path(""), wanted: SINGLE, hint })
@@ -89,7 +87,7 @@ impl Tensors {
         let header = Header::parse(&bytes).map_err(|message| LoadError::safetensors(&path, message))?;
         let entries = header.tensors.into_iter().map(|(name, entry)| (name, located(0, entry))).collect();
         let files = vec![TensorFile { path: path.clone(), bytes }];
-        Ok((Self { path, files, entries }, header.metadata))
+        Ok((Self { path, files, entries, spelling: as_it_is, formats: plain_formats }, header.metadata))
     }
 
     /// A tensor that the index does not list counts as it does in a single file. Of one that stands in several shards,
@@ -106,7 +104,13 @@ impl Tensors {
             shard_of.insert(name, shard);
         }
 
-        let mut tensors = Self { path: root.path().to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
+        let mut tensors = Self {
+            path: root.path().to_path_buf(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            spelling: as_it_is,
+            formats: plain_formats,
+        };
         let shards = shard_of.values().copied().collect::<BTreeSet<_>>();
         if shards.len() > limits::SHARDS {
             let what = format!("files in `{}`", root.name("weight_map"));
@@ -147,6 +151,85 @@ impl Tensors {
         }
     }
 
+    /// The tensors of a GGUF model's files, by the names that Hugging Face's files have for them; one that has no such
+    /// name keeps its own.
+    ///
+    /// # Errors
+    /// If two of its files have a tensor of one name.
+    pub(super) fn of_gguf(gguf: &Gguf) -> Result<Self, LoadError> {
+        let path = gguf.path().to_path_buf();
+        let mut tensors = Self {
+            path,
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            spelling: gguf::stored_name,
+            formats: all_formats,
+        };
+        for part in gguf.parts() {
+            for (stored, gguf::Entry { kind, shape, range }) in part.tensors() {
+                let kind = match kind {
+                    gguf::Kind::Numbers(format) => Kind::Numbers(*format),
+                    gguf::Kind::Other(name) => Kind::Other((*name).into()),
+                };
+                let name = gguf::name(stored);
+                if let Some(Location { file, .. }) = tensors.entries.get(&name) {
+                    let first = tensors.files.get(*file).map_or(part.path(), |file| &file.path);
+                    let why = format!("{} has it too", first.display());
+                    return Err(LoadError::UnexpectedTensor { path: part.path().into(), tensor: short(stored), why });
+                }
+                let (shape, range) = (shape.clone(), range.clone());
+                let entry = Entry { kind, shape, range, order: RowOrder::AsStored };
+                tensors.entries.insert(name, Location { file: tensors.files.len(), entry });
+            }
+            tensors.files.push(TensorFile { path: part.path().into(), bytes: part.bytes().clone() });
+        }
+        Ok(tensors)
+    }
+
+    /// Says that the rows of some matrices are stored as pairs of a head's halves, and puts the elements of vectors that
+    /// are stored so in order. All of them have passed [`check`](Self::check), as whole heads of `head_dim`.
+    pub(super) fn pair_halves(&mut self, head_dim: usize, of: impl Fn(&str) -> bool) {
+        let order = RowOrder::PairedHalves { head_dim };
+        for (_, Location { file, entry }) in self.entries.iter_mut().filter(|(name, _)| of(name)) {
+            if entry.shape.len() > 1 {
+                entry.order = order;
+                continue;
+            }
+            let TensorFile { path, bytes } = &self.files[*file];
+            let (stored, elements) = (&bytes[entry.range.clone()], entry.shape[0]);
+            let size = stored.len() / elements;
+            let ordered = (0..elements).flat_map(|at| &stored[order.stored(at) * size..][..size]).copied();
+            let made = TensorFile { path: path.clone(), bytes: Bytes::Made(Arc::new(ordered.collect())) };
+            (*file, entry.range) = (self.files.len(), 0..stored.len());
+            self.files.push(made);
+        }
+    }
+
+    /// Takes a list of numbers in F32 out; `None` where there is no tensor of this name.
+    ///
+    /// # Errors
+    /// If it is not of this length, or in another number format.
+    pub(super) fn take_numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, LoadError> {
+        let Some(Location { file, entry }) = self.entries.remove(name) else { return Ok(None) };
+        let TensorFile { path, bytes } = &self.files[file];
+        match entry.kind {
+            Kind::Numbers(Format::Float(Dtype::F32)) if entry.shape == [len] => {
+                Ok(Some(crate::model::floats(&bytes[entry.range]).collect()))
+            }
+            kind => Err(LoadError::Tensor {
+                path: path.clone(),
+                tensor: (self.spelling)(name),
+                found: short(format!("{:?} in {kind}", entry.shape)),
+                expected: format!("[{len}] in F32"),
+            }),
+        }
+    }
+
+    /// A tensor's name as its file spells it.
+    pub(super) fn spelling(&self, name: &str) -> String {
+        (self.spelling)(name)
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
@@ -154,28 +237,6 @@ impl Tensors {
     /// A tensor's shape, where there is one of this name.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|location| &location.entry.shape[..])
-    }
-
-    /// A tensor as it is stored, whatever its number format.
-    pub(super) fn stored(&self, name: &str) -> Option<Stored<'_>> {
-        let Location { file, entry, .. } = self.entries.get(name)?;
-        let bytes = &self.files[*file].bytes[entry.range.clone()];
-        Some(Stored { dtype: entry.dtype.to_string(), shape: &entry.shape, bytes })
-    }
-
-    /// Takes a tensor out.
-    pub(super) fn remove(&mut self, name: &str) {
-        self.entries.remove(name);
-    }
-
-    /// Puts a matrix in the place of the tensors that it was made of, the first of which says the file to blame.
-    pub(super) fn replace(&mut self, parts: &[String], name: String, made: Made) {
-        let path = self.path_of(&parts[0]).to_path_buf();
-        parts.iter().for_each(|part| self.remove(part));
-        let Made { format, rows, cols, bytes } = made;
-        let entry = Entry { dtype: safetensors::Dtype::U8, shape: vec![rows, cols], range: 0..bytes.len() };
-        self.entries.insert(name, Location { file: self.files.len(), entry, format: Some(format) });
-        self.files.push(TensorFile { path, bytes: Bytes::Made(Arc::new(bytes)) });
     }
 
     /// Bytes of the named tensors together.
@@ -190,16 +251,18 @@ impl Tensors {
 
     /// Checks that a tensor is there, in this shape and in a number format that this engine computes with.
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<Format, LoadError> {
+        // Vectors are few and short: nothing stores them in blocks.
+        let is_matrix = shape.len() == 2;
         let wrong = |found: String| LoadError::Tensor {
             path: self.path_of(name).to_path_buf(),
-            tensor: short(name),
+            tensor: (self.spelling)(name),
             found: short(found),
-            expected: format!("{shape:?} in F32, F16 or BF16"),
+            expected: format!("{shape:?} in {}", if is_matrix { (self.formats)() } else { plain_formats() }),
         };
-        let Location { entry, format, .. } = self.entries.get(name).ok_or_else(|| wrong("missing".into()))?;
-        match format {
-            Some(format) if entry.shape == shape => Ok(*format),
-            _ => Err(wrong(format!("{:?} in {}", entry.shape, entry.dtype))),
+        let entry = &self.entries.get(name).ok_or_else(|| wrong("missing".into()))?.entry;
+        match entry.kind {
+            Kind::Numbers(format) if entry.shape == shape && (is_matrix || format.dtype().is_some()) => Ok(format),
+            _ => Err(wrong(format!("{:?} in {}", entry.shape, entry.kind))),
         }
     }
 
@@ -209,11 +272,11 @@ impl Tensors {
     /// # Errors
     /// If it is not of this length, or of another number format, or a number is no token's.
     pub(super) fn take_ids(&mut self, name: &str, len: usize) -> Result<Option<Vec<TokenId>>, LoadError> {
-        let Some(Location { file, entry, .. }) = self.entries.remove(name) else { return Ok(None) };
+        let Some(Location { file, entry }) = self.entries.remove(name) else { return Ok(None) };
         let TensorFile { path, bytes } = &self.files[file];
         let wrong = |found, expected| LoadError::Tensor { path: path.clone(), tensor: name.into(), found, expected };
-        if entry.dtype != safetensors::Dtype::I64 || entry.shape != [len] {
-            let found = format!("{:?} in {}", entry.shape, entry.dtype);
+        if !matches!(&entry.kind, Kind::Other(name) if name == "I64") || entry.shape != [len] {
+            let found = format!("{:?} in {}", entry.shape, entry.kind);
             return Err(wrong(short(found), format!("[{len}] in I64, a token for each row of the head")));
         }
         let (numbers, _) = bytes[entry.range.clone()].as_chunks::<8>();
@@ -227,30 +290,54 @@ impl Tensors {
     /// A matrix that [`check`](Self::check) has passed.
     pub(super) fn matrix(&self, name: &str) -> Matrix<'_> {
         let (entry, format, bytes) = self.checked(name);
-        Matrix::new(format, entry.shape[0], entry.shape[1], bytes)
+        Matrix { order: entry.order, ..Matrix::new(format, entry.shape[0], entry.shape[1], bytes) }
     }
 
     /// A vector that [`check`](Self::check) has passed.
     pub(super) fn vector(&self, name: &str) -> Vector<'_> {
         let (entry, format, bytes) = self.checked(name);
-        let dtype = format.dtype().expect("only matrices are made of parts");
+        let dtype = format.dtype().expect("checked when the file was opened");
         Vector { dtype, len: entry.shape[0], bytes }
     }
 
     fn checked(&self, name: &str) -> (&Entry, Format, &[u8]) {
-        let Location { file, entry, format } = &self.entries[name];
-        let format = format.expect("checked when the file was opened");
+        let Location { file, entry } = &self.entries[name];
+        let Kind::Numbers(format) = entry.kind else { unreachable!("checked when the file was opened") };
         (entry, format, &self.files[*file].bytes[entry.range.clone()])
     }
 }
 
-fn dtype(entry: &Entry) -> Option<Dtype> {
-    match entry.dtype {
-        safetensors::Dtype::F32 => Some(Dtype::F32),
-        safetensors::Dtype::F16 => Some(Dtype::F16),
-        safetensors::Dtype::BF16 => Some(Dtype::BF16),
-        _ => None,
+/// A tensor of a safetensors file.
+fn located(file: usize, header::Entry { dtype, shape, range }: header::Entry) -> Location {
+    let kind = match dtype {
+        safetensors::Dtype::F32 => Kind::Numbers(Dtype::F32.into()),
+        safetensors::Dtype::F16 => Kind::Numbers(Dtype::F16.into()),
+        safetensors::Dtype::BF16 => Kind::Numbers(Dtype::BF16.into()),
+        other => Kind::Other(other.to_string()),
+    };
+    Location { file, entry: Entry { kind, shape, range, order: RowOrder::AsStored } }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Numbers(format) => f.write_str(&format.to_string().to_uppercase()),
+            Self::Other(name) => f.write_str(name),
+        }
     }
+}
+
+fn as_it_is(name: &str) -> String {
+    short(name)
+}
+
+fn plain_formats() -> String {
+    "F32, F16 or BF16".into()
+}
+
+fn all_formats() -> String {
+    let blocks: Vec<String> = BlockType::ALL.iter().map(|of| of.to_string().to_uppercase()).collect();
+    format!("F32, F16, BF16, {}", blocks.join(", "))
 }
 
 /// Whether the name stays in its folder, on every system, and is no longer than a name there can be.

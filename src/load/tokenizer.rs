@@ -68,13 +68,14 @@ impl Tokenizer {
         if let Some((id, token)) = past.first() {
             let (message, others) = (self.past_vocabulary(*id, token), past.len() - 1);
             let others = if others > 0 { format!(", and so have {others} more") } else { String::new() };
-            notes.push(format!("{FILE}: {message}{others}: texts with such a token are refused"));
+            let file = self.path.file_name().unwrap_or_default().to_string_lossy();
+            notes.push(format!("{file}: {message}{others}: texts with such a token are refused"));
         }
         Ok(())
     }
 
     fn past_vocabulary(&self, id: TokenId, token: &str) -> String {
-        format!("token {} has id {id}, but vocab_size in config.json is {}", spelling(token), self.vocab_size)
+        format!("token {} has id {id}, but the model's vocab_size is {}", spelling(token), self.vocab_size)
     }
 
     /// `add_bos_token` decides where `tokenizer_config.json` has it, else the tokenizer's own post-processor.

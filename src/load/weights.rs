@@ -2,7 +2,6 @@
 
 use super::LoadError;
 use super::config::{Biases, Config};
-use super::error::short;
 use super::tensors::Tensors;
 use crate::TokenId;
 use crate::model::{ExitWeights, Format, Geometry, LayerWeights, ModelWeights};
@@ -86,7 +85,7 @@ pub(super) fn check(tensors: &Tensors, plan: &Plan, config: &Config) -> Result<B
     if let Some(extra) = tensors.names().find(|&name| !plan.contains_key(name) && !is_spare(name, &config.geometry)) {
         return Err(LoadError::UnexpectedTensor {
             path: tensors.path_of(extra).to_path_buf(),
-            tensor: short(extra),
+            tensor: tensors.spelling(extra),
             why: why_unexpected(extra, &config.geometry),
         });
     }

@@ -70,6 +70,11 @@ impl Geometry {
         if !self.head_dim.is_multiple_of(2) || self.heads.checked_mul(self.head_dim).is_none() {
             return Err(format!("head_dim is {} (expected an even one, for {} heads)", self.head_dim, self.heads));
         }
+        if let RopeScaling::Divisors(divisors) = &self.rope.scaling
+            && (divisors.len() != self.head_dim / 2 || !divisors.iter().all(|&d| d > 0.0 && d.is_finite()))
+        {
+            return Err(format!("{} divisors of RoPE (expected {} above 0)", divisors.len(), self.head_dim / 2));
+        }
         if self.windows.len() != self.layers {
             return Err(format!("windows of {} layers (expected {})", self.windows.len(), self.layers));
         }
@@ -94,7 +99,7 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
-/// The rotary scalings of Hugging Face's `modeling_rope_utils`, with their parameters resolved.
+/// The rotary scalings of Hugging Face's `modeling_rope_utils`, with their parameters resolved, and GGUF's own.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Frequencies as they are.
@@ -140,4 +145,6 @@ pub enum RopeScaling {
         /// Context of the first training.
         original_max_positions: usize,
     },
+    /// Each pair's frequency divided by a number of its own, `[head_dim / 2]`, as GGUF files list them (`rope_freqs`).
+    Divisors(Vec<f64>),
 }

@@ -32,7 +32,7 @@ fn a_prompt_with_a_token_past_the_vocabulary_is_refused_by_its_name() {
     let folder = model_folder(&dir, &[2], &[("added_tokens.json", r#"{"[PAD]": 4096}"#)]);
     assert_eq!(generate(&["-m", &folder]).stdout, generate(&[]).stdout);
     let refused = run(&["generate", "-m", &folder, "-p", "x = [PAD]"]);
-    let message = "tokenizer.json: token \"[PAD]\" has id 4096, but vocab_size in config.json is 4096";
+    let message = "tokenizer.json: token \"[PAD]\" has id 4096, but the model's vocab_size is 4096";
     assert!(refused.code == 1 && refused.stdout.is_empty() && refused.stderr.contains(message), "{}", refused.stderr);
 }
 

@@ -29,6 +29,7 @@ mod distill_data;
 mod distribution;
 #[cfg(feature = "bundled-model")]
 mod draft_vocab;
+mod gguf_fixtures;
 mod hf_fixtures;
 mod kv;
 #[cfg(feature = "bundled-model")]

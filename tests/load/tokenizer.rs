@@ -144,7 +144,7 @@ fn tokens_past_the_vocabulary_are_refused_only_where_a_text_has_them() {
     for (tokenizer, text, token, others) in [(added, "[PAD]", "[PAD]", ""), (base, "z", "z", ", and so have 1 more")] {
         let folder = Folder::of("llama");
         let checkpoint = folder.write("tokenizer.json", tokenizer.to_string()).open().unwrap();
-        let fault = format!("tokenizer.json: token {token:?} has id 512, but vocab_size in config.json is 512");
+        let fault = format!("tokenizer.json: token {token:?} has id 512, but the model's vocab_size is 512");
         assert_eq!(checkpoint.notes(), [format!("{fault}{others}: texts with such a token are refused")]);
         let opened = checkpoint.tokenizer().unwrap();
         assert_eq!(opened.encode("Hi", true).unwrap(), [1, 263]);

@@ -1,5 +1,6 @@
 //! `eesd-run inspect`: what a model is, what it takes, and what its exit blocks could gain.
 
+mod formats;
 mod text;
 
 use crate::args::InspectArgs;
@@ -13,9 +14,10 @@ use eesd::backend::cpu::CpuBackend;
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use eesd::model::{Geometry, RopeScaling};
+use formats::Formats;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Acceptance rates that the predictions are made for.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
@@ -43,6 +45,8 @@ pub fn run(args: InspectArgs) -> Outcome {
 struct Report {
     name: String,
     folder: Option<PathBuf>,
+    /// Where the model is one in GGUF.
+    file: Option<PathBuf>,
     fingerprint: String,
     family: String,
     layers: usize,
@@ -59,7 +63,9 @@ struct Report {
     rope_scaling: String,
     qk_norm: bool,
     tied_head: bool,
+    /// The format of most of the layers' bytes.
     dtype: String,
+    formats: Formats,
     parameters: u64,
     bytes: Bytes,
     tokenizer: bool,
@@ -119,10 +125,12 @@ impl Report {
         let blocks = checkpoint.exit_blocks()?;
         let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
         let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
+        let formats = Formats::of(&weights, geometry);
         let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
         Ok(Self {
             name: checkpoint.name().to_owned(),
             folder: model.folder.clone(),
+            file: checkpoint.file().map(Path::to_owned),
             fingerprint: checkpoint.fingerprint().to_owned(),
             family: geometry.family.clone(),
             layers: geometry.layers,
@@ -138,7 +146,8 @@ impl Report {
             rope_scaling: rope_scaling(&geometry.rope.scaling),
             qk_norm: geometry.qk_norm,
             tied_head: geometry.tied_head,
-            dtype: weights.layers.first().map_or(weights.embed.format, |layer| layer.q.format).to_string(),
+            dtype: formats.main().to_owned(),
+            formats,
             parameters: checkpoint.parameters(),
             bytes: Bytes {
                 total: checkpoint.bytes(),
@@ -184,7 +193,7 @@ pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
 
 /// The rotary scaling under Hugging Face's name for it, with its parameters.
 fn rope_scaling(scaling: &RopeScaling) -> String {
-    match *scaling {
+    match scaling {
         RopeScaling::Default => "default".into(),
         RopeScaling::Linear { factor } => format!("linear (factor {factor})"),
         RopeScaling::Dynamic { factor, original_max_positions } => {
@@ -198,6 +207,10 @@ fn rope_scaling(scaling: &RopeScaling) -> String {
             "yarn (factor {factor} past {original_max_positions} positions, beta {beta_slow} to {beta_fast}, attention \
              factor {attention_factor:.4})"
         ),
+        RopeScaling::Divisors(divisors) => {
+            let (least, most) = divisors.iter().fold((f64::MAX, 0.0), |(low, high), &d| (d.min(low), d.max(high)));
+            format!("by pairs (divisors from {least} to {most})")
+        }
     }
 }
 

@@ -27,7 +27,9 @@ pub const EVERY_PROMPT: EngineOptions = EngineOptions { token_budget: 512, reuse
 pub struct Model {
     /// The model.
     pub checkpoint: Checkpoint,
-    /// Its folder; `None`: the one in the binary.
+    /// Its folder, or its file; `None`: the one in the binary.
+    path: Option<PathBuf>,
+    /// The folder with its file or files; `None`: the one in the binary.
     pub folder: Option<PathBuf>,
     /// A chat template in place of its own.
     template: Option<ChatTemplate>,
@@ -36,18 +38,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the folder, or the model in the binary.
+    /// Opens the folder or file, or the model in the binary.
     ///
     /// # Errors
-    /// What is wrong with the folder.
+    /// What is wrong with it.
     pub fn open(args: &ModelArgs, reporter: Reporter) -> Outcome<Self> {
-        let folder = args.model.clone();
-        let checkpoint = reporter.wait("opening the model", || match &folder {
-            Some(folder) => Checkpoint::open(folder),
+        let path = args.model.clone();
+        let checkpoint = reporter.wait("opening the model", || match &path {
+            Some(path) => Checkpoint::open(path),
             None => Checkpoint::bundled(),
         })?;
+        let folder = path.as_ref().map(|path| match path.parent() {
+            Some(parent) if path.is_file() => if parent == Path::new("") { ".".into() } else { parent.to_owned() },
+            _ => path.clone(),
+        });
         checkpoint.notes().iter().for_each(|note| reporter.note(note));
-        Ok(Self { checkpoint, folder, template: None, arguments: Map::new() })
+        Ok(Self { checkpoint, path, folder, template: None, arguments: Map::new() })
     }
 
     /// With the chat template and its values as the flags say.
@@ -114,16 +120,17 @@ impl Model {
         template.ok_or_else(|| {
             format!(
                 "{} has no chat template (looked for chat_template.jinja, additional_chat_templates/default.jinja, \
-                 chat_template.json, and the key chat_template of tokenizer_config.json): give one with --chat-template FILE, \
+                 chat_template.json, and the key chat_template of tokenizer_config.json, or tokenizer.chat_template of a GGUF \
+                 file): give one with --chat-template FILE, \
                  or continue text with `eesd-run generate -p TEXT`",
                 self.place()
             )
         })
     }
 
-    /// The folder, or the bundled model's name, for messages.
+    /// The folder or file, or the bundled model's name, for messages.
     pub fn place(&self) -> String {
-        self.folder.as_deref().map_or_else(|| self.checkpoint.name().to_owned(), |folder| folder.display().to_string())
+        self.path.as_deref().map_or_else(|| self.checkpoint.name().to_owned(), |path| path.display().to_string())
     }
 
     /// The exit block asked for; by default the bundled model's best one, or the only one there is.

@@ -23,7 +23,7 @@ impl<'a> Reader<'a> {
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let rest = &self.bytes[self.at..];
         if count > rest.len() {
-            return Err(format!("ends at byte {}, {count} bytes were to come", self.bytes.len()));
+            return Err(format!("the file ends at byte {}, where {count} bytes were to come", self.bytes.len()));
         }
         self.at += count;
         Ok(&rest[..count])
@@ -43,19 +43,25 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A number of things to come, each of at least so many bytes: no more than there is room for.
-    pub fn count(&mut self, least_bytes: usize, of: &str) -> Result<usize, String> {
+    /// A number of things to come, each of at least so many bytes: no more than `most`, and than there is room for.
+    pub fn count(&mut self, least_bytes: usize, most: usize, of: &str) -> Result<usize, String> {
         let count = self.u64()?;
-        let most = (self.bytes.len() - self.at) / least_bytes.max(1);
-        usize::try_from(count).ok().filter(|&count| count <= most).ok_or_else(|| {
-            format!("{count} {of}, but the bytes that are left have room for {most} at most")
+        let room = (self.bytes.len() - self.at) / least_bytes;
+        let fits = usize::try_from(count).ok().filter(|&count| count <= most.min(room));
+        fits.ok_or_else(|| match most < room {
+            true => format!("{count} {of} (at most {most})"),
+            false => format!("{count} {of} (the bytes that are left have room for {room})"),
         })
+    }
+
+    fn text_bytes(&mut self) -> Result<&'a [u8], String> {
+        let length = self.count(1, usize::MAX, "bytes of a text")?;
+        self.take(length)
     }
 
     /// A text with its length before it.
     pub fn text(&mut self) -> Result<&'a str, String> {
-        let length = self.count(1, "bytes of a text")?;
-        let bytes = self.take(length)?;
+        let bytes = self.text_bytes()?;
         std::str::from_utf8(bytes).map_err(|error| format!("a text that is not UTF-8: {error}"))
     }
 
@@ -89,7 +95,7 @@ impl<'a> Reader<'a> {
         match kind.size() {
             Some(size) => drop(self.take(count.checked_mul(size).ok_or("a list longer than any file")?)?),
             None => (0..count).try_for_each(|_| match kind {
-                Kind::Text => self.count(1, "bytes of a text").and_then(|length| self.take(length)).map(drop),
+                Kind::Text => self.text_bytes().map(drop),
                 _ => Err("a list within a list".into()),
             })?,
         }

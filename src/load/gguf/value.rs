@@ -5,7 +5,7 @@ use super::super::error::short;
 use super::bytes::Reader;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A value's type, by its number in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,9 @@ const KINDS: [Kind; 13] = [
 impl Kind {
     pub fn of(number: u32) -> Result<Self, String> {
         let known = KINDS.get(number as usize);
-        known.copied().ok_or_else(|| format!("type {number}, of which there is none (expected 0 to {})", KINDS.len() - 1))
+        known
+            .copied()
+            .ok_or_else(|| format!("type {number}, of which there is none (expected 0 to {})", KINDS.len() - 1))
     }
 
     /// Bytes of a value; `None` where they depend on it.
@@ -66,9 +68,36 @@ pub(super) enum Stored {
     Many { kind: Kind, count: usize, range: Range<usize> },
 }
 
+/// Where each of a file's next values lies, by its key.
+///
+/// # Errors
+/// What is wrong, with the key.
+pub(super) fn places(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<String, Stored>, String> {
+    let mut values = BTreeMap::new();
+    for number in 0..count {
+        let key = reader.text().map_err(|why| format!("key {number} of {count}: {why}"))?;
+        let named = |why: String| format!("`{}`: {why}", short(key));
+        let kind = reader.u32().and_then(Kind::of).map_err(named)?;
+        let stored = match kind {
+            Kind::Array => {
+                let kind = reader.u32().and_then(Kind::of).map_err(named)?;
+                let least = kind.size().unwrap_or(8);
+                let count = reader.count(least, usize::MAX, "values in a list").map_err(named)?;
+                Stored::Many { kind, count, range: reader.skip(kind, count).map_err(named)? }
+            }
+            kind => Stored::One { kind, range: reader.skip(kind, 1).map_err(named)? },
+        };
+        if values.insert(key.to_owned(), stored).is_some() {
+            return Err(format!("`{}` comes twice", short(key)));
+        }
+    }
+    Ok(values)
+}
+
 /// The metadata of a file.
+#[derive(Clone, Copy)]
 pub(in super::super) struct Metadata<'a> {
-    path: PathBuf,
+    path: &'a Path,
     bytes: &'a [u8],
     values: &'a BTreeMap<String, Stored>,
 }
@@ -83,8 +112,25 @@ pub(in super::super) enum Scalar<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    pub fn new(path: PathBuf, bytes: &'a [u8], values: &'a BTreeMap<String, Stored>) -> Self {
+    pub(super) fn new(path: &'a Path, bytes: &'a [u8], values: &'a BTreeMap<String, Stored>) -> Self {
         Self { path, bytes, values }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The length of a list, where it is there.
+    pub fn length(&self, key: &str) -> Option<usize> {
+        match self.values.get(key)? {
+            Stored::Many { count, .. } => Some(*count),
+            Stored::One { .. } => None,
+        }
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &'a str> {
@@ -125,10 +171,11 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// The values of a list, where it is there, each checked by `convert`.
+    /// The values of a list, where it is there, each checked by `convert`; no more than `most` of them.
     pub fn list<T>(
         &self,
         key: &str,
+        most: usize,
         expected: &str,
         convert: impl Fn(Scalar<'a>) -> Option<T>,
     ) -> Result<Option<Vec<T>>, LoadError> {
@@ -136,11 +183,14 @@ impl<'a> Metadata<'a> {
         let Stored::Many { kind, count, range } = stored else {
             return Err(self.wrong(key, &format!("a list of {expected}")));
         };
+        if *count > most {
+            return Err(LoadError::limit(self.path, format!("values of `{key}`"), count, most as u64));
+        }
         let mut reader = Reader::new(&self.bytes[range.clone()]);
         let mut values = Vec::new();
         for index in 0..*count {
-            let value = reader.scalar(*kind).map_err(|why| self.at(key, index, why, expected))?;
-            let found = || self.at(key, index, show(value), expected);
+            let value = reader.scalar(*kind).map_err(|why| self.wrong_at(key, index, why, expected))?;
+            let found = || self.wrong_at(key, index, show(value), expected);
             values.push(convert(value).ok_or_else(found)?);
         }
         Ok(Some(values))
@@ -152,16 +202,23 @@ impl<'a> Metadata<'a> {
             None => "missing".into(),
             Some(Stored::Many { count, .. }) => format!("a list of {count}"),
             Some(Stored::One { kind, range }) => {
-                Reader::new(&self.bytes[range.clone()]).scalar(*kind).map_or_else(|why| why, show)
+                let value = Reader::new(&self.bytes[range.clone()]).scalar(*kind);
+                value.map_or_else(|why| why, show)
             }
         };
         let expected = expected.into();
-        LoadError::Key { path: self.path.clone(), key: short(key), found: short(found), expected }
+        LoadError::Key { path: self.path.to_path_buf(), key: short(key), found: short(found), expected }
     }
 
-    fn at(&self, key: &str, index: usize, found: String, expected: &str) -> LoadError {
+    /// The error of a list's value that cannot be.
+    pub fn wrong_at(&self, key: &str, index: usize, found: String, expected: &str) -> LoadError {
         let expected = expected.into();
-        LoadError::Key { path: self.path.clone(), key: short(format!("{key}[{index}]")), found: short(found), expected }
+        LoadError::Key {
+            path: self.path.to_path_buf(),
+            key: short(format!("{key}[{index}]")),
+            found: short(found),
+            expected,
+        }
     }
 
     fn get<T>(

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 /// Which model.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Hugging Face model folder; default: the small model in the binary
-    #[arg(short, long, value_name = "DIR", help_heading = "Model and machine")]
+    /// Hugging Face model folder, or GGUF file (any part, where it is split); default: the small model in the binary
+    #[arg(short, long, value_name = "MODEL", help_heading = "Model and machine")]
     pub model: Option<PathBuf>,
 }
 

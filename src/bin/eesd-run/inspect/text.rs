@@ -1,5 +1,6 @@
 //! The report for people.
 
+use super::formats::Share;
 use super::{Exit, Fit, Report, USABLE};
 use crate::report::{bytes, count};
 
@@ -26,8 +27,9 @@ fn model(report: &Report) -> Vec<String> {
         n => format!(", {n} layers with a sliding window"),
     };
     let head = if report.tied_head { "head tied to it".into() } else { format!("head {}", bytes(report.bytes.head)) };
+    let file = report.file.as_ref().map_or_else(String::new, |file| format!(", GGUF {}", file.display()));
     vec![
-        format!("model        {name} ({family}), {} parameters, {dtype}", count(report.parameters)),
+        format!("model        {name} ({family}), {} parameters, {dtype}{file}", count(report.parameters)),
         format!("fingerprint  {}", report.fingerprint),
         format!(
             "geometry     {layers} layers, width {hidden_size}, MLP {intermediate_size}, {heads} query and {kv_heads} KV heads \
@@ -42,6 +44,7 @@ fn model(report: &Report) -> Vec<String> {
             bytes(report.bytes.layers),
             bytes(report.bytes.layers / (*layers).max(1) as u64),
         ),
+        format!("stored as    embedding {}, layers {}{}", report.formats.embedding, shares(report), head_format(report)),
         format!(
             "text         tokenizer {}, chat template {}, end tokens {:?}",
             yes(report.tokenizer),
@@ -54,6 +57,18 @@ fn model(report: &Report) -> Vec<String> {
             if report.exit_blocks.is_empty() { "" } else { ", exit layer included" }
         ),
     ]
+}
+
+/// The layers' formats, that of most bytes first.
+fn shares(report: &Report) -> String {
+    let mut shares: Vec<_> = report.formats.layers.iter().collect();
+    shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.bytes));
+    let share = |(format, share): (&String, &Share)| format!("{format} ({} matrices, {})", share.matrices, bytes(share.bytes));
+    shares.into_iter().map(share).collect::<Vec<_>>().join(", ")
+}
+
+fn head_format(report: &Report) -> String {
+    report.formats.head.as_ref().map_or_else(String::new, |format| format!(", head {format}"))
 }
 
 fn memory(fit: &Fit, longest: u64) -> String {

@@ -1,0 +1,123 @@
+//! How texts are split into words before byte-pair merges, by the name that a GGUF file has for it (`tokenizer.ggml.pre`).
+//!
+//! The rules are those of the models' own tokenizer.json, where the name stands for one family of models, else llama.cpp's.
+
+use serde_json::{Value, json};
+
+/// A rule by its names.
+pub(super) struct Rule {
+    names: &'static [&'static str],
+    steps: &'static [Step],
+    /// Unicode's composed form first.
+    composed: bool,
+    /// A word that is a token is that token, whatever the merges say.
+    pub whole_words: bool,
+    /// Texts begin with the begin token where the file does not say.
+    pub begin: bool,
+}
+
+/// A step of splitting; the bytes of the words become characters after all of them.
+enum Step {
+    /// Matches of a regex are words, and so is what lies between them.
+    Regex(&'static str),
+    /// Each digit is a word.
+    Digits,
+    /// Runs of punctuation are words.
+    Punctuation,
+    /// The regex of GPT-2.
+    Gpt2,
+}
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const CHINESE: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
+
+const PLAIN: Rule = Rule { names: &[], steps: &[], composed: false, whole_words: false, begin: false };
+
+const RULES: [Rule; 13] = [
+    Rule {
+        names: &["default"],
+        steps: &[
+            Step::Regex(r"[\p{P}\$\+<=>\^~\|]+"),
+            Step::Regex(GPT2),
+            Step::Regex(r"\p{N}+"),
+            Step::Regex("[0-9][0-9][0-9]"),
+        ],
+        ..PLAIN
+    },
+    Rule {
+        names: &["gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "gigachat", "a.x-4.0", "mellum", "trillion"],
+        steps: &[Step::Gpt2],
+        ..PLAIN
+    },
+    Rule {
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        steps: &[Step::Digits, Step::Gpt2],
+        ..PLAIN
+    },
+    Rule {
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"],
+        steps: &[Step::Regex(LLAMA3)],
+        whole_words: true,
+        begin: true,
+        ..PLAIN
+    },
+    Rule { names: &["dbrx", "smaug-bpe", "chatglm-bpe"], steps: &[Step::Regex(LLAMA3)], ..PLAIN },
+    Rule { names: &["glm4"], steps: &[Step::Regex(LLAMA3)], whole_words: true, ..PLAIN },
+    Rule { names: &["qwen2"], steps: &[Step::Regex(QWEN2)], composed: true, ..PLAIN },
+    Rule {
+        names: &["deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2"],
+        steps: &[Step::Regex(QWEN2)],
+        ..PLAIN
+    },
+    Rule { names: &["tekken"], steps: &[Step::Regex(TEKKEN)], whole_words: true, begin: true, ..PLAIN },
+    Rule { names: &["gpt-4o", "llama4", "kanana2", "minimax-m2"], steps: &[Step::Regex(GPT4O)], ..PLAIN },
+    Rule {
+        names: &["deepseek-v3", "hunyuan-dense"],
+        steps: &[Step::Regex(r"\p{N}{1,3}"), Step::Regex("[一-龥\u{3040}-ゟ゠-ヿ]+"), Step::Regex(DEEPSEEK3)],
+        ..PLAIN
+    },
+    Rule {
+        names: &["deepseek-coder"],
+        steps: &[
+            Step::Regex(r"[\r\n]"),
+            Step::Regex(r"\s?\p{L}+"),
+            Step::Regex(r"\s?\p{P}+"),
+            Step::Regex(CHINESE),
+            Step::Digits,
+        ],
+        ..PLAIN
+    },
+    Rule { names: &["falcon"], steps: &[Step::Punctuation, Step::Gpt2, Step::Regex("[0-9][0-9][0-9]")], ..PLAIN },
+];
+
+impl Rule {
+    /// The rule of a name.
+    pub fn of(name: &str) -> Option<&'static Self> {
+        RULES.iter().find(|rule| rule.names.contains(&name))
+    }
+
+    /// `normalizer` of tokenizer.json.
+    pub fn normalizer(&self) -> Value {
+        if self.composed { json!({"type": "NFC"}) } else { Value::Null }
+    }
+
+    /// `pre_tokenizer` of tokenizer.json.
+    pub fn pre_tokenizer(&self) -> Value {
+        let regex = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+        let step = |step: &Step| match step {
+            Step::Regex(pattern) => regex(pattern),
+            Step::Gpt2 => regex(GPT2),
+            Step::Digits => json!({"type": "Digits", "individual_digits": true}),
+            Step::Punctuation => json!({"type": "Punctuation", "behavior": "Contiguous"}),
+        };
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let steps: Vec<Value> = self.steps.iter().map(step).chain([bytes]).collect();
+        json!({"type": "Sequence", "pretokenizers": steps})
+    }
+}
