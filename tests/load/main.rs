@@ -12,6 +12,7 @@ mod grown;
 mod jinja;
 mod limits;
 mod messages;
+mod quantised;
 mod tensors;
 mod tokenizer;
 mod values;

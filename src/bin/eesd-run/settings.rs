@@ -49,7 +49,13 @@ impl Model {
             None => Checkpoint::bundled(),
         })?;
         let folder = path.as_ref().map(|path| match path.parent() {
-            Some(parent) if path.is_file() => if parent == Path::new("") { ".".into() } else { parent.to_owned() },
+            Some(parent) if path.is_file() => {
+                if parent == Path::new("") {
+                    ".".into()
+                } else {
+                    parent.to_owned()
+                }
+            }
             _ => path.clone(),
         });
         checkpoint.notes().iter().for_each(|note| reporter.note(note));

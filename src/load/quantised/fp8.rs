@@ -44,7 +44,8 @@ impl Fp8 {
 impl Method for Fp8 {
     /// Its configuration need not say which modules were left: where there is a plain matrix, it counts.
     fn find<'a>(&self, module: &Module<'a>) -> Result<Option<Found<'a>>, LoadError> {
-        if !module.has_in("weight", Number::E4m3) || module.is_within(&self.skipped) {
+        let is_scaled = module.has("weight_scale_inv") || module.has("weight_scale");
+        if !(is_scaled || module.has_in("weight", Number::E4m3)) || module.is_within(&self.skipped) {
             return Ok(None);
         }
         let (rows, cols) = (module.rows, module.cols);

@@ -89,47 +89,47 @@ impl Quantisation {
         config: &Config,
         notes: &mut Vec<String>,
     ) -> Result<(), LoadError> {
-        let tied = config.geometry.tied_head;
-        // A head that is stored quantised though it is tied is looked at too: whose it is is settled later.
+        // With a head of its own, even where that is tied: one that is stored quantised is looked at, and whose it is is
+        // settled later.
         let untied = Config { geometry: Geometry { tied_head: false, ..config.geometry.clone() }, ..config.clone() };
         let plan = weights::model_plan(&untied);
-        let names: Vec<&str> = plan.keys().filter_map(|name| name.strip_suffix(".weight")).collect();
-
-        let mut made = Vec::new();
-        for name in names {
-            let shape = &plan[&format!("{name}.weight")];
-            let &[rows, cols] = &shape[..] else { continue };
-            let module = Module { tensors, name, rows, cols };
-            if tied && name == weights::HEAD_MODULE && !module.has_parts() {
-                continue;
-            }
-            if let Some(found) = self.method.find(&module)? {
-                made.push((module, found));
-            }
-        }
-        // All of them are checked by now, so that what is allocated is as large as the files justify.
+        // All matrices are checked before the first is made, so that what is allocated is what the files justify.
+        let made = self.find(tensors, &plan, config.geometry.tied_head)?;
         let made = made.iter().map(|(module, found)| transcode(module, found)).collect::<Result<Vec<_>, _>>()?;
-
-        let widened = made.iter().filter(|(_, _, matrix)| matrix.format == Dtype::F32.into());
-        let (mut count, mut bytes, mut first) = (0, 0, "");
-        for (_, name, matrix) in widened {
-            (count, bytes) = (count + 1, bytes + matrix.bytes.len());
-            first = if first.is_empty() { name } else { first };
-        }
-        if count > 0 {
-            notes.push(format!(
-                "config.json: `quantization_config`: groups of `{first}`{} are no runs of inputs (act-order) or of an odd \
-                 length: kept in f32, {:.1} MB in memory",
-                and_more(count),
-                bytes as f64 / 1e6
-            ));
-        }
+        note_widened(&made, notes);
         for (parts, name, matrix) in made {
             tensors.replace(&parts, name, matrix);
         }
         self.leave_activations(tensors, &plan, notes);
         leave_zero_biases(tensors, &plan, notes);
         Ok(())
+    }
+
+    /// The quantised matrices of a plan, checked.
+    fn find<'a>(
+        &self,
+        tensors: &'a Tensors,
+        plan: &'a weights::Plan,
+        tied: bool,
+    ) -> Result<Vec<(Module<'a>, Found<'a>)>, LoadError> {
+        let mut quantised = Vec::new();
+        for (name, shape) in plan {
+            let (Some(name), &[rows, cols]) = (name.strip_suffix(".weight"), &shape[..]) else { continue };
+            let module = Module { tensors, name, rows, cols };
+            if tied && name == weights::HEAD_MODULE && !module.has_parts() {
+                continue;
+            }
+            let Some(found) = self.method.find(&module)? else { continue };
+            if module.has("weight") && !found.parts.contains(&"weight") {
+                return Err(LoadError::UnexpectedTensor {
+                    path: tensors.path_of(&module.part_name("weight")).to_path_buf(),
+                    tensor: short(module.part_name("weight")),
+                    why: format!("`{}` is the same matrix", short(module.part_name(found.parts[0]))),
+                });
+            }
+            quantised.push((module, found));
+        }
+        Ok(quantised)
     }
 
     /// Takes out what belongs to quantised activations, and says so.
@@ -181,7 +181,24 @@ fn and_more(count: usize) -> String {
 }
 
 /// The names of a matrix's parts, its own name, and the matrix.
-fn transcode(module: &Module<'_>, found: &Found<'_>) -> Result<(Vec<String>, String, Made), LoadError> {
+type Transcoded = (Vec<String>, String, Made);
+
+/// Says which matrices became larger than they were.
+fn note_widened(made: &[Transcoded], notes: &mut Vec<String>) {
+    let widened = made.iter().filter(|(_, _, matrix)| matrix.format == Dtype::F32.into());
+    let (names, bytes): (Vec<&str>, Vec<usize>) =
+        widened.map(|(_, name, matrix)| (&name[..], matrix.bytes.len())).unzip();
+    let Some(first) = names.first() else { return };
+    notes.push(format!(
+        "config.json: `quantization_config`: groups of `{}`{} are no runs of inputs (act-order) or of an odd length: kept \
+         in f32, {:.1} MB in memory",
+        short(first),
+        and_more(names.len()),
+        bytes.iter().sum::<usize>() as f64 / 1e6
+    ));
+}
+
+fn transcode(module: &Module<'_>, found: &Found<'_>) -> Result<Transcoded, LoadError> {
     let matrix = found.coded.transcode(module.rows, module.cols).map_err(|_| LoadError::Io {
         path: module.tensors.path_of(&module.part_name(found.parts[0])).to_path_buf(),
         source: std::io::Error::new(

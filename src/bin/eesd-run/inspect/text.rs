@@ -44,7 +44,12 @@ fn model(report: &Report) -> Vec<String> {
             bytes(report.bytes.layers),
             bytes(report.bytes.layers / (*layers).max(1) as u64),
         ),
-        format!("stored as    embedding {}, layers {}{}", report.formats.embedding, shares(report), head_format(report)),
+        format!(
+            "stored as    embedding {}, layers {}{}",
+            report.formats.embedding,
+            shares(report),
+            head_format(report)
+        ),
         format!(
             "text         tokenizer {}, chat template {}, end tokens {:?}",
             yes(report.tokenizer),
@@ -63,7 +68,8 @@ fn model(report: &Report) -> Vec<String> {
 fn shares(report: &Report) -> String {
     let mut shares: Vec<_> = report.formats.layers.iter().collect();
     shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.bytes));
-    let share = |(format, share): (&String, &Share)| format!("{format} ({} matrices, {})", share.matrices, bytes(share.bytes));
+    let share =
+        |(format, share): (&String, &Share)| format!("{format} ({} matrices, {})", share.matrices, bytes(share.bytes));
     shares.into_iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
