@@ -8,8 +8,10 @@ use eesd::sample::{Sampler, SamplingParams};
 use std::time::Instant;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let checkpoint = Checkpoint::open("/work/wt/smol/f16".as_ref()).unwrap();
+
     for name in &args {
+        let checkpoint =
+            Checkpoint::open(if name.contains('/') { name } else { "/work/wt/smol/f16" }.as_ref()).unwrap();
         let find = |n: &str| BlockType::ALL.into_iter().find(|t| t.to_string() == n);
         let (mut w, g) = (checkpoint.weights(), checkpoint.geometry());
         let conv = |m: Matrix<'static>| m;

@@ -16,6 +16,7 @@ mod grown;
 mod jinja;
 mod limits;
 mod messages;
+mod quantised;
 mod tensors;
 mod tokenizer;
 mod values;
