@@ -10,6 +10,7 @@ mod generation;
 mod gguf;
 #[path = "../common/gguf_file.rs"]
 mod gguf_file;
+mod gguf_tokens;
 #[path = "../common/grown.rs"]
 mod grown;
 mod jinja;
