@@ -8,6 +8,7 @@ mod files;
 mod folder;
 mod generation;
 mod gguf;
+mod gguf_errors;
 #[path = "../common/gguf_file.rs"]
 mod gguf_file;
 mod gguf_tokens;
