@@ -1,10 +1,9 @@
 //! Models in GGUF: what is read from a file, what is refused, and by what name.
 
-use crate::gguf_file::{F32, File, HEAD_DIM, HEADS, HIDDEN, Tensor, Value, letter};
-use eesd::load::{Checkpoint, ExitBlock, Tokenizer};
+use crate::gguf_file::{F32, File, HEAD_DIM, HEADS, HIDDEN, Tensor, Value};
+use eesd::load::{Checkpoint, ExitBlock};
 use eesd::model::{ExitWeights, RopeScaling, RowOrder};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tempfile::TempDir;
 
 fn write(folder: &TempDir, name: &str, file: &File) -> PathBuf {
@@ -13,13 +12,13 @@ fn write(folder: &TempDir, name: &str, file: &File) -> PathBuf {
     path
 }
 
-fn open(file: &File) -> Checkpoint {
+pub fn open(file: &File) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     // The file stays mapped when its name is gone.
     Checkpoint::open(&write(&folder, "model.gguf", file)).unwrap()
 }
 
-fn refusal(file: &File) -> String {
+pub fn refusal(file: &File) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, "model.gguf", file);
     let message = Checkpoint::open(&path).err().expect("the file should be refused").to_string();
@@ -28,7 +27,7 @@ fn refusal(file: &File) -> String {
 }
 
 /// Refusal of a file that differs in one value.
-fn refused_with(key: &str, value: Value) -> String {
+pub fn refused_with(key: &str, value: Value) -> String {
     refusal(File::llama().set(key, value))
 }
 
@@ -167,175 +166,15 @@ fn windows_and_heads_of_their_own() {
 }
 
 #[test]
-fn what_is_not_run_is_refused_by_name() {
-    for (key, value, expected) in [
-        (
-            "general.architecture",
-            Value::text("gemma3"),
-            "architecture `gemma3` is not supported (supported: llama, qwen2, qwen3)",
-        ),
-        ("general.type", Value::text("adapter"), "`general.type` `adapter` is not supported (supported: model)"),
-        (
-            "llama.expert_count",
-            Value::u32(8),
-            "mixture of experts (`llama.expert_count`) is not supported (supported: dense models)",
-        ),
-        (
-            "llama.attention.scale",
-            Value::f32(0.1),
-            "`llama.attention.scale` is not supported (supported: models without it)",
-        ),
-        (
-            "llama.attention.causal",
-            Value::truth(false),
-            "`llama.attention.causal`: false is not supported (supported: causal decoders)",
-        ),
-        (
-            "tokenizer.ggml.model",
-            Value::text("t5"),
-            "`tokenizer.ggml.model` `t5` is not supported (supported: gpt2, llama)",
-        ),
-        (
-            "tokenizer.ggml.pre",
-            Value::text("kimi-k2"),
-            "`tokenizer.ggml.pre` `kimi-k2` is not supported (supported: rules of splitting texts such as gpt-2, llama-bpe, qwen2, smollm)",
-        ),
-    ] {
-        assert_eq!(refused_with(key, value), expected);
-    }
+fn recommended_sampling_is_the_default() {
     let mut file = File::llama();
-    let tensor = file.tensor("blk.1.ffn_up.weight");
-    (tensor.kind, tensor.bytes) = (39, vec![0; 64 * 17]);
-    let message = refusal(&file);
-    let expected = "tensor `blk.1.ffn_up.weight` is [64, 32] in MXFP4, expected [64, 32] in F32, F16, BF16, Q4_0,";
-    assert!(message.starts_with(expected), "{message}");
-}
-
-#[test]
-fn a_wrong_value_is_named_by_its_key() {
-    for (key, value, expected) in [
-        ("llama.block_count", Value::text("2"), "`llama.block_count` is \"2\", expected a whole number from 1 to 4096"),
-        (
-            "llama.block_count",
-            Value::u32(u32::MAX),
-            "`llama.block_count` is 4294967295, expected a whole number from 1 to 4096",
-        ),
-        (
-            "llama.attention.head_count",
-            Value::i32s(&[2, 2]),
-            "`llama.attention.head_count` is a list of 2, expected a whole number from 1 to 4096",
-        ),
-        (
-            "llama.attention.head_count_kv",
-            Value::u32(3),
-            "`llama.attention.head_count_kv` is 3, expected a divisor of attention.head_count, 2",
-        ),
-        (
-            "llama.attention.key_length",
-            Value::u32(15),
-            "`llama.attention.key_length` is 15, expected an even number of features in each head (rotary embedding turns pairs)",
-        ),
-        (
-            "llama.attention.value_length",
-            Value::u32(8),
-            "`llama.attention.value_length` is 8, expected 16, as long as keys",
-        ),
-        (
-            "llama.attention.layer_norm_rms_epsilon",
-            Value::f32(f32::NAN),
-            "`llama.attention.layer_norm_rms_epsilon` is NaN, expected a finite number",
-        ),
-        ("llama.vocab_size", Value::u32(5), "`llama.vocab_size` is 5, expected 267, the rows of `token_embd.weight`"),
-        ("llama.rope.freq_base", Value::f32(1.0), "`llama.rope.freq_base` is 1, expected a number above 1"),
-        (
-            "tokenizer.ggml.tokens",
-            Value::texts(&["a", "b", "a"]),
-            "`tokenizer.ggml.token_type` is a list of 267, expected a list of 3, one for each token",
-        ),
-        (
-            "tokenizer.ggml.token_type",
-            Value::i32s(&[7; 267]),
-            "`tokenizer.ggml.token_type[0]` is 7, expected types of tokens, from 1 to 6",
-        ),
-        (
-            "tokenizer.ggml.merges",
-            Value::texts(&["d e", "de"]),
-            "`tokenizer.ggml.merges[1]` is \"de\", expected two tokens of `tokenizer.ggml.tokens` with a space between, and together a third",
-        ),
-        (
-            "tokenizer.ggml.merges",
-            Value::texts(&["d x"]),
-            "`tokenizer.ggml.merges[0]` is \"d x\", expected two tokens of `tokenizer.ggml.tokens` with a space between, and together a third",
-        ),
-        ("tokenizer.ggml.add_bos_token", Value::u32(1), "`tokenizer.ggml.add_bos_token` is 1, expected true or false"),
-        (
-            "tokenizer.ggml.bos_token_id",
-            Value::text("<s>"),
-            "`tokenizer.ggml.bos_token_id` is \"<s>\", expected a whole number from 0 to 4294967295",
-        ),
-        ("tokenizer.chat_template", Value::text("{% for %}"), ""),
-    ] {
-        let mut file = File::llama();
-        if expected.is_empty() {
-            // An error only where the template is asked for.
-            assert!(open(file.set(key, value)).chat_template().is_err());
-        } else {
-            assert_eq!(refusal(file.set(key, value)), expected);
-        }
-    }
-    let missing = refusal(File::llama().remove("llama.context_length"));
-    assert_eq!(missing, "`llama.context_length` is missing, expected a whole number from 1 to 268435456");
-    let strange = open(File::llama().set("llama.wings", Value::u32(2)));
-    assert_eq!(strange.notes(), ["model.gguf: `llama.wings` not known to this version: ignored"]);
-}
-
-#[test]
-fn damage_is_named_by_key_or_tensor() {
-    let lie = |change: &dyn Fn(&mut File)| {
-        let mut file = File::llama();
-        change(&mut file);
-        refusal(&file)
-    };
-    let damaged = |message: &str| format!("damaged GGUF file: {message}");
-    let tensor = |change: &dyn Fn(&mut Tensor)| lie(&|file| change(file.tensor("blk.0.attn_q.weight")));
-    assert_eq!(
-        lie(&|file| file.version = 3u32.swap_bytes()),
-        damaged("version 50331648, big-endian (expected 2 or 3, little-endian)")
-    );
-    assert!(
-        lie(&|file| file.counts = Some([u64::MAX, 1])).contains("18446744073709551615 tensors (at most 1048576)")
-            || lie(&|file| file.counts = Some([u64::MAX, 1])).contains("have room for")
-    );
-    let twice = lie(&|file| file.values.push(("llama.block_count".into(), Value::u32(2))));
-    assert_eq!(twice, damaged("`llama.block_count` comes twice"));
-    let long = lie(&|file| {
-        file.set("general.name", Value { kind: 8, list: None, bytes: u64::MAX.to_le_bytes().into() });
-    });
-    assert!(long.starts_with(&damaged("`general.name`: 18446744073709551615 bytes of a text")), "{long}");
-    let nested = lie(&|file| {
-        file.set("general.tags", Value { kind: 9, list: Some((9, 1)), bytes: vec![0; 64] });
-    });
-    assert_eq!(nested, damaged("`general.tags`: a list within a list"));
-    assert_eq!(tensor(&|t| t.kind = 77), damaged("tensor `blk.0.attn_q.weight`: type 77, of which there is none"));
-    let blocks = tensor(&|t| t.shape = vec![32, 33]);
-    assert!(blocks.starts_with(&damaged("tensor `blk.0.attn_q.weight`: sizes [33, 32] in Q8_0 at")), "{blocks}");
-    assert!(tensor(&|t| t.offset = Some(7)).contains("tensor `blk.0.attn_q.weight` is at 7.."));
-    assert!(tensor(&|t| t.offset = Some(1 << 40)).contains("tensor `blk.0.attn_q.weight` ends"));
-    assert!(tensor(&|t| t.offset = Some(0)).contains("(expected a multiple of 32, from"));
-    assert!(tensor(&|t| t.shape = vec![1 << 40, 1 << 40]).contains("tensor `blk.0.attn_q.weight`: sizes"));
-    let doubled = lie(&|file| file.tensors[3].name = file.tensors[4].name.clone());
-    assert_eq!(doubled, damaged("tensor `blk.0.attn_v.weight` comes twice"));
-    let stranger = tensor(&|t| t.name = "blk.0.attn_qkv.weight".into());
-    assert_eq!(stranger, "unexpected tensor `blk.0.attn_qkv.weight`: a llama of this configuration has no such tensor");
-    let deeper = tensor(&|t| t.name = "blk.5.attn_q.weight".into());
-    assert_eq!(deeper, "unexpected tensor `blk.5.attn_q.weight`: the configuration has 2 layers, counted from 0");
-    let missing = lie(&|file| file.tensors.retain(|tensor| tensor.name != "blk.0.attn_q.weight"));
-    assert!(missing.starts_with("tensor `blk.0.attn_q.weight` is missing, expected [32, 32] in F32,"), "{missing}");
-    let quantised = lie(&|file| {
-        let norm = file.tensor("output_norm.weight");
-        (norm.kind, norm.bytes) = (8, vec![0; 34]);
-    });
-    assert_eq!(quantised, "tensor `output_norm.weight` is [32] in Q8_0, expected [32] in F32, F16 or BF16");
+    file.set("general.sampling.top_k", Value::u32(20)).set("general.sampling.top_p", Value::f32(0.95));
+    assert_eq!(open(&file).generation().sample, None);
+    file.set("general.sampling.temp", Value::f32(0.6)).set("tokenizer.ggml.suppress_tokens", Value::i32s(&[3, 4]));
+    let checkpoint = open(&file);
+    let generation = checkpoint.generation();
+    assert_eq!((generation.sample, generation.temperature), (Some(true), Some(0.6)));
+    assert_eq!((generation.top_k, generation.top_p, &*generation.suppress_tokens), (Some(20), Some(0.95), &[3, 4][..]));
 }
 
 #[test]
@@ -414,145 +253,6 @@ fn exit_blocks_lie_beside_the_file() {
     checkpoint.weights().layers[1].q.dequantise_row(3, &mut stored);
     blocks[0].weights().layer.q.dequantise_row(3, &mut copied);
     assert_eq!(stored, copied);
-}
-
-fn tokenizer(file: &File) -> Arc<Tokenizer> {
-    open(file).tokenizer().unwrap().clone()
-}
-
-#[test]
-fn texts_are_split_by_the_rule_that_the_file_names() {
-    let pieces = |rule: &str, text: &str| {
-        let tokenizer = tokenizer(File::llama().set("tokenizer.ggml.pre", Value::text(rule)));
-        let ids = tokenizer.encode(text, false).unwrap();
-        assert_eq!(tokenizer.decode(&ids), text);
-        ids.iter().map(|&id| tokenizer.token(id).unwrap()).collect::<Vec<_>>().join("|")
-    };
-    // Merges join digits up to 1234, `##` and ` the`: where they do not, the rule has split.
-    for (rule, expected) in [
-        ("gpt-2", "1234|Ġthe|##"),
-        ("smollm", "1|2|3|4|Ġthe|##"),
-        ("starcoder", "1|2|3|4|Ġthe|##"),
-        ("llama-bpe", "123|4|Ġthe|##"),
-        ("qwen2", "1|2|3|4|Ġthe|##"),
-        ("tekken", "1|2|3|4|Ġthe|##"),
-        ("gpt-4o", "123|4|Ġthe|##"),
-        ("deepseek-v3", "123|4|Ġthe|##"),
-        ("deepseek-coder", "1|2|3|4|Ġthe|##"),
-        ("deepseek-llm", "1234|Ġthe|##"),
-        ("falcon", "123|4|Ġthe|##"),
-        ("default", "123|4|Ġthe|##"),
-    ] {
-        assert_eq!(pieces(rule, "1234 the##"), expected, "{rule}");
-    }
-    // Composed first, by that rule alone: one letter of two bytes, or a letter and an accent of two.
-    assert_eq!(pieces_of_decomposed("qwen2"), 2);
-    assert_eq!(pieces_of_decomposed("llama-bpe"), 3);
-}
-
-fn pieces_of_decomposed(rule: &str) -> usize {
-    let tokenizer = tokenizer(File::llama().set("tokenizer.ggml.pre", Value::text(rule)));
-    tokenizer.encode("e\u{301}", false).unwrap().len()
-}
-
-#[test]
-fn whole_words_that_are_tokens_need_no_merges() {
-    let mut file = File::llama();
-    let mut tokens: Vec<String> = ["<|bos|>", "<|eos|>"].map(String::from).into();
-    tokens.extend((0..=255).map(|byte| letter(byte).to_string()));
-    tokens.push("word".into());
-    tokens.resize_with(267, || String::new());
-    file.set("tokenizer.ggml.tokens", Value::texts(&tokens)).set("tokenizer.ggml.merges", Value::texts(&[""; 0]));
-    let word = |rule: &str, file: &mut File| {
-        tokenizer(file.set("tokenizer.ggml.pre", Value::text(rule))).encode("word", false).unwrap()
-    };
-    assert_eq!(word("llama-bpe", &mut file), [258]);
-    assert_eq!(word("gpt-2", &mut file).len(), 4);
-}
-
-#[test]
-fn special_tokens_begin_and_end_texts() {
-    let begun = |file: &File| open(file).tokenizer().unwrap().encode("d", true).unwrap();
-    let mut file = File::llama();
-    let d = begun(&file)[1];
-    assert_eq!(begun(&file), [0, d]);
-    assert_eq!(begun(file.set("tokenizer.ggml.add_bos_token", Value::truth(false))), [d]);
-    assert_eq!(begun(file.remove("tokenizer.ggml.add_bos_token")), [d]);
-    // This family's texts begin so.
-    assert_eq!(begun(file.set("tokenizer.ggml.pre", Value::text("llama-bpe"))), [0, d]);
-    let tokenizer = tokenizer(&file);
-    assert_eq!(tokenizer.encode("<|eos|>d", false).unwrap(), [1, d]);
-    assert!(tokenizer.is_special(1) && !tokenizer.is_special(d));
-
-    file.set("tokenizer.ggml.eot_token_id", Value::u32(7)).set("tokenizer.ggml.eom_token_id", Value::u32(9));
-    assert_eq!(open(&file).generation().end_tokens, [1, 7, 9]);
-    // What some converters write where there is none.
-    file.set("tokenizer.ggml.eom_token_id", Value::u32(u32::MAX));
-    assert_eq!(open(&file).generation().end_tokens, [1, 7]);
-    assert_eq!(open(File::llama().remove("tokenizer.ggml.model")).tokenizer().map(|_| ()), None);
-}
-
-#[test]
-fn a_turn_ends_by_the_control_tokens_that_are_known_to_end_one() {
-    let mut file = File::llama();
-    let mut tokens: Vec<String> = (0..267).map(|id| format!("t{id}")).collect();
-    for (id, token) in [(0, "<|bos|>"), (1, "<|eos|>"), (5, "<|eot_id|>"), (6, "<|im_end|>")] {
-        tokens[id] = token.into();
-    }
-    let mut kinds = vec![1; 267];
-    kinds[..6].fill(3);
-    file.set("tokenizer.ggml.tokens", Value::texts(&tokens)).set("tokenizer.ggml.token_type", Value::i32s(&kinds));
-    file.set("tokenizer.ggml.merges", Value::texts(&[""; 0]));
-    // The other is no control token here: part of a text.
-    assert_eq!(open(&file).generation().end_tokens, [1, 5]);
-}
-
-/// SentencePiece's way: the neighbours that make the best piece are joined first.
-#[test]
-fn pieces_are_joined_by_their_scores() {
-    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
-    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
-    let pieces = ["▁", "a", "b", "c", "ab", "bc", "▁a", "<tool>"];
-    tokens.extend(pieces.map(String::from));
-    let id = |token: &str| tokens.iter().position(|other| other == token).unwrap() as u32;
-    let kind = |(id, token): (usize, &String)| match id {
-        0 => 2,
-        1 | 2 => 3,
-        _ if token == "<tool>" => 4,
-        3..259 => 6,
-        _ => 1,
-    };
-    let mut file = File::llama();
-    let kinds: Vec<i32> = tokens.iter().enumerate().map(kind).collect();
-    let mut scores = vec![0.0f32; tokens.len()];
-    for (piece, score) in [("▁", -9.0), ("a", -9.0), ("b", -9.0), ("c", -9.0), ("ab", -2.0), ("bc", -1.0), ("▁a", -3.0)]
-    {
-        scores[id(piece) as usize] = score;
-    }
-    file.set("tokenizer.ggml.model", Value::text("llama")).set("tokenizer.ggml.tokens", Value::texts(&tokens));
-    file.set("tokenizer.ggml.token_type", Value::i32s(&kinds)).set("tokenizer.ggml.scores", Value::f32s(&scores));
-    file.remove("tokenizer.ggml.merges").remove("tokenizer.ggml.pre").remove("tokenizer.ggml.add_bos_token");
-    file.remove("tokenizer.ggml.bos_token_id").remove("tokenizer.ggml.eos_token_id");
-    let ids = |file: &File, text: &str| open(file).tokenizer().unwrap().encode(text, false).unwrap();
-    assert_eq!(ids(&file, "abc"), [id("▁a"), id("bc")], "`bc` first, then `▁a`");
-    assert_eq!(ids(&file, "é"), [id("▁"), id("<0xC3>"), id("<0xA9>")], "bytes of what is no piece");
-    assert_eq!(
-        ids(&file, "ab<tool>ab"),
-        [id("▁"), id("ab"), id("<tool>"), id("▁"), id("ab")],
-        "a space after each token"
-    );
-    let checkpoint = open(&file);
-    let tokenizer = checkpoint.tokenizer().unwrap();
-    assert_eq!(tokenizer.encode("a", true).unwrap(), [1, id("▁a")], "such texts begin, unless the file says other");
-    assert_eq!(tokenizer.decode(&tokenizer.encode("abc é a", false).unwrap()), "abc é a");
-    assert_eq!((checkpoint.generation().begin_token, &*checkpoint.generation().end_tokens), (Some(1), &[2][..]));
-
-    file.set("tokenizer.ggml.add_space_prefix", Value::truth(false));
-    assert_eq!(ids(&file, "abc"), [id("a"), id("bc")]);
-    file.set("tokenizer.ggml.scores", Value::f32s(&scores[1..]));
-    assert_eq!(refusal(&file), "`tokenizer.ggml.scores` is a list of 266, expected a list of 267, one for each token");
-    file.set("tokenizer.ggml.scores", Value::f32s(&[f32::NAN; 267]));
-    assert_eq!(refusal(&file), "`tokenizer.ggml.scores[0]` is NaN, expected finite numbers");
 }
 
 #[test]

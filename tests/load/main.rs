@@ -9,8 +9,10 @@ mod files;
 mod folder;
 mod generation;
 mod gguf;
+mod gguf_errors;
 #[path = "../common/gguf_file.rs"]
 mod gguf_file;
+mod gguf_tokens;
 #[path = "../common/grown.rs"]
 mod grown;
 mod jinja;

@@ -102,7 +102,6 @@ fn check(parts: &[Part]) -> Result<(), LoadError> {
     const COUNT: &str = "split.count";
     const NUMBER: &str = "split.no";
     const TENSORS: &str = "split.tensors.count";
-    let tensors: usize = parts.iter().map(|part| part.tensors().len()).sum();
     for (number, part) in parts.iter().enumerate() {
         let metadata = part.metadata();
         let count = metadata.whole(COUNT, 0..usize::from(u16::MAX))?;
@@ -113,6 +112,9 @@ fn check(parts: &[Part]) -> Result<(), LoadError> {
         if parts.len() > 1 && metadata.whole(NUMBER, 0..usize::from(u16::MAX))? != Some(number) {
             return Err(metadata.wrong(NUMBER, &format!("{number}, as the file's name says, which counts from 1")));
         }
+    }
+    let tensors: usize = parts.iter().map(|part| part.tensors().len()).sum();
+    for metadata in parts.iter().map(Part::metadata) {
         if metadata.whole(TENSORS, 0..limits::TENSORS + 1)?.is_some_and(|all| all != tensors) {
             return Err(metadata.wrong(TENSORS, &format!("{tensors}, those of all parts")));
         }
