@@ -2,7 +2,7 @@
 
 use crate::{BUNDLED, model_folder, ok, run, run_with_stdin, write};
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::backend::{Backend, Chunk};
+use eesd::backend::Chunk;
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
 use serde_json::Value;
