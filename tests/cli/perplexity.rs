@@ -1,8 +1,8 @@
 //! `perplexity`: its numbers against the library's own logits, and what it refuses.
 
 use crate::{BUNDLED, model_folder, ok, run, run_with_stdin, write};
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::Chunk;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
 use serde_json::Value;

@@ -8,6 +8,10 @@ mod exit_copies;
 mod files;
 mod folder;
 mod generation;
+mod gguf;
+#[path = "../common/gguf_file.rs"]
+mod gguf_file;
+mod gguf_tokens;
 #[path = "../common/grown.rs"]
 mod grown;
 mod jinja;

@@ -6,7 +6,8 @@ use super::kernels::{Address, PackWeights, pack_weights};
 use super::pack::BLOCK_ROWS;
 use super::weights::Cargo;
 use crate::backend::BackendError;
-use crate::model::Matrix;
+use crate::model::{Matrix, RowOrder};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Bytes of one buffer: large enough for a copy to run at full speed, and all the memory this needs.
@@ -93,15 +94,20 @@ impl<D: Driver> Uploader<'_, D> {
         first_block: usize,
         block_step: usize,
     ) -> Result<(), BackendError> {
-        let block = BLOCK_ROWS * row_bytes(matrix);
-        let blocks_at_once = self.bytes / block;
-        for (piece, bytes) in matrix.bytes.chunks(blocks_at_once * block).enumerate() {
+        let blocks_at_once = self.bytes / (BLOCK_ROWS * row_bytes(matrix));
+        let rows_at_once = blocks_at_once * BLOCK_ROWS;
+        for (piece, first) in (0..matrix.rows).step_by(rows_at_once).enumerate() {
+            let rows = first..matrix.rows.min(first + rows_at_once);
+            let bytes: Cow<'_, [u8]> = match matrix.order {
+                RowOrder::AsStored => matrix.bytes[rows.start * row_bytes(matrix)..rows.end * row_bytes(matrix)].into(),
+                RowOrder::PairedHalves { .. } => rows.clone().flat_map(|row| matrix.row(row)).copied().collect(),
+            };
             // SAFETY: the buffer on the device is as large as the one on the host.
-            let staged = unsafe { self.stage(bytes, None) }?;
+            let staged = unsafe { self.stage(&bytes, None) }?;
             let arguments = PackWeights {
                 rows: staged,
                 target,
-                row_count: (bytes.len() / row_bytes(matrix)) as i32,
+                row_count: rows.len() as i32,
                 columns: matrix.cols as i32,
                 first_block: (first_block + piece * blocks_at_once * block_step) as i32,
                 block_step: block_step as i32,
@@ -196,6 +202,31 @@ mod tests {
         assert!(whole[..4096].iter().any(|&byte| byte != 0));
         for most in [1, 3000, 5000, 7777] {
             assert!(through(most) == whole, "through {most} bytes");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_stored_in_another_order_arrive_in_order() {
+        let (rows, columns) = (100, 72);
+        let stored: Vec<u8> = (0..rows * columns * 2).map(|i| (i * 31 % 251) as u8).collect();
+        let paired = Matrix {
+            order: RowOrder::PairedHalves { head_dim: 20 },
+            ..Matrix::new(Dtype::BF16, rows, columns, &stored)
+        };
+        let in_order: Vec<u8> = (0..rows).flat_map(|row| paired.row(row)).copied().collect();
+        let arrived = |matrix: Matrix<'_>, most: usize| {
+            let device = Arc::new(EmulatedDevice::new(Emulator::new(2), 1 << 24));
+            let memory = Memory::zeroed(&device, packed_bytes(rows, columns), "test").unwrap();
+            let cargo = [Cargo::Rows { matrix, target: memory.at(), first_block: 0, block_step: 1 }];
+            // SAFETY: a target with room, all zeros.
+            unsafe { upload_through(&device, &cargo, most) }.unwrap();
+            // SAFETY: the emulated device's memory is the process's own, and nothing is queued.
+            unsafe { std::slice::from_raw_parts(memory.at().0 as *const u8, memory.bytes()) }.to_vec()
+        };
+        let expected = arrived(Matrix::new(Dtype::BF16, rows, columns, &in_order), 1 << 20);
+        assert!(arrived(Matrix::new(Dtype::BF16, rows, columns, &stored), 1 << 20) != expected);
+        for most in [1, 5000, 1 << 20] {
+            assert!(arrived(paired, most) == expected, "through {most} bytes");
         }
     }
 }

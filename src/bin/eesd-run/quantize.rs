@@ -41,8 +41,11 @@ pub fn run(args: QuantizeArgs) -> Outcome {
 
 /// Refuses to write over a file of the model, which is read while the other is written.
 fn spare_model(output: &Path, model: &Model) -> Outcome {
-    let file = model.path.clone().filter(|path| path.is_file());
-    let files = file.map_or_else(|| files::of_model(model.folder.as_deref()), |file| vec![file]);
+    let files = match model.checkpoint.file() {
+        // Of several, each has the number of all in its name.
+        Some(file) if !file.to_string_lossy().contains("-of-") => vec![file.to_owned()],
+        file => files::of_model(model.folder.as_deref(), file.is_some()),
+    };
     let read: Vec<Named<'_>> = files.iter().map(|path| ("--model", path.as_path())).collect();
     files::all_different(&read, &[("--output", output)])
 }

@@ -19,6 +19,6 @@ mod vocabulary;
 
 pub(super) use config::parse;
 pub(super) use names::{is_paired, name, stored_name};
-pub(super) use part::{Entry, Kind};
-pub(super) use parts::{Gguf, in_folder, is_file};
+pub(super) use part::Entry;
+pub(super) use parts::{Gguf, in_folder};
 pub(super) use split::rule_of;

@@ -49,7 +49,7 @@ fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
     match &job.form {
         Form::Lines => {
             let last = job.samples - 1;
-            vec![write(&answer::error(job, last, error)), write(&answer::answer(job, last, &completion, None))]
+            vec![write(&answer::error(job, last, error)), write(&answer::answer(job, last, &completion, None, None))]
         }
         Form::OpenAi(endpoint) => vec![
             write(&openai::error(job, error)),
