@@ -1,10 +1,14 @@
 //! `--quantize`, and `quantize`: models in fewer bits.
 
 use crate::{BUNDLED, PROMPT, model_folder, ok, run, write};
+use eesd::backend::Chunk;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::kv::PageId;
 use eesd::load::{Checkpoint, ExitBlock};
-use eesd::model::{Encoder, Format, Matrix, ModelWeights};
+use eesd::model::{Encoder, Format, Matrix, ModelWeights, Quantised, Scheme};
 use serde_json::{Value, json};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -155,29 +159,35 @@ fn what_a_model_says_beside_its_weights_is_written_too() {
     assert!(run(&["generate", "-m", &file, "-p", "x", "--quantize", "q4"]).stderr.contains("no matrix to quantise"));
 }
 
-/// Other models: those whose families store rows in order, with biases, norms of queries, tied heads, RoPE scaling.
+/// The logits of a few tokens.
+fn logits(model: &Checkpoint, weights: &ModelWeights<'_>) -> Vec<f32> {
+    let options = CpuOptions { context: 64, threads: Some(1), ..CpuOptions::default() };
+    let mut backend = CpuBackend::new(model.geometry(), weights, None, &options).unwrap();
+    let tokens: Vec<u32> = (0..40).map(|at| at * 37 % 512).collect();
+    backend.evaluate(&Chunk { pages: &[PageId(0)], start: 0, tokens: &tokens }, 0).unwrap().logits
+}
+
+/// Other models: those whose rows are stored in order, with biases, norms of queries, tied heads, RoPE scaling. What is read
+/// back computes what the original does once its matrices are rounded alike.
 #[test]
 fn every_family_is_written_and_read_back() {
     let dir = TempDir::new().unwrap();
-    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+    for name in ["llama", "llama3_rope_sharded", "mistral", "qwen2", "qwen3"] {
         let folder = format!("{}/tests/fixtures/hf/{name}", env!("CARGO_MANIFEST_DIR"));
         let file = path(&dir, &format!("{name}.gguf"));
         ok(&["quantize", "-m", &folder, "-o", &file, "--type", "Q8_0", "-q"]);
         let (original, written) =
             (Checkpoint::open(Path::new(&folder)).unwrap(), Checkpoint::open(Path::new(&file)).unwrap());
-        let (own, found) = (original.weights(), written.weights());
-        assert!(written.tokenizer().is_none());
-        assert_eq!(format!("{:?}", original.geometry().rope.scaling), format!("{:?}", written.geometry().rope.scaling));
-        for (own, found) in matrices(&own).iter().zip(&matrices(&found)) {
-            let (own, found) = (numbers(own), numbers(found));
-            let largest = own.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-            assert!(own.iter().zip(&found).all(|(a, b)| (a - b).abs() <= largest / 250.0), "{name}");
-        }
-        for (own, found) in own.layers.iter().zip(&found.layers) {
-            let bias = |bias: Option<eesd::model::Vector<'_>>| bias.map(|bias| bias.to_f32());
-            assert_eq!((bias(own.q_bias), bias(own.k_bias)), (bias(found.q_bias), bias(found.k_bias)), "{name}");
-            assert_eq!((bias(own.q_norm), bias(own.v_bias)), (bias(found.q_norm), bias(found.v_bias)), "{name}");
-        }
+        assert!(written.tokenizer().is_none() && written.notes().is_empty(), "{name}: {:?}", written.notes());
+        let own = original.weights();
+        let rounded = Quantised::of(&own, Scheme::Q8, NonZeroUsize::MIN).unwrap();
+        let (expected, found) = (logits(&original, &rounded.weights(&own)), logits(&written, &written.weights()));
+        let difference = expected.iter().zip(&found).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        // Divisors of frequencies are stored in f32.
+        let most = if name == "llama3_rope_sharded" { 1e-3 } else { 0.0 };
+        assert!(difference <= most, "{name}: {difference}");
+        assert!(expected.iter().any(|logit| logit.abs() > 0.1));
+        assert_eq!(written.parameters(), original.parameters());
     }
 }
 
