@@ -49,7 +49,7 @@ fn main() {
 fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads: usize, rounds: usize, repeats: usize) {
     let most = ROWS[ROWS.len() - 1];
     let options =
-        CpuOptions { threads: Some(threads), simd: None, slots: most, context: PROMPT, max_draft: 0, pages: None };
+        CpuOptions { threads: Some(threads), slots: most, context: PROMPT, max_draft: 0, ..CpuOptions::default() };
     let mut backend = CpuBackend::new(geometry, weights, None, &options).expect("the model fits in memory");
     let mut probe = Probe::new(threads, PROBE_BYTES).expect("the probe's memory fits");
     let read_bytes = decoding_bytes(weights) as f64;

@@ -6,6 +6,7 @@ use super::config::{self, Config};
 use super::fingerprint::fingerprint;
 use super::gguf::{self, Gguf};
 use super::json::Document;
+use super::quantised::Quantisation;
 use super::source::{self, Source};
 use super::specials::special_tokens;
 use super::tensors::Tensors;
@@ -240,7 +241,11 @@ fn of_folder(source: &Source, notes: &mut Vec<String>) -> Result<Parsed, LoadErr
     let missing = || LoadError::MissingFile { folder: source.path(""), wanted: "config.json", hint: "" };
     let document = Document::read(source, "config.json")?.ok_or_else(missing)?;
     let mut config = config::parse(&document.root())?;
-    let tensors = Tensors::of_model(source, notes)?;
+    let quantisation = Quantisation::parse(&document.root())?;
+    let mut tensors = Tensors::of_model(source, notes)?;
+    if let Some(quantisation) = quantisation {
+        quantisation.transcode(&mut tensors, &config, notes)?;
+    }
     weights::settle_head(&tensors, &mut config.geometry, notes);
     Ok((config, tensors, Some(document)))
 }

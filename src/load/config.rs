@@ -181,10 +181,6 @@ fn windows(root: &Object<'_>, family: Family, layers: usize) -> Result<Vec<Optio
 fn refuse_unsupported(root: &Object<'_>) -> Result<(), LoadError> {
     let refuse = |what: String, supported| Err(LoadError::unsupported(root.path(), what, supported));
 
-    if let Some(quantization) = root.object("quantization_config")? {
-        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
-        return refuse(format!("quantization_config (method `{method}`)"), "weights in f32, f16 or bf16");
-    }
     for key in ["num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size"] {
         if root.value(key).is_some_and(|value| value.as_u64() != Some(0)) {
             return refuse(format!("mixture of experts (`{key}`)"), "dense models");

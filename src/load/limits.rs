@@ -44,6 +44,11 @@ limits! {
     GGUF_VALUES: usize = 1 << 16;
     /// Files that one model is spread over: published models have up to 200.
     SHARDS: usize = 4096;
+    /// Names or regular expressions in a list of modules of `quantization_config`: published ones have up to some hundred,
+    /// and each is compared with every matrix.
+    MODULE_PATTERNS: usize = 1024;
+    /// Bytes of such a regular expression: published ones have up to some hundred.
+    MODULE_PATTERN_BYTES: usize = 1024;
     /// Bytes of a line of a file of requests or prompts: four times the longest prompt.
     LINE_BYTES: usize = 64 << 20;
 

@@ -51,6 +51,7 @@ mod limits;
 mod lines;
 mod prompt;
 mod prompts;
+mod quantised;
 mod rope;
 mod source;
 mod specials;

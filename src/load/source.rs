@@ -90,7 +90,7 @@ pub(super) enum Bytes {
     Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
     /// Made from a file's, where these lie in another order.
-    Made(Arc<[u8]>),
+    Made(Arc<Vec<u8>>),
 }
 
 impl Deref for Bytes {

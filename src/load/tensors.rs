@@ -12,6 +12,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+mod parts;
+
+pub(super) use parts::Made;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -192,7 +197,7 @@ impl Tensors {
             let (stored, elements) = (&bytes[entry.range.clone()], entry.shape[0]);
             let size = stored.len() / elements;
             let ordered = (0..elements).flat_map(|at| &stored[order.stored(at) * size..][..size]).copied();
-            let made = TensorFile { path: path.clone(), bytes: Bytes::Made(ordered.collect()) };
+            let made = TensorFile { path: path.clone(), bytes: Bytes::Made(Arc::new(ordered.collect())) };
             (*file, entry.range) = (self.files.len(), 0..stored.len());
             self.files.push(made);
         }

@@ -13,6 +13,7 @@ pub(super) type Plan = BTreeMap<String, Vec<usize>>;
 const EMBED: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
+pub(super) const HEAD_MODULE: &str = "lm_head";
 pub(super) const EXIT_LAYER: &str = "exit.layer.";
 pub(super) const EXIT_NORM: &str = "exit.norm.weight";
 pub(super) const EXIT_HEAD: &str = "exit.lm_head.weight";
@@ -125,6 +126,21 @@ fn is_spare(name: &str, geometry: &Geometry) -> bool {
     is_derived(name) || (name == HEAD && geometry.tied_head)
 }
 
+/// Parts of quantised matrices, by the last components of their names.
+const OF_QUANTISED: [&str; 11] = [
+    "qweight",
+    "qzeros",
+    "scales",
+    "g_idx",
+    "weight_packed",
+    "weight_scale",
+    "weight_zero_point",
+    "weight_g_idx",
+    "weight_shape",
+    "weight_scale_inv",
+    "SCB",
+];
+
 fn why_unexpected(name: &str, geometry: &Geometry) -> String {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
     let last = name.rsplit('.').next().unwrap_or(name);
@@ -132,8 +148,8 @@ fn why_unexpected(name: &str, geometry: &Geometry) -> String {
         Some(layer) if layer >= geometry.layers as u64 => {
             format!("the configuration has {} layers, counted from 0", geometry.layers)
         }
-        _ if ["qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv", "SCB"].contains(&last) => {
-            "quantised weights are not supported, only f32, f16 and bf16".into()
+        _ if OF_QUANTISED.contains(&last) => {
+            "quantised weights that `quantization_config` of config.json does not announce".into()
         }
         _ => format!("a {} of this configuration has no such tensor", geometry.family),
     }

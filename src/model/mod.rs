@@ -22,7 +22,7 @@ mod quantise;
 mod quantised;
 mod weights;
 
-pub use blocks::{Block, BlockType};
+pub use blocks::{Block, BlockType, STEPS};
 pub use draft_vocab::DraftVocab;
 pub use format::{Dtype, Format, Fp8, Groups, e4m3, floats};
 pub use geometry::{Geometry, Rope, RopeScaling};

@@ -37,6 +37,7 @@ mod lossless;
 mod non_finite;
 #[cfg(feature = "bundled-model")]
 mod prompt_files;
+mod quantised_folders;
 #[cfg(feature = "bundled-model")]
 mod real_rounds;
 #[cfg(feature = "bundled-model")]

@@ -10,9 +10,12 @@ mod gguf_file;
 #[cfg(target_os = "linux")]
 mod grammar;
 mod memory;
+mod parts;
 mod victim;
 
 use dice::{Dice, json_variants, safetensors_variants};
+use eesd::load::LoadError;
+use parts::part_variants;
 use serde_json::Value;
 use std::sync::Mutex;
 use victim::Victim;
@@ -26,6 +29,7 @@ const TOKENIZER_CONFIG: &str = r#"{"add_bos_token": false, "bos_token": {"conten
 const LLAMA: &str = "tests/fixtures/hf/llama";
 const SHARDED: &str = "tests/fixtures/hf/llama3_rope_sharded";
 const BUNDLED: &str = "models/pycode-4m";
+const QUANTISED: &str = "tests/fixtures/hf-quantised";
 
 #[test]
 fn configurations() {
@@ -59,6 +63,42 @@ fn weights_and_exit_blocks() {
         tried += victim.attack(safetensors_variants(Dice(0xD1B5_4A32_D192_ED03), &victim.original, count), 70);
     }
     assert_eq!(tried, 1000);
+}
+
+/// Every quantised fixture: its configuration twisted, its file damaged, and its tensors exchanged in a file that is whole.
+#[test]
+fn quantised_folders() {
+    let _alone = ALONE.lock();
+    let mut tried = 0;
+    let mut fixtures: Vec<_> =
+        std::fs::read_dir(QUANTISED).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    fixtures.sort();
+    for (number, fixture) in fixtures.iter().enumerate() {
+        let model = format!("{QUANTISED}/{fixture}");
+        let dice = |salt: u64| Dice(0xA076_1D64_78BD_642F ^ (number as u64 + 1) << 8 ^ salt);
+        let config = Victim::new(&model, &[], "config.json");
+        tried += config.attack(announcements(&mut dice(1), &config.original, 100), 20);
+        let file = Victim::new(&model, &[], "model.safetensors");
+        tried += file.attack(safetensors_variants(dice(2), &file.original, 30), 70);
+        // Whatever is wrong with them is wrong with a tensor.
+        let names_it =
+            |error: &LoadError| matches!(error, LoadError::Tensor { .. } | LoadError::UnexpectedTensor { .. });
+        tried += file.attack_with(part_variants(dice(3), &file.original, 100), 35, names_it);
+    }
+    assert!(tried >= 3600, "{tried}");
+}
+
+/// A configuration with one thing changed in what it says about quantisation.
+fn announcements(dice: &mut Dice, original: &[u8], count: usize) -> Vec<Vec<u8>> {
+    let config: Value = serde_json::from_slice(original).unwrap();
+    let announced = config["quantization_config"].to_string().into_bytes();
+    let with = |announced: Vec<u8>| {
+        // As text: what is twisted may not be a `Value`.
+        let mut rest = config.clone();
+        rest["quantization_config"] = "@here@".into();
+        rest.to_string().replace("\"@here@\"", &String::from_utf8(announced).unwrap()).into_bytes()
+    };
+    (0..count).map(|_| with(dice.twist(&announced))).collect()
 }
 
 #[test]

@@ -78,6 +78,16 @@ impl Victim {
 
     /// Opens one variant of the file after another; at least `errors` of a hundred must be refused.
     pub fn attack(&self, variants: impl IntoIterator<Item = Vec<u8>>, errors: usize) -> usize {
+        self.attack_with(variants, errors, |_| true)
+    }
+
+    /// The same, with what must hold for every error of opening.
+    pub fn attack_with(
+        &self,
+        variants: impl IntoIterator<Item = Vec<u8>>,
+        errors: usize,
+        is_right: impl Fn(&LoadError) -> bool,
+    ) -> usize {
         count_panics();
         let (mut tried, mut refused) = (0, 0);
         for variant in variants {
@@ -91,6 +101,7 @@ impl Victim {
                 Ok(None) => {}
                 Ok(Some((error, opening))) => {
                     self.check(&error, opening, &variant);
+                    assert!(!opening || is_right(&error), "{}: {error}", self.file);
                     refused += 1;
                 }
                 // Counted.

@@ -70,7 +70,6 @@ fn configurations_are_refused_by_name() {
         (json!({"model_type": 7}), "`model_type` is 7, expected a string"),
         (json!({"num_local_experts": 8}), "mixture of experts (`num_local_experts`) is not supported"),
         (json!({"num_experts": 128}), "mixture of experts (`num_experts`)"),
-        (json!({"quantization_config": {"quant_method": "gptq"}}), "quantization_config (method `gptq`)"),
         (json!({"hidden_act": "gelu"}), "hidden_act `gelu` is not supported (supported: silu)"),
         (json!({"is_causal": false}), "`is_causal`: false is not supported"),
         (json!({"is_encoder_decoder": true}), "`is_encoder_decoder` is not supported"),

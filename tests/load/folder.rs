@@ -17,8 +17,17 @@ pub struct Folder(TempDir);
 
 impl Folder {
     pub fn of(name: &str) -> Self {
+        Self::copy(&fixture(name))
+    }
+
+    /// A copy of a quantised fixture.
+    pub fn quantised(name: &str) -> Self {
+        Self::copy(&fixture("../hf-quantised").join(name))
+    }
+
+    fn copy(fixture: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(fixture(name)).unwrap() {
+        for entry in std::fs::read_dir(fixture).unwrap() {
             let entry = entry.unwrap();
             if entry.file_name() != "expected.safetensors" {
                 std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();

@@ -18,6 +18,7 @@ mod grown;
 mod jinja;
 mod limits;
 mod messages;
+mod quantised;
 mod tensors;
 mod tokenizer;
 mod values;

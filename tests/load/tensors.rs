@@ -84,7 +84,7 @@ fn tensors_are_checked_against_the_configuration() {
         ),
         (
             |tensors| tensors.add("model.layers.0.self_attn.q_proj.qweight", Dtype::I32, &[16, 128]),
-            "unexpected tensor `model.layers.0.self_attn.q_proj.qweight`: quantised weights are not supported",
+            "unexpected tensor `model.layers.0.self_attn.q_proj.qweight`: quantised weights that `quantization_config`",
         ),
         (|tensors| tensors.add("visual.patch.weight", Dtype::F32, &[3]), "unexpected tensor `visual.patch.weight`"),
     ];

@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
-use eesd::backend::cpu::CpuBackend;
+use eesd::backend::cpu::{CpuBackend, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use eesd::model::{Geometry, ModelWeights, RopeScaling};
@@ -191,7 +191,7 @@ impl Exit {
 
 /// Bytes that one position takes in the CPU backend's cache: K and V of every layer, the exit layer being one more.
 pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
-    let of_layer = CpuBackend::page_bytes(geometry) / PAGE_TOKENS / (geometry.layers + 1);
+    let of_layer = CpuBackend::page_bytes(geometry, KvFormat::Full) / PAGE_TOKENS / (geometry.layers + 1);
     ((geometry.layers + usize::from(exit)) * of_layer) as u64
 }
 

@@ -12,7 +12,7 @@ mod verify;
 
 pub use bench::{BenchArgs, TableFormat};
 pub use common::{
-    DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
+    DraftArgs, KvChoice, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
 };
 pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
 pub use eesd::backend::Device;
