@@ -12,6 +12,7 @@ mod notes;
 mod perplexity;
 mod prometheus;
 mod prompts;
+mod quantize;
 mod reports;
 mod requests;
 mod resume;

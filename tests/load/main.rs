@@ -5,6 +5,7 @@ mod chat;
 mod config;
 mod exit;
 mod exit_copies;
+mod export;
 mod files;
 mod folder;
 mod generation;

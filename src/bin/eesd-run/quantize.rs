@@ -4,6 +4,7 @@ use crate::args::{ModelArgs, QuantizeArgs};
 use crate::failure::{Failure, Outcome};
 use crate::files::{self, Named};
 use crate::interrupt;
+use crate::progress::Progress;
 use crate::report::{Reporter, bytes};
 use crate::settings::Model;
 use eesd::load::export;
@@ -22,13 +23,15 @@ pub fn run(args: QuantizeArgs) -> Outcome {
     }
     let threads = args.threads.and_then(NonZeroUsize::new).or_else(|| std::thread::available_parallelism().ok());
     interrupt::listen();
-    let progress = reporter.progress(0, "quantising");
+    let mut progress: Option<Progress> = None;
     let threads = threads.unwrap_or(NonZeroUsize::MIN);
     let written = export::quantise(&model.checkpoint, &args.output, args.kind.into(), threads, &mut |done, all| {
-        progress.set(done, all);
+        progress.get_or_insert_with(|| reporter.progress(all, "quantising")).set(done, all);
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    progress.end();
+    if let Some(progress) = progress {
+        progress.end();
+    }
     let written = written?;
     written.notes.iter().for_each(|note| reporter.note(note));
     let before = bytes(model.checkpoint.bytes());
@@ -38,8 +41,11 @@ pub fn run(args: QuantizeArgs) -> Outcome {
 
 /// Refuses to write over a file of the model, which is read while the other is written.
 fn spare_model(output: &Path, model: &Model) -> Outcome {
-    let file = model.path.clone().filter(|path| path.is_file());
-    let files = file.map_or_else(|| files::of_model(model.folder.as_deref()), |file| vec![file]);
+    let files = match model.checkpoint.file() {
+        // Of several, each has the number of all in its name.
+        Some(file) if !file.to_string_lossy().contains("-of-") => vec![file.to_owned()],
+        file => files::of_model(model.folder.as_deref(), file.is_some()),
+    };
     let read: Vec<Named<'_>> = files.iter().map(|path| ("--model", path.as_path())).collect();
     files::all_different(&read, &[("--output", output)])
 }

@@ -30,7 +30,7 @@ pub struct Model {
     /// The model.
     pub checkpoint: Checkpoint,
     /// Its folder, or its file; `None`: the one in the binary.
-    pub path: Option<PathBuf>,
+    path: Option<PathBuf>,
     /// The folder with its file or files; `None`: the one in the binary.
     pub folder: Option<PathBuf>,
     /// A chat template in place of its own.

@@ -125,6 +125,8 @@ pub fn quantise(
         let padding = planned.bytes.next_multiple_of(ALIGNMENT) - planned.bytes;
         out.write_all(&[0; ALIGNMENT as usize][..padding as usize]).map_err(io)?;
     }
+    // All is done: too late to stop.
+    let _ = step(tensors.len(), tensors.len());
     out.flush().map_err(io)?;
     drop(out);
     new.persist_durably().map_err(io)?;
@@ -257,8 +259,8 @@ impl Formats {
 
     fn notes(&self) -> impl Iterator<Item = String> {
         self.instead.iter().map(|(cols, wanted, format, count)| {
-            let block = wanted.len();
-            format!("{count} matrices are in {format}, not {wanted}: their rows of {cols} are no multiple of {block}")
+            let why = format!("rows of {cols} are no multiple of {}", wanted.len());
+            format!("matrices in {format} instead of {wanted}, since {why}: {count}")
         })
     }
 }

@@ -1,7 +1,9 @@
 //! A model's tokenizer in the words of GGUF: `gpt2`, byte-pair merges of words, or `llama`, SentencePiece's pieces.
 
+use super::super::added::TokenFiles;
 use super::super::gguf;
 use super::super::source::Source;
+use super::super::specials::special_tokens;
 use super::super::{GenerationDefaults, Tokenizer, limits};
 use super::ExportError;
 use super::file::{Value, Values};
@@ -75,6 +77,14 @@ pub(super) fn values(
     values.push((key("add_bos_token"), Value::Truth(!begin.is_empty())));
     let begin_token = begin.first().copied().or(generation.begin_token);
     values.extend(begin_token.map(|id| (key("bos_token_id"), Value::Whole(id))));
+    let files = TokenFiles::read(source)?;
+    let specials = special_tokens(files.config().as_ref(), files.map().as_ref())?;
+    for (name, special) in [("padding_token_id", "pad_token"), ("unknown_token_id", "unk_token")] {
+        let id = specials.get(special).and_then(|spelled| tokenizer.id(spelled)).filter(|&id| (id as usize) < size);
+        if values.iter().all(|(key, _)| !key.ends_with(name)) {
+            values.extend(id.map(|id| (key(name), Value::Whole(id))));
+        }
+    }
     let ends = ["eos_token_id", "eot_token_id", "eom_token_id"];
     for (name, &id) in ends.iter().zip(&generation.end_tokens) {
         values.push((key(name), Value::Whole(id)));
