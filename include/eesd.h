@@ -326,7 +326,8 @@ typedef struct eesd_model_params {
    */
   size_t struct_size;
   /**
-   * A Hugging Face model folder, in UTF-8. NULL: the small model inside the library.
+   * A Hugging Face model folder or a GGUF file (any part, where it is split), in UTF-8. NULL: the small model inside the
+   * library.
    */
   const char *folder;
   /**
@@ -348,7 +349,7 @@ typedef struct eesd_model_info {
    */
   size_t struct_size;
   /**
-   * The folder's name, or "pycode-4m".
+   * The name of the folder, or of the GGUF file without its ending, or "pycode-4m".
    */
   char name[128];
   /**
@@ -1129,14 +1130,13 @@ eesd_status eesd_model_params_default(struct eesd_model_params *params, size_t s
 /**
  * Opens a model; *model gets a handle for eesd_model_free().
  *
- * Weights are mapped, not read: the folder's files must stay as they are until the model and all its sessions are freed.
+ * Weights are mapped, not read: the model's files must stay as they are until the model and all its sessions are freed.
  *
  * # Safety
  *
  * `params` is NULL or as its struct_size says, its texts end in zeros; `model` is NULL or good to write.
  */
-eesd_status eesd_model_load(const struct eesd_model_params *params,
-                            struct eesd_model **model);
+eesd_status eesd_model_load(const struct eesd_model_params *params, struct eesd_model **model);
 
 /**
  * Frees a model's handle; NULL does nothing. Sessions over the model keep it and go on.

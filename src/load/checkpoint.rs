@@ -44,7 +44,7 @@ impl Checkpoint {
         // Resolved, so that `.` has a name too.
         let place = path.canonicalize().map_err(|error| LoadError::io(path, error))?;
         let is_folder = FOLDER_FILES.iter().any(|file| path.join(file).exists());
-        let file = match gguf::is_file(path) {
+        let file = match place.is_file() {
             true => Some(path.to_path_buf()),
             false if place.is_dir() && !is_folder => gguf::in_folder(path)?,
             false => None,

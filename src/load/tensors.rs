@@ -8,6 +8,7 @@ use super::source::{Bytes, Source};
 use super::{LoadError, limits};
 use crate::TokenId;
 use crate::model::{BlockType, Dtype, Format, Matrix, RowOrder, Vector};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -54,11 +55,12 @@ struct Entry {
 }
 
 /// How numbers are stored.
-enum Kind {
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
     /// In a format that this engine computes with.
     Numbers(Format),
     /// In another one, by its name.
-    Other(String),
+    Other(Cow<'static, str>),
 }
 
 impl Tensors {
@@ -167,17 +169,13 @@ impl Tensors {
         };
         for part in gguf.parts() {
             for (stored, gguf::Entry { kind, shape, range }) in part.tensors() {
-                let kind = match kind {
-                    gguf::Kind::Numbers(format) => Kind::Numbers(*format),
-                    gguf::Kind::Other(name) => Kind::Other((*name).into()),
-                };
                 let name = gguf::name(stored);
                 if let Some(Location { file, .. }) = tensors.entries.get(&name) {
                     let first = tensors.files.get(*file).map_or(part.path(), |file| &file.path);
                     let why = format!("{} has it too", first.display());
                     return Err(LoadError::UnexpectedTensor { path: part.path().into(), tensor: short(stored), why });
                 }
-                let (shape, range) = (shape.clone(), range.clone());
+                let (kind, shape, range) = (kind.clone(), shape.clone(), range.clone());
                 let entry = Entry { kind, shape, range, order: RowOrder::AsStored };
                 tensors.entries.insert(name, Location { file: tensors.files.len(), entry });
             }
@@ -216,7 +214,7 @@ impl Tensors {
             Kind::Numbers(Format::Float(Dtype::F32)) if entry.shape == [len] => {
                 Ok(Some(crate::model::floats(&bytes[entry.range]).collect()))
             }
-            kind => Err(LoadError::Tensor {
+            ref kind => Err(LoadError::Tensor {
                 path: path.clone(),
                 tensor: (self.spelling)(name),
                 found: short(format!("{:?} in {kind}", entry.shape)),
@@ -313,7 +311,7 @@ fn located(file: usize, header::Entry { dtype, shape, range }: header::Entry) ->
         safetensors::Dtype::F32 => Kind::Numbers(Dtype::F32.into()),
         safetensors::Dtype::F16 => Kind::Numbers(Dtype::F16.into()),
         safetensors::Dtype::BF16 => Kind::Numbers(Dtype::BF16.into()),
-        other => Kind::Other(other.to_string()),
+        other => Kind::Other(other.to_string().into()),
     };
     Location { file, entry: Entry { kind, shape, range, order: RowOrder::AsStored } }
 }

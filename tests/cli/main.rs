@@ -4,6 +4,7 @@ mod batches;
 mod closed_streams;
 mod files;
 mod forms;
+mod gguf;
 mod live;
 mod mistakes;
 mod monitoring;

@@ -4,6 +4,9 @@
 #[cfg(target_os = "linux")]
 mod children;
 mod dice;
+mod gguf;
+#[path = "../common/gguf_file.rs"]
+mod gguf_file;
 #[cfg(target_os = "linux")]
 mod grammar;
 mod memory;

@@ -46,6 +46,15 @@ impl Victim {
         victim
     }
 
+    /// A folder with nothing but this file.
+    pub fn of_file(file: &'static str, content: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file), content).unwrap();
+        let victim = Self { folder, file, original: content.to_vec() };
+        victim.open().and_then(use_it).expect("the untouched file opens");
+        victim
+    }
+
     pub fn open(&self) -> Result<Checkpoint, LoadError> {
         Checkpoint::open(self.folder.path())
     }
@@ -116,6 +125,21 @@ impl Victim {
         let message = error.to_string();
         assert!(message.len() < 2000, "{}: an error of {} bytes", self.file, message.len());
         assert!(message.starts_with(&self.folder()), "{}: {message}", self.file);
+        // Before the first key there is none to name; and a template has no keys.
+        if opening && self.file.ends_with(".gguf") {
+            let keyless = [
+                "begin with",
+                "version ",
+                " tensors (",
+                " values (",
+                "the file ends at byte",
+                "key ",
+                "tensor ",
+                "template",
+            ];
+            let named = message.contains('`') || keyless.iter().any(|what| message.contains(what));
+            assert!(named && message.contains(self.file), "{}: {message}", self.file);
+        }
         if opening && KEYED.contains(&self.file) {
             assert!(message.contains(self.file), "{}: {message}", self.file);
             if serde_json::from_slice::<Map<String, Value>>(variant).is_ok() {
@@ -150,7 +174,12 @@ pub fn use_it(checkpoint: Checkpoint) -> Result<(), LoadError> {
     let weights = checkpoint.weights();
     assert_eq!(weights.layers.len(), checkpoint.geometry().layers);
     weights.norm.to_f32();
-    assert!(checkpoint.notes().iter().all(|note| note.len() < 10_000 && note.contains(".json")));
+    assert!(
+        checkpoint
+            .notes()
+            .iter()
+            .all(|note| note.len() < 10_000 && [".json", ".gguf"].iter().any(|end| note.contains(end)))
+    );
     let generation = checkpoint.generation();
     generation.sampling().check(checkpoint.geometry().vocab_size).unwrap();
     let tokens =

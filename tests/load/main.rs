@@ -7,6 +7,10 @@ mod exit;
 mod files;
 mod folder;
 mod generation;
+mod gguf;
+#[path = "../common/gguf_file.rs"]
+mod gguf_file;
+mod gguf_tokens;
 #[path = "../common/grown.rs"]
 mod grown;
 mod jinja;

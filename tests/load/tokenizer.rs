@@ -161,7 +161,7 @@ fn a_begin_token_past_the_vocabulary_is_refused_where_it_is_used() {
     tokenizer["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([512]);
     let opened = open(&tokenizer, json!({}));
     assert_eq!(opened.encode("Hi", false).unwrap(), [263]);
-    assert!(opened.encode("Hi", true).unwrap_err().to_string().contains("has id 512, but vocab_size"));
+    assert!(opened.encode("Hi", true).unwrap_err().to_string().contains("has id 512, but the model's vocab_size"));
 }
 
 #[test]

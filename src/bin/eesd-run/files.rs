@@ -23,10 +23,15 @@ pub fn all_different(read: &[Named<'_>], written: &[Named<'_>]) -> Outcome {
     Ok(())
 }
 
-/// The files of a model's folder, which no command writes over.
-pub fn of_model(folder: Option<&Path>) -> Vec<PathBuf> {
+/// The files of a model, which no command writes over: all of its folder's; of a folder with a GGUF file, where other files
+/// of any kind may lie, those that a model consists of.
+pub fn of_model(folder: Option<&Path>, gguf: bool) -> Vec<PathBuf> {
     let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+    let is_part = |path: &PathBuf| {
+        let extension = path.extension().unwrap_or_default();
+        !gguf || extension == "gguf" || extension == "safetensors"
+    };
+    entries.map(|entry| entry.path()).filter(|path| path.is_file()).filter(is_part).collect()
 }
 
 fn same(one: &Path, other: &Path) -> bool {

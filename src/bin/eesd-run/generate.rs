@@ -185,7 +185,7 @@ fn written(args: &GenerateArgs) -> Vec<Named<'_>> {
 
 /// Refuses to write over a file of the model.
 fn spare_model(args: &GenerateArgs, model: &Model) -> Outcome {
-    let files = files::of_model(model.folder.as_deref());
+    let files = files::of_model(model.folder.as_deref(), model.checkpoint.file().is_some());
     let read: Vec<Named<'_>> = files.iter().map(|path| ("--model", path.as_path())).collect();
     files::all_different(&read, &written(args))
 }

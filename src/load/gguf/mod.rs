@@ -19,5 +19,5 @@ mod vocabulary;
 
 pub(super) use config::parse;
 pub(super) use names::{is_paired, name, stored_name};
-pub(super) use part::{Entry, Kind};
-pub(super) use parts::{Gguf, in_folder, is_file};
+pub(super) use part::Entry;
+pub(super) use parts::{Gguf, in_folder};

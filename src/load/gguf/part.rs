@@ -12,6 +12,7 @@
 use super::super::error::short;
 use super::super::limits;
 use super::super::source::Bytes;
+use super::super::tensors::Kind;
 use super::bytes::Reader;
 use super::value::{self, Metadata, Stored};
 use crate::model::{BlockType, Dtype, Format};
@@ -25,15 +26,6 @@ const ALIGNMENT: usize = 32;
 const MOST_ALIGNMENT: usize = 1 << 20;
 /// Most dimensions of a tensor.
 const DIMENSIONS: usize = 4;
-
-/// How a tensor's numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Kind {
-    /// In a format that this engine computes with.
-    Numbers(Format),
-    /// In another one, by its name.
-    Other(&'static str),
-}
 
 /// Types that this engine computes with, by their numbers in the file.
 const NUMBERS: [(u32, Format); 15] = [
@@ -77,16 +69,14 @@ const OTHERS: [(u32, &str, usize, usize); 19] = [
     (41, "Q1_0", 128, 18),
 ];
 
-impl Kind {
-    /// The type of a number, and the bytes of a row of so many elements, where a row can have as many.
-    fn of(number: u32, row: usize) -> Option<(Self, Option<usize>)> {
-        if let Some(&(_, format)) = NUMBERS.iter().find(|(of, _)| *of == number) {
-            return Some((Self::Numbers(format), format.row_bytes(row)));
-        }
-        let &(_, name, block, bytes) = OTHERS.iter().find(|(of, ..)| *of == number)?;
-        let bytes = row.is_multiple_of(block).then_some(row / block)?.checked_mul(bytes);
-        Some((Self::Other(name), bytes))
+/// The type of a number, and the bytes of a row of so many elements, where a row can have as many.
+fn of_type(number: u32, row: usize) -> Option<(Kind, Option<usize>)> {
+    if let Some(&(_, format)) = NUMBERS.iter().find(|(of, _)| *of == number) {
+        return Some((Kind::Numbers(format), format.row_bytes(row)));
     }
+    let &(_, name, block, bytes) = OTHERS.iter().find(|(of, ..)| *of == number)?;
+    let bytes = row.is_multiple_of(block).then_some(row / block)?.checked_mul(bytes);
+    Some((Kind::Other(name.into()), bytes))
 }
 
 /// A tensor: its sizes, outermost first, and where it lies.
@@ -114,7 +104,7 @@ impl Part {
     pub fn parse(path: &Path, bytes: Bytes) -> Result<Self, String> {
         let mut reader = Reader::new(&bytes);
         if reader.take(MAGIC.len()).ok() != Some(MAGIC) {
-            return Err("it does not begin with `GGUF`".into());
+            return Err("it does not begin with `GGUF` (a model is a Hugging Face folder, or a GGUF file)".into());
         }
         let version = reader.u32()?;
         if version != 2 && version != 3 {
@@ -125,7 +115,7 @@ impl Part {
         let tensors = reader.count(8 + 4 + 4 + 8, limits::TENSORS, "tensors")?;
         let count = reader.count(8 + 4 + 1, limits::GGUF_VALUES, "values")?;
         let values = value::places(&mut reader, count)?;
-        let entries = (0..tensors).map(|_| entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let entries = (0..tensors).map(|number| entry(&mut reader, number)).collect::<Result<Vec<_>, _>>()?;
         let head = reader.at();
         let mut part = Self { path: path.to_path_buf(), bytes, values, tensors: Vec::new() };
         let alignment = part.metadata().whole("general.alignment", 1..MOST_ALIGNMENT + 1);
@@ -153,8 +143,8 @@ impl Part {
 }
 
 /// A tensor whose range is counted from the data's start.
-fn entry(reader: &mut Reader<'_>) -> Result<(String, Entry), String> {
-    let name = reader.text().map_err(|why| format!("a tensor's name: {why}"))?;
+fn entry(reader: &mut Reader<'_>, number: usize) -> Result<(String, Entry), String> {
+    let name = reader.text().map_err(|why| format!("the name of tensor {number}, from 0 on: {why}"))?;
     let named = |why: String| format!("tensor `{}`: {why}", short(name));
     let dimensions = reader.u32().map_err(named)? as usize;
     if dimensions > DIMENSIONS {
@@ -165,12 +155,12 @@ fn entry(reader: &mut Reader<'_>) -> Result<(String, Entry), String> {
     let number = reader.u32().map_err(named)?;
     let offset = size(reader).map_err(named)?;
     let row = shape.first().copied().unwrap_or(1);
-    let (kind, bytes) = Kind::of(number, row).ok_or_else(|| named(format!("type {number}, of which there is none")))?;
+    let (kind, bytes) = of_type(number, row).ok_or_else(|| named(format!("type {number}, of which there is none")))?;
     let rows = shape.iter().skip(1).try_fold(1usize, |rows, &size| rows.checked_mul(size));
     let end = bytes.zip(rows).and_then(|(bytes, rows)| offset.checked_add(bytes.checked_mul(rows)?));
     let end = end.ok_or_else(|| {
         named(format!(
-            "sizes {shape:?} of type {number} at {offset} (expected rows of whole blocks, and no more than a file has)"
+            "sizes {shape:?} in {kind} at {offset} (expected rows of whole blocks, and no more than a file has)"
         ))
     })?;
     let range = offset..end;

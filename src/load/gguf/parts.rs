@@ -5,8 +5,6 @@ use super::super::{LoadError, limits};
 use super::part::Part;
 use super::value::Metadata;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const EXTENSION: &str = "gguf";
@@ -71,15 +69,6 @@ impl Gguf {
     }
 }
 
-/// Whether a file is to be opened as GGUF: by its name, or by how it begins.
-pub(in super::super) fn is_file(path: &Path) -> bool {
-    let begins = || {
-        let mut magic = [0; 4];
-        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
-    };
-    path.is_file() && (path.extension() == Some(OsStr::new(EXTENSION)) || begins())
-}
-
 /// The one model that a folder holds as GGUF, `None` where it holds none; parts of a model are one.
 ///
 /// # Errors
@@ -113,7 +102,6 @@ fn check(parts: &[Part]) -> Result<(), LoadError> {
     const COUNT: &str = "split.count";
     const NUMBER: &str = "split.no";
     const TENSORS: &str = "split.tensors.count";
-    let tensors: usize = parts.iter().map(|part| part.tensors().len()).sum();
     for (number, part) in parts.iter().enumerate() {
         let metadata = part.metadata();
         let count = metadata.whole(COUNT, 0..usize::from(u16::MAX))?;
@@ -124,6 +112,9 @@ fn check(parts: &[Part]) -> Result<(), LoadError> {
         if parts.len() > 1 && metadata.whole(NUMBER, 0..usize::from(u16::MAX))? != Some(number) {
             return Err(metadata.wrong(NUMBER, &format!("{number}, as the file's name says, which counts from 1")));
         }
+    }
+    let tensors: usize = parts.iter().map(|part| part.tensors().len()).sum();
+    for metadata in parts.iter().map(Part::metadata) {
         if metadata.whole(TENSORS, 0..limits::TENSORS + 1)?.is_some_and(|all| all != tensors) {
             return Err(metadata.wrong(TENSORS, &format!("{tensors}, those of all parts")));
         }

@@ -37,9 +37,12 @@ const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 const DEEPSEEK3: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 const CHINESE: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
 
+/// Letters that have a case, as the model's authors listed them.
+const CASED: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+
 const PLAIN: Rule = Rule { names: &[], steps: &[], composed: false, whole_words: false, begin: false };
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     Rule {
         names: &["default"],
         steps: &[
@@ -80,6 +83,18 @@ const RULES: [Rule; 13] = [
     Rule {
         names: &["deepseek-v3", "hunyuan-dense"],
         steps: &[Step::Regex(r"\p{N}{1,3}"), Step::Regex("[一-龥\u{3040}-ゟ゠-ヿ]+"), Step::Regex(DEEPSEEK3)],
+        ..PLAIN
+    },
+    Rule {
+        names: &["deepseek-llm"],
+        steps: &[
+            Step::Regex(r"[\r\n]"),
+            Step::Regex(CASED),
+            Step::Regex(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+            Step::Regex(r"\s+$"),
+            Step::Regex(CHINESE),
+            Step::Regex(r"\p{N}+"),
+        ],
         ..PLAIN
     },
     Rule {

@@ -101,6 +101,9 @@ impl<'a> Vocabulary<'a> {
         if kinds.len() != tokens.len() {
             return Err(metadata.wrong(TYPES, &format!("a list of {}, one for each token", tokens.len())));
         }
+        if tokens.iter().all(|token| token.is_empty()) {
+            return Err(metadata.wrong(TOKENS, "a list of texts, not all of them empty"));
+        }
         let mut ids = HashMap::with_capacity(tokens.len());
         for (id, token) in tokens.iter().enumerate().filter(|(_, token)| !token.is_empty()) {
             if token.len() > limits::TOKEN_BYTES {
