@@ -2,7 +2,7 @@
 
 use crate::folder::{Folder, Tensors};
 use eesd::load::Checkpoint;
-use eesd::model::Matrix;
+use eesd::model::{Matrix, e4m3};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -444,6 +444,9 @@ fn older_and_terser_spellings_mean_the_same() {
         tensors.0.retain(|tensor| !tensor.0.ends_with("weight_shape"));
         tensors.add(&format!("{UP}.weight_zero_point"), Dtype::I8, &[128, 4]);
     });
+    let config = folder.json("config.json")["quantization_config"].clone();
+    folder.remove_key("config.json", "quantization_config");
+    folder.set("config.json", json!({"compression_config": config}));
     assert_same(&folder, "ct-int4-group");
 }
 
@@ -467,6 +470,81 @@ fn the_most_telling_target_counts() {
     );
     configure(&folder, "/config_groups", json!({"a": named, "b": other}));
     assert_same(&folder, "ct-int4-group");
+}
+
+/// Numbers for `count` scales, all of them different.
+fn scales(count: usize) -> Vec<u8> {
+    (0..count).flat_map(|at| (0.5 + at as f32 / 64.0).to_le_bytes()).collect()
+}
+
+/// Sets a matrix's scales, in f32, and gives its codes.
+fn rescale(folder: &Folder, codes: &str, scale: &str, shape: &[usize]) -> Vec<u8> {
+    let mut stored = Vec::new();
+    folder.change_tensors(MODEL, |tensors| {
+        stored = tensors.bytes(codes).clone();
+        tensors.remove(scale);
+        tensors.0.push((scale.into(), Dtype::F32, shape.to_vec(), scales(shape.iter().product())));
+    });
+    stored
+}
+
+/// Groups and blocks need not divide a matrix, and groups of an odd length are f32 in memory.
+#[test]
+fn the_last_groups_and_blocks_may_be_shorter() {
+    let only_up = json!(["re:.*up_proj"]);
+    let unpacked =
+        |codes: &[u8], row: usize, col: usize| f32::from(codes[row * 64 + col / 2] >> (col % 2 * 4) & 15) - 8.0;
+    for (size, format) in [(48, "int4, groups of 48"), (43, "f32"), (200, "int4, groups of 128")] {
+        let folder = Folder::quantised("ct-int4-channel");
+        configure(&folder, "/config_groups/group_0/weights/strategy", json!("group"));
+        configure(&folder, "/config_groups/group_0/weights/group_size", json!(size));
+        configure(&folder, "/config_groups/group_0/targets", only_up.clone());
+        leave_only(&folder, UP);
+        let groups = 128usize.div_ceil(size);
+        let codes = rescale(&folder, &format!("{UP}.weight_packed"), &format!("{UP}.weight_scale"), &[128, groups]);
+        let checkpoint = folder.open().unwrap();
+        assert_eq!(up(&checkpoint).format.to_string(), format);
+        let scale = |row: usize, col: usize| 0.5 + (row * groups + col / size) as f32 / 64.0;
+        assert_rows(up(&checkpoint), |row, col| unpacked(&codes, row, col) * scale(row, col));
+        assert_eq!(checkpoint.notes().iter().any(|note| note.contains("kept in f32")), format == "f32");
+    }
+
+    let folder = Folder::quantised("fp8-block");
+    configure(&folder, "/weight_block_size", json!([48, 80]));
+    leave_only(&folder, UP);
+    let codes = rescale(&folder, &format!("{UP}.weight"), &format!("{UP}.weight_scale_inv"), &[3, 2]);
+    let checkpoint = folder.open().unwrap();
+    let scale = |row: usize, col: usize| 0.5 + (row / 48 * 2 + col / 80) as f32 / 64.0;
+    assert_rows(up(&checkpoint), |row, col| e4m3(codes[row * 128 + col]) * scale(row, col));
+}
+
+/// Makes all other quantised matrices plain ones.
+fn leave_only(folder: &Folder, module: &str) {
+    folder.change_tensors(MODEL, |tensors| {
+        let quantised = |name: &str| name.contains("_proj.") && !name.contains(module);
+        let names: Vec<String> =
+            tensors.0.iter().map(|tensor| tensor.0.clone()).filter(|name| quantised(name)).collect();
+        for name in &names {
+            tensors.remove(name);
+        }
+        for name in names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".weight_scale").or(name.strip_suffix(".weight_scale_inv")))
+        {
+            let outputs = if name.ends_with("k_proj") || name.ends_with("v_proj") { 64 } else { 128 };
+            tensors.add(&format!("{name}.weight"), Dtype::BF16, &[outputs, 128]);
+        }
+    });
+}
+
+fn assert_rows(matrix: Matrix<'_>, expected: impl Fn(usize, usize) -> f32) {
+    let mut numbers = vec![0.0; matrix.cols];
+    for row in 0..matrix.rows {
+        matrix.dequantise_row(row, &mut numbers);
+        for (col, &number) in numbers.iter().enumerate() {
+            assert_eq!(number, expected(row, col), "row {row}, column {col}");
+        }
+    }
 }
 
 #[test]
