@@ -87,7 +87,7 @@ impl Rust {
         let best = |block: &&ExitBlock| folder.is_some() || block.after() == BUNDLED_EXIT;
         let exit = blocks.iter().find(best).filter(|_| spec != ControllerSpec::Off);
         let options =
-            CpuOptions { threads: Some(1), simd: None, slots: 1, context: CONTEXT, max_draft: 16, pages: None };
+            CpuOptions { threads: Some(1), slots: 1, context: CONTEXT, max_draft: 16, ..CpuOptions::default() };
         let exit = exit.map(|block| block.weights());
         let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options);
         let tokenizer = checkpoint.tokenizer().cloned().expect("its tokenizer");

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let context = TOKENS + 1 + prompts.iter().map(Vec::len).max().unwrap_or(0);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces");
     for exit in model.exit_blocks()? {
-        let options = CpuOptions { threads: None, simd: None, slots: 1, context, max_draft: 1, pages: None };
+        let options = CpuOptions { slots: 1, context, max_draft: 1, ..CpuOptions::default() };
         let mut backend = CpuBackend::new(model.geometry(), &model.weights(), Some(&exit.weights()), &options)?;
         let path = folder.join(format!("{}-exit{}.jsonl", model.name(), exit.after()));
         let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);

@@ -85,14 +85,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         (args.acceptance, args.repetitions) = (vec![0.8], NonZeroUsize::MIN);
     }
     let (prompts, tokens) = (args.prompts.get(), args.tokens.get());
-    let options = CpuOptions {
-        threads: None,
-        simd: None,
-        slots: prompts,
-        context: PROMPT + tokens,
-        max_draft: MAX_DRAFT,
-        pages: None,
-    };
+    let options =
+        CpuOptions { slots: prompts, context: PROMPT + tokens, max_draft: MAX_DRAFT, ..CpuOptions::default() };
     let prompt = |i: usize| (0..PROMPT).map(|j| ((i * PROMPT + j + 1) * 7919 % 32_000) as TokenId).collect();
     let sampling = SamplingParams { temperature: args.temperature, seed: Some(0), ..SamplingParams::default() };
     let prompts = (0..prompts).map(prompt).collect();

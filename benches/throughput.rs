@@ -71,8 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let wanted = |name: &str| args.models.is_empty() || args.models.iter().any(|model| model == name);
     let most = args.batches.iter().copied().max().unwrap_or(1);
-    let options =
-        CpuOptions { threads: None, simd: None, slots: most, context: CONTEXT, max_draft: MAX_DRAFT, pages: None };
+    let options = CpuOptions { slots: most, context: CONTEXT, max_draft: MAX_DRAFT, ..CpuOptions::default() };
     if wanted("bundled") {
         let checkpoint = Checkpoint::bundled()?;
         let tokenizer = checkpoint.tokenizer().ok_or("the bundled model has no tokenizer")?;

@@ -3,6 +3,7 @@
 use super::data::DataError;
 use crate::backend::BackendError;
 use crate::load::LoadError;
+use crate::model::NotEncodable;
 use std::path::PathBuf;
 
 /// Why a training run ended early. Whatever was saved before is still there.
@@ -18,6 +19,9 @@ pub enum DistillError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A trained parameter cannot be rounded as was asked for.
+    #[error("a matrix of the block: {0}")]
+    Rounding(#[from] NotEncodable),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -6,9 +6,8 @@ use super::plan::TrainPlan;
 use super::snapshot::{Identity, Snapshot};
 use super::teacher::Teacher;
 use crate::backend::training::loss::LossSum;
-use crate::backend::training::parameters::ExportedBlock;
+use crate::backend::training::parameters::{ExportedBlock, Rounding};
 use crate::backend::training::{Student, StudentState};
-use crate::model::Dtype;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -156,13 +155,13 @@ impl<'a> Trainer<'a> {
         Ok(Some(sum.mean()))
     }
 
-    /// The block as it goes into a file, rounded to `dtype`, and what it reaches so on the held-out text.
+    /// The block as it goes into a file, rounded, and what it reaches so on the held-out text.
     ///
     /// # Errors
-    /// If a device fails.
-    pub fn export(&mut self, dtype: Dtype) -> Result<(ExportedBlock, Option<LossSum>), DistillError> {
+    /// If a device fails, or a parameter cannot be rounded so.
+    pub fn export(&mut self, rounding: impl Into<Rounding>) -> Result<(ExportedBlock, Option<LossSum>), DistillError> {
         let state = self.student.state()?;
-        let block = self.student.layout().export(&state.values, dtype);
+        let block = self.student.layout().export(&state.values, rounding)?;
         self.student.restore(StudentState { values: block.values(), ..state.clone() })?;
         let reached = self.measure();
         self.student.restore(state)?;

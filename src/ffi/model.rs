@@ -170,6 +170,8 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
         };
         checkpoint.notes().iter().for_each(|note| log(LogLevel::Warning, || note.clone()));
         let exit = exit_block(&checkpoint, params.exit_layer, exit_file, folder.is_none())?;
+        let notes = exit.iter().flat_map(ExitBlock::notes);
+        notes.for_each(|note| log(LogLevel::Warning, || note.clone()));
         log(LogLevel::Info, || {
             let exit =
                 exit.as_ref().map_or("no exit block".into(), |exit| format!("exit block after {}", exit.after()));

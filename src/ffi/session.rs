@@ -150,7 +150,8 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
     let max_draft = plan.draft_max.min(context);
     let backend: Box<dyn Backend> = match plan.device {
         Device::Auto | Device::Cpu => {
-            let options = CpuOptions { threads: plan.threads, simd: None, slots, context, max_draft, pages };
+            let options =
+                CpuOptions { threads: plan.threads, slots, context, max_draft, pages, ..CpuOptions::default() };
             CpuBackend::new(geometry, &weights, exit.as_ref(), &options)?
         }
         Device::Cuda(number) => {

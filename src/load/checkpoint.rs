@@ -1,6 +1,7 @@
 //! A model's folder or file, opened.
 
 use super::added::TokenFiles;
+use super::base::Base;
 use super::config::{self, Config};
 use super::fingerprint::fingerprint;
 use super::gguf::{self, Gguf};
@@ -12,7 +13,7 @@ use super::tensors::Tensors;
 use super::{ChatTemplate, ExitBlock, GenerationDefaults, LoadError, Tokenizer, bundled, weights};
 use crate::model::{Geometry, ModelWeights};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An opened model: configuration, mapped tensors, tokenizer, chat template, generation defaults.
 pub struct Checkpoint {
@@ -23,6 +24,8 @@ pub struct Checkpoint {
     parameters: u64,
     bytes: u64,
     fingerprint: String,
+    /// What exit blocks are tied to, once one is asked for.
+    base: OnceLock<Base>,
     generation: GenerationDefaults,
     tokenizer: Option<Arc<Tokenizer>>,
     /// A broken one is an error only where it is asked for.
@@ -97,6 +100,7 @@ impl Checkpoint {
             parameters: weights::parameters(&plan),
             bytes: tensors.bytes(plan.keys()),
             fingerprint: fingerprint(&config.geometry, &plan, &formats),
+            base: OnceLock::new(),
             tokenizer: tokenizer.map(Arc::new),
             chat_template: chat_template(&source, &files),
             source,
@@ -177,6 +181,20 @@ impl Checkpoint {
         &self.fingerprint
     }
 
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What exit blocks of this model are tied to.
+    pub(super) fn base(&self) -> &Base {
+        let tokenizer = self.tokenizer().map(Arc::as_ref);
+        self.base.get_or_init(|| Base::of(&self.config, &self.weights(), tokenizer, &self.fingerprint))
+    }
+
     /// The exit blocks beside the model, `exit-<N>.safetensors`, by exit layer.
     ///
     /// # Errors
@@ -188,7 +206,7 @@ impl Checkpoint {
             let Some(layer) = layer.and_then(|digits| digits.parse::<usize>().ok()) else { continue };
             let Some(bytes) = self.source.map(&name)? else { continue };
             let path = self.source.path(&name);
-            let block = ExitBlock::parse(path.clone(), bytes, &self.config, &self.fingerprint)?;
+            let block = ExitBlock::parse(path.clone(), bytes, &self.config, self.base())?;
             if block.after() != layer {
                 return Err(LoadError::Key {
                     path,
@@ -210,7 +228,7 @@ impl Checkpoint {
     pub fn open_exit(&self, path: &Path) -> Result<ExitBlock, LoadError> {
         let missing = || LoadError::io(path, std::io::ErrorKind::NotFound.into());
         let bytes = source::map(path)?.ok_or_else(missing)?;
-        ExitBlock::parse(path.to_path_buf(), bytes, &self.config, &self.fingerprint)
+        ExitBlock::parse(path.to_path_buf(), bytes, &self.config, self.base())
     }
 }
 

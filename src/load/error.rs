@@ -119,13 +119,15 @@ pub enum LoadError {
         why: String,
     },
     /// An exit block was trained for another model, or does not say for which.
-    #[error("{path}: not an exit block of this model: base_fingerprint is {found}, expected {expected}")]
+    #[error("{path}: not an exit block of this model: {key} is {found}, expected {expected}")]
     Fingerprint {
         /// The exit block.
         path: PathBuf,
+        /// What it lacks or has another one of: the model's fingerprint, geometry or vocabulary.
+        key: &'static str,
         /// What its metadata say.
         found: String,
-        /// The model's fingerprint.
+        /// The model's own.
         expected: String,
     },
     /// The tokenizer cannot be used, or refused a text.

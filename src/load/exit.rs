@@ -1,18 +1,22 @@
 //! Exit blocks: `exit-<N>.safetensors` beside the model, a small trained layer, norm and head.
 
-use super::LoadError;
+use super::base::Base;
 use super::config::Config;
 use super::error::short;
 use super::source::Bytes;
 use super::store::{self, Stored};
 use super::tensors::Tensors;
 use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_LAYER, EXIT_NORM};
+use super::{Checkpoint, LoadError};
 use crate::TokenId;
-use crate::model::{DraftVocab, ExitWeights, LayerWeights};
+use crate::model::{BlockType, DraftVocab, ExitWeights, Format, LayerWeights, Matrix, RowOrder};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "eesd-exit-1";
+/// The key for what tensors of bytes are: matrices of 8 bits, which safetensors has no name for.
+const MATRICES: &str = "matrices";
+const IN_BLOCKS: BlockType = BlockType::Q8_0;
 
 /// An opened `exit-<N>.safetensors`, checked against the model it belongs to.
 pub struct ExitBlock {
@@ -24,11 +28,12 @@ pub struct ExitBlock {
     /// The tokens of those rows, where the file lists them.
     draft_ids: Option<Vec<TokenId>>,
     metadata: BTreeMap<String, String>,
+    notes: Vec<String>,
     tensors: Tensors,
 }
 
 impl ExitBlock {
-    pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, fingerprint: &str) -> Result<Self, LoadError> {
+    pub(super) fn parse(path: PathBuf, bytes: Bytes, config: &Config, base: &Base) -> Result<Self, LoadError> {
         let (mut tensors, metadata) = Tensors::of_file(path.clone(), bytes)?;
         let wrong = |key: &str, expected: String| LoadError::Key {
             path: path.clone(),
@@ -39,28 +44,24 @@ impl ExitBlock {
         if metadata.get("format").is_none_or(|format| format != FORMAT) {
             return Err(wrong("format", format!("{FORMAT:?}")));
         }
-        // The fingerprint before the tensors: another model's block should be called just that.
-        match metadata.get("base_fingerprint") {
-            Some(found) if found == fingerprint => {}
-            found => {
-                return Err(LoadError::Fingerprint {
-                    path,
-                    found: found.map_or("missing".into(), |found| short(format!("{found:?}"))),
-                    expected: fingerprint.into(),
-                });
-            }
-        }
+        // Before the tensors: another model's block should be called just that.
+        let notes = base.check(&path, &metadata)?.into_iter().collect();
         let layers = config.geometry.layers;
         let after = metadata.get("exit_layer").and_then(|layer| layer.parse().ok());
         let after = after
             .filter(|after| (1..layers).contains(after))
             .ok_or_else(|| wrong("exit_layer", format!("a layer in 1..={}", layers.saturating_sub(1))))?;
+        match metadata.get(MATRICES) {
+            None => {}
+            Some(blocks) if *blocks == IN_BLOCKS.to_string() => tensors.take_bytes_as(IN_BLOCKS)?,
+            Some(_) => return Err(wrong(MATRICES, format!("\"{IN_BLOCKS}\""))),
+        }
         // A head of more rows than the vocabulary, or of none, fails the check against what is possible.
         let rows = tensors.shape(EXIT_HEAD).map(|shape| shape.first().copied().unwrap_or(0));
         let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
         let draft_ids = draft_ids(&mut tensors, &path, draft_vocab, config.geometry.vocab_size)?;
         weights::check(&tensors, &weights::exit_plan(config, draft_vocab), config)?;
-        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, tensors })
+        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, notes, tensors })
     }
 
     /// The exit layer `N`: how many of the model's layers come before the block.
@@ -73,7 +74,12 @@ impl ExitBlock {
         &self.path
     }
 
-    /// The metadata of its file: format, exit layer, fingerprint, and what its trainer wrote there.
+    /// What is no error, and still should be known to who drafts with it: one sentence each, with the file's name.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The metadata of its file: format, exit layer, what it is tied to, and what its trainer wrote there.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -100,10 +106,11 @@ impl ExitBlock {
         weights::exit(&self.tensors, &self.config, self.after, own_head, self.draft_ids.as_deref())
     }
 
-    /// Writes an exit block for the model with this [`fingerprint`](super::Checkpoint::fingerprint).
+    /// Writes an exit block for this model, and for whatever else has its geometry and its vocabulary.
     ///
     /// The file appears whole or not at all: it is written under another name in the same folder and
-    /// renamed. `metadata` may hold anything; `format`, `exit_layer` and `base_fingerprint` are set here.
+    /// renamed. `metadata` may hold anything; `format`, `exit_layer`, `matrices` and the keys that begin with
+    /// `base_` are set here. Matrices in blocks of 8 bits (Q8_0) are stored so; others that are no plain numbers in f32.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -111,14 +118,18 @@ impl ExitBlock {
         path: &Path,
         weights: &ExitWeights<'_>,
         metadata: &BTreeMap<String, String>,
-        fingerprint: &str,
+        model: &Checkpoint,
     ) -> Result<(), LoadError> {
         let mut metadata = metadata.clone();
         metadata.insert("format".into(), FORMAT.into());
         metadata.insert("exit_layer".into(), weights.after.to_string());
-        metadata.insert("base_fingerprint".into(), fingerprint.into());
-
-        store::save(path, &stored(weights), &metadata)
+        model.base().write(&mut metadata);
+        let stored = stored(weights);
+        metadata.remove(MATRICES);
+        if stored.values().any(|tensor| tensor.dtype == safetensors::Dtype::U8) {
+            metadata.insert(MATRICES.into(), IN_BLOCKS.to_string());
+        }
+        store::save(path, &stored, &metadata)
     }
 }
 
@@ -148,14 +159,14 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
     let layer: &LayerWeights<'a> = &exit.layer;
     let always: [(&str, Stored<'a>); 9] = [
         ("input_layernorm.weight", layer.input_norm.into()),
-        ("self_attn.q_proj.weight", layer.q.into()),
-        ("self_attn.k_proj.weight", layer.k.into()),
-        ("self_attn.v_proj.weight", layer.v.into()),
-        ("self_attn.o_proj.weight", layer.o.into()),
+        ("self_attn.q_proj.weight", matrix(layer.q)),
+        ("self_attn.k_proj.weight", matrix(layer.k)),
+        ("self_attn.v_proj.weight", matrix(layer.v)),
+        ("self_attn.o_proj.weight", matrix(layer.o)),
         ("post_attention_layernorm.weight", layer.post_norm.into()),
-        ("mlp.gate_proj.weight", layer.gate.into()),
-        ("mlp.up_proj.weight", layer.up.into()),
-        ("mlp.down_proj.weight", layer.down.into()),
+        ("mlp.gate_proj.weight", matrix(layer.gate)),
+        ("mlp.up_proj.weight", matrix(layer.up)),
+        ("mlp.down_proj.weight", matrix(layer.down)),
     ];
     let optional = [
         ("self_attn.q_proj.bias", layer.q_bias),
@@ -173,10 +184,21 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
         always.into_iter().chain(present).map(|(name, tensor)| (format!("{EXIT_LAYER}{name}"), tensor)).collect();
     tensors.insert(EXIT_NORM.into(), exit.norm.into());
     if let Some(head) = exit.head {
-        tensors.insert(EXIT_HEAD.into(), head.into());
+        tensors.insert(EXIT_HEAD.into(), matrix(head));
     }
     if let Some(ids) = exit.draft_ids {
         tensors.insert(EXIT_IDS.into(), ids.into());
     }
     tensors
+}
+
+fn matrix(matrix: Matrix<'_>) -> Stored<'_> {
+    match matrix.format {
+        Format::Blocks(IN_BLOCKS) if matrix.order == RowOrder::AsStored => Stored {
+            dtype: safetensors::Dtype::U8,
+            shape: vec![matrix.rows, matrix.row_bytes()],
+            bytes: matrix.bytes.into(),
+        },
+        _ => matrix.into(),
+    }
 }

@@ -203,6 +203,29 @@ impl Tensors {
         }
     }
 
+    /// Takes the tensors of bytes, `[rows, bytes of a row]`, as matrices in blocks.
+    ///
+    /// # Errors
+    /// If one has another shape, or rows of no whole blocks.
+    pub(super) fn take_bytes_as(&mut self, of: BlockType) -> Result<(), LoadError> {
+        let is_bytes = |entry: &Entry| matches!(&entry.kind, Kind::Other(name) if name == "U8");
+        for (name, Location { file, entry }) in self.entries.iter_mut().filter(|(_, at)| is_bytes(&at.entry)) {
+            match entry.shape[..] {
+                [rows, bytes] if bytes.is_multiple_of(of.bytes()) => {
+                    entry.shape = vec![rows, bytes / of.bytes() * of.len()];
+                    entry.kind = Kind::Numbers(Format::Blocks(of));
+                }
+                _ => {
+                    let expected = format!("[rows, {} bytes for each block of {of}] in U8", of.bytes());
+                    let (path, tensor) = (self.files[*file].path.clone(), (self.spelling)(name));
+                    let found = short(format!("{:?} in U8", entry.shape));
+                    return Err(LoadError::Tensor { path, tensor, found, expected });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a list of numbers in F32 out; `None` where there is no tensor of this name.
     ///
     /// # Errors

@@ -180,6 +180,12 @@ impl Tokenizer {
         self.token(id).is_some_and(|token| self.is_special_spelling(&token))
     }
 
+    /// Whether the token stands beside the vocabulary: it is found in texts before all else.
+    pub(super) fn is_added(&self, id: TokenId) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        self.ids.to_tokenizers(id).is_some_and(|id| added.contains_key(&id))
+    }
+
     pub(super) fn is_special_spelling(&self, token: &str) -> bool {
         self.inner.get_added_vocabulary().is_special_token(token)
     }

@@ -2,8 +2,9 @@
 //! the reference here).
 //!
 //! Whatever the type, a block's element is `scale · code + minimum`, with a scale and a minimum for each group of 16 or 32
-//! elements and a code of at most eight bits with its sign: [`BlockType::decode`] gives these, and the products of two of
-//! them are exact integers. Both roundings of the formula are those of the reference, so its numbers come out to the bit.
+//! elements and a code of at most eight bits with its sign. Scales and minima of the longer blocks are small integers times
+//! a number of the whole block. [`BlockType::decode`] gives all of these as they are stored; the roundings of
+//! [`BlockType::dequantise`] are those of the reference, so its numbers come out to the bit.
 
 use half::f16;
 
@@ -40,25 +41,43 @@ pub enum BlockType {
 const LONGEST: usize = 256;
 const MOST_GROUPS: usize = 16;
 
-/// A block taken apart: element `i` is `scales[i / group] · codes[i] + minima[i / group]`.
+/// A block taken apart: element `i` of group `g = i / group` is
+/// `(scale · scales[g]) · codes[i] + minimum · minima[g]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     /// Of each element.
     pub codes: [i8; LONGEST],
-    /// Of each group.
-    pub scales: [f32; MOST_GROUPS],
-    /// Of each group.
-    pub minima: [f32; MOST_GROUPS],
+    /// Of the block.
+    pub scale: f16,
+    /// Of the block; 0 of a type that has none.
+    pub minimum: f16,
+    /// Of each group, 1 where the block is one group.
+    pub scales: [i8; MOST_GROUPS],
+    /// Of each group, 1 where the block is one group.
+    pub minima: [i8; MOST_GROUPS],
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { codes: [0; LONGEST], scales: [0.0; MOST_GROUPS], minima: [0.0; MOST_GROUPS] }
+        let (scale, minimum) = (f16::ZERO, f16::ZERO);
+        Self { codes: [0; LONGEST], scale, minimum, scales: [1; MOST_GROUPS], minima: [1; MOST_GROUPS] }
+    }
+}
+
+impl Block {
+    /// The scale of a group.
+    pub fn scale_of(&self, group: usize) -> f32 {
+        self.scale.to_f32() * f32::from(self.scales[group])
+    }
+
+    /// The minimum of a group.
+    pub fn minimum_of(&self, group: usize) -> f32 {
+        self.minimum.to_f32() * f32::from(self.minima[group])
     }
 }
 
 /// The steps of the types that name steps.
-const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl BlockType {
     /// All of them.
@@ -110,6 +129,11 @@ impl BlockType {
         }
     }
 
+    /// Whether groups have minima.
+    pub fn has_minima(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
+    }
+
     /// Takes a block apart; what of `block` is past its length and its groups is left as it was.
     ///
     /// # Panics
@@ -122,7 +146,7 @@ impl BlockType {
             Self::Q5_0 => plain(stored, block, Plain { minimum: false, fifth: true, centre: 16 }),
             Self::Q5_1 => plain(stored, block, Plain { minimum: true, fifth: true, centre: 0 }),
             Self::Q8_0 => {
-                (block.scales[0], block.minima[0]) = (float(stored, 0), 0.0);
+                block.set_scale(float(stored, 0));
                 block.codes.iter_mut().zip(&stored[2..]).for_each(|(code, &byte)| *code = byte as i8);
             }
             Self::Q2K => q2_k(stored, block),
@@ -131,7 +155,7 @@ impl BlockType {
             Self::Q5K => q45_k(stored, block, &stored[16..48], &stored[48..]),
             Self::Q6K => q6_k(stored, block),
             Self::Iq4Nl => {
-                (block.scales[0], block.minima[0]) = (float(stored, 0), 0.0);
+                block.set_scale(float(stored, 0));
                 nibbles(&stored[2..], &mut block.codes, |_, nibble| STEPS[usize::from(nibble)]);
             }
             Self::Iq4Xs => iq4_xs(stored, block),
@@ -147,9 +171,10 @@ impl BlockType {
         let mut block = Block::default();
         for (stored, out) in stored.chunks_exact(self.bytes()).zip(out.chunks_exact_mut(self.len())) {
             self.decode(stored, &mut block);
-            for (i, (out, &code)) in out.iter_mut().zip(&block.codes).enumerate() {
-                let group = i / self.group();
-                *out = block.scales[group] * f32::from(code) + block.minima[group];
+            let codes = block.codes.chunks(self.group());
+            for (group, (out, codes)) in out.chunks_mut(self.group()).zip(codes).enumerate() {
+                let (scale, minimum) = (block.scale_of(group), block.minimum_of(group));
+                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = scale * f32::from(code) + minimum);
             }
         }
     }
@@ -174,9 +199,17 @@ impl std::fmt::Display for BlockType {
     }
 }
 
+impl Block {
+    /// Makes it a block of one group without a minimum.
+    fn set_scale(&mut self, scale: f16) {
+        (self.scale, self.minimum) = (scale, f16::ZERO);
+        (self.scales[0], self.minima[0]) = (1, 1);
+    }
+}
+
 /// The f16 at a byte.
-fn float(stored: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([stored[at], stored[at + 1]]).to_f32()
+fn float(stored: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([stored[at], stored[at + 1]])
 }
 
 /// Codes of nibbles, sixteen bytes for 32 elements: the low ones are the first sixteen.
@@ -196,8 +229,10 @@ struct Plain {
 }
 
 fn plain(stored: &[u8], block: &mut Block, Plain { minimum, fifth, centre }: Plain) {
-    block.scales[0] = float(stored, 0);
-    block.minima[0] = if minimum { float(stored, 2) } else { 0.0 };
+    block.set_scale(float(stored, 0));
+    if minimum {
+        block.minimum = float(stored, 2);
+    }
     let stored = &stored[if minimum { 4 } else { 2 }..];
     let (fifths, stored) = if fifth { stored.split_at(4) } else { stored.split_at(0) };
     let bit = |i: usize| if fifth { fifths[i / 8] >> (i % 8) & 1 } else { 0 };
@@ -205,10 +240,10 @@ fn plain(stored: &[u8], block: &mut Block, Plain { minimum, fifth, centre }: Pla
 }
 
 fn q2_k(stored: &[u8], block: &mut Block) {
-    let (scale, minimum) = (float(stored, 80), float(stored, 82));
+    (block.scale, block.minimum) = (float(stored, 80), float(stored, 82));
     for (group, &both) in stored[..16].iter().enumerate() {
-        block.scales[group] = scale * f32::from(both & 15);
-        block.minima[group] = -(minimum * f32::from(both >> 4));
+        block.scales[group] = (both & 15) as i8;
+        block.minima[group] = -((both >> 4) as i8);
     }
     for (i, code) in block.codes.iter_mut().enumerate() {
         *code = pair(&stored[16..80], i) as i8;
@@ -222,12 +257,11 @@ fn pair(stored: &[u8], i: usize) -> u8 {
 
 fn q3_k(stored: &[u8], block: &mut Block) {
     let (thirds, pairs, packed) = (&stored[..32], &stored[32..96], &stored[96..108]);
-    let scale = float(stored, 108);
+    (block.scale, block.minimum) = (float(stored, 108), f16::ZERO);
     for group in 0..16 {
         let low = packed[group % 8] >> (group / 8 * 4) & 15;
         let high = packed[8 + group % 4] >> (group / 4 * 2) & 3;
-        block.scales[group] = scale * f32::from((low | high << 4) as i8 - 32);
-        block.minima[group] = 0.0;
+        block.scales[group] = (low | high << 4) as i8 - 32;
     }
     for (i, code) in block.codes.iter_mut().enumerate() {
         let third = thirds[i % 32] >> (i / 32) & 1;
@@ -237,7 +271,8 @@ fn q3_k(stored: &[u8], block: &mut Block) {
 
 /// Nibbles of eight groups, with fifth bits or none.
 fn q45_k(stored: &[u8], block: &mut Block, fifths: &[u8], low: &[u8]) {
-    let (scale, minimum, packed) = (float(stored, 0), float(stored, 2), &stored[4..16]);
+    (block.scale, block.minimum) = (float(stored, 0), float(stored, 2));
+    let packed = &stored[4..16];
     for group in 0..8 {
         let [of_scale, of_minimum] = match group {
             0..4 => [packed[group] & 63, packed[group + 4] & 63],
@@ -246,8 +281,8 @@ fn q45_k(stored: &[u8], block: &mut Block, fifths: &[u8], low: &[u8]) {
                 [both & 15 | packed[group - 4] >> 6 << 4, both >> 4 | packed[group] >> 6 << 4]
             }
         };
-        block.scales[group] = scale * f32::from(of_scale);
-        block.minima[group] = -(minimum * f32::from(of_minimum));
+        block.scales[group] = of_scale as i8;
+        block.minima[group] = -(of_minimum as i8);
     }
     for (i, code) in block.codes.iter_mut().enumerate() {
         let nibble = low[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
@@ -258,11 +293,8 @@ fn q45_k(stored: &[u8], block: &mut Block, fifths: &[u8], low: &[u8]) {
 
 fn q6_k(stored: &[u8], block: &mut Block) {
     let (low, high, scales) = (&stored[..128], &stored[128..192], &stored[192..208]);
-    let scale = float(stored, 208);
-    for (group, &of_group) in scales.iter().enumerate() {
-        block.scales[group] = scale * f32::from(of_group as i8);
-        block.minima[group] = 0.0;
-    }
+    (block.scale, block.minimum) = (float(stored, 208), f16::ZERO);
+    block.scales.iter_mut().zip(scales).for_each(|(scale, &of_group)| *scale = of_group as i8);
     for (i, code) in block.codes.iter_mut().enumerate() {
         let nibble = low[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
         *code = (nibble | pair(high, i) << 4) as i8 - 32;
@@ -270,12 +302,11 @@ fn q6_k(stored: &[u8], block: &mut Block) {
 }
 
 fn iq4_xs(stored: &[u8], block: &mut Block) {
-    let scale = float(stored, 0);
+    (block.scale, block.minimum) = (float(stored, 0), f16::ZERO);
     let high = u16::from_le_bytes([stored[2], stored[3]]);
     for group in 0..8 {
         let low = stored[4 + group / 2] >> (group % 2 * 4) & 15;
-        let of_group = (low | ((high >> (2 * group) & 3) as u8) << 4) as i8 - 32;
-        (block.scales[group], block.minima[group]) = (scale * f32::from(of_group), 0.0);
+        block.scales[group] = (low | ((high >> (2 * group) & 3) as u8) << 4) as i8 - 32;
         nibbles(&stored[8 + 16 * group..][..16], &mut block.codes[32 * group..], |_, nibble| {
             STEPS[usize::from(nibble)]
         });

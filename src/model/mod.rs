@@ -18,10 +18,14 @@ mod blocks;
 mod draft_vocab;
 mod format;
 mod geometry;
+mod quantise;
+mod quantised;
 mod weights;
 
-pub use blocks::{Block, BlockType};
+pub use blocks::{Block, BlockType, STEPS};
 pub use draft_vocab::DraftVocab;
 pub use format::{Dtype, Format, Fp8, Groups, e4m3, floats};
 pub use geometry::{Geometry, Rope, RopeScaling};
+pub use quantise::{Encoder, NotEncodable, OwnedMatrix};
+pub use quantised::{QuantiseError, Quantised, Scheme};
 pub use weights::{ExitWeights, LayerWeights, Matrix, ModelWeights, RowOrder, Vector};

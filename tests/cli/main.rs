@@ -9,6 +9,7 @@ mod live;
 mod mistakes;
 mod monitoring;
 mod notes;
+mod perplexity;
 mod prometheus;
 mod prompts;
 mod reports;

@@ -1,6 +1,7 @@
 //! What is no error in a model folder, and is said once all the same.
 
 use super::*;
+use eesd::load::{Checkpoint, ExitBlock};
 
 const GENERATION: &str = r#"{"bos_token_id": 0, "eos_token_id": [1, -1], "num_beams": 4, "chat_format": "x"}"#;
 const NOTES: [&str; 2] = [
@@ -24,6 +25,33 @@ fn notes_of_a_folder_are_printed_once_beside_the_answer() {
     }
     assert!(!ordinary.stderr.contains("generation_config.json"), "{}", ordinary.stderr);
     assert_eq!(generate(&["-m", &folder, "-q"]).stderr, "");
+}
+
+/// A block of another model of the same shape drafts, as well as it may.
+#[test]
+fn a_block_of_another_fine_tune_is_told_beside_the_same_answer() {
+    let dir = TempDir::new().unwrap();
+    let folder = model_folder(&dir, &[], &[]);
+    let (folder_path, block) = (Path::new(&folder), dir.path().join("exit-2.safetensors"));
+    let model = Checkpoint::open(folder_path).unwrap();
+    let bundled = model.open_exit(&Path::new(BUNDLED).join("exit-2.safetensors")).unwrap();
+    ExitBlock::save(&block, &bundled.weights(), bundled.metadata(), &model).unwrap();
+    drop((bundled, model));
+    let with = |more: &[&str]| generate(&[&["-m", &folder, "--exit", block.to_str().unwrap()], more].concat());
+    assert!(!with(&[]).stderr.contains("base_norms_2"));
+
+    let weights = folder_path.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let norm = 8 + header + tensors["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[norm] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let told = with(&[]);
+    assert_eq!(told.stdout, generate(&["-m", &folder, "--no-exit"]).stdout);
+    let notes = told.stderr.lines().filter(|line| line.starts_with("exit-2.safetensors: trained on another model"));
+    assert_eq!(notes.count(), 1, "{}", told.stderr);
+    assert_eq!(with(&["-q"]).stderr, "");
 }
 
 #[test]

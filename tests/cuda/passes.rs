@@ -77,7 +77,7 @@ fn f16_is_closer_still() {
     let (ids, pages) = (subject.text(2, 30), table(0, 64));
     let chunk = Chunk { pages: pages.pages(), start: 0, tokens: &ids };
     let found = on_device(subject.geometry(), &weights, Some(&exit), &options(1)).evaluate(&chunk, 2).unwrap();
-    let cpu = CpuOptions { threads: None, simd: None, slots: 1, context: 64, max_draft: 4, pages: None };
+    let cpu = CpuOptions { slots: 1, context: 64, max_draft: 4, ..CpuOptions::default() };
     let mut cpu = CpuBackend::new(subject.geometry(), &weights, Some(&exit), &cpu).unwrap();
     let expected = cpu.evaluate(&chunk, 2).unwrap();
     let (error, size) = (difference(&found.logits, &expected.logits), size(expected.logits.iter().copied()));

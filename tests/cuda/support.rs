@@ -83,7 +83,7 @@ impl Subject {
 
     pub fn cpu(&self, exit: Option<usize>, slots: usize) -> Box<dyn Backend> {
         let exit = exit.map(|after| self.exit(after));
-        let options = CpuOptions { threads: None, simd: None, slots, context: CONTEXT, max_draft: 16, pages: None };
+        let options = CpuOptions { slots, context: CONTEXT, max_draft: 16, ..CpuOptions::default() };
         CpuBackend::new(self.geometry(), &self.checkpoint.weights(), exit.as_ref(), &options).unwrap()
     }
 }

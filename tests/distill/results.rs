@@ -46,6 +46,33 @@ fn a_block_can_be_measured_alone() {
     assert!(!place.path("other/exit-2.safetensors").exists());
 }
 
+/// What is said of a block of 8 bits is measured with these, and they draft.
+#[test]
+fn a_block_may_be_kept_in_eight_bits() {
+    let place = Place::new();
+    ok(place.training("wide", &["--steps", "8"]));
+    let trained = ok(place.training("out", &["--steps", "8", "--store", "q8"]));
+    let block = place.path("out/exit-2.safetensors");
+    let bytes = |path: &str| fs::metadata(place.path(path)).unwrap().len() as f64;
+    let part = bytes("out/exit-2.safetensors") / bytes("wide/exit-2.safetensors");
+    assert!((0.53..0.55).contains(&part), "34 bytes for 32 numbers, not 64: {part}");
+    let again = ["--steps", "0", "--store", "q8", "--init-from", block.to_str().unwrap()];
+    let figures = |told: &str| told.lines().find(|line| line.contains("top-1 agreement")).unwrap().to_owned();
+    // But for the costs, which are those of the bytes that are read.
+    let measured = ok(place.training("other", &again));
+    assert_eq!(figures(&measured), figures(&trained));
+    let generate = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
+        command.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40", "--json"]).args(more);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let drafted = generate(&["--exit", block.to_str().unwrap(), "--controller", "fixed:2"]);
+    assert_eq!(drafted["tokens"], generate(&["--no-exit"])["tokens"]);
+    assert!(drafted["stats"]["accepted"].as_u64().unwrap() > 0, "{drafted}");
+}
+
 #[test]
 fn heads_may_be_shared_frozen_or_smaller() {
     let place = Place::new();

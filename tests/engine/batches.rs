@@ -16,7 +16,7 @@ fn engine(controller: &str, slots: usize, pages: Option<usize>, options: EngineO
     let checkpoint = Checkpoint::bundled().unwrap();
     let blocks = checkpoint.exit_blocks().unwrap();
     let exit = blocks.iter().find(|block| block.after() == 2).unwrap().weights();
-    let reserved = CpuOptions { threads: None, simd: None, slots, context: CONTEXT, max_draft: 8, pages };
+    let reserved = CpuOptions { slots, context: CONTEXT, max_draft: 8, pages, ..CpuOptions::default() };
     let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit), &reserved).unwrap();
     Engine::new(backend, simulated_times::controller(controller), None, Vec::new()).with_options(options)
 }

@@ -1,25 +1,50 @@
 //! The same bits, however the work is cut: instruction sets, threads, chunks of a prompt, batches,
-//! draft lengths. All on the bundled model with its exit block after layer 2.
+//! draft lengths. All on the bundled model with its exit block after layer 2, as it is and quantised.
 
 use eesd::TokenId;
-use eesd::backend::cpu::{CpuBackend, CpuOptions, Simd};
+use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat, Simd};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::load::Checkpoint;
+use eesd::model::{Quantised, Scheme};
 use eesd::sample::{Sampler, SamplingParams};
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 const SLOTS: usize = 4;
 const CONTEXT: usize = 512;
 const MAX_DRAFT: usize = 15;
 
-fn backend(threads: usize, simd: Option<Simd>) -> Box<dyn Backend> {
+/// How weights, and keys and values, are kept.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    weights: Option<Scheme>,
+    kv: KvFormat,
+}
+
+const KEPT: [Kept; 3] = [
+    Kept { weights: None, kv: KvFormat::Full },
+    Kept { weights: Some(Scheme::Q4), kv: KvFormat::Full },
+    Kept { weights: Some(Scheme::Q8), kv: KvFormat::Eight },
+];
+
+fn backend(kept: Kept, threads: usize, simd: Option<Simd>) -> Box<dyn Backend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pycode-4m");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let exit = checkpoint.open_exit(&folder.join("exit-2.safetensors")).unwrap();
-    let options =
-        CpuOptions { threads: Some(threads), simd, slots: SLOTS, context: CONTEXT, max_draft: MAX_DRAFT, pages: None };
-    CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit.weights()), &options).unwrap()
+    let options = CpuOptions {
+        threads: Some(threads),
+        simd,
+        slots: SLOTS,
+        context: CONTEXT,
+        max_draft: MAX_DRAFT,
+        kv: kept.kv,
+        ..CpuOptions::default()
+    };
+    let weights = checkpoint.weights();
+    let quantised = kept.weights.map(|scheme| Quantised::of(&weights, scheme, NonZeroUsize::MIN).unwrap());
+    let weights = quantised.as_ref().map_or(weights.clone(), |quantised| quantised.weights(&weights));
+    CpuBackend::new(checkpoint.geometry(), &weights, Some(&exit.weights()), &options).unwrap()
 }
 
 /// The pages of a slot.
@@ -63,15 +88,20 @@ fn next_logits(backend: &mut dyn Backend, slot: usize, tokens: &[TokenId], chunk
 
 #[test]
 fn instruction_sets_and_threads_change_no_bit() {
+    KEPT.into_iter().for_each(instruction_sets_and_threads_change_no_bit_kept);
+}
+
+fn instruction_sets_and_threads_change_no_bit_kept(kept: Kept) {
     let tokens = text(1, 40);
     let pages = pages(0);
     let run = |threads, simd| {
-        let found =
-            backend(threads, Some(simd)).evaluate(&Chunk { pages: &pages, start: 0, tokens: &tokens }, 3).unwrap();
+        let found = backend(kept, threads, Some(simd))
+            .evaluate(&Chunk { pages: &pages, start: 0, tokens: &tokens }, 3)
+            .unwrap();
         (bits(&found.logits), bits(&found.hidden))
     };
     let expected = run(1, Simd::Portable);
-    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter().filter(|simd| simd.is_available()) {
+    for simd in Simd::ALL.into_iter().filter(|simd| simd.is_available()) {
         for threads in 1..=3 {
             assert!(run(threads, simd) == expected, "{simd}, {threads} threads");
         }
@@ -80,8 +110,12 @@ fn instruction_sets_and_threads_change_no_bit() {
 
 #[test]
 fn chunks_of_a_prompt_change_no_bit() {
+    KEPT.into_iter().for_each(chunks_of_a_prompt_change_no_bit_kept);
+}
+
+fn chunks_of_a_prompt_change_no_bit_kept(kept: Kept) {
     let tokens = text(2, 400);
-    let mut backend = backend(2, None);
+    let mut backend = backend(kept, 2, None);
     let expected = next_logits(&mut *backend, 0, &tokens, tokens.len());
     for chunk in [1, 7, 64, 96, 300] {
         let found = next_logits(&mut *backend, 1, &tokens, chunk);
@@ -94,12 +128,16 @@ fn chunks_of_a_prompt_change_no_bit() {
 
 #[test]
 fn company_in_a_batch_changes_no_bit() {
+    KEPT.into_iter().for_each(company_in_a_batch_changes_no_bit_kept);
+}
+
+fn company_in_a_batch_changes_no_bit_kept(kept: Kept) {
     let texts: Vec<Vec<TokenId>> = [3, 130, 64, 257].iter().map(|&len| text(len as u32, len)).collect();
-    let mut alone = backend(2, None);
+    let mut alone = backend(kept, 2, None);
     let expected: Vec<Vec<f32>> =
         texts.iter().enumerate().map(|(slot, text)| next_logits(&mut *alone, slot, text, CONTEXT)).collect();
     let (tables, sampler): (Vec<_>, _) = ((0..SLOTS).map(pages).collect(), greedy());
-    let mut together = backend(2, None);
+    let mut together = backend(kept, 2, None);
     let chunks: Vec<Chunk<'_>> = texts
         .iter()
         .zip(&tables)
@@ -118,10 +156,14 @@ fn company_in_a_batch_changes_no_bit() {
 /// what plain decoding of the same tokens gives, and greedy verdicts follow from it.
 #[test]
 fn drafting_changes_no_bit_of_the_target() {
+    KEPT.into_iter().for_each(drafting_changes_no_bit_of_the_target_kept);
+}
+
+fn drafting_changes_no_bit_of_the_target_kept(kept: Kept) {
     let sampler = greedy();
     let tables: Vec<Vec<PageId>> = (0..SLOTS).map(pages).collect();
-    let mut backend = backend(2, None);
-    let mut plain = self::backend(2, None);
+    let mut backend = backend(kept, 2, None);
+    let mut plain = self::backend(kept, 2, None);
     for lengths in [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]] {
         let mut texts: Vec<Vec<TokenId>> = (0..SLOTS).map(|slot| text(slot as u32, 60 + 31 * slot)).collect();
         for (text, pages) in texts.iter().zip(&tables) {
@@ -159,10 +201,14 @@ fn drafting_changes_no_bit_of_the_target() {
 /// A drafter's cache is in step whether it drafted, was filled by a prefill, or by a round without drafts.
 #[test]
 fn the_exit_layer_sees_the_same_past_however_it_came_about() {
+    KEPT.into_iter().for_each(the_exit_layer_sees_the_same_past_however_it_came_about_kept);
+}
+
+fn the_exit_layer_sees_the_same_past_however_it_came_about_kept(kept: Kept) {
     let (tokens, pages, sampler) = (text(5, 90), pages(0), greedy());
     let mut drafts = Vec::new();
     for prefilled in [89, 64, 40] {
-        let mut backend = backend(2, None);
+        let mut backend = backend(kept, 2, None);
         backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: &tokens[..prefilled] }]).unwrap();
         for len in prefilled + 1..tokens.len() {
             // Rounds without drafts, and rounds of one draft that is then rolled back.

@@ -12,7 +12,8 @@ fn backend() -> Box<dyn Backend> {
     let checkpoint = Checkpoint::open(Path::new("tests/fixtures/hf/llama")).unwrap();
     let weights = checkpoint.weights();
     let exit = ExitWeights::from_model(&weights, 2, 3);
-    let options = CpuOptions { threads: Some(1), simd: None, slots: 2, context: 100, max_draft: 3, pages: Some(4) };
+    let options =
+        CpuOptions { threads: Some(1), slots: 2, context: 100, max_draft: 3, pages: Some(4), ..CpuOptions::default() };
     CpuBackend::new(checkpoint.geometry(), &weights, Some(&exit), &options).unwrap()
 }
 

@@ -32,7 +32,7 @@ fn prompts(checkpoint: &Checkpoint) -> Vec<Vec<TokenId>> {
 fn engine(checkpoint: &Checkpoint, controller: &str, slots: usize, context: usize) -> Engine {
     let blocks = checkpoint.exit_blocks().unwrap();
     let exit = blocks.iter().find(|block| block.after() == 2 && controller != "off").map(|block| block.weights());
-    let options = CpuOptions { threads: Some(1), simd: None, slots, context, max_draft: 6, pages: None };
+    let options = CpuOptions { threads: Some(1), slots, context, max_draft: 6, ..CpuOptions::default() };
     let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options).unwrap();
     let controller = controller.parse::<ControllerSpec>().unwrap().build();
     let end_tokens = checkpoint.generation().end_tokens.clone();

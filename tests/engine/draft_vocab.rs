@@ -36,7 +36,7 @@ impl Subject {
 
     fn open(&self, exit: &ExitWeights<'_>) -> Result<Box<dyn Backend>, BackendError> {
         let options =
-            CpuOptions { threads: Some(1), simd: None, slots: 1, context: 512, max_draft: DRAFTS, pages: None };
+            CpuOptions { threads: Some(1), slots: 1, context: 512, max_draft: DRAFTS, ..CpuOptions::default() };
         CpuBackend::new(self.checkpoint.geometry(), &self.checkpoint.weights(), Some(exit), &options)
     }
 

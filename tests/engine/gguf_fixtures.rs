@@ -5,7 +5,7 @@
 //! transformers in f32: `input_ids` `[n]`, `logits` `[12, vocab]` of the first twelve, `greedy_from_first_24` (the ids that
 //! follow the first 24) and `greedy_margins` (how far each was ahead).
 
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cpu::{Activations, CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
@@ -15,22 +15,22 @@ use safetensors::SafeTensors;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Largest difference allowed in logits.
-const TOLERANCE: f32 = 2e-3;
+/// What quantised weights are multiplied by, and the largest difference allowed in logits.
+const PRODUCTS: [(Activations, f32); 2] = [(Activations::Full, 2e-3), (Activations::Eight, 0.25)];
 
 /// Tokens that the greedy reference starts from.
 const PROMPT: usize = 24;
 
-/// A backend that computes with activations in f32, as the references do.
-fn exact(checkpoint: &Checkpoint) -> Box<dyn Backend> {
-    let options = CpuOptions { threads: None, simd: None, slots: 1, context: 256, max_draft: 4, pages: None };
+fn backend(checkpoint: &Checkpoint, activations: Activations) -> Box<dyn Backend> {
+    let options = CpuOptions { context: 256, max_draft: 4, activations, ..CpuOptions::default() };
     CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), None, &options).unwrap()
 }
 
 #[test]
 fn every_gguf_fixture_agrees() {
     let files = fixtures();
-    let failed: Vec<String> = files.iter().filter_map(|file| compare(file).err()).collect();
+    let failed: Vec<String> =
+        files.iter().flat_map(|file| PRODUCTS.map(|(by, most)| compare(file, by, most).err())).flatten().collect();
     assert!(failed.is_empty(), "\n{}", failed.join("\n"));
 }
 
@@ -100,27 +100,27 @@ impl Expected {
     }
 }
 
-fn compare(file: &Path) -> Result<(), String> {
+fn compare(file: &Path, activations: Activations, tolerance: f32) -> Result<(), String> {
     let name = file.display();
     let expected = Expected::read(file);
     let checkpoint = Checkpoint::open(file).map_err(|error| format!("{name}: {error}"))?;
-    let mut backend = exact(&checkpoint);
+    let mut backend = backend(&checkpoint, activations);
     let pages: Vec<PageId> = (0..backend.limits().pages as u32).map(PageId).collect();
 
     let chunk = Chunk { pages: &pages, start: 0, tokens: &expected.input_ids };
     let found = backend.evaluate(&chunk, 1).unwrap().logits;
     let first = &found[..expected.logits.len()];
     let difference = first.iter().zip(&expected.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{name}: logits differ by at most {difference:.1e}");
+    println!("{name}, {activations:?}: logits differ by at most {difference:.1e}");
     // So that a number that is none differs too.
-    if !(difference <= TOLERANCE) {
-        return Err(format!("{name}: logits differ by {difference}"));
+    if !(difference <= tolerance) {
+        return Err(format!("{name}, {activations:?}: logits differ by {difference} (expected at most {tolerance})"));
     }
-    greedy(&mut *backend, &pages, &expected).map_err(|error| format!("{name}: {error}"))
+    greedy(&mut *backend, &pages, &expected, tolerance).map_err(|error| format!("{name}: {error}"))
 }
 
 /// Decodes plainly from the first tokens; stops at a near-tie that went the other way.
-fn greedy(backend: &mut dyn Backend, pages: &[PageId], expected: &Expected) -> Result<(), String> {
+fn greedy(backend: &mut dyn Backend, pages: &[PageId], expected: &Expected, tolerance: f32) -> Result<(), String> {
     let mut tokens = expected.input_ids[..PROMPT].to_vec();
     backend.prefill(&[Chunk { pages, start: 0, tokens: &tokens[..PROMPT - 1] }]).unwrap();
     let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
@@ -129,7 +129,7 @@ fn greedy(backend: &mut dyn Backend, pages: &[PageId], expected: &Expected) -> R
         let sequence = Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: PROMPT, sampler: &sampler };
         let next = backend.verify(&[sequence]).unwrap()[0].next;
         if next != wanted {
-            if margin > 2.0 * TOLERANCE {
+            if margin > 2.0 * tolerance {
                 return Err(format!("greedy token {index} is {next} (expected {wanted}, by {margin})"));
             }
             println!("  greedy token {index} is a tie (margin {margin:.1e}): stopped there");

@@ -78,7 +78,7 @@ fn compare(folder: &Path) -> Result<(), String> {
     let expected = Expected::read(folder);
     let checkpoint = Checkpoint::open(folder).map_err(|error| format!("{name}: {error}"))?;
     let geometry = checkpoint.geometry();
-    let options = CpuOptions { threads: None, simd: None, slots: 1, context: 256, max_draft: 4, pages: None };
+    let options = CpuOptions { slots: 1, context: 256, max_draft: 4, ..CpuOptions::default() };
     let mut backend = CpuBackend::new(geometry, &checkpoint.weights(), None, &options).unwrap();
     let pages: Vec<PageId> = (0..backend.limits().pages as u32).map(PageId).collect();
 

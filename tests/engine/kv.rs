@@ -87,7 +87,8 @@ fn backend(drafts: bool) -> Box<dyn Backend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/llama");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let exit = drafts.then(|| exit_after(&checkpoint, &[], 1));
-    let options = CpuOptions { threads: Some(2), simd: None, slots: 2, context: 192, max_draft: 4, pages: Some(6) };
+    let options =
+        CpuOptions { threads: Some(2), slots: 2, context: 192, max_draft: 4, pages: Some(6), ..CpuOptions::default() };
     CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), exit.as_ref(), &options).unwrap()
 }
 

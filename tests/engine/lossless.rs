@@ -7,7 +7,7 @@ use crate::common::grown::grown;
 use crate::common::requests::{run, tokens};
 use crate::common::simulated_times;
 use eesd::TokenId;
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat};
 use eesd::control::Controller;
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
@@ -27,6 +27,7 @@ struct Subject {
     checkpoint: Checkpoint,
     shipped: Vec<ExitBlock>,
     prompts: Vec<Vec<TokenId>>,
+    kv: KvFormat,
 }
 
 impl Subject {
@@ -36,6 +37,13 @@ impl Subject {
         folders.sort();
         let mut subjects = vec![Self::bundled()];
         subjects.extend(folders.iter().map(|folder| Self::fixture(folder)));
+        // Every type of blocks and both widths of groups, and keys and values in 8 bits.
+        let quantised = ["gguf/llama-mixed.gguf", "gguf/qwen2-mixed.gguf", "gguf/qwen3-q4_k_m.gguf"];
+        let folders = ["hf-quantised/awq", "hf-quantised/ct-mixed"];
+        for (index, place) in quantised.into_iter().chain(folders).enumerate() {
+            let kv = if index % 2 == 0 { KvFormat::Full } else { KvFormat::Eight };
+            subjects.push(Self { kv, ..Self::fixture(&Path::new("tests/fixtures").join(place)) });
+        }
         subjects
     }
 
@@ -47,7 +55,7 @@ impl Subject {
         let tokenizer = checkpoint.tokenizer().unwrap();
         let prompts = bundled_prompts().iter().map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
         let shipped = checkpoint.exit_blocks().unwrap();
-        Self { checkpoint, shipped, prompts }
+        Self { checkpoint, shipped, prompts, kv: KvFormat::Full }
     }
 
     fn fixture(folder: &Path) -> Self {
@@ -55,7 +63,13 @@ impl Subject {
         let vocab = checkpoint.geometry().vocab_size as u64;
         let token = |prompt: u64, i: u64| ((prompt * 7919 + i * i * 31 + i * 17) % vocab) as TokenId;
         let prompts = (0..32).map(|p| (0..3 + p % 40).map(|i| token(p, i)).collect()).collect();
-        Self { checkpoint, shipped: Vec::new(), prompts }
+        Self { checkpoint, shipped: Vec::new(), prompts, kv: KvFormat::Full }
+    }
+
+    /// The exits to try, each with something else.
+    fn exits(&self) -> impl Iterator<Item = usize> {
+        let layers = self.checkpoint.geometry().layers;
+        EXITS.into_iter().map(move |exit| exit.min(layers - 1))
     }
 
     fn exit(&self, after: usize) -> ExitWeights<'_> {
@@ -64,7 +78,7 @@ impl Subject {
 
     /// An engine whose end tokens never come, so that every request has its full length.
     fn engine(&self, exit: usize, controller: &str, slots: usize) -> Engine {
-        let options = CpuOptions { threads: None, simd: None, slots, context: 512, max_draft: 16, pages: None };
+        let options = CpuOptions { slots, context: 512, max_draft: 16, kv: self.kv, ..CpuOptions::default() };
         let exit = self.exit(exit);
         let weights = self.checkpoint.weights();
         let backend = CpuBackend::new(self.checkpoint.geometry(), &weights, Some(&exit), &options).unwrap();
@@ -87,7 +101,7 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
         let request = |prompt: &Vec<TokenId>| Request::new(prompt.clone(), 120);
         let requests: Vec<Request> = subject.prompts.iter().take(6).map(request).collect();
         let plain = run(&mut subject.engine(1, "off", 1), &requests, 1);
-        for exit in EXITS {
+        for exit in subject.exits() {
             let mut engine = subject.engine(exit, "off", 3);
             for controller in CONTROLLERS {
                 engine.set_controller(build(controller));
@@ -149,7 +163,7 @@ fn logits_are_bit_equal() {
         let request = Request::new(subject.prompts[1].clone(), 100);
         let plain = logit_bits(&mut subject.engine(1, "off", 1), &request);
         assert_eq!(plain.len(), 100);
-        for (exit, controller) in EXITS.into_iter().zip(["fixed:5", "adversary", "fixed:16"]) {
+        for (exit, controller) in subject.exits().zip(["fixed:5", "adversary", "fixed:16"]) {
             let speculative = logit_bits(&mut subject.engine(exit, controller, 1), &request);
             assert!(speculative == plain, "{}, exit {exit}, {controller}", subject.checkpoint.name());
         }
@@ -185,7 +199,7 @@ fn coupled_ids_equal_plain_ids_over_20_000_tokens() {
         let mut backwards = requests.clone();
         backwards.reverse();
         for (exit, controllers) in
-            EXITS.into_iter().zip([["fixed:4", "goodput-ts"], ["adversary", "beta-ts"], ["fixed:16", "goodput-ts"]])
+            subject.exits().zip([["fixed:4", "goodput-ts"], ["adversary", "beta-ts"], ["fixed:16", "goodput-ts"]])
         {
             let mut engine = subject.engine(exit, "off", 5);
             for controller in controllers {

@@ -2,7 +2,7 @@
 
 use super::common::non_finite::{self, Make};
 use eesd::TokenId;
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat};
 use eesd::backend::{Backend, BackendError, Chunk};
 use eesd::kv::PageId;
 use eesd::model::{Dtype, Geometry, LayerWeights, Matrix, ModelWeights, Rope, RopeScaling, Vector};
@@ -29,7 +29,7 @@ fn an_answer_goes_as_far_as_its_numbers_are_finite() {
 }
 
 /// No width fills whole vectors; token 7 has an infinite embedding.
-fn odd_model() -> Box<dyn Backend> {
+fn odd_model(kv: KvFormat) -> Box<dyn Backend> {
     let geometry = Geometry {
         family: "llama".into(),
         vocab_size: 50,
@@ -79,18 +79,20 @@ fn odd_model() -> Box<dyn Backend> {
     embedding[7 * 40..8 * 40].fill(f32::INFINITY);
     let embed = Matrix::new(Dtype::F32, 50, 40, bytes(embedding));
     let weights = ModelWeights { embed, layers: vec![layer; 2], norm, head: matrix(9, 50, 40) };
-    let options = CpuOptions { threads: Some(2), context: 64, pages: Some(2), ..CpuOptions::default() };
+    let options = CpuOptions { threads: Some(2), context: 64, kv, pages: Some(2), ..CpuOptions::default() };
     CpuBackend::new(&geometry, &weights, None, &options).unwrap()
 }
 
 /// Heads of 10 numbers take room for 16: what a page is reckoned at is what it takes.
 #[test]
 fn a_page_takes_the_bytes_it_is_reckoned_at() {
-    let mut backend = odd_model();
-    let reckoned = CpuBackend::page_bytes(backend.geometry());
-    // K and V of two layers and the exit layer, one head.
-    assert_eq!(reckoned, 64 * 2 * 3 * 16 * 4);
-    assert_eq!(backend.save_pages(&[PageId(0)]).unwrap().bytes().len(), reckoned);
+    // K and V of two layers and the exit layer, one head; in 8 bits a scale of each besides.
+    for (kv, of_token) in [(KvFormat::Full, 16 * 4), (KvFormat::Eight, 16 + 4)] {
+        let mut backend = odd_model(kv);
+        let reckoned = CpuBackend::page_bytes(backend.geometry(), kv);
+        assert_eq!(reckoned, 64 * 2 * 3 * of_token);
+        assert_eq!(backend.save_pages(&[PageId(0)]).unwrap().bytes().len(), reckoned);
+    }
 }
 
 /// What a request leaves in the buffers that passes work in is not there for the next one.
@@ -102,8 +104,8 @@ fn rows_of_a_pass_keep_nothing_of_the_pass_before() {
         let logits = backend.evaluate(&chunk, 1).unwrap().logits;
         logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
     };
-    let expected = logits(&mut *odd_model());
-    let mut backend = odd_model();
+    let expected = logits(&mut *odd_model(KvFormat::Full));
+    let mut backend = odd_model(KvFormat::Full);
     let broken = Chunk { pages: &[PageId(1)], start: 0, tokens: &[1, 7, 2, 7, 7] };
     assert_eq!(backend.evaluate(&broken, 1).unwrap_err(), BackendError::NonFinite { position: 1 });
     assert_eq!(logits(&mut *backend), expected);

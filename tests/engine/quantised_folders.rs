@@ -3,7 +3,7 @@
 //!
 //! What `expected.safetensors` holds is told in `tools/quantised_fixtures.py`, which makes them.
 
-use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cpu::{Activations, CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
@@ -21,7 +21,7 @@ const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Products in f32: what is compared is the weights.
 fn exact_products() -> CpuOptions {
-    CpuOptions { threads: None, simd: None, slots: 1, context: 256, max_draft: 4, pages: None }
+    CpuOptions { context: 256, max_draft: 4, activations: Activations::Full, ..CpuOptions::default() }
 }
 
 fn folders() -> Vec<PathBuf> {

@@ -21,8 +21,7 @@ const EXIT: usize = 2;
 fn backend(checkpoint: &Checkpoint) -> Box<dyn Backend> {
     let blocks = checkpoint.exit_blocks().unwrap();
     let exit = blocks.iter().find(|block| block.after() == EXIT).unwrap().weights();
-    let options =
-        CpuOptions { threads: None, simd: None, slots: 1, context: CONTEXT, max_draft: MAX_DRAFT, pages: None };
+    let options = CpuOptions { slots: 1, context: CONTEXT, max_draft: MAX_DRAFT, ..CpuOptions::default() };
     CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit), &options).unwrap()
 }
 

@@ -13,7 +13,7 @@ fn engine() -> Engine {
     let checkpoint = Checkpoint::bundled().unwrap();
     let blocks = checkpoint.exit_blocks().unwrap();
     let exit = blocks.iter().find(|block| block.after() == 1).unwrap().weights();
-    let reserved = CpuOptions { threads: Some(1), simd: None, slots: 1, context: 256, max_draft: 8, pages: None };
+    let reserved = CpuOptions { threads: Some(1), slots: 1, context: 256, max_draft: 8, ..CpuOptions::default() };
     let backend = CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), Some(&exit), &reserved).unwrap();
     Engine::new(backend, simulated_times::controller("goodput-ts"), None, Vec::new())
 }

@@ -405,7 +405,7 @@ fn exit_blocks_lie_beside_the_file() {
     assert!(checkpoint.exit_blocks().unwrap().is_empty());
     let exit = folder.path().join("exit-1.safetensors");
     let untrained = ExitWeights::from_model(&checkpoint.weights(), 1, 1);
-    ExitBlock::save(&exit, &untrained, &Default::default(), checkpoint.fingerprint()).unwrap();
+    ExitBlock::save(&exit, &untrained, &Default::default(), &checkpoint).unwrap();
     let blocks = checkpoint.exit_blocks().unwrap();
     assert_eq!((blocks.len(), blocks[0].after(), blocks[0].path()), (1, 1, &*exit));
     // Its rows are in order, and in f32.

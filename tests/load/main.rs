@@ -4,6 +4,7 @@ mod added;
 mod chat;
 mod config;
 mod exit;
+mod exit_copies;
 mod files;
 mod folder;
 mod generation;

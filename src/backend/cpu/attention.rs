@@ -62,6 +62,8 @@ pub struct Scratch {
     pub queries: *mut f32,
     /// `[queries][head_dim, padded]`.
     pub mixed: *mut f32,
+    /// Keys or values of a page, where the cache keeps them in 8 bits: `64 · head_dim, padded`.
+    pub widened: *mut f32,
 }
 
 /// Attention of one layer in one pass.
@@ -118,10 +120,12 @@ impl Attention<'_> {
             }
             for page in base / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS) {
                 let first = page * PAGE_TOKENS;
+                let block = (span.pages[page], self.layer, unit.kv_head);
+                let keys = self.cache.keys(self.simd, block, (to - first).min(PAGE_TOKENS), scratch.widened);
                 let product = Product {
                     x: scratch.queries.cast_const(),
                     x_row: width,
-                    w: self.cache.keys(span.pages[page], self.layer, unit.kv_head).cast_const(),
+                    w: keys,
                     w_panel: LANES,
                     w_k: PAGE_TOKENS,
                     k: head_dim,
@@ -139,14 +143,16 @@ impl Attention<'_> {
             }
             for page in base / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS) {
                 let first = from.max(page * PAGE_TOKENS);
-                let values = self.cache.values(span.pages[page], self.layer, unit.kv_head);
+                let block = (span.pages[page], self.layer, unit.kv_head);
+                let tokens = first % PAGE_TOKENS..to.min((page + 1) * PAGE_TOKENS) - page * PAGE_TOKENS;
+                let values = self.cache.values(self.simd, block, tokens.clone(), scratch.widened);
                 let product = Product {
                     x: scratch.scores.add(first - base).cast_const(),
                     x_row: scores_row,
-                    w: values.add(first % PAGE_TOKENS * width).cast_const(),
+                    w: values.add(tokens.start * width),
                     w_panel: LANES,
                     w_k: width,
-                    k: to.min((page + 1) * PAGE_TOKENS) - first,
+                    k: tokens.len(),
                     out: scratch.mixed,
                     out_row: width,
                     resume: first > from,

@@ -6,7 +6,8 @@
 use super::Simd;
 use super::attention::{self, Attention, Span, Unit};
 use super::cache::Cache;
-use super::gemm::{Rows, gemm};
+use super::codes::Quantise;
+use super::gemm::{Inputs, gemm};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math::silu;
 use super::norm::RmsNorm;
@@ -86,7 +87,7 @@ impl<'a> Pass<'a> {
         let layer = &weights.layers[index];
         let work = self.work;
 
-        let normed = self.norm(worker, &layer.input_norm);
+        let normed = self.norm(worker, &layer.input_norm, &layer.qkv);
         let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
         let heads = worker.share(geometry.heads + 2 * geometry.kv_heads - first_head);
         let heads = first_head + heads.start..first_head + heads.end;
@@ -115,10 +116,10 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
-        self.add_projection(worker, work.mixed.rows(), &layer.o, layer.o_bias.as_deref());
+        self.add_projection(worker, (&work.mixed, geometry.q_size()), &layer.o, layer.o_bias.as_deref());
         worker.barrier();
 
-        let normed = self.norm(worker, &layer.post_norm);
+        let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
         let pairs = worker.share(layer.gate_up.count / 2);
         let columns = 2 * pairs.start..2 * pairs.end;
         // SAFETY: the normalised rows are complete; the columns are this worker's.
@@ -128,28 +129,27 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
-        self.add_projection(worker, work.gated.rows(), &layer.down, layer.down_bias.as_deref());
+        self.add_projection(worker, (&work.gated, geometry.intermediate_size), &layer.down, layer.down_bias.as_deref());
         worker.barrier();
     }
 
     /// Logits of all rows. Starts and ends at a barrier.
     pub fn logits(&self, worker: &Worker<'_>, head: &Head) {
-        let normed = self.norm(worker, &head.norm);
+        let normed = self.norm(worker, &head.norm, &head.matrix);
         let columns = worker.share(head.matrix.count);
         // SAFETY: the normalised rows are complete; the columns are this worker's.
         unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
         worker.barrier();
     }
 
-    /// The normalised residual stream: of few rows a copy of this worker's own, of many rows a shared
-    /// one (after a barrier).
-    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> Rows<*const f32> {
+    /// The normalised residual stream, as `matrix` takes it: of few rows a copy of this worker's own, of many rows a
+    /// shared one (after a barrier).
+    fn norm(&self, worker: &Worker<'_>, weight: &[f32], matrix: &Panels) -> Inputs {
         let Model { geometry, simd, .. } = self.model;
         let own = self.rows <= OWN_ROWS;
-        let rows = if own { 0..self.rows } else { worker.share(self.rows) };
         let normed = if own { self.work.own_normed(worker.index) } else { &self.work.normed };
-        for row in rows {
-            let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
+        let (len, epsilon) = (geometry.hidden_size, geometry.rms_norm_eps);
+        for row in self.own_rows(worker) {
             // SAFETY: the residual stream is complete until the next barrier; the result's row is this worker's.
             unsafe {
                 let x = self.work.hidden.part(row, 0, padded(len)).as_ptr();
@@ -157,24 +157,40 @@ impl<'a> Pass<'a> {
                 simd.run(RmsNorm { x, weight, len, epsilon, out });
             }
         }
-        if !own {
+        let inputs = self.inputs(worker, (normed, len), matrix);
+        if !own && inputs.codes.is_none() {
             worker.barrier();
         }
-        normed.rows()
+        inputs
+    }
+
+    /// The rows that a worker prepares for a product: of few rows all of them, for itself.
+    fn own_rows(&self, worker: &Worker<'_>) -> Range<usize> {
+        if self.rows <= OWN_ROWS { 0..self.rows } else { worker.share(self.rows) }
+    }
+
+    /// Complete rows, as `matrix` takes them: where it has quantised weights, in 8 bits too (of many rows after a barrier).
+    fn inputs(&self, worker: &Worker<'_>, (x, len): (&RowBuffer, usize), matrix: &Panels) -> Inputs {
+        let floats = x.rows();
+        if !matrix.take_codes(0..matrix.count) {
+            return Inputs { floats, codes: None };
+        }
+        let codes = self.work.codes(worker.index, self.rows);
+        for row in self.own_rows(worker) {
+            let x = floats.at.wrapping_add(row * floats.stride);
+            self.model.simd.run(Quantise { x, len, out: codes.from(row) });
+        }
+        if self.rows > OWN_ROWS {
+            worker.barrier();
+        }
+        Inputs { floats, codes: Some(codes) }
     }
 
     /// `out[row][columns] = x[row] · matrix[columns]`, columns counted in panels.
     ///
     /// # Safety
     /// `x` is complete and not written meanwhile; the columns of `out` are this worker's.
-    unsafe fn multiply(
-        &self,
-        worker: &Worker<'_>,
-        x: Rows<*const f32>,
-        matrix: &Panels,
-        columns: Range<usize>,
-        out: &RowBuffer,
-    ) {
+    unsafe fn multiply(&self, worker: &Worker<'_>, x: Inputs, matrix: &Panels, columns: Range<usize>, out: &RowBuffer) {
         let weights = (&self.model.weights.packed, matrix);
         let scratch = self.work.block(worker.index);
         // SAFETY: the caller's promise; the buffers are made for these matrices.
@@ -216,8 +232,9 @@ impl<'a> Pass<'a> {
 
     /// Adds `x · matrix + bias` to the residual stream, in this worker's columns. Not to its padding, which stays zero: 0
     /// times what is not finite would be there for whoever has the row next.
-    fn add_projection(&self, worker: &Worker<'_>, x: Rows<*const f32>, matrix: &Panels, bias: Option<&[f32]>) {
+    fn add_projection(&self, worker: &Worker<'_>, x: (&RowBuffer, usize), matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
+        let x = self.inputs(worker, x, matrix);
         let panels = worker.share(matrix.count);
         let start = panels.start * LANES;
         let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);

@@ -3,7 +3,7 @@
 //! From the bottom up:
 //! - `lanes` is the one vector type, `math` and `norm` what is written with it;
 //! - `pool` keeps threads awake during a pass, `memory` is what they share;
-//! - `pack` lays weights out, `gemm` multiplies by them; `cache` and `attention`;
+//! - `pack` lays weights out, `gemm` multiplies by them, and by quantised ones with `codes`; `cache` and `attention`;
 //! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes.
 //!
 //! Every output element is summed in one fixed order, whatever the instruction set, the number of
@@ -11,6 +11,7 @@
 
 mod attention;
 mod cache;
+mod codes;
 mod gemm;
 mod lanes;
 mod layer;
@@ -30,6 +31,7 @@ use super::{Backend, BackendError, DEFAULT_CONTEXT, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
 use cache::Cache;
+pub use cache::KvFormat;
 use layer::Model;
 use passes::Slot;
 use pool::Pool;
@@ -49,6 +51,10 @@ pub struct CpuOptions {
     pub context: usize,
     /// Most drafts in one round.
     pub max_draft: usize,
+    /// What quantised weights are multiplied by.
+    pub activations: Activations,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Pages of the KV cache; `None`: enough for `slots` sequences of `context` tokens.
     pub pages: Option<usize>,
 }
@@ -56,25 +62,55 @@ pub struct CpuOptions {
 impl Default for CpuOptions {
     /// One sequence of up to [`DEFAULT_CONTEXT`] tokens, 8 drafts in a round, all cores.
     fn default() -> Self {
-        Self { threads: None, simd: None, slots: 1, context: DEFAULT_CONTEXT, max_draft: 8, pages: None }
+        Self {
+            threads: None,
+            simd: None,
+            slots: 1,
+            context: DEFAULT_CONTEXT,
+            max_draft: 8,
+            activations: Activations::Eight,
+            kv: KvFormat::Full,
+            pages: None,
+        }
     }
+}
+
+/// What quantised weights are multiplied by. Plain numbers are multiplied in f32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// Activations in 8 bits, with a scale for each 32 of them: the weights stay as they are in the file.
+    Eight,
+    /// Activations in f32: the weights are dequantised to f32 when the model is packed. It takes four to eight times the
+    /// memory, and shows what 8 bits cost.
+    Full,
 }
 
 /// Vector instruction sets that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Simd {
+    /// AVX-512 with the integer dot products of AVX512-VNNI.
+    Avx512Vnni,
     /// AVX-512F.
     Avx512,
+    /// AVX2 with FMA and F16C, and the integer dot products of AVX-VNNI.
+    AvxVnni,
     /// AVX2 with FMA and F16C.
     Avx2,
     /// Whatever the compiler makes of plain Rust.
     Portable,
 }
 
+impl Simd {
+    /// All of them, the best first.
+    pub const ALL: [Self; 5] = [Self::Avx512Vnni, Self::Avx512, Self::AvxVnni, Self::Avx2, Self::Portable];
+}
+
 impl std::fmt::Display for Simd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Simd::Avx512Vnni => "avx512-vnni",
             Simd::Avx512 => "avx512",
+            Simd::AvxVnni => "avx-vnni",
             Simd::Avx2 => "avx2",
             Simd::Portable => "portable",
         })
@@ -93,8 +129,8 @@ pub struct CpuBackend {
 
 impl CpuBackend {
     /// Bytes of the KV cache that a page of a model takes: every layer's, the exit layer's included, padding and all.
-    pub fn page_bytes(geometry: &Geometry) -> usize {
-        cache::page_floats(geometry).saturating_mul(size_of::<f32>())
+    pub fn page_bytes(geometry: &Geometry, kv: KvFormat) -> usize {
+        cache::page_bytes(geometry, kv)
     }
 
     /// Repacks the weights (in their own number format) and reserves the cache.
@@ -122,14 +158,14 @@ impl CpuBackend {
         let pages = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let limits = Limits { pages, slots, max_draft, context };
         Ok(Box::new(Self {
-            cache: Cache::new(geometry, pages)?,
+            cache: Cache::new(geometry, options.kv, pages)?,
             work: Workspace::new(geometry, simd, &limits, workers)?,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,
             model: Model {
                 simd,
                 geometry: geometry.clone(),
-                weights: Weights::new(geometry, weights, exit, &mut pool)?,
+                weights: Weights::new(geometry, weights, exit, options.activations == Activations::Eight, &mut pool)?,
                 rope: RopeTable::new(&geometry.rope, geometry.head_dim, context)?,
             },
             pool,

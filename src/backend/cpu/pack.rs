@@ -1,33 +1,71 @@
 //! Weights in the order that the kernels read them.
 //!
-//! A packed matrix is a run of *panels* of 16 output columns, `[panel][k][16]`, in the number format
-//! of the file: one load gives one input's weights of 16 outputs. Of bfloat16 numbers two inputs lie
-//! together, `[panel][k / 2][16][2]` (see [`Element`](super::lanes::Element)). Matrices that share an input
-//! (q, k and v; gate and up) are packed into one. Outputs that fill no panel are padded with zeros.
+//! A packed matrix is a run of *panels* of 16 output columns. Of plain numbers a panel is `[k][16]`, in the number format
+//! of the file: one load gives one input's weights of 16 outputs. Of bfloat16 numbers two inputs lie together,
+//! `[k / 2][16][2]` (see [`Element`](super::lanes::Element)). Quantised weights keep their codes: see [`codes`](super::codes).
+//! Matrices that share an input (q, k and v; gate and up) are packed into one, each in its own form. Outputs that fill no
+//! panel are padded with zeros.
 
 use super::super::BackendError;
+use super::codes::{self, Layout};
 use super::lanes::LANES;
 use super::memory::Memory;
 use super::pool::Pool;
-use crate::model::{Dtype, Matrix};
-use half::{bf16, f16};
+use crate::model::{Dtype, Format, Matrix};
+use std::ops::Range;
+
+/// How a panel lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Plain numbers.
+    Floats(Dtype),
+    /// Codes and scales.
+    Codes(Layout),
+}
+
+impl Form {
+    /// Bytes of a panel of so many inputs.
+    fn panel_bytes(&self, inputs: usize) -> usize {
+        match self {
+            Self::Floats(dtype) => inputs * LANES * dtype.size(),
+            Self::Codes(layout) => layout.panel_bytes(),
+        }
+    }
+}
 
 /// Where a packed matrix lies in its [`Packed`] memory.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Panels {
-    /// Number format of the elements.
-    pub dtype: Dtype,
     /// Panels of 16 outputs.
     pub count: usize,
     /// Inputs.
     pub inputs: usize,
+    runs: Vec<Run>,
+}
+
+/// Panels of one form that follow each other.
+#[derive(Debug, Clone)]
+struct Run {
+    form: Form,
+    panels: Range<usize>,
     start: usize,
 }
 
 impl Panels {
-    /// Bytes of one panel.
-    pub fn panel_bytes(&self) -> usize {
-        self.inputs * LANES * self.dtype.size()
+    /// The panels of a range, those of one form together: their form, which they are, where the first of them starts.
+    pub fn parts(&self, range: Range<usize>) -> impl Iterator<Item = (Form, Range<usize>, usize)> {
+        assert!(range.end <= self.count);
+        let part = move |run: &Run| {
+            let (first, end) = (run.panels.start.max(range.start), run.panels.end.min(range.end));
+            let start = run.start + first.saturating_sub(run.panels.start) * run.form.panel_bytes(self.inputs);
+            (first < end).then_some((run.form, first..end, start))
+        };
+        self.runs.iter().filter_map(part)
+    }
+
+    /// Whether some of the panels of a range are multiplied by inputs in 8 bits.
+    pub fn take_codes(&self, range: Range<usize>) -> bool {
+        self.parts(range).any(|(form, ..)| matches!(form, Form::Codes(_)))
     }
 }
 
@@ -37,29 +75,36 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// A pointer to panel `panel` of a matrix, aligned to a cache line.
-    pub fn panel(&self, matrix: &Panels, panel: usize) -> *const u8 {
-        assert!(panel <= matrix.count);
-        self.bytes.at(matrix.start + panel * matrix.panel_bytes())
+    /// A pointer to a byte of a matrix.
+    pub fn at(&self, start: usize) -> *const u8 {
+        self.bytes.at(start)
     }
 
-    /// Output column `column` over all inputs: a row of the matrix as it was stored.
-    pub fn column(&self, matrix: &Panels, column: usize, inputs: std::ops::Range<usize>, out: &mut [f32]) {
-        assert!(inputs.end <= matrix.inputs && column / LANES < matrix.count);
-        let size = matrix.dtype.size();
-        let panel = matrix.start + (column / LANES) * matrix.panel_bytes();
-        for (input, out) in inputs.zip(out) {
-            let at = panel + place(matrix.dtype, matrix.inputs, input, column % LANES) * size;
+    /// Output column `column` over some inputs: a part of a row of the matrix, dequantised.
+    pub fn column(&self, matrix: &Panels, column: usize, inputs: Range<usize>, out: &mut [f32]) {
+        assert!(inputs.end <= matrix.inputs);
+        let panel = column / LANES;
+        for (form, _, start) in matrix.parts(panel..panel + 1) {
             // SAFETY: packed memory is never written once it is made.
-            let element = unsafe { self.bytes.slice(at, size) };
-            *out = widen(matrix.dtype, element);
+            let panel = unsafe { self.bytes.slice(start, form.panel_bytes(matrix.inputs)) };
+            for (input, out) in inputs.clone().zip(out.iter_mut()) {
+                *out = match form {
+                    Form::Codes(layout) => codes::element(&layout, panel, input, column % LANES),
+                    Form::Floats(dtype) => {
+                        let (at, mut number) = (place(dtype, matrix.inputs, input, column % LANES), [0.0]);
+                        dtype.widen(&panel[at * dtype.size()..][..dtype.size()], &mut number);
+                        number[0]
+                    }
+                };
+            }
         }
     }
 }
 
 /// Collects what is to be packed, so that it can be done in parallel into one piece of memory.
-#[derive(Default)]
 pub struct Packer<'a> {
+    /// Whether quantised weights are kept as such; else they are dequantised.
+    codes: bool,
     jobs: Vec<PanelJob<'a>>,
     bytes: usize,
 }
@@ -69,11 +114,16 @@ struct PanelJob<'a> {
     source: Matrix<'a>,
     row: usize,
     rows: usize,
-    dtype: Dtype,
+    form: Form,
     to: usize,
 }
 
 impl<'a> Packer<'a> {
+    /// Nothing yet; `codes`: quantised weights are kept as such, else they are dequantised to f32.
+    pub fn new(codes: bool) -> Self {
+        Self { codes, jobs: Vec::new(), bytes: 0 }
+    }
+
     /// Plans a matrix.
     pub fn matrix(&mut self, source: Matrix<'a>) -> Panels {
         self.heads(&[source], source.rows)
@@ -97,14 +147,23 @@ impl<'a> Packer<'a> {
     }
 
     fn plan(&mut self, panels: Vec<(Matrix<'a>, usize, usize)>) -> Panels {
-        let first = panels[0].0;
-        // Where fused matrices differ in format, f32 holds them all exactly.
-        let same = panels.iter().all(|(source, ..)| source.format == first.format);
-        let dtype = first.format.dtype().filter(|_| same).unwrap_or(Dtype::F32);
-        let planned = Panels { dtype, count: panels.len(), inputs: first.cols, start: self.bytes };
-        for (source, row, rows) in panels {
-            self.jobs.push(PanelJob { source, row, rows, dtype, to: self.bytes });
-            self.bytes += planned.panel_bytes();
+        let inputs = panels[0].0.cols;
+        let mut planned = Panels { count: panels.len(), inputs, runs: Vec::new() };
+        for (index, (source, row, rows)) in panels.into_iter().enumerate() {
+            let form = match (source.format, Layout::of(source.format, inputs).filter(|_| self.codes)) {
+                (_, Some(layout)) => Form::Codes(layout),
+                (Format::Float(dtype), None) => Form::Floats(dtype),
+                (_, None) => Form::Floats(Dtype::F32),
+            };
+            match planned.runs.last_mut() {
+                Some(run) if run.form == form => run.panels.end += 1,
+                _ => {
+                    self.bytes = self.bytes.next_multiple_of(64);
+                    planned.runs.push(Run { form, panels: index..index + 1, start: self.bytes });
+                }
+            }
+            self.jobs.push(PanelJob { source, row, rows, form, to: self.bytes });
+            self.bytes += form.panel_bytes(inputs);
         }
         self.bytes = self.bytes.next_multiple_of(4096);
         planned
@@ -120,7 +179,7 @@ impl<'a> Packer<'a> {
             while let Some(unit) = worker.claim(self.jobs.len()) {
                 let job = &self.jobs[unit];
                 // SAFETY: each panel is one job's, and each job one worker's.
-                let panel = unsafe { bytes.slice_mut(job.to, job.source.cols * LANES * job.dtype.size()) };
+                let panel = unsafe { bytes.slice_mut(job.to, job.form.panel_bytes(job.source.cols)) };
                 job.fill(panel);
             }
         });
@@ -138,26 +197,30 @@ fn panels_of<'a>(
 
 impl PanelJob<'_> {
     fn fill(&self, panel: &mut [u8]) {
-        match (self.source.format == self.dtype.into(), self.dtype.size()) {
-            (true, 2) => self.transpose::<2>(panel, |row| row.to_vec()),
-            (true, _) => self.transpose::<4>(panel, |row| row.to_vec()),
-            (false, _) => self.transpose::<4>(panel, |row| {
-                let mut numbers = vec![0.0; self.source.cols];
-                self.source.format.dequantise(row, &mut numbers);
-                numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
-            }),
-        }
-    }
-
-    /// `panel[k][lane] = convert(row + lane)[k]`, elements of `SIZE` bytes.
-    fn transpose<const SIZE: usize>(&self, panel: &mut [u8], convert: impl Fn(&[u8]) -> Vec<u8>) {
-        let (panel, _) = panel.as_chunks_mut::<SIZE>();
         for lane in 0..self.rows {
-            let row = convert(self.source.row(self.row + lane));
-            for (input, element) in row.as_chunks::<SIZE>().0.iter().enumerate() {
-                panel[place(self.dtype, self.source.cols, input, lane)] = *element;
+            let row = self.source.row(self.row + lane);
+            match self.form {
+                Form::Codes(layout) => codes::fill(&layout, &self.source, self.row + lane, panel, lane),
+                Form::Floats(dtype) if self.source.format == dtype.into() => match dtype.size() {
+                    2 => scatter::<2>(dtype, row, panel, lane),
+                    _ => scatter::<4>(dtype, row, panel, lane),
+                },
+                Form::Floats(dtype) => {
+                    let mut numbers = vec![0.0f32; self.source.cols];
+                    self.source.format.dequantise(row, &mut numbers);
+                    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+                    scatter::<4>(dtype, &bytes, panel, lane);
+                }
             }
         }
+    }
+}
+
+/// `panel[k][lane] = row[k]`, elements of `SIZE` bytes.
+fn scatter<const SIZE: usize>(dtype: Dtype, row: &[u8], panel: &mut [u8], lane: usize) {
+    let (row, panel) = (row.as_chunks::<SIZE>().0, panel.as_chunks_mut::<SIZE>().0);
+    for (input, element) in row.iter().enumerate() {
+        panel[place(dtype, row.len(), input, lane)] = *element;
     }
 }
 
@@ -165,13 +228,4 @@ impl PanelJob<'_> {
 fn place(dtype: Dtype, inputs: usize, input: usize, lane: usize) -> usize {
     let paired = dtype == Dtype::BF16 && input | 1 < inputs;
     if paired { (input & !1) * LANES + 2 * lane + (input & 1) } else { input * LANES + lane }
-}
-
-/// One stored element as `f32`.
-pub fn widen(dtype: Dtype, element: &[u8]) -> f32 {
-    match dtype {
-        Dtype::F32 => f32::from_le_bytes([element[0], element[1], element[2], element[3]]),
-        Dtype::F16 => f16::from_le_bytes([element[0], element[1]]).to_f32(),
-        Dtype::BF16 => bf16::from_le_bytes([element[0], element[1]]).to_f32(),
-    }
 }

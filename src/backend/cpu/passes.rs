@@ -11,15 +11,15 @@ use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What is kept of one sequence between the passes of a round.
 #[derive(Default)]
 pub struct Slot {
     /// What was drafted in this round.
     drafted: Vec<Drafted>,
-    /// Target logits `[k + 1, vocab]` of the last verification.
-    logits: Vec<f32>,
+    /// Target logits `[k + 1, vocab]` of the last verification. Written by whoever of the workers judges the sequence.
+    logits: Mutex<Vec<f32>>,
 }
 
 impl Backend for CpuBackend {
@@ -36,12 +36,11 @@ impl Backend for CpuBackend {
     }
 
     fn describe(&self) -> String {
-        let dtype = self.model.weights.head.matrix.dtype;
         let threads = match self.pool.workers() {
             1 => "1 thread".to_owned(),
             workers => format!("{workers} threads"),
         };
-        format!("cpu, {threads}, {}, {dtype} weights", self.model.simd)
+        format!("cpu, {threads}, {}, {} weights", self.model.simd, self.model.weights.formats)
     }
 
     fn prefill(&mut self, batch: &[Chunk<'_>]) -> Result<(), BackendError> {
@@ -65,22 +64,22 @@ impl Backend for CpuBackend {
 
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
         self.limits.check_pages(pages)?;
-        let mut bytes = Vec::with_capacity(pages.len() * self.cache.page_floats() * size_of::<f32>());
+        let mut bytes = Vec::with_capacity(pages.len() * self.cache.page_bytes());
         for &page in pages {
             // SAFETY: no pass is running.
-            bytes.extend_from_slice(bytemuck::cast_slice(unsafe { self.cache.page(page) }));
+            bytes.extend_from_slice(unsafe { self.cache.page(page) });
         }
         Ok(SavedPages::new(pages.len(), bytes))
     }
 
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
         self.limits.check_pages(pages)?;
-        let page_bytes = self.cache.page_floats() * size_of::<f32>();
+        let page_bytes = self.cache.page_bytes();
         saved.check(pages, page_bytes)?;
         self.cache.non_finite().forget_pages(pages);
         for (&page, bytes) in pages.iter().zip(saved.bytes().chunks_exact(page_bytes)) {
             // SAFETY: no pass is running.
-            bytemuck::cast_slice_mut(unsafe { self.cache.page(page) }).copy_from_slice(bytes);
+            unsafe { self.cache.page(page) }.copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -159,21 +158,19 @@ impl Backend for CpuBackend {
             }
             second.logits(worker, &self.model.weights.head);
         });
-        for (sequence, span) in batch.iter().zip(&rounds) {
-            let slot = &mut self.slots[sequence.slot];
-            slot.logits.clear();
+        let (slots, work, verdicts) = (&self.slots, &self.work, outcomes(batch.len()));
+        let vocab = self.model.geometry.vocab_size;
+        each(&mut self.pool, batch.len(), |index| {
+            let (sequence, span) = (&batch[index], &rounds[index]);
+            let slot = &slots[sequence.slot];
+            let mut logits = slot.logits.lock().unwrap_or_else(PoisonError::into_inner);
+            logits.clear();
             for row in span.row..span.row + span.rows {
                 // SAFETY: the pass that wrote the logits is over.
-                let logits = unsafe { self.work.logits.part(row, 0, self.model.geometry.vocab_size) };
-                slot.logits.extend_from_slice(logits);
+                logits.extend_from_slice(unsafe { work.logits.part(row, 0, vocab) });
             }
-        }
-        let (slots, verdicts) = (&self.slots, outcomes(batch.len()));
-        each(&mut self.pool, batch.len(), |row| {
-            let sequence = &batch[row];
-            let slot = &slots[sequence.slot];
             let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
-            let _ = verdicts[row].set(sequence.sampler.accept(history, &slot.logits, &slot.drafted));
+            let _ = verdicts[index].set(sequence.sampler.accept(history, &logits, &slot.drafted));
         });
         Ok(verdicts.into_iter().filter_map(OnceLock::into_inner).collect())
     }
@@ -184,7 +181,7 @@ impl Backend for CpuBackend {
 
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
         match self.slots.get(slot) {
-            Some(slot) => Ok(slot.logits.clone()),
+            Some(slot) => Ok(slot.logits.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             None => Err(BackendError::Device(format!("slot {slot} of {}", self.slots.len()))),
         }
     }

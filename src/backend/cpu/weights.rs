@@ -5,7 +5,7 @@ use super::lanes::{LANES, padded};
 use super::pack::{Packed, Packer, Panels};
 use super::pool::Pool;
 use crate::TokenId;
-use crate::model::{ExitWeights, Geometry, LayerWeights, ModelWeights, Vector};
+use crate::model::{ExitWeights, Format, Geometry, LayerWeights, ModelWeights, Vector};
 
 /// Everything a pass reads.
 pub struct Weights {
@@ -17,6 +17,8 @@ pub struct Weights {
     pub layers: Vec<Layer>,
     /// Final norm and head.
     pub head: Head,
+    /// The number formats of the model's matrices, the one with most bytes first.
+    pub formats: String,
     /// The exit block.
     pub exit: Option<Exit>,
 }
@@ -70,7 +72,7 @@ pub struct Exit {
 }
 
 impl Weights {
-    /// Packs a model and its exit block, which fit the geometry.
+    /// Packs a model and its exit block, which fit the geometry; `codes`: see [`Packer::new`].
     ///
     /// # Errors
     /// If the memory cannot be had.
@@ -78,17 +80,18 @@ impl Weights {
         geometry: &Geometry,
         model: &ModelWeights<'_>,
         exit: Option<&ExitWeights<'_>>,
+        codes: bool,
         pool: &mut Pool,
     ) -> Result<Self, BackendError> {
-        let mut packer = Packer::default();
+        let mut packer = Packer::new(codes);
         let matrix = packer.matrix(model.head);
-        let head = Head { norm: vector(&model.norm), matrix };
+        let head = Head { norm: vector(&model.norm), matrix: matrix.clone() };
         let mut layers: Vec<Layer> =
             model.layers.iter().map(|layer| Layer::plan(geometry, layer, &mut packer)).collect();
         let exit = match exit {
             Some(exit) => {
                 layers.push(Layer::plan(geometry, &exit.layer, &mut packer));
-                let matrix = exit.head.map_or(matrix, |own| packer.matrix(own));
+                let matrix = exit.head.map_or_else(|| matrix.clone(), |own| packer.matrix(own));
                 Some(Exit {
                     after: exit.after,
                     head: Head { norm: vector(&exit.norm), matrix },
@@ -99,7 +102,7 @@ impl Weights {
             None => None,
         };
         let embedding = if geometry.tied_head { matrix } else { packer.matrix(model.embed) };
-        Ok(Self { packed: packer.pack(pool)?, embedding, layers, head, exit })
+        Ok(Self { packed: packer.pack(pool)?, embedding, layers, head, formats: formats(model), exit })
     }
 
     /// Inputs `range` of a token's embedding.
@@ -135,6 +138,24 @@ impl Layer {
             down_bias: layer.down_bias.as_ref().map(vector),
         }
     }
+}
+
+/// The formats of a model's matrices, by their bytes.
+fn formats(model: &ModelWeights<'_>) -> String {
+    let of_layer = |layer: &LayerWeights<'_>| {
+        [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]
+            .map(|matrix| (matrix.format, matrix.bytes.len()))
+    };
+    let mut found: Vec<(Format, usize)> = Vec::new();
+    let head = (model.head.format, model.head.bytes.len());
+    for (format, bytes) in model.layers.iter().flat_map(of_layer).chain([head]) {
+        match found.iter_mut().find(|(known, _)| *known == format) {
+            Some((_, sum)) => *sum += bytes,
+            None => found.push((format, bytes)),
+        }
+    }
+    found.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+    found.iter().map(|(format, _)| format.to_string()).collect::<Vec<_>>().join(" + ")
 }
 
 /// The numbers, padded with zeros to whole vectors.

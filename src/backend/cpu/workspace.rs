@@ -3,9 +3,11 @@
 use super::super::{BackendError, Limits};
 use super::Simd;
 use super::attention::{Attention, Scratch};
+use super::codes::{CodeRows, QuantisedRows};
 use super::gemm::{self, Rows, row_stride};
 use super::lanes::padded;
 use super::memory::Memory;
+use crate::kv::PAGE_TOKENS;
 use crate::model::Geometry;
 
 /// Rows of a prefill pass: enough for the weights' way through the caches to pay.
@@ -79,16 +81,20 @@ pub struct Workspace {
     pub sums: RowBuffer,
     /// Rows of `[vocab]`.
     pub logits: RowBuffer,
+    /// Rows in 8 bits, whatever is multiplied next; of many rows.
+    codes: QuantisedRows,
     workers: Vec<Own>,
 }
 
 /// One worker's own buffers.
 struct Own {
     normed: RowBuffer,
+    codes: QuantisedRows,
     block: Memory<f32>,
     scores: Memory<f32>,
     queries: Memory<f32>,
     mixed: Memory<f32>,
+    widened: Memory<f32>,
 }
 
 impl Workspace {
@@ -100,14 +106,17 @@ impl Workspace {
         let round_rows = limits.max_draft + 1;
         let rows = PREFILL_ROWS.max(limits.slots * round_rows);
         let width = padded(geometry.head_dim);
+        let longest = geometry.hidden_size.max(geometry.intermediate_size).max(geometry.q_size());
         let own = || {
             let zeroed = |len| Memory::zeroed(len, "workspace");
             Ok(Own {
                 normed: RowBuffer::new(OWN_ROWS, geometry.hidden_size)?,
+                codes: QuantisedRows::new(OWN_ROWS, longest)?,
                 block: zeroed(gemm::SCRATCH)?,
                 scores: zeroed(Attention::scores_len(simd, limits.context))?,
                 queries: zeroed(simd.max_rows() * width)?,
                 mixed: zeroed(simd.max_rows() * width)?,
+                widened: zeroed(PAGE_TOKENS * width)?,
             })
         };
         Ok(Self {
@@ -122,6 +131,7 @@ impl Workspace {
             gated: RowBuffer::new(rows, geometry.intermediate_size)?,
             sums: RowBuffer::new(rows, geometry.hidden_size)?,
             logits: RowBuffer::new(rows, geometry.vocab_size)?,
+            codes: QuantisedRows::new(rows, longest)?,
             workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
         })
     }
@@ -152,6 +162,11 @@ impl Workspace {
         &self.workers[worker].normed
     }
 
+    /// A place for quantised rows: of up to [`OWN_ROWS`] the worker's own.
+    pub fn codes(&self, worker: usize, rows: usize) -> CodeRows {
+        if rows <= OWN_ROWS { self.workers[worker].codes.rows() } else { self.codes.rows() }
+    }
+
     /// A worker's scratch space for [`gemm`](gemm::gemm).
     pub fn block(&self, worker: usize) -> *mut f32 {
         self.workers[worker].block.at(0)
@@ -159,7 +174,7 @@ impl Workspace {
 
     /// A worker's scratch space for attention.
     pub fn attention(&self, worker: usize) -> Scratch {
-        let own = &self.workers[worker];
-        Scratch { scores: own.scores.at(0), queries: own.queries.at(0), mixed: own.mixed.at(0) }
+        let Own { scores, queries, mixed, widened, .. } = &self.workers[worker];
+        Scratch { scores: scores.at(0), queries: queries.at(0), mixed: mixed.at(0), widened: widened.at(0) }
     }
 }

@@ -1,8 +1,13 @@
 //! The parameters of an exit block as one flat vector: what the optimiser and checkpoints see.
 
 use crate::TokenId;
-use crate::model::{DraftVocab, Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
+use crate::model::{
+    DraftVocab, Dtype, Encoder, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, NotEncodable, OwnedMatrix,
+    Vector,
+};
 use half::{bf16, f16};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 /// What becomes of the block's head.
@@ -14,6 +19,21 @@ pub enum Head {
     Frozen,
     /// The model's own, of which the block's file holds nothing.
     Shared,
+}
+
+/// What a block's numbers are rounded to for its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// Plain numbers of one format.
+    Plain(Dtype),
+    /// Matrices to blocks of 8 bits (Q8_0), as far as their rows are whole blocks; the rest to f32.
+    Q8,
+}
+
+impl From<Dtype> for Rounding {
+    fn from(dtype: Dtype) -> Self {
+        Self::Plain(dtype)
+    }
 }
 
 /// One tensor's place.
@@ -171,31 +191,69 @@ impl Layout {
 
     /// The places of matrices among the trained elements: what weight decay applies to.
     pub fn decayed(&self) -> Vec<Range<usize>> {
-        let projections = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
-        let matrices = projections.map(|linear| linear.weight.range.clone()).into_iter();
-        matrices.chain((self.kind == Head::Trained).then(|| self.head.range.clone())).collect()
+        let head = (self.kind == Head::Trained).then_some(&self.head);
+        self.projections().into_iter().chain(head).map(|slot| slot.range.clone()).collect()
     }
 
-    /// The block with these values, rounded to a number format.
+    fn projections(&self) -> [&Slot; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].map(|linear| &linear.weight)
+    }
+
+    /// The block with these values, rounded.
+    ///
+    /// # Errors
+    /// If a value is too large for blocks, or no number.
     ///
     /// # Panics
     /// If there are not [`len`](Self::len) values.
-    pub fn export(&self, values: &[f32], dtype: Dtype) -> ExportedBlock {
+    pub fn export(&self, values: &[f32], rounding: impl Into<Rounding>) -> Result<ExportedBlock, NotEncodable> {
         assert_eq!(values.len(), self.len());
-        let bytes = match dtype {
-            Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Dtype::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-            Dtype::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        let in_f32 = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let (dtype, bytes) = match rounding.into() {
+            Rounding::Plain(Dtype::F32) => (Dtype::F32, in_f32(values)),
+            Rounding::Plain(Dtype::F16) => {
+                (Dtype::F16, values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect())
+            }
+            Rounding::Plain(Dtype::BF16) => {
+                (Dtype::BF16, values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect())
+            }
+            Rounding::Q8 => {
+                let (blocks, rounded) = self.in_blocks(values)?;
+                return Ok(ExportedBlock { layout: self.clone(), dtype: Dtype::F32, bytes: in_f32(&rounded), blocks });
+            }
         };
-        ExportedBlock { layout: self.clone(), dtype, bytes }
+        Ok(ExportedBlock { layout: self.clone(), dtype, bytes, blocks: BTreeMap::new() })
+    }
+
+    /// The block's own matrices in blocks, by where they begin, and all values with those of the blocks in their place.
+    fn in_blocks(&self, values: &[f32]) -> Result<(BTreeMap<usize, OwnedMatrix>, Vec<f32>), NotEncodable> {
+        let mut rounded = values.to_vec();
+        let mut blocks = BTreeMap::new();
+        let head = (self.kind != Head::Shared).then_some(&self.head);
+        for Slot { shape: [rows, cols], range } in self.projections().into_iter().chain(head) {
+            if !Encoder::Q8_0.fits(*cols) {
+                continue;
+            }
+            let bytes: Vec<u8> = values[range.clone()].iter().flat_map(|x| x.to_le_bytes()).collect();
+            let matrix = Matrix::new(Dtype::F32, *rows, *cols, &bytes);
+            let encoded = Encoder::Q8_0.encode_matrix(&matrix, NonZeroUsize::MIN)?;
+            for (row, out) in rounded[range.clone()].chunks_exact_mut(*cols).enumerate() {
+                encoded.view().dequantise_row(row, out);
+            }
+            blocks.insert(range.start, encoded);
+        }
+        Ok((blocks, rounded))
     }
 }
 
 /// A block as it goes into a file or a backend.
 pub struct ExportedBlock {
     layout: Layout,
+    /// Of the plain numbers.
     dtype: Dtype,
     bytes: Vec<u8>,
+    /// Matrices in blocks, by where they begin.
+    blocks: BTreeMap<usize, OwnedMatrix>,
 }
 
 impl ExportedBlock {
@@ -248,7 +306,8 @@ impl ExportedBlock {
 
     fn matrix(&self, slot: &Slot) -> Matrix<'_> {
         let [rows, cols] = slot.shape;
-        Matrix::new(self.dtype, rows, cols, self.bytes(slot))
+        let plain = || Matrix::new(self.dtype, rows, cols, self.bytes(slot));
+        self.blocks.get(&slot.range.start).map_or_else(plain, OwnedMatrix::view)
     }
 }
 
@@ -294,7 +353,7 @@ mod tests {
             {
                 let (layout, values) = Layout::new(&exit, &model, kind, listed).unwrap();
                 assert_eq!(values.len(), layout.len());
-                let exported = layout.export(&values, dtype);
+                let exported = layout.export(&values, dtype).unwrap();
                 let weights = exported.weights();
                 weights.check(checkpoint.geometry()).unwrap();
                 let (again, values_again) = Layout::new(&weights, &model, kind, None).unwrap();
@@ -311,7 +370,7 @@ mod tests {
             }
             // Of a block that lists its tokens, a part can be taken, and nothing else.
             let (layout, values) = Layout::new(&exit, &model, Head::Trained, Some(&ids)).unwrap();
-            let block = layout.export(&values, dtype);
+            let block = layout.export(&values, dtype).unwrap();
             let part = Layout::new(&block.weights(), &model, Head::Trained, Some(&[3, 40])).unwrap();
             assert_eq!(part, Layout::new(&exit, &model, Head::Trained, Some(&[3, 40])).unwrap());
             for (kind, listed, why) in [
@@ -323,6 +382,33 @@ mod tests {
             ] {
                 let error = Layout::new(&block.weights(), &model, kind, Some(listed)).unwrap_err();
                 assert!(error.contains(why), "{error}");
+            }
+        }
+    }
+    #[test]
+    fn a_block_of_eight_bits_is_what_its_values_say() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/llama");
+        let checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
+        let model = checkpoint.weights();
+        for kind in [Head::Trained, Head::Shared] {
+            let (layout, values) = Layout::new(&ExitWeights::from_model(&model, 1, 0), &model, kind, None).unwrap();
+            let block = layout.export(&values, Rounding::Q8).unwrap();
+            let (weights, rounded) = (block.weights(), block.values());
+            weights.check(checkpoint.geometry()).unwrap();
+            let q8 = crate::model::Format::Blocks(crate::model::BlockType::Q8_0);
+            assert!(
+                [weights.layer.q, weights.layer.down].iter().chain(&weights.head).all(|matrix| matrix.format == q8)
+            );
+            assert_eq!(weights.norm.dtype, Dtype::F32);
+            let (again, values_again) = Layout::new(&weights, &model, kind, None).unwrap();
+            assert_eq!((&again, &values_again), (&layout, &rounded));
+            // Rounded once is rounded: what is measured of these values holds for the file.
+            assert_eq!(layout.export(&rounded, Rounding::Q8).unwrap().values(), rounded);
+            let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+            let far = values.iter().zip(&rounded).filter(|(a, b)| (*a - *b).abs() > largest / 250.0).count();
+            assert!(rounded != values && far == 0, "{far} of {} are far off", values.len());
+            if kind == Head::Shared {
+                assert_eq!(rounded[layout.head.range.clone()], values[layout.head.range.clone()], "the model's head");
             }
         }
     }

@@ -227,7 +227,7 @@ impl<'a> Desk<'a> {
         if let Form::Lines = open.job.form {
             match ended {
                 Ok(completion) => {
-                    let row = answer::answer(&open.job, sample, &completion, self.tokenizer);
+                    let row = answer::answer(&open.job, sample, &completion, self.tokenizer, self.reporter.quantised());
                     self.write(&row);
                 }
                 Err(error) => self.write_error(&open.job, sample, &error),

@@ -24,6 +24,7 @@ const HINT: &str =
 pub fn run(args: ChatArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    let reporter = reporter.with_quantised(model.scheme);
     let encoder = model.encoder();
     if let Err(why) = &encoder.template {
         return Err(Failure::failed(format!("chat: {why}")));

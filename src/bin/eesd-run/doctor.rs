@@ -78,8 +78,11 @@ fn simd() -> Finding {
     let simd = Simd::detect();
     let finding = Finding::new("vector instructions", simd.to_string());
     match simd {
-        Simd::Avx512 => finding,
-        Simd::Avx2 => finding.advise("AVX-512 would be used where the processor has it; results are the same"),
+        Simd::Avx512Vnni => finding,
+        Simd::Avx512 => finding.advise("AVX512-VNNI would be used for quantised weights where the processor has it"),
+        Simd::AvxVnni | Simd::Avx2 => {
+            finding.advise("AVX-512 would be used where the processor has it; results are the same")
+        }
         Simd::Portable => finding.advise("no AVX2 found: plain Rust kernels run, correct but several times slower"),
     }
 }

@@ -32,6 +32,7 @@ pub fn run(args: GenerateArgs) -> Outcome {
         if input.is_some() { String::new() } else { prompts::text(args.prompt.as_deref(), args.file.as_deref())? };
 
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    let reporter = reporter.with_quantised(model.scheme);
     spare_model(&args, &model)?;
     if args.input.is_none() && args.system.is_none() {
         model.note_idle_template(&args.template, "add --system TEXT or --input FILE.jsonl", reporter);

@@ -10,10 +10,10 @@ use crate::output::Output;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::TokenId;
-use eesd::backend::cpu::CpuBackend;
+use eesd::backend::cpu::{CpuBackend, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
-use eesd::model::{Geometry, RopeScaling};
+use eesd::model::{Geometry, ModelWeights, RopeScaling};
 use formats::Formats;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub fn run(args: InspectArgs) -> Outcome {
     if let Err(broken) = model.checkpoint.chat_template() {
         reporter.note(&format!("{broken} (--chat-template FILE takes another template)"));
     }
-    let report = Report::of(&model)?;
+    let report = Report::of(&model, reporter)?;
     let mut output = Output::stdout();
     if args.json { output.json(&report) } else { output.text(&text::print(&report)) }
 }
@@ -48,6 +48,8 @@ struct Report {
     /// Where the model is one in GGUF.
     file: Option<PathBuf>,
     fingerprint: String,
+    /// How `--quantize` changes the weights; all bytes are those that come of it.
+    quantized: Option<String>,
     family: String,
     layers: usize,
     hidden_size: usize,
@@ -120,10 +122,11 @@ struct Prediction {
 }
 
 impl Report {
-    fn of(model: &Model) -> Outcome<Self> {
+    fn of(model: &Model, reporter: Reporter) -> Outcome<Self> {
         let checkpoint = &model.checkpoint;
         let blocks = checkpoint.exit_blocks()?;
-        let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
+        blocks.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
+        let (geometry, weights) = (checkpoint.geometry(), model.weights(reporter)?);
         let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
         let formats = Formats::of(&weights, geometry);
         let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
@@ -132,6 +135,7 @@ impl Report {
             folder: model.folder.clone(),
             file: checkpoint.file().map(Path::to_owned),
             fingerprint: checkpoint.fingerprint().to_owned(),
+            quantized: model.scheme.map(|scheme| scheme.to_string()),
             family: geometry.family.clone(),
             layers: geometry.layers,
             hidden_size: geometry.hidden_size,
@@ -150,7 +154,7 @@ impl Report {
             formats,
             parameters: checkpoint.parameters(),
             bytes: Bytes {
-                total: checkpoint.bytes(),
+                total: model.bytes(),
                 embedding: weights.embed.bytes.len() as u64,
                 layers: weights.layers.iter().map(cost::layer_bytes).sum(),
                 head: if geometry.tied_head { 0 } else { weights.head.bytes.len() as u64 },
@@ -159,15 +163,15 @@ impl Report {
             chat_template: matches!(checkpoint.chat_template(), Ok(Some(_))),
             end_tokens: checkpoint.generation().end_tokens.clone(),
             cache_bytes_per_token: per_token,
-            memory: fits(checkpoint.bytes() + largest_block, per_token, geometry.max_positions as u64),
-            exit_blocks: blocks.iter().map(|block| Exit::of(model, block)).collect(),
+            memory: fits(model.bytes() + largest_block, per_token, geometry.max_positions as u64),
+            exit_blocks: blocks.iter().map(|block| Exit::of(&weights, block)).collect(),
         })
     }
 }
 
 impl Exit {
-    fn of(model: &Model, block: &ExitBlock) -> Self {
-        let r = cost::draft_ratio(&model.checkpoint.weights(), &block.weights());
+    fn of(weights: &ModelWeights<'_>, block: &ExitBlock) -> Self {
+        let r = cost::draft_ratio(weights, &block.weights());
         let predict = |alpha: f64| {
             let (best_k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
             Prediction { alpha, best_k, speed_up }
@@ -187,7 +191,7 @@ impl Exit {
 
 /// Bytes that one position takes in the CPU backend's cache: K and V of every layer, the exit layer being one more.
 pub fn cache_bytes_per_token(geometry: &Geometry, exit: bool) -> u64 {
-    let of_layer = CpuBackend::page_bytes(geometry) / PAGE_TOKENS / (geometry.layers + 1);
+    let of_layer = CpuBackend::page_bytes(geometry, KvFormat::Full) / PAGE_TOKENS / (geometry.layers + 1);
     ((geometry.layers + usize::from(exit)) * of_layer) as u64
 }
 

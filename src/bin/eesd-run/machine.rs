@@ -1,6 +1,6 @@
 //! Where passes run, and how much is reserved there.
 
-use crate::args::{Device, MachineArgs};
+use crate::args::{Device, KvChoice, MachineArgs};
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
@@ -24,7 +24,7 @@ impl Machine {
     /// Decides for `slots` sequences side by side.
     ///
     /// # Errors
-    /// If fast prefill is asked of the processor.
+    /// If fast prefill is asked of the processor, or keys and values in 8 bits of a GPU.
     pub fn new(
         args: &MachineArgs,
         prefill: Prefill,
@@ -45,6 +45,9 @@ impl Machine {
         let max_draft = max_draft.min(context);
         let pages = args.cache_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
         match args.device {
+            Device::Cuda(_) if args.kv == KvChoice::Q8 => Err(Failure::usage(
+                "--kv q8: a GPU keeps keys and values in the model's 16 bits (expected --device cpu)",
+            )),
             Device::Cuda(number) => {
                 if args.threads.is_some() {
                     reporter.note("--threads changes nothing on a GPU");
@@ -72,8 +75,8 @@ impl Machine {
                 for (flag, _) in of_gpus.iter().filter(|(_, given)| *given) {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
-                let threads = args.threads;
-                Ok(Machine::Cpu(CpuOptions { threads, simd: None, slots, context, max_draft, pages }))
+                let (threads, kv) = (args.threads, args.kv.into());
+                Ok(Machine::Cpu(CpuOptions { threads, slots, context, max_draft, kv, pages, ..CpuOptions::default() }))
             }
         }
     }
@@ -109,7 +112,7 @@ impl Machine {
     /// If there is no such device, or memory cannot be had.
     pub fn backend(&self, model: &Model, exit: Option<&ExitBlock>, reporter: Reporter) -> Outcome<Box<dyn Backend>> {
         let exit = exit.map(ExitBlock::weights);
-        let (geometry, weights) = (model.checkpoint.geometry(), model.checkpoint.weights());
+        let (geometry, weights) = (model.checkpoint.geometry(), model.weights(reporter)?);
         match self {
             Machine::Cpu(options) => {
                 let pages = options.pages.or_else(|| Some(affordable_pages(model, options, system::free()?)));
@@ -140,7 +143,7 @@ impl Machine {
 /// Pages for every sequence at its longest, but for no more than half of what the weights leave of the free memory.
 fn affordable_pages(model: &Model, options: &CpuOptions, free: u64) -> usize {
     let wanted = options.slots * options.context.div_ceil(PAGE_TOKENS);
-    let page = CpuBackend::page_bytes(model.checkpoint.geometry()).max(1) as u64;
-    let affordable = free.saturating_sub(model.checkpoint.bytes()) / 2 / page;
+    let page = CpuBackend::page_bytes(model.checkpoint.geometry(), options.kv).max(1) as u64;
+    let affordable = free.saturating_sub(model.bytes()) / 2 / page;
     wanted.min(affordable as usize).max(1)
 }

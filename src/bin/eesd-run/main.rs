@@ -23,8 +23,10 @@ mod interrupt;
 mod machine;
 mod monitor;
 mod output;
+mod perplexity;
 mod progress;
 mod prompts;
+mod quantize;
 mod report;
 mod settings;
 mod show_prompt;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         Command::Distill(args) => distill::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Tokenize(args) => tokens::tokenize(args),
         Command::Detokenize(args) => tokens::detokenize(args),
         Command::Doctor(args) => doctor::run(args),

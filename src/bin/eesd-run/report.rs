@@ -3,18 +3,31 @@
 use crate::progress::{self, Progress};
 use crate::stderr::say;
 use eesd::engine::Stats;
+use eesd::model::Scheme;
 use std::io::{self, IsTerminal};
 
 /// Talks to people, or not at all.
 #[derive(Debug, Clone, Copy)]
 pub struct Reporter {
     quiet: bool,
+    /// How the weights were quantised that what is reported comes of.
+    quantised: Option<Scheme>,
 }
 
 impl Reporter {
     /// `quiet`: no notes, no progress, no statistics.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet }
+        Self { quiet, quantised: None }
+    }
+
+    /// Reports of answers say that the weights were quantised so.
+    pub fn with_quantised(self, quantised: Option<Scheme>) -> Self {
+        Self { quantised, ..self }
+    }
+
+    /// How the weights were quantised.
+    pub fn quantised(&self) -> Option<Scheme> {
+        self.quantised
     }
 
     /// Whether what is told goes to a file or a pipe, not to a terminal.
@@ -31,7 +44,8 @@ impl Reporter {
 
     /// The closing line of a generation.
     pub fn statistics(&self, stats: &Stats) {
-        self.note(&statistics(stats));
+        let weights = self.quantised.map(|scheme| format!(", weights in {scheme}")).unwrap_or_default();
+        self.note(&format!("{}{weights}", statistics(stats)));
     }
 
     /// Tells of work of `steps` steps.

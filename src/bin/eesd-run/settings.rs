@@ -12,10 +12,12 @@ use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request};
 use eesd::load::{BUNDLED_EXIT, Chat, ChatTemplate, Checkpoint, ExitBlock, Message, Prompt, PromptEncoder, Tokenizer};
+use eesd::model::{ModelWeights, Quantised, Scheme};
 use eesd::sample::{SamplingParams, VerifyMode};
 use serde_json::{Map, Value};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Most tokens of an answer where nobody says.
 const MAX_TOKENS: usize = 256;
@@ -28,13 +30,17 @@ pub struct Model {
     /// The model.
     pub checkpoint: Checkpoint,
     /// Its folder, or its file; `None`: the one in the binary.
-    path: Option<PathBuf>,
+    pub path: Option<PathBuf>,
     /// The folder with its file or files; `None`: the one in the binary.
     pub folder: Option<PathBuf>,
     /// A chat template in place of its own.
     template: Option<ChatTemplate>,
     /// Values for the chat template.
     arguments: Map<String, Value>,
+    /// How its matrices are quantised before they are used.
+    pub scheme: Option<Scheme>,
+    /// The matrices, once somebody has asked for them.
+    quantised: OnceLock<Quantised>,
 }
 
 impl Model {
@@ -59,7 +65,48 @@ impl Model {
             _ => path.clone(),
         });
         checkpoint.notes().iter().for_each(|note| reporter.note(note));
-        Ok(Self { checkpoint, path, folder, template: None, arguments: Map::new() })
+        let scheme = args.quantize.map(Scheme::from);
+        let (arguments, quantised) = (Map::new(), OnceLock::new());
+        Ok(Self { checkpoint, path, folder, template: None, arguments, scheme, quantised })
+    }
+
+    /// The weights, quantised as the flags say, which the first call takes its time for.
+    ///
+    /// # Errors
+    /// If they cannot be quantised.
+    pub fn weights(&self, reporter: Reporter) -> Outcome<ModelWeights<'_>> {
+        let own = self.checkpoint.weights();
+        let Some(scheme) = self.scheme else { return Ok(own) };
+        if let Some(quantised) = self.quantised.get() {
+            return Ok(quantised.weights(&own));
+        }
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let made = reporter.wait("quantising the weights", || Quantised::of(&own, scheme, threads));
+        let made = made.map_err(|error| Failure::failed(format!("--quantize {scheme}: {}: {error}", self.place())))?;
+        if made.kept() > 0 {
+            let why = "quantised already, or rows of no whole blocks of 32";
+            reporter.note(&format!("--quantize {scheme}: {} matrices stay as they are ({why})", made.kept()));
+        }
+        Ok(self.quantised.get_or_init(|| made).weights(&own))
+    }
+
+    /// Bytes of the weights as they are used.
+    pub fn bytes(&self) -> u64 {
+        let saved = self.quantised.get().map_or(0, |quantised| quantised.saved(&self.checkpoint.weights()));
+        self.checkpoint.bytes() - saved
+    }
+
+    /// Tells this model from others, and from itself with other numbers: see [`Checkpoint::fingerprint`].
+    pub fn fingerprint(&self) -> String {
+        let own = self.checkpoint.fingerprint();
+        self.scheme.map_or_else(|| own.to_owned(), |scheme| format!("{own}-{scheme}"))
+    }
+
+    /// Says that text and tokens are the same however a model is quantised.
+    pub fn note_idle_quantize(&self, reporter: Reporter) {
+        if let Some(scheme) = self.scheme {
+            reporter.note(&format!("--quantize {scheme} changes nothing where no weights are used"));
+        }
     }
 
     /// With the chat template and its values as the flags say.
@@ -143,7 +190,13 @@ impl Model {
     ///
     /// # Errors
     /// If it is missing or does not fit the model, or if there are several to choose from.
-    pub fn exit_block(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
+    pub fn exit_block(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
+        let block = self.choose_exit(choice)?;
+        block.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
+        Ok(block)
+    }
+
+    fn choose_exit(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
         let layer = match (choice, &self.folder) {
             (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
             (Some(ExitChoice::Layer(n)), Some(folder)) => {
@@ -188,7 +241,7 @@ impl Model {
             }
             return Ok((None, ControllerSpec::Off));
         }
-        let exit = self.exit_block(args.exit.as_ref())?;
+        let exit = self.exit_block(args.exit.as_ref(), reporter)?;
         match (&exit, &args.controller) {
             (Some(_), controller) => {
                 let controller = controller.clone().unwrap_or_default();

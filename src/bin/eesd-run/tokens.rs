@@ -15,6 +15,7 @@ pub fn tokenize(args: TokenizeArgs) -> Outcome {
     let reporter = Reporter::new(false);
     let text = prompts::text(args.prompt.as_deref(), args.file.as_deref())?;
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
+    model.note_idle_quantize(reporter);
     if args.system.is_none() {
         model.note_idle_template(&args.template, "add --system TEXT", reporter);
     }
@@ -40,7 +41,9 @@ pub fn listed(tokens: &[TokenId], tokenizer: &Tokenizer) -> String {
 /// Prints the text of tokens.
 pub fn detokenize(args: DetokenizeArgs) -> Outcome {
     let ids = if args.ids.is_empty() { piped_ids()? } else { args.ids };
-    let model = Model::open(&args.model, Reporter::new(false))?;
+    let reporter = Reporter::new(false);
+    let model = Model::open(&args.model, reporter)?;
+    model.note_idle_quantize(reporter);
     let tokenizer = model.tokenizer()?;
     let vocab = model.checkpoint.geometry().vocab_size;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab && tokenizer.token(id).is_none()) {

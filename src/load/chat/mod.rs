@@ -19,7 +19,7 @@ mod values;
 
 pub use message::Message;
 
-use super::json::Object;
+use super::json::{Document, Object};
 use super::source::Source;
 use super::specials::Specials;
 use super::{LoadError, limits};
@@ -73,6 +73,16 @@ pub struct ChatTemplate {
     specials: Specials,
     /// Whether the default template writes the text of content in parts, by the roles of `PROBED`.
     takes_parts: OnceLock<Vec<&'static str>>,
+}
+
+/// The text of a model's chat template, of the one for conversations without tools where it has several.
+///
+/// # Errors
+/// If a file that has it is damaged.
+pub(super) fn default_text(source: &Source) -> Result<Option<String>, LoadError> {
+    let config = Document::read(source, "tokenizer_config.json")?;
+    let texts = Texts::of_folder(source, config.as_ref().map(Document::root).as_ref())?;
+    Ok(texts.default.map(|text| text.jinja))
 }
 
 impl ChatTemplate {

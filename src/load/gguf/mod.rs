@@ -21,3 +21,4 @@ pub(super) use config::parse;
 pub(super) use names::{is_paired, name, stored_name};
 pub(super) use part::Entry;
 pub(super) use parts::{Gguf, in_folder};
+pub(super) use split::rule_of;

@@ -111,6 +111,40 @@ const RULES: [Rule; 14] = [
     Rule { names: &["falcon"], steps: &[Step::Punctuation, Step::Gpt2, Step::Regex("[0-9][0-9][0-9]")], ..PLAIN },
 ];
 
+/// The name of the rule by which a tokenizer.json splits texts into words, where there is one.
+pub(in super::super) fn rule_of(tokenizer: &Value) -> Option<&'static str> {
+    let steps = flat(&tokenizer["pre_tokenizer"]);
+    let whole_words = tokenizer["model"]["ignore_merges"] == true;
+    let fits = |rule: &&Rule| {
+        rule.whole_words == whole_words
+            && rule.normalizer() == tokenizer["normalizer"]
+            && flat(&rule.pre_tokenizer()) == steps
+    };
+    RULES.iter().find(fits)?.names.first().copied()
+}
+
+/// The steps of a pre-tokenizer, each in the one way that is left to say it: `ByteLevel` may split too, and some keys may
+/// be left out.
+fn flat(pre_tokenizer: &Value) -> Vec<Value> {
+    let flag = |key: &str, default: bool| pre_tokenizer[key].as_bool().unwrap_or(default);
+    match pre_tokenizer["type"].as_str() {
+        Some("Sequence") => {
+            let steps = pre_tokenizer["pretokenizers"].as_array().map_or(&[][..], Vec::as_slice);
+            steps.iter().flat_map(flat).collect()
+        }
+        Some("ByteLevel") => {
+            let bytes = json!(["ByteLevel", flag("add_prefix_space", true)]);
+            let split = flag("use_regex", true).then(|| json!(["Split", {"Regex": GPT2}, "Isolated", false]));
+            split.into_iter().chain([bytes]).collect()
+        }
+        Some("Split") => {
+            vec![json!(["Split", pre_tokenizer["pattern"], pre_tokenizer["behavior"], flag("invert", false)])]
+        }
+        Some("Digits") => vec![json!(["Digits", flag("individual_digits", false)])],
+        _ => vec![pre_tokenizer.clone()],
+    }
+}
+
 impl Rule {
     /// The rule of a name.
     pub fn of(name: &str) -> Option<&'static Self> {
@@ -134,5 +168,36 @@ impl Rule {
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         let steps: Vec<Value> = self.steps.iter().map(step).chain([bytes]).collect();
         json!({"type": "Sequence", "pretokenizers": steps})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokenizers_rule_is_known_by_its_steps() {
+        let of = |pre_tokenizer: Value, normalizer: Value, whole_words: bool| {
+            let model = json!({"ignore_merges": whole_words});
+            rule_of(&json!({"pre_tokenizer": pre_tokenizer, "normalizer": normalizer, "model": model}))
+        };
+        for rule in &RULES {
+            assert_eq!(of(rule.pre_tokenizer(), rule.normalizer(), rule.whole_words), Some(rule.names[0]));
+        }
+        let bytes = |prefix: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix});
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let sequence = |steps: &[Value]| json!({"type": "Sequence", "pretokenizers": steps});
+        assert_eq!(of(bytes(false), Value::Null, false), Some("gpt-2"));
+        assert_eq!(of(sequence(&[digits.clone(), bytes(false)]), Value::Null, false), Some("smollm"));
+        for (steps, normalizer, whole_words) in [
+            (bytes(true), Value::Null, false),
+            (bytes(false), json!({"type": "NFKC"}), false),
+            (bytes(false), Value::Null, true),
+            (sequence(&[bytes(false), digits]), Value::Null, false),
+            (json!({"type": "Whitespace"}), Value::Null, false),
+            (Value::Null, Value::Null, false),
+        ] {
+            assert_eq!(of(steps.clone(), normalizer, whole_words), None, "{steps}");
+        }
     }
 }

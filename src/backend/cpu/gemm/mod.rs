@@ -8,8 +8,9 @@ mod tile;
 pub use tile::{Product, multiply};
 
 use super::Simd;
+use super::codes::{self, CodeRows};
 use super::lanes::{Element, Kernel, LANES, Lanes};
-use super::pack::{Packed, Panels};
+use super::pack::{Form, Packed, Panels};
 use crate::model::Dtype;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -24,7 +25,10 @@ const BLOCK: usize = 256;
 const BLOCK_PANELS: usize = 4;
 
 /// Floats of scratch space that [`gemm`] needs.
-pub const SCRATCH: usize = BLOCK * BLOCK_PANELS * LANES;
+pub const SCRATCH: usize = {
+    let floats = BLOCK * BLOCK_PANELS * LANES;
+    if floats > codes::SCRATCH { floats } else { codes::SCRATCH }
+};
 
 /// Floats from one row to the next in a buffer of rows of `len`: whole vectors, and an odd number of
 /// cache lines, so that the rows of a tile do not compete for the same sets of the cache.
@@ -41,34 +45,50 @@ pub struct Rows<P> {
     pub stride: usize,
 }
 
+/// Rows that a matrix is multiplied by.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    /// As they are, for plain numbers.
+    pub floats: Rows<*const f32>,
+    /// In 8 bits, for quantised weights.
+    pub codes: Option<CodeRows>,
+}
+
 /// `out[row][16·panel ..] = Σ_k x[row][k] · w[panel][k]` for the panels of a range.
 ///
 /// # Safety
-/// `rows` rows of `x` have as many inputs as the matrix; those of `out` reach to the last panel, and the
-/// range's columns are this thread's; `scratch` has [`SCRATCH`] floats.
+/// `rows` rows of `x` have as many inputs as the matrix, in the forms that its panels take; those of `out` reach to the
+/// last panel, and the range's columns are this thread's; `scratch` has [`SCRATCH`] floats.
 pub unsafe fn gemm(
     simd: Simd,
     rows: usize,
-    x: Rows<*const f32>,
+    x: Inputs,
     (packed, matrix): (&Packed, &Panels),
     range: Range<usize>,
     out: Rows<*mut f32>,
     scratch: *mut f32,
 ) {
-    let weights = packed.panel(matrix, range.start);
-    let out = Rows { at: out.at.wrapping_add(range.start * LANES), ..out };
-    let (panels, inputs) = (range.len(), matrix.inputs);
-    macro_rules! with {
-        ($element:ty) => {{
-            let task = Gemm { simd, rows, x, weights: weights.cast::<$element>(), panels, inputs, out };
-            // SAFETY: the caller's promise; a matrix of this format has such elements.
-            unsafe { if rows <= FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
-        }};
-    }
-    match matrix.dtype {
-        Dtype::F32 => with!(f32),
-        Dtype::F16 => with!(f16),
-        Dtype::BF16 => with!(bf16),
+    for (form, range, start) in matrix.parts(range) {
+        let weights = packed.at(start);
+        let out = Rows { at: out.at.wrapping_add(range.start * LANES), ..out };
+        let (panels, inputs) = (range.len(), matrix.inputs);
+        macro_rules! with {
+            ($element:ty) => {{
+                let task = Gemm { simd, rows, x: x.floats, weights: weights.cast::<$element>(), panels, inputs, out };
+                // SAFETY: the caller's promise; a matrix of this format has such elements.
+                unsafe { if rows <= FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
+            }};
+        }
+        match form {
+            Form::Floats(Dtype::F32) => with!(f32),
+            Form::Floats(Dtype::F16) => with!(f16),
+            Form::Floats(Dtype::BF16) => with!(bf16),
+            Form::Codes(layout) => {
+                let codes = x.codes.expect("quantised weights are multiplied by quantised inputs");
+                // SAFETY: the caller's promise.
+                unsafe { codes::multiply(simd, &layout, (rows, codes), (panels, weights), out, scratch) };
+            }
+        }
     }
 }
 

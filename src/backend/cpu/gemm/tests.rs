@@ -18,7 +18,7 @@ pub fn noise(seed: u32, len: usize) -> Vec<f32> {
 
 /// The instruction sets of this machine.
 pub fn levels() -> impl Iterator<Item = Simd> {
-    [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter().filter(|level| level.is_available())
+    Simd::ALL.into_iter().filter(|level| level.is_available())
 }
 
 /// Numbers as a file stores them, and what they are once stored.
@@ -39,7 +39,7 @@ fn stored(dtype: Dtype, numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
 /// `x · wᵀ` by [`gemm`], in two ranges of panels; rows of `outputs` floats.
 fn product(simd: Simd, rows: usize, x: &[f32], matrix: Matrix<'_>) -> Vec<f32> {
     let mut pool = Pool::new(1).unwrap();
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(true);
     let panels = packer.matrix(matrix);
     let packed = packer.pack(&mut pool).unwrap();
     let stride = row_stride(matrix.cols);
@@ -51,7 +51,7 @@ fn product(simd: Simd, rows: usize, x: &[f32], matrix: Matrix<'_>) -> Vec<f32> {
     let (mut out, mut scratch) = (vec![f32::NAN; rows * out_stride], vec![0.0; SCRATCH]);
     let cut = panels.count / 3;
     for range in [0..cut, cut..panels.count] {
-        let x = Rows { at: spaced.as_ptr(), stride };
+        let x = Inputs { floats: Rows { at: spaced.as_ptr(), stride }, codes: None };
         let out = Rows { at: out.as_mut_ptr(), stride: out_stride };
         // SAFETY: the buffers are as large as the matrix asks.
         unsafe { gemm(simd, rows, x, (&packed, &panels), range, out, scratch.as_mut_ptr()) };
@@ -95,7 +95,7 @@ fn a_packed_column_is_the_stored_row() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
         let (inputs, outputs) = (21, 35);
         let (bytes, weights) = stored(dtype, &noise(3, inputs * outputs));
-        let mut packer = Packer::default();
+        let mut packer = Packer::new(true);
         let panels = packer.matrix(Matrix::new(dtype, outputs, inputs, &bytes));
         let packed = packer.pack(&mut Pool::new(2).unwrap()).unwrap();
         for column in 0..outputs {
@@ -108,15 +108,16 @@ fn a_packed_column_is_the_stored_row() {
 }
 
 #[test]
-fn fused_matrices_of_two_formats_are_widened() {
+fn fused_matrices_keep_their_formats() {
     let (inputs, outputs) = (19, 32);
     let (half_bytes, half) = stored(Dtype::F16, &noise(1, inputs * outputs));
     let (brain_bytes, brain) = stored(Dtype::BF16, &noise(2, inputs * outputs));
     let matrix = |dtype: Dtype, bytes| Matrix::new(dtype, outputs, inputs, bytes);
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(true);
     let panels = packer.interleaved(matrix(Dtype::F16, &half_bytes), matrix(Dtype::BF16, &brain_bytes));
     let packed = packer.pack(&mut Pool::new(1).unwrap()).unwrap();
-    assert_eq!((panels.dtype, panels.count), (Dtype::F32, 4));
+    let forms: Vec<Form> = panels.parts(0..4).map(|(form, ..)| form).collect();
+    assert_eq!(forms, [Dtype::F16, Dtype::BF16, Dtype::F16, Dtype::BF16].map(Form::Floats));
     let mut row = vec![0.0; inputs];
     packed.column(&panels, 16 + 3, 0..inputs, &mut row);
     assert_eq!(row, brain[3 * inputs..][..inputs]);

@@ -17,6 +17,13 @@ pub unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub struct Lanes16(__m256, __m256);
 
+impl Lanes16 {
+    /// The lanes of two registers.
+    pub fn new(low: __m256, high: __m256) -> Self {
+        Self(low, high)
+    }
+}
+
 /// Wraps a pair of intrinsics, one for each half.
 macro_rules! avx2 {
     ($low:expr, $high:expr) => {
@@ -109,6 +116,52 @@ impl Lanes for Lanes16 {
             _mm256_storeu_ps(to, self.0);
             _mm256_storeu_ps(to.add(8), self.1);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as in `avx2!`.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_bsrli_si128::<8>(bytes)));
+            Lanes16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) -> i32 {
+        // SAFETY: as in `avx2!`.
+        unsafe {
+            let (low, high) = (_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            // Packing takes the four quarters in turn of both.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+            let mut lanes = [0; 8];
+            _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi32(low, high));
+            lanes.iter().sum()
+        }
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        // SAFETY: as in `avx2!`. Nothing else times zero is zero.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let finite = |x| _mm256_cmp_ps::<_CMP_EQ_OQ>(_mm256_mul_ps(x, zero), zero);
+            _mm256_movemask_ps(_mm256_and_ps(finite(self.0), finite(self.1))) == 0xff
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        // SAFETY: as in `avx2!`.
+        let lanes = unsafe {
+            let mut lanes = [0.0f32; 8];
+            _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_max_ps(self.0, self.1));
+            lanes
+        };
+        lanes.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x))
     }
 
     #[inline(always)]

@@ -17,6 +17,13 @@ pub unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub struct Lanes16(__m512);
 
+impl Lanes16 {
+    /// The lanes of a register.
+    pub fn new(lanes: __m512) -> Self {
+        Self(lanes)
+    }
+}
+
 /// Wraps an AVX-512F intrinsic.
 macro_rules! avx512f {
     ($value:expr) => {
@@ -63,6 +70,36 @@ impl Lanes for Lanes16 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as in `avx512f!`.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        avx512f!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) -> i32 {
+        // SAFETY: as in `avx512f!`.
+        unsafe {
+            let rounded = _mm512_cvtps_epi32(self.0);
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(rounded));
+            _mm512_reduce_add_epi32(rounded)
+        }
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        // SAFETY: as in `avx512f!`. Nothing else times zero is zero.
+        unsafe {
+            let zero = _mm512_setzero_ps();
+            _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(_mm512_mul_ps(self.0, zero), zero) == u16::MAX
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        // SAFETY: as in `avx512f!`.
+        unsafe { _mm512_reduce_max_ps(self.0) }
     }
 
     #[inline(always)]

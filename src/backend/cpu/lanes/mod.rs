@@ -10,6 +10,12 @@ mod avx2;
 mod avx512;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Lanes16 as Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Lanes16 as Avx512;
+pub use portable::Lanes16 as Portable;
+
 use super::Simd;
 use half::{bf16, f16};
 
@@ -83,6 +89,20 @@ pub trait Lanes: Copy {
     fn min(self, other: Self) -> Self;
     /// Zero where `at < floor`, `self` elsewhere.
     fn zero_where_below(self, at: Self, floor: Self) -> Self;
+    /// Whether no lane is infinite or no number.
+    fn is_finite(self) -> bool;
+    /// Rounds to integers, ties to even, and writes 16 of them as bytes; returns their sum. All are in -127..=127.
+    ///
+    /// # Safety
+    /// The bytes are writable.
+    unsafe fn store_i8(self, to: *mut i8) -> i32;
+    /// Reads 16 bytes as numbers.
+    ///
+    /// # Safety
+    /// They are readable.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// The largest lane, of numbers.
+    fn largest(self) -> f32;
     /// Adds the low 9 bits of `power`, as stored, to the exponent: `self · 2^n` for a `power` of `1.5·2²³ + n`.
     fn scale(self, power: Self) -> Self;
 
@@ -109,26 +129,28 @@ pub trait Kernel {
 impl Simd {
     /// The best instruction set of this processor.
     pub fn detect() -> Self {
-        if Simd::Avx512.is_available() {
-            Simd::Avx512
-        } else if Simd::Avx2.is_available() {
-            Simd::Avx2
-        } else {
-            Simd::Portable
-        }
+        Self::ALL.into_iter().find(|level| level.is_available()).unwrap_or(Self::Portable)
     }
 
     /// Whether this processor has the instructions.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Simd::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Simd::AvxVnni => Simd::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Simd::Avx512 | Simd::Avx2 => false,
+            Simd::Avx512Vnni | Simd::Avx512 | Simd::AvxVnni | Simd::Avx2 => false,
             Simd::Portable => true,
         }
     }
@@ -136,8 +158,8 @@ impl Simd {
     /// Rows of the tallest register tile.
     pub fn max_rows(self) -> usize {
         match self {
-            Simd::Avx512 => 8,
-            Simd::Avx2 => 6,
+            Simd::Avx512Vnni | Simd::Avx512 => 8,
+            Simd::AvxVnni | Simd::Avx2 => 6,
             Simd::Portable => 4,
         }
     }
@@ -146,16 +168,21 @@ impl Simd {
     /// cycles and two can start in each, so that at least eight must be under way. The tallest tiles
     /// keep half the registers free, or the compiler spills sums to load two inputs' weights at once.
     pub fn max_panels(self, rows: usize) -> usize {
-        match (self, rows) {
-            (Simd::Avx512, 1) => 8,
-            (Simd::Avx512, 2 | 3) => 6,
-            (Simd::Avx512, 4) => 4,
-            (Simd::Avx512, 5) => 3,
-            (Simd::Avx512, _) => 2,
-            (Simd::Avx2, 1) => 4,
-            (Simd::Avx2, 2) => 3,
-            (Simd::Avx2, 3) => 2,
-            (Simd::Avx2, _) | (Simd::Portable, _) => 1,
+        match self {
+            Simd::Avx512Vnni | Simd::Avx512 => match rows {
+                1 => 8,
+                2 | 3 => 6,
+                4 => 4,
+                5 => 3,
+                _ => 2,
+            },
+            Simd::AvxVnni | Simd::Avx2 => match rows {
+                1 => 4,
+                2 => 3,
+                3 => 2,
+                _ => 1,
+            },
+            Simd::Portable => 1,
         }
     }
 
@@ -166,10 +193,10 @@ impl Simd {
         match self {
             // SAFETY: the backend only ever keeps an instruction set that is available.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => unsafe { avx512::run(kernel) },
+            Simd::Avx512Vnni | Simd::Avx512 => unsafe { avx512::run(kernel) },
             // SAFETY: the same.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx2 => unsafe { avx2::run(kernel) },
+            Simd::AvxVnni | Simd::Avx2 => unsafe { avx2::run(kernel) },
             _ => kernel.run::<portable::Lanes16>(),
         }
     }

@@ -51,6 +51,30 @@ impl Lanes for Lanes16 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) -> i32 {
+        let rounded = self.0.map(|x| x.round_ties_even() as i8);
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(rounded) };
+        rounded.iter().map(|&x| i32::from(x)).sum()
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.0.iter().all(|x| x.is_finite())
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.0.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x))
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         Self(from_fn(|i| self.0[i] + other.0[i]))
     }

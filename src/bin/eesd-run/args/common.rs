@@ -5,8 +5,10 @@ use crate::monitor::MetricsTarget;
 use clap::ValueEnum;
 use eesd::TokenId;
 use eesd::backend::Device;
+use eesd::backend::cpu::KvFormat;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
+use eesd::model::Scheme;
 use eesd::sample::VerifyMode;
 use std::path::PathBuf;
 
@@ -16,6 +18,30 @@ pub struct ModelArgs {
     /// Hugging Face model folder, or GGUF file (any part, where it is split); default: the small model in the binary
     #[arg(short, long, value_name = "MODEL", help_heading = "Model and machine")]
     pub model: Option<PathBuf>,
+    /// Put the matrices of a 16- or 32-bit model into blocks of 8 or 4 bits as it is opened
+    ///
+    /// q8: llama.cpp's Q8_0. q4: Q4_0, with embedding and head in Q8_0. Answers are then those of the quantised model,
+    /// which `eesd-run perplexity --against` compares with the original.
+    #[arg(long, value_enum, value_name = "BITS", help_heading = "Model and machine")]
+    pub quantize: Option<Quantize>,
+}
+
+/// How a model is quantised as it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    /// 8 bits.
+    Q8,
+    /// 4 bits; embedding and head 8.
+    Q4,
+}
+
+impl From<Quantize> for Scheme {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::Q8 => Scheme::Q8,
+            Quantize::Q4 => Scheme::Q4,
+        }
+    }
 }
 
 /// How conversations become prompts.
@@ -42,6 +68,13 @@ pub struct MachineArgs {
     /// host's memory until there is room again. A request that alone needs more than there is fails.
     #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub cache_tokens: Option<usize>,
+    /// How the processor keeps keys and values
+    ///
+    /// f32: as they are computed. q8: in 8 bits, with a scale for each 32 dimensions of a head: less than a third of the
+    /// memory, and faster where texts are long. Answers differ between the two; within either, speculation and batches
+    /// change nothing.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "f32", help_heading = "Model and machine")]
+    pub kv: KvChoice,
     /// auto, cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
@@ -54,6 +87,24 @@ pub struct MachineArgs {
     /// Launch a GPU's kernels one by one, so that profilers see layers
     #[arg(long, help_heading = "Model and machine")]
     pub no_graphs: bool,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvChoice {
+    /// In f32.
+    F32,
+    /// In 8 bits.
+    Q8,
+}
+
+impl From<KvChoice> for KvFormat {
+    fn from(choice: KvChoice) -> Self {
+        match choice {
+            KvChoice::F32 => KvFormat::Full,
+            KvChoice::Q8 => KvFormat::Eight,
+        }
+    }
 }
 
 /// How prompts are taken in.

@@ -2,6 +2,9 @@
 
 use super::values;
 use super::{MachineArgs, ModelArgs, TemplateArgs};
+use clap::ValueEnum;
+use eesd::backend::training::parameters::Rounding;
+use eesd::model::Dtype;
 use std::path::PathBuf;
 
 /// What `distill --help` ends with.
@@ -114,6 +117,36 @@ pub struct BlockArgs {
     /// stays exact
     #[arg(long, value_name = "K", value_parser = values::count, allow_negative_numbers = true, help_heading = "Exit block")]
     pub draft_vocab: Option<usize>,
+    /// Number format of the block's file [default: the model's, or bf16 where the model is quantised]
+    ///
+    /// q8: matrices in blocks of 32 numbers of 8 bits with a scale (llama.cpp's Q8_0), half the size of 16 bits; what is
+    /// reported of the block is measured with these.
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Exit block")]
+    pub store: Option<Store>,
+}
+
+/// What a block's numbers are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Store {
+    /// 32 bits.
+    F32,
+    /// 16 bits, of IEEE 754.
+    F16,
+    /// 16 bits, the upper half of 32.
+    Bf16,
+    /// 8 bits.
+    Q8,
+}
+
+impl From<Store> for Rounding {
+    fn from(store: Store) -> Self {
+        match store {
+            Store::F32 => Self::Plain(Dtype::F32),
+            Store::F16 => Self::Plain(Dtype::F16),
+            Store::Bf16 => Self::Plain(Dtype::BF16),
+            Store::Q8 => Self::Q8,
+        }
+    }
 }
 
 /// How it is trained.

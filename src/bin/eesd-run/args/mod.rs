@@ -4,16 +4,20 @@
 mod bench;
 mod common;
 mod distill;
+mod perplexity;
+mod quantize;
 mod tokens;
 mod values;
 mod verify;
 
 pub use bench::{BenchArgs, TableFormat};
 pub use common::{
-    DraftArgs, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
+    DraftArgs, KvChoice, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
 };
-pub use distill::{BlockArgs, DistillArgs, TrainingArgs};
+pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
 pub use eesd::backend::Device;
+pub use perplexity::PerplexityArgs;
+pub use quantize::QuantizeArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, ExitChoice};
 pub use verify::VerifyArgs;
@@ -55,6 +59,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Prove on your model and prompts that speculation changes nothing
     Verify(VerifyArgs),
+    /// Measure how probable a model finds a text, and how far it is from another model
+    Perplexity(PerplexityArgs),
+    /// Write a model as a GGUF file of quantised matrices, for llama.cpp too
+    Quantize(QuantizeArgs),
     /// Print the tokens of a text
     Tokenize(TokenizeArgs),
     /// Print the text of tokens

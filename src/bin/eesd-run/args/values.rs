@@ -168,6 +168,12 @@ pub fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number, 1 or more".into())
 }
 
+/// Tokens of a window: the fewest have one in the first half and one to score in the second; no model goes past 16 million.
+pub fn window(text: &str) -> Result<usize, String> {
+    let expected = || format!("expected a whole number from 4 to {}", 1usize << 24);
+    text.parse().ok().filter(|n| (4..=1usize << 24).contains(n)).ok_or_else(expected)
+}
+
 /// Something that there can be at most 1024 of: threads, drafts in a round, sequences side by side.
 pub fn up_to_1024(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected a whole number from 1 to 1024".into())

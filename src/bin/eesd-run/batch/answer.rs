@@ -3,10 +3,17 @@
 use super::job::{Job, Row};
 use eesd::engine::{Completion, Finish, Stats};
 use eesd::load::Tokenizer;
+use eesd::model::Scheme;
 use serde_json::{Value, json};
 
-/// The line of a finished sample.
-pub fn answer<'j>(job: &'j Job, sample: usize, completion: &Completion, tokenizer: Option<&Tokenizer>) -> Row<'j> {
+/// The line of a finished sample, of a model that was quantised so.
+pub fn answer<'j>(
+    job: &'j Job,
+    sample: usize,
+    completion: &Completion,
+    tokenizer: Option<&Tokenizer>,
+    quantised: Option<Scheme>,
+) -> Row<'j> {
     let mut row = head(job, sample);
     let mut add = |key: &str, value: Value| row.keys.insert(key.into(), value);
     if let Finish::StopString(stop) = &completion.finish {
@@ -18,7 +25,11 @@ pub fn answer<'j>(job: &'j Job, sample: usize, completion: &Completion, tokenize
     if let Some(seed) = completion.seed {
         add("seed", seed.into());
     }
-    add("stats", statistics(&completion.stats));
+    let mut stats = statistics(&completion.stats);
+    if let Some(scheme) = quantised {
+        stats["quantized"] = scheme.to_string().into();
+    }
+    add("stats", stats);
     if !completion.logprobs.is_empty() {
         let spelling = |token| tokenizer.and_then(|tokenizer| tokenizer.token(token));
         let entry = |token: u32, logprob: f32| json!({"token": token, "spelling": spelling(token), "logprob": logprob});

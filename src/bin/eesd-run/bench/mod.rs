@@ -64,7 +64,7 @@ pub fn run(args: BenchArgs) -> Outcome {
         sampling.seed.get_or_insert(SEED);
         sampling.verify = Some(VerifyMode::Coupled);
     }
-    let exit = model.exit_block(args.exit.as_ref())?;
+    let exit = model.exit_block(args.exit.as_ref(), reporter)?;
     let controllers = controllers(&args.controllers.0, exit.is_some(), &model)?;
     let machine =
         Machine::new(&args.machine, args.prefill.prefill.into(), &model, args.batch_size, args.draft_max, reporter)?;
@@ -100,7 +100,7 @@ pub fn run(args: BenchArgs) -> Outcome {
 
     let subject = Subject {
         model: model.checkpoint.name().to_owned(),
-        bytes: model.checkpoint.bytes(),
+        bytes: model.bytes(),
         parameters: model.checkpoint.parameters(),
         device: engine.backend().describe(),
         exit_layer: engine.backend().exit_layer(),

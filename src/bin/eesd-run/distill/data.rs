@@ -76,7 +76,7 @@ fn answers(
     };
     let path = output.join("answers.jsonl");
     let told = reporter.progress(prompts.len() * data.samples, "answers");
-    let fingerprint = model.checkpoint.fingerprint();
+    let fingerprint = &model.fingerprint();
     let written = write_answers(&mut engine, fingerprint, &prompts, &options, &path, &mut |progress| {
         told.set(progress.answers, progress.of);
         told.tell(format!("answers, {:.0} tok/s", progress.tokens_per_second()));

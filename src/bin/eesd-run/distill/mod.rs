@@ -14,13 +14,14 @@ mod student;
 mod sweep;
 mod training;
 
-use crate::args::DistillArgs;
+use crate::args::{DistillArgs, Store};
 use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::interrupt;
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::distill::snapshot_path;
+use eesd::model::Encoder;
 use std::path::{Path, PathBuf};
 use training::{Run, Trained};
 
@@ -33,7 +34,7 @@ pub fn run(args: DistillArgs) -> Outcome {
     let model = Model::open(&args.model, reporter)?.with_template(&args.data.template)?;
     let output = output(&args, &model)?;
     let layers = layers(&args, &model)?;
-    refuse_in_vain(&args, &model, &output, &layers)?;
+    refuse_in_vain(&args, &model, &output, &layers, reporter)?;
     interrupt::listen();
     let Some(dataset) = data::gather(&args, &model, &output, reporter)? else { return Ok(()) };
     let run = Run { args: &args, model: &model, dataset: &dataset, output: &output, reporter };
@@ -65,8 +66,16 @@ fn output(args: &DistillArgs, model: &Model) -> Outcome<PathBuf> {
 
 /// What would make hours of work end in an error, while it costs nothing yet: a start that does not fit, a block of somebody
 /// else's in the way, or no folder for the picture.
-fn refuse_in_vain(args: &DistillArgs, model: &Model, output: &Path, layers: &[usize]) -> Outcome {
-    layers.iter().try_for_each(|&n| start::with_start(&args.block, model, n, |_| Ok(())))?;
+fn refuse_in_vain(args: &DistillArgs, model: &Model, output: &Path, layers: &[usize], reporter: Reporter) -> Outcome {
+    let geometry = model.checkpoint.geometry();
+    let widths = [geometry.hidden_size, geometry.q_size(), geometry.intermediate_size];
+    if let Some(width) = widths.into_iter().find(|&width| !Encoder::Q8_0.fits(width))
+        && args.block.store == Some(Store::Q8)
+    {
+        let found = format!("--store q8: the model has rows of {width} numbers");
+        return Err(Failure::usage(format!("{found} (expected multiples of {})", Encoder::Q8_0.blocks().len())));
+    }
+    layers.iter().try_for_each(|&n| start::with_start(&args.block, model, n, reporter, |_| Ok(())))?;
     if let Some(path) = &args.plot
         && !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir())
     {

@@ -2,6 +2,7 @@
 
 use crate::args::{BlockArgs, ExitChoice};
 use crate::failure::{Failure, Outcome};
+use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::model::ExitWeights;
 
@@ -11,9 +12,10 @@ pub fn with_start<T>(
     args: &BlockArgs,
     model: &Model,
     n: usize,
+    reporter: Reporter,
     take: impl FnOnce(&ExitWeights<'_>) -> Outcome<T>,
 ) -> Outcome<T> {
-    let weights = model.checkpoint.weights();
+    let weights = model.weights(reporter)?;
     let last = weights.layers.len() - 1;
     let take = |exit: &ExitWeights<'_>| {
         enough_tokens(args, model, exit)?;

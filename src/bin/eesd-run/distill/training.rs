@@ -13,7 +13,7 @@ use crate::settings::Model;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::backend::training::loss::{LossOptions, LossSum};
-use eesd::backend::training::parameters::{Head, Layout};
+use eesd::backend::training::parameters::{Head, Layout, Rounding};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
@@ -65,10 +65,7 @@ impl Run<'_> {
         let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
         let (layout, values) = self.start(n, &frequencies)?;
         let coverage = self.coverage(&layout, &frequencies);
-        // A block of a quantised model is trained, and kept, in 16 bits.
-        let dtype = self.model.checkpoint.weights().layers[0].q.format.dtype().unwrap_or(Dtype::BF16);
-        let identity =
-            Identity::new(self.model.checkpoint.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
+        let identity = Identity::new(&self.model.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
         let geometry = self.model.checkpoint.geometry();
         // The student comes first: the teacher's cache makes do with what is left of a GPU's memory.
         let student = student(&mut machine, geometry, (layout, values), window, batch_tokens, self.reporter)?;
@@ -128,16 +125,24 @@ impl Run<'_> {
             self.reporter.note(&format!("interrupted after update {step} of {}: the same command goes on", plan.steps));
             return Ok(None);
         }
-        let (exported, reached) = trainer.export(dtype)?;
+        let (exported, reached) = trainer.export(self.rounding())?;
         block.reached = reached;
         if plan.steps > 0 {
-            let fingerprint = self.model.checkpoint.fingerprint();
-            ExitBlock::save(&path, &exported.weights(), &self.story(&plan, &train, coverage, reached), fingerprint)?;
+            let story = self.story(&plan, &train, coverage, reached);
+            ExitBlock::save(&path, &exported.weights(), &story, &self.model.checkpoint)?;
             self.reporter.note(&format!("{}: written", path.display()));
         }
-        let ratio = cost::draft_ratio(&self.model.checkpoint.weights(), &exported.weights());
+        let ratio = cost::draft_ratio(&self.model.weights(self.reporter)?, &exported.weights());
         self.reporter.note(&format!("exit after layer {n}, {}{}", super::reached(&block), worth(ratio, reached)));
         Ok(Some(block))
+    }
+
+    /// What the block is kept in: the model's own format, 16 bits where that is no plain numbers.
+    fn rounding(&self) -> Rounding {
+        match self.args.block.store {
+            Some(store) => store.into(),
+            None => self.model.checkpoint.weights().layers[0].q.format.dtype().unwrap_or(Dtype::BF16).into(),
+        }
     }
 
     /// Decides the plan.
@@ -183,9 +188,9 @@ impl Run<'_> {
             () if *freeze_head => Head::Frozen,
             () => Head::Trained,
         };
-        with_start(&self.args.block, self.model, n, |exit| {
+        with_start(&self.args.block, self.model, n, self.reporter, |exit| {
             let ids = self.draft_ids(exit, frequencies);
-            Layout::new(exit, &self.model.checkpoint.weights(), head, ids.as_deref())
+            Layout::new(exit, &self.model.weights(self.reporter)?, head, ids.as_deref())
                 .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
         })
     }

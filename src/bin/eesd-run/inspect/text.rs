@@ -45,7 +45,8 @@ fn model(report: &Report) -> Vec<String> {
             bytes(report.bytes.layers / (*layers).max(1) as u64),
         ),
         format!(
-            "stored as    embedding {}, layers {}{}",
+            "{} embedding {}, layers {}{}",
+            if report.quantized.is_some() { "quantised to" } else { "stored as   " },
             report.formats.embedding,
             shares(report),
             head_format(report)

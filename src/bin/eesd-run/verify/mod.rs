@@ -52,7 +52,7 @@ pub fn run(args: VerifyArgs) -> Outcome {
     if args.input.is_none() {
         model.note_idle_template(&args.template, "add --input FILE.jsonl", reporter);
     }
-    let exit = model.exit_block(args.exit.as_ref())?;
+    let exit = model.exit_block(args.exit.as_ref(), reporter)?;
     let Some(exit) = exit else {
         return Err(Failure::failed(format!(
             "{}: no exit-N.safetensors, so nothing to verify: decoding is plain (give a block with --exit FILE)",

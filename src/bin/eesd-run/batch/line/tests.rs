@@ -49,7 +49,7 @@ fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
     match &job.form {
         Form::Lines => {
             let last = job.samples - 1;
-            vec![write(&answer::error(job, last, error)), write(&answer::answer(job, last, &completion, None))]
+            vec![write(&answer::error(job, last, error)), write(&answer::answer(job, last, &completion, None, None))]
         }
         Form::OpenAi(endpoint) => vec![
             write(&openai::error(job, error)),
@@ -123,7 +123,10 @@ fn every_mutated_line_is_answered_under_its_own_id() {
     let template = dir.path().join("template.jinja");
     fs::write(&template, TEMPLATE).unwrap();
     let template = TemplateArgs { chat_template: Some(template), ..TemplateArgs::default() };
-    let model = Model::open(&ModelArgs { model: None }, Reporter::new(true)).unwrap().with_template(&template).unwrap();
+    let model = Model::open(&ModelArgs { model: None, quantize: None }, Reporter::new(true))
+        .unwrap()
+        .with_template(&template)
+        .unwrap();
     let encoder = model.encoder();
     let wanted = std::env::var("EESD_MUTATIONS").map_or(LINES, |lines| lines.parse().unwrap());
     let mut dice = Dice::new();

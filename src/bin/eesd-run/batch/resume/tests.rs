@@ -21,7 +21,7 @@ impl Place {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("in.jsonl"), INPUT).unwrap();
-        Self { dir, model: Model::open(&ModelArgs { model: None }, Reporter::new(true)).unwrap() }
+        Self { dir, model: Model::open(&ModelArgs { model: None, quantize: None }, Reporter::new(true)).unwrap() }
     }
 
     fn output(&self) -> PathBuf {
