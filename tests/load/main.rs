@@ -20,6 +20,7 @@ mod jinja;
 mod limits;
 mod messages;
 mod quantised;
+mod quantised_refusals;
 mod tensors;
 mod tokenizer;
 mod values;
