@@ -58,6 +58,6 @@ mod tests {
         let bytes: u64 = formats.layers.values().map(|share| share.bytes).sum();
         let all = checkpoint.weights().layers.iter().map(crate::cost::layer_bytes).sum::<u64>();
         assert!(bytes < all && bytes * 100 > all * 99, "{bytes} of {all}: all but norms and biases");
-        assert_eq!((formats.main(), &*formats.embedding, formats.head.as_deref()), ("f32", "q8_0", None));
+        assert_eq!((formats.main(), &*formats.embedding, formats.head.as_deref()), ("bf16", "q8_0", None));
     }
 }
