@@ -1,7 +1,7 @@
 //! How fast the processor's passes are, beside what the machine can do at best.
 //!
-//! `cargo bench --bench cpu -- [f16] [bf16] [bundled]` (all three by default). Prints Markdown. Speeds
-//! are medians over rounds; in each round every case runs once, between a sum over memory and a
+//! `cargo bench --bench cpu -- [f16] [bf16] [bundled] [FOLDER or FILE.gguf ...]` (the first three by default). Prints
+//! Markdown. Speeds are medians over rounds; in each round every case runs once, between a sum over memory and a
 //! multiply-add loop on the same number of threads, so that shares of those rates compare like with
 //! like. The spread is half the distance between the quartiles.
 
@@ -18,10 +18,10 @@ use std::time::Instant;
 use synthetic::RandomModel;
 
 /// Rows of the passes that are timed.
-const ROWS: [usize; 6] = [1, 2, 3, 4, 8, 16];
+const ROWS: [usize; 7] = [1, 2, 3, 4, 8, 16, 32];
 
-/// Tokens of a timed prompt.
-const PROMPT: usize = 256;
+/// Tokens of the timed prompts, where the model has as many positions.
+const PROMPTS: [usize; 2] = [256, 2048];
 
 /// Tokens before a timed decoding pass.
 const CONTEXT: usize = 64;
@@ -43,34 +43,51 @@ fn main() {
         let checkpoint = Checkpoint::bundled().expect("the bundled model opens");
         measure(checkpoint.name(), checkpoint.geometry(), &checkpoint.weights(), threads, 15, 100);
     }
+    let known = ["f16", "bf16", "bundled"];
+    for path in wanted.iter().filter(|wanted| !known.contains(&wanted.as_str())) {
+        let checkpoint = Checkpoint::open(path.as_ref()).unwrap_or_else(|error| panic!("{error}"));
+        measure(checkpoint.name(), checkpoint.geometry(), &checkpoint.weights(), threads, 7, 5);
+    }
 }
 
 /// Times a model's passes in `rounds` rounds, `repeats` passes at a time, and prints a table.
 fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads: usize, rounds: usize, repeats: usize) {
     let most = ROWS[ROWS.len() - 1];
-    let options =
-        CpuOptions { threads: Some(threads), slots: most, context: PROMPT, max_draft: 0, ..CpuOptions::default() };
+    let prompts: Vec<usize> = PROMPTS.into_iter().filter(|&prompt| prompt <= geometry.max_positions).collect();
+    let longest = prompts.iter().copied().max().unwrap_or(0).max(CONTEXT + 1);
+    let (table, long) = ((CONTEXT + 1).div_ceil(PAGE_TOKENS), longest.div_ceil(PAGE_TOKENS));
+    let pages = Some(most * table + long);
+    let options = CpuOptions {
+        threads: Some(threads),
+        slots: most,
+        context: longest,
+        max_draft: 0,
+        pages,
+        ..CpuOptions::default()
+    };
     let mut backend = CpuBackend::new(geometry, weights, None, &options).expect("the model fits in memory");
     let mut probe = Probe::new(threads, PROBE_BYTES).expect("the probe's memory fits");
     let read_bytes = decoding_bytes(weights) as f64;
-    let flops = prefill_flops(geometry, PROMPT);
 
-    let tokens: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect();
-    let table = PROMPT.div_ceil(PAGE_TOKENS);
+    let tokens: Vec<u32> = (0..longest as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect();
+    let long: Vec<PageId> = (0..long).map(|page| PageId((most * table + page) as u32)).collect();
     let pages: Vec<Vec<PageId>> =
         (0..most).map(|slot| (0..table).map(|page| PageId((slot * table + page) as u32)).collect()).collect();
     for pages in &pages {
         backend.prefill(&[Chunk { pages, start: 0, tokens: &tokens[..CONTEXT] }]).expect("prefill");
     }
 
-    let (mut reads, mut multiplies, mut prefills) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut reads, mut multiplies, mut prefills) = (Vec::new(), Vec::new(), vec![Vec::new(); prompts.len()]);
     let mut passes = vec![Vec::new(); ROWS.len()];
     for round in 0..=rounds {
         let read = probe.read();
         let multiply = probe.multiply_add(20_000_000);
-        let prefill = time(repeats.div_ceil(20), || {
-            backend.prefill(&[Chunk { pages: &pages[0], start: 0, tokens: &tokens }]).expect("prefill");
-        });
+        let prefill = |&prompt: &usize| {
+            time(repeats.div_ceil(20), || {
+                backend.prefill(&[Chunk { pages: &long, start: 0, tokens: &tokens[..prompt] }]).expect("prefill");
+            })
+        };
+        let round_prefills: Vec<f64> = prompts.iter().map(prefill).collect();
         let mut round_passes = Vec::new();
         for rows in ROWS {
             round_passes.push(time(repeats, || decode(&mut *backend, &pages[..rows], &tokens[..=CONTEXT])));
@@ -79,7 +96,7 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
         if round > 0 {
             reads.push(read);
             multiplies.push(multiply);
-            prefills.push(prefill);
+            round_prefills.into_iter().zip(&mut prefills).for_each(|(prefill, all)| all.push(prefill));
             round_passes.into_iter().zip(&mut passes).for_each(|(pass, all)| all.push(pass));
         }
     }
@@ -104,13 +121,15 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
             Spread::of(&ratios),
         );
     }
-    let speeds: Vec<f64> = prefills.iter().map(|time| PROMPT as f64 / time).collect();
-    println!(
-        "| prefill of {PROMPT} | {} | {} | – | {} % | – |",
-        Spread::of(&prefills).scaled(1e3),
-        Spread::of(&speeds),
-        shares(&multiplies, flops, &prefills),
-    );
+    for (prompt, times) in prompts.into_iter().zip(&prefills) {
+        let speeds: Vec<f64> = times.iter().map(|time| prompt as f64 / time).collect();
+        println!(
+            "| prefill of {prompt} | {} | {} | – | {} % | – |",
+            Spread::of(times).scaled(1e3),
+            Spread::of(&speeds),
+            shares(&multiplies, prefill_flops(geometry, prompt), times),
+        );
+    }
 }
 
 /// Seconds of one of `repeats` calls, on average.

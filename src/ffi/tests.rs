@@ -60,6 +60,26 @@ unsafe extern "C" fn listen(_level: i32, message: *const c_char, _user_data: *mu
     assert!(!message.is_null());
 }
 
+/// The file's name without its ending is the model's.
+#[test]
+fn a_file_is_a_model_too() {
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/llama-mixed.gguf\0");
+    let mut model = null_mut();
+    let mut params = MaybeUninit::<ModelParams>::uninit();
+    let mut info = MaybeUninit::<ModelInfo>::zeroed();
+    // SAFETY: structures of the sizes that they say, filled before they are read; a text that ends in a zero.
+    unsafe {
+        assert_eq!(eesd_model_params_default(params.as_mut_ptr(), size_of::<ModelParams>()), Status::Ok);
+        params.assume_init_mut().folder = FILE.as_ptr().cast();
+        assert_eq!(eesd_model_load(params.as_ptr(), &mut model), Status::Ok);
+        info.assume_init_mut().struct_size = size_of::<ModelInfo>();
+        assert_eq!(eesd_model_get_info(model, info.as_mut_ptr()), Status::Ok);
+        let name = info.assume_init_ref().name.map(|byte| byte as u8);
+        assert!(name.starts_with(b"llama-mixed\0"));
+        assert_eq!(eesd_model_free(model), Status::Ok);
+    }
+}
+
 /// One answer by callback.
 fn generate(Handles(model, session): Handles) -> Vec<TokenId> {
     let (mut completion, mut counted) = (Completion::NONE, 0usize);

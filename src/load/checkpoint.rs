@@ -39,7 +39,8 @@ impl Checkpoint {
     /// `path` is a Hugging Face folder, a GGUF file (or one of the files that a model is split over), or a folder that
     /// holds one model as GGUF and no other.
     ///
-    /// The weights are mapped, not read: the files must stay as they are while this lives.
+    /// The weights are mapped, not read: the files must stay as they are while this lives. Only the quantised matrices of
+    /// a Hugging Face folder are read, and put into rows of a [`Format`](crate::model::Format) that says the same.
     ///
     /// # Errors
     /// If a file is missing, damaged, or describes something this engine does not run.
@@ -138,7 +139,7 @@ impl Checkpoint {
         self.parameters
     }
 
-    /// Bytes of the weights as stored; a tied head counts once.
+    /// Bytes of the weights as stored, or as kept in memory where they are made of parts; a tied head counts once.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -47,4 +47,5 @@ mod sampling_distribution;
 mod sampling_properties;
 mod sampling_reference;
 mod scheduler;
+mod smollm2;
 mod step_times;

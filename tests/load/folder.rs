@@ -67,6 +67,14 @@ impl Folder {
         self.write(file, json.to_string())
     }
 
+    /// Changes a value of `quantization_config`; `path` is a JSON pointer within it.
+    pub fn announce(&self, path: &str, value: Value) {
+        let mut config = self.json("config.json");
+        let (around, key) = path.rsplit_once('/').unwrap();
+        config["quantization_config"].pointer_mut(around).unwrap()[key] = value;
+        self.write("config.json", config.to_string());
+    }
+
     pub fn remove_key(&self, file: &str, key: &str) -> &Self {
         let mut json = self.json(file);
         json.as_object_mut().unwrap().remove(key);

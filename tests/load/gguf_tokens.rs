@@ -50,7 +50,7 @@ fn whole_words_that_are_tokens_need_no_merges() {
     let mut tokens: Vec<String> = ["<|bos|>", "<|eos|>"].map(String::from).into();
     tokens.extend((0..=255).map(|byte| letter(byte).to_string()));
     tokens.push("word".into());
-    tokens.resize_with(267, || String::new());
+    tokens.resize_with(267, String::new);
     file.set("tokenizer.ggml.tokens", Value::texts(&tokens)).set("tokenizer.ggml.merges", Value::texts(&[""; 0]));
     let word = |rule: &str, file: &mut File| {
         tokenizer(file.set("tokenizer.ggml.pre", Value::text(rule))).encode("word", false).unwrap()

@@ -10,6 +10,7 @@ mod files;
 mod folder;
 mod generation;
 mod gguf;
+mod gguf_errors;
 #[path = "../common/gguf_file.rs"]
 mod gguf_file;
 mod gguf_tokens;
@@ -19,6 +20,7 @@ mod jinja;
 mod limits;
 mod messages;
 mod quantised;
+mod quantised_refusals;
 mod tensors;
 mod tokenizer;
 mod values;

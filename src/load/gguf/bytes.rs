@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
             Kind::I32 => Scalar::Whole(self.array().map(i32::from_le_bytes)?.into()),
             Kind::U64 => Scalar::Whole(self.u64()?.into()),
             Kind::I64 => Scalar::Whole(self.array().map(i64::from_le_bytes)?.into()),
-            Kind::F32 => Scalar::Number(self.array().map(f32::from_le_bytes)?.into()),
+            Kind::F32 => Scalar::Number(shortest(self.array().map(f32::from_le_bytes)?)),
             Kind::F64 => Scalar::Number(self.array().map(f64::from_le_bytes)?),
             Kind::Bool => match self.take(1)? {
                 [0] => Scalar::Truth(false),
@@ -101,4 +101,9 @@ impl<'a> Reader<'a> {
         }
         Ok(start..self.at)
     }
+}
+
+/// The number of fewest digits that the stored one is nearest to: what it was before it was stored, mostly.
+fn shortest(number: f32) -> f64 {
+    number.to_string().parse().expect("a number as it is written")
 }

@@ -4,8 +4,8 @@ use super::super::config::{Biases, Config};
 use super::super::tensors::Tensors;
 use super::super::{LoadError, limits};
 use super::parts::Gguf;
-use super::rope;
 use super::value::Metadata;
+use super::{rope, unread};
 use crate::model::Geometry;
 
 const ARCHITECTURES: &str = "llama, qwen2, qwen3";
@@ -117,7 +117,7 @@ pub(in super::super) fn parse(
     }
     let keys = Keys { metadata, architecture };
     refuse_other_arithmetic(&keys)?;
-    notes.extend(strangers(&keys));
+    notes.extend(unread::notes(&keys, is_known)?);
 
     let hidden_size = keys.required("embedding_length", limits::FEATURES)?;
     let heads = keys.required("attention.head_count", limits::HEADS)?;
@@ -177,15 +177,9 @@ fn refuse_other_arithmetic(keys: &Keys<'_>) -> Result<(), LoadError> {
     }
 }
 
-/// Keys of the architecture that nobody here knows.
-fn strangers(keys: &Keys<'_>) -> Option<String> {
-    let prefix = keys.name("");
-    let known = |key: &str| READ.contains(&key) || IDLE.contains(&key) || OTHER_ARITHMETIC.contains(&key);
-    let of_architecture = keys.metadata.keys().filter_map(|key| key.strip_prefix(&prefix));
-    let strangers: Vec<String> = of_architecture.filter(|key| !known(key)).map(|key| keys.name(key)).collect();
-    let file = keys.metadata.path().file_name().unwrap_or_default().to_string_lossy();
-    let strangers = (!strangers.is_empty()).then(|| super::super::error::short(strangers.join("`, `")))?;
-    Some(format!("{file}: `{strangers}` not known to this version: ignored"))
+/// Whether a key of the architecture is read, or changes no logits.
+fn is_known(key: &str) -> bool {
+    READ.contains(&key) || IDLE.contains(&key) || OTHER_ARITHMETIC.contains(&key)
 }
 
 fn head_dim(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, LoadError> {

@@ -2,9 +2,10 @@
 
 use super::super::{LoadError, limits};
 use super::parts::Gguf;
-use super::value::Metadata;
+use super::value::{Metadata, Scalar};
 use super::vocabulary::{Kind, Model, Vocabulary};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -19,6 +20,17 @@ const END: &str = "tokenizer.ggml.eos_token_id";
 const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end a turn in models whose files name none: they would write on as their user.
 const ENDS: [&str; 5] = ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+
+/// Sampling that the model's authors recommend, and what generation_config.json calls it.
+pub(super) const SAMPLING: &str = "general.sampling.";
+pub(super) const SAMPLING_KEYS: [(&str, &str); 5] = [
+    ("temp", "temperature"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("penalty_repeat", "repetition_penalty"),
+];
+const SUPPRESSED: &str = "tokenizer.ggml.suppress_tokens";
 
 /// What begins texts.
 pub(super) struct Begin {
@@ -40,11 +52,10 @@ impl Gguf {
     /// If a key has not the value that it should, by the key.
     pub fn document(&self, file: &str, most: u64) -> Result<Option<Vec<u8>>, LoadError> {
         let metadata = self.metadata();
-        let Some(model) = Model::of(&metadata)? else { return Ok(None) };
-        match file {
-            TOKENIZER => Vocabulary::read(metadata)?.tokenizer(&model, most).map(Some),
-            TOKENIZER_CONFIG => tokenizer_config(&metadata, &model).map(Some),
-            GENERATION_CONFIG => generation_config(&metadata, &model).map(Some),
+        match (file, Model::of(&metadata)?) {
+            (TOKENIZER, Some(model)) => Vocabulary::read(metadata)?.tokenizer(&model, most).map(Some),
+            (TOKENIZER_CONFIG, Some(model)) => tokenizer_config(&metadata, &model).map(Some),
+            (GENERATION_CONFIG, model) => generation_config(&metadata, model.as_ref()).map(Some),
             _ => Ok(None),
         }
     }
@@ -80,7 +91,7 @@ fn templates(metadata: &Metadata<'_>) -> Result<Option<Value>, LoadError> {
     const MOST: usize = 64;
     let default = metadata.text(TEMPLATE)?;
     let names = metadata.list(TEMPLATES, MOST, "texts", |scalar| match scalar {
-        super::value::Scalar::Text(text) => Some(text),
+        Scalar::Text(text) => Some(text),
         _ => None,
     })?;
     let mut templates: Vec<Value> =
@@ -97,12 +108,36 @@ fn templates(metadata: &Metadata<'_>) -> Result<Option<Value>, LoadError> {
     })
 }
 
-fn generation_config(metadata: &Metadata<'_>, model: &Model) -> Result<Vec<u8>, LoadError> {
-    let begin = model.begin().token;
+fn generation_config(metadata: &Metadata<'_>, model: Option<&Model>) -> Result<Vec<u8>, LoadError> {
     let mut config = Map::new();
-    if let Some(id) = token(metadata, BEGIN)?.or(begin) {
-        config.insert("bos_token_id".into(), id.into());
+    for (key, name) in SAMPLING_KEYS {
+        if let Some(number) = metadata.number(&format!("{SAMPLING}{key}"))? {
+            config.insert(name.into(), number.into());
+        }
     }
+    // The files do not say whether to sample: who recommends a temperature does.
+    if config.get("temperature").and_then(Value::as_f64).is_some_and(|temperature| temperature > 0.0) {
+        config.insert("do_sample".into(), true.into());
+    }
+    let id = |scalar| match scalar {
+        Scalar::Whole(number) => u32::try_from(number).ok(),
+        _ => None,
+    };
+    if let Some(suppressed) = metadata.list(SUPPRESSED, limits::VOCABULARY, "tokens", id)? {
+        config.insert("suppress_tokens".into(), suppressed.into());
+    }
+    if let Some(model) = model {
+        let begin = model.begin().token;
+        if let Some(id) = token(metadata, BEGIN)?.or(begin) {
+            config.insert("bos_token_id".into(), id.into());
+        }
+        config.insert("eos_token_id".into(), ends(metadata, begin)?.into());
+    }
+    Ok(Value::Object(config).to_string().into_bytes())
+}
+
+/// The tokens that end an answer, each once.
+fn ends(metadata: &Metadata<'_>, begin: Option<usize>) -> Result<Vec<usize>, LoadError> {
     let mut ends: Vec<usize> = token(metadata, END)?.or(begin.map(|begin| begin + 1)).into_iter().collect();
     for key in OTHER_ENDS {
         ends.extend(token(metadata, key)?);
@@ -110,10 +145,9 @@ fn generation_config(metadata: &Metadata<'_>, model: &Model) -> Result<Vec<u8>, 
     let vocabulary = Vocabulary::read(*metadata)?;
     let known = ENDS.iter().filter_map(|end| vocabulary.ids.get(end).copied());
     ends.extend(known.filter(|&id| vocabulary.kinds[id] == Kind::Control));
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     ends.retain(|id| seen.insert(*id));
-    config.insert("eos_token_id".into(), ends.into());
-    Ok(Value::Object(config).to_string().into_bytes())
+    Ok(ends)
 }
 
 /// A token's id; whether the model has such a token is for others to say, since some converters write what stands for none.

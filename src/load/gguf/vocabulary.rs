@@ -120,6 +120,8 @@ impl<'a> Vocabulary<'a> {
 
     /// The tokenizer.json of these tokens; of `most` bytes at most.
     pub fn tokenizer(&self, model: &Model, most: u64) -> Result<Vec<u8>, LoadError> {
+        // Before any work on them.
+        self.check_bytes(self.tokens.iter().map(|token| token.len()).sum(), most)?;
         let added = |id: usize| {
             json!({"id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": self.kinds[id] != Kind::UserDefined})

@@ -30,9 +30,10 @@ impl Awq {
             Some(other) => return Err(unsupported(config, bits, other, "4 bits")),
             None => return Err(config.wrong("bits", "4")),
         }
-        let version = config.text("version")?.unwrap_or("gemm");
+        let key_of_version = key("version", "format");
+        let version = config.text(key_of_version)?.unwrap_or("gemm");
         if !version.eq_ignore_ascii_case("gemm") {
-            return Err(unsupported(config, "version", version, "gemm"));
+            return Err(unsupported(config, key_of_version, version, "gemm"));
         }
         let size = key("group_size", "q_group_size");
         let group = match config.value(size) {

@@ -185,7 +185,7 @@ impl Coded<'_> {
     fn format(&self, rows: usize, cols: usize) -> Format {
         let Grouping::Runs(size) = self.groups else { return Dtype::F32.into() };
         let bits = match &self.codes {
-            Codes::E4m3(_) => return Format::Fp8(Fp8 { size }),
+            Codes::E4m3(_) => return Format::Fp8(Fp8 { size: size.min(cols) }),
             Codes::Signed(_) => 8,
             Codes::Packed(fields) => fields.bits as u8,
         };

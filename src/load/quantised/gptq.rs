@@ -34,11 +34,11 @@ impl Gptq {
         if usual.bits == 0 {
             return Err(config.wrong("bits", "4 or 8"));
         }
-        let format = config.text("checkpoint_format")?.unwrap_or("gptq").to_lowercase();
-        let less_one = match &format[..] {
+        let key = if config.value("checkpoint_format").is_some() { "checkpoint_format" } else { "format" };
+        let less_one = match &config.text(key)?.unwrap_or("gptq").to_lowercase()[..] {
             "gptq" => true,
             "gptq_v2" => false,
-            other => return Err(unsupported(config, "checkpoint_format", other, "gptq, gptq_v2")),
+            other => return Err(unsupported(config, key, other, "gptq, gptq_v2")),
         };
         if config.flag("is_marlin_format")? == Some(true) {
             return Err(unsupported(config, "is_marlin_format", "true", "gptq, gptq_v2"));
@@ -47,7 +47,7 @@ impl Gptq {
             None | Some("int32") => {}
             Some(other) => return Err(unsupported(config, "pack_dtype", other, "int32")),
         }
-        if config.has("adapter") && config.value("adapter").is_some() {
+        if config.value("adapter").is_some() {
             return Err(unsupported(config, "adapter", "(weights beside the quantised ones)", "no adapter"));
         }
         let (mut skipped, mut dynamic) = (Vec::new(), Vec::new());

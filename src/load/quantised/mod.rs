@@ -65,7 +65,12 @@ impl Quantisation {
     /// # Errors
     /// If it is damaged, or announces what this engine does not read.
     pub(super) fn parse(root: &Object<'_>) -> Result<Option<Self>, LoadError> {
-        let Some(config) = root.object("quantization_config")? else { return Ok(None) };
+        let config = match root.object("quantization_config")? {
+            Some(config) => Some(config),
+            // As the first files of compressed-tensors had it.
+            None => root.object("compression_config")?,
+        };
+        let Some(config) = config else { return Ok(None) };
         let mut of_activations = Vec::new();
         let method: Box<dyn Method> = match config.text("quant_method")? {
             Some("compressed-tensors") => Box::new(compressed::Compressed::parse(&config, &mut of_activations)?),

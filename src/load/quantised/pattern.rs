@@ -34,7 +34,7 @@ impl Pattern {
         let compile = |expression: &str| {
             let mut builder = RegexBuilder::new(expression);
             builder.backtrack_limit(BACKTRACKS).delegate_size_limit(COMPILED).delegate_dfa_size_limit(COMPILED);
-            builder.build()
+            builder.build().ok()
         };
         if expression.len() > limits::MODULE_PATTERN_BYTES {
             let what = format!("bytes of an expression in `{}`", object.name(key));
@@ -42,7 +42,7 @@ impl Pattern {
         }
         // By itself first: in brackets, one with a bracket too many could mean something else.
         let compiled = compile(expression).and_then(|_| compile(&format!("^(?:{expression})")));
-        let regex = compiled.map_err(|_| LoadError::Key {
+        let regex = compiled.ok_or_else(|| LoadError::Key {
             path: object.path().into(),
             key: object.name(key),
             found: super::super::error::spelling(text),

@@ -1,0 +1,44 @@
+//! SmolLM2-135M-Instruct from its GGUF file, where `models/smollm2-135m-instruct` holds it: it is too large to come along.
+
+use eesd::load::{Chat, Checkpoint, Message};
+use std::path::Path;
+
+fn model() -> Option<Checkpoint> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m-instruct");
+    folder.is_dir().then(|| Checkpoint::open(&folder).unwrap())
+}
+
+/// The ids are those of Hugging Face's `tokenizers` for the model's own tokenizer.json.
+#[test]
+fn its_tokens_are_those_of_its_tokenizer() {
+    let Some(model) = model() else { return };
+    let tokenizer = model.tokenizer().unwrap();
+    for (text, ids) in [
+        ("The capital of France is", &[504, 3575, 282, 4649, 314][..]),
+        (
+            "def f(x):\n    return x + 1234\n",
+            &[1604, 275, 24, 104, 727, 472, 1003, 1792, 1232, 216, 33, 34, 35, 36, 198],
+        ),
+        (
+            "你好，世界！ 2026年",
+            &[18645, 250, 48392, 138, 12831, 7906, 240, 178, 239, 230, 8083, 219, 216, 34, 32, 34, 38, 32090, 129],
+        ),
+        ("🙂👍🏽 café e\u{301}", &[10813, 38887, 10813, 235, 231, 10813, 233, 138, 37366, 297, 151, 219]),
+        ("<|im_start|>user\nHi<|im_end|>\n", &[1, 4093, 198, 26843, 2, 198]),
+    ] {
+        assert_eq!(tokenizer.encode(text, true).unwrap(), ids, "{text}");
+        assert!(text.contains("<|") || tokenizer.decode(ids) == text, "{text}");
+    }
+}
+
+#[test]
+fn its_chat_template_and_ends_are_read() {
+    let Some(model) = model() else { return };
+    assert_eq!(model.generation().end_tokens, [2]);
+    let prompt = model.chat_template().unwrap().unwrap().render(&Chat::new([Message::new("user", "Hi")])).unwrap();
+    assert!(prompt.starts_with("<|im_start|>system\nYou are a helpful AI assistant named Smol"), "{prompt}");
+    assert!(prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), "{prompt}");
+    let geometry = model.geometry();
+    assert_eq!((geometry.layers, geometry.hidden_size, geometry.vocab_size), (30, 576, 49152));
+    assert!(geometry.tied_head && model.parameters() == 134_515_008);
+}
