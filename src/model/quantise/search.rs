@@ -25,8 +25,22 @@ fn importance<const N: usize>(numbers: &[f32; N]) -> [f32; N] {
 
 /// To the nearest code, of which there are `0..=most`.
 fn code(steps: f32, most: f32) -> f32 {
+    // Of so large a number f32 has no fraction: adding it rounds, and many numbers are rounded at a time.
+    const WHOLE: f32 = 12_582_912.0; // 3 · 2²²
     // Not a number where everything is 0, which becomes code 0.
-    ((steps.max(0.0).min(most) + 0.5) as i32) as f32
+    (steps.max(0.0).min(most) + WHOLE) - WHOLE
+}
+
+/// Sums that are added up side by side.
+const LANES: usize = 8;
+
+/// Sums over the elements of a group, `N` of them.
+fn sum<const N: usize>(of: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for start in (0..N).step_by(LANES) {
+        lanes.iter_mut().enumerate().for_each(|(lane, sum)| *sum += of(start + lane));
+    }
+    lanes.iter().sum()
 }
 
 fn in_f16(number: f32) -> f32 {
@@ -45,29 +59,37 @@ struct Affine {
 struct Q4Group {
     numbers: [f32; Q4_GROUP],
     weights: [f32; Q4_GROUP],
+    /// Sums of the weights, and of the numbers with their weights.
+    weight: f32,
+    weighted: f32,
 }
 
 impl Q4Group {
+    fn new(numbers: &[f32; Q4_GROUP]) -> Self {
+        let weights = importance(numbers);
+        let weighted = sum::<Q4_GROUP>(|i| weights[i] * numbers[i]);
+        Self { numbers: *numbers, weights, weight: sum::<Q4_GROUP>(|i| weights[i]), weighted }
+    }
+
     fn codes(&self, Affine { scale, minimum }: Affine) -> [f32; Q4_GROUP] {
         let inverse = super::inverse(scale);
         self.numbers.map(|x| code((x + minimum) * inverse, 15.0))
     }
 
     fn error(&self, Affine { scale, minimum }: Affine, codes: &[f32; Q4_GROUP]) -> f32 {
-        let error = |i: usize| self.weights[i] * (scale * codes[i] - minimum - self.numbers[i]).powi(2);
-        (0..Q4_GROUP).map(error).sum()
+        sum::<Q4_GROUP>(|i| {
+            let error = scale * codes[i] - minimum - self.numbers[i];
+            self.weights[i] * error * error
+        })
     }
 
     /// The scale and the minimum that are best with these codes.
     fn fit(&self, codes: &[f32; Q4_GROUP]) -> Affine {
-        let (mut w, mut q, mut qq, mut x, mut xq) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for ((&number, &weight), &code) in self.numbers.iter().zip(&self.weights).zip(codes) {
-            w += weight;
-            q += weight * code;
-            qq += weight * code * code;
-            x += weight * number;
-            xq += weight * number * code;
-        }
+        let Self { numbers, weights, weight: w, weighted: x } = self;
+        let (w, x) = (*w, *x);
+        let q = sum::<Q4_GROUP>(|i| weights[i] * codes[i]);
+        let qq = sum::<Q4_GROUP>(|i| weights[i] * codes[i] * codes[i]);
+        let xq = sum::<Q4_GROUP>(|i| weights[i] * numbers[i] * codes[i]);
         let determinant = w * qq - q * q;
         let both = if determinant > 0.0 { (w * xq - q * x) / determinant } else { 0.0 };
         let minimum = if w > 0.0 { (both * q - x) / w } else { 0.0 };
@@ -172,8 +194,7 @@ impl Q4Block {
 /// 256 numbers to a block of Q4_K.
 pub(super) fn q4_k(numbers: &[f32], stored: &mut [u8]) {
     let (numbers, _) = numbers.as_chunks::<Q4_GROUP>();
-    let groups: Vec<Q4Group> =
-        numbers.iter().map(|numbers| Q4Group { numbers: *numbers, weights: importance(numbers) }).collect();
+    let groups: Vec<Q4Group> = numbers.iter().map(Q4Group::new).collect();
     let alone: Vec<Affine> = groups.iter().map(Q4Group::alone).collect();
     let most = |of: fn(&Affine) -> f32| alone.iter().map(of).fold(0.0, f32::max) / 63.0;
     let unit = Affine { scale: in_f16(most(|group| group.scale)), minimum: in_f16(most(|group| group.minimum)) };
@@ -227,18 +248,17 @@ impl Q6Group {
 
     fn error(&self, scale: f32) -> f32 {
         let codes = self.codes(scale);
-        let error = |i: usize| self.weights[i] * (scale * (codes[i] - 32.0) - self.numbers[i]).powi(2);
-        (0..Q6_GROUP).map(error).sum()
+        sum::<Q6_GROUP>(|i| {
+            let error = scale * (codes[i] - 32.0) - self.numbers[i];
+            self.weights[i] * error * error
+        })
     }
 
     /// Sums `w x q` and `w q²` over the codes of a scale: their quotient is the best factor for these.
     fn sums(&self, scale: f32) -> (f32, f32) {
         let codes = self.codes(scale);
-        (0..Q6_GROUP).fold((0.0, 0.0), |(xq, qq), i| {
-            let code = codes[i] - 32.0;
-            let weighted = self.weights[i] * code;
-            (xq + weighted * self.numbers[i], qq + weighted * code)
-        })
+        let weighted = |i: usize| self.weights[i] * (codes[i] - 32.0);
+        (sum::<Q6_GROUP>(|i| weighted(i) * self.numbers[i]), sum::<Q6_GROUP>(|i| weighted(i) * (codes[i] - 32.0)))
     }
 
     /// The best scale of the group on its own, of either sign: there is one more code below 0 than above.

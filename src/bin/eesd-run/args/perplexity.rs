@@ -35,7 +35,7 @@ pub struct PerplexityArgs {
         help_heading = "Measures")]
     pub max_tokens: Option<usize>,
     /// Reference with the same vocabulary: how far the model is from it
-    #[arg(long, value_name = "DIR", help_heading = "Measures")]
+    #[arg(long, value_name = "DIR|FILE.gguf", help_heading = "Measures")]
     pub against: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArgs,
