@@ -13,7 +13,7 @@ fn gguf_files() {
     let _alone = ALONE.lock();
     let pieces = pieces();
     let files = [File::llama(), File::model("qwen2"), pieces];
-    let count = mutations(5000) / files.len();
+    let count = mutations(5000).div_ceil(files.len());
     for (number, mut file) in files.into_iter().enumerate() {
         if number == 1 {
             add_biases(&mut file);
