@@ -97,6 +97,7 @@ impl BlockType {
     ];
 
     /// Elements of a block.
+    #[expect(clippy::len_without_is_empty, reason = "no block is empty")]
     pub fn len(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,

@@ -108,7 +108,11 @@ impl Format {
             Self::Float(dtype) => cols.checked_mul(dtype.size()),
             Self::Blocks(of) => cols.is_multiple_of(of.len()).then_some(cols / of.len())?.checked_mul(of.bytes()),
             Self::Groups(Groups { bits, size, minima }) => {
-                if !matches!(bits, 4 | 8) || size == 0 || size % 2 != 0 || (bits == 4 && cols % 2 != 0) {
+                if !matches!(bits, 4 | 8)
+                    || size == 0
+                    || !size.is_multiple_of(2)
+                    || (bits == 4 && !cols.is_multiple_of(2))
+                {
                     return None;
                 }
                 let numbers = cols.div_ceil(size).checked_mul(if minima { 8 } else { 4 })?;

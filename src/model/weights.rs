@@ -82,7 +82,7 @@ impl<'a> Matrix<'a> {
             return Err(format!("{name} is [{}, {}] (expected [{rows}, {cols}])", self.rows, self.cols));
         }
         if let RowOrder::PairedHalves { head_dim } = self.order
-            && (head_dim == 0 || head_dim % 2 != 0 || rows % head_dim != 0)
+            && (head_dim == 0 || !head_dim.is_multiple_of(2) || !rows.is_multiple_of(head_dim))
         {
             return Err(format!(
                 "{name} has {rows} rows in heads of {head_dim} (expected whole heads of an even size)"

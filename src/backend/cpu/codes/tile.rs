@@ -89,10 +89,10 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
                     }
                     for pair in 0..4 {
                         let pairs = load::<K, V, D>(codes, pair);
-                        for half in 0..2 {
-                            for r in 0..R {
+                        for (half, (codes, dots)) in pairs.into_iter().zip(&mut dots).enumerate() {
+                            for (r, sum) in dots.iter_mut().enumerate() {
                                 let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
-                                dots[half][r] = dot::<K, V, D>(pairs[half], x, dots[half][r]);
+                                *sum = dot::<K, V, D>(codes, x, *sum);
                             }
                         }
                     }
