@@ -1,6 +1,11 @@
 //! SmolLM2-135M-Instruct from its GGUF file, where `models/smollm2-135m-instruct` holds it: it is too large to come along.
 
+use crate::common::requests::{run, tokens};
+use crate::common::simulated_times;
+use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat};
+use eesd::engine::{Engine, Request};
 use eesd::load::{Chat, Checkpoint, Message};
+use eesd::model::ExitWeights;
 use std::path::Path;
 
 fn model() -> Option<Checkpoint> {
@@ -41,4 +46,32 @@ fn its_chat_template_and_ends_are_read() {
     let geometry = model.geometry();
     assert_eq!((geometry.layers, geometry.hidden_size, geometry.vocab_size), (30, 576, 49152));
     assert!(geometry.tied_head && model.parameters() == 134_515_008);
+}
+
+/// What it writes has the same bits on every processor, so it can be said word for word. An untrained exit block drafts
+/// badly and so tries the refusals.
+#[test]
+fn it_answers_alike_with_and_without_drafts() {
+    let Some(model) = model() else { return };
+    let (tokenizer, template) = (model.tokenizer().unwrap(), model.chat_template().unwrap().unwrap());
+    let prompt = |text: &str| {
+        let prompt = template.render(&Chat::new([Message::new("user", text)])).unwrap();
+        tokenizer.encode(&prompt, false).unwrap()
+    };
+    let questions = ["Name three fruits.", "Write a Python function that adds two numbers.", "Say hello."];
+    let requests: Vec<Request> = questions.iter().map(|text| Request::new(prompt(text), 48)).collect();
+    let weights = model.weights();
+    let exit = ExitWeights::from_model(&weights, 10, 29);
+    for kv in [KvFormat::Full, KvFormat::Eight] {
+        let options = CpuOptions { slots: 3, context: 256, max_draft: 8, kv, ..CpuOptions::default() };
+        let backend = CpuBackend::new(model.geometry(), &weights, Some(&exit), &options).unwrap();
+        let ends = model.generation().end_tokens.clone();
+        let mut engine = Engine::new(backend, simulated_times::controller("off"), None, ends);
+        let plain = run(&mut engine, &requests, 1);
+        assert_eq!(tokenizer.decode(&plain[0].tokens).trim_end(), "1. Bananas\n2. Oranges\n3. Grapes", "{kv}");
+        for controller in ["fixed:4", "goodput-ts"] {
+            engine.set_controller(simulated_times::controller(controller));
+            assert_eq!(tokens(&run(&mut engine, &requests, 3)), tokens(&plain), "{kv}, {controller}");
+        }
+    }
 }
