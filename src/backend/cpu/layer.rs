@@ -89,13 +89,14 @@ impl<'a> Pass<'a> {
 
         let normed = self.norm(worker, &layer.input_norm, &layer.qkv);
         let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
-        let heads = worker.share(geometry.heads + 2 * geometry.kv_heads - first_head);
-        let heads = first_head + heads.start..first_head + heads.end;
         let panels = padded(geometry.head_dim) / LANES;
-        let columns = heads.start * panels..heads.end * panels;
-        // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
-        self.finish_heads(layer, index, heads);
+        worker.divide(geometry.heads + 2 * geometry.kv_heads - first_head, |heads| {
+            let heads = first_head + heads.start..first_head + heads.end;
+            let columns = heads.start * panels..heads.end * panels;
+            // SAFETY: the normalised rows are complete; the columns are this worker's.
+            unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
+            self.finish_heads(layer, index, heads);
+        });
         worker.barrier();
         if extent == Extent::KeysAndValues {
             return;
@@ -120,13 +121,19 @@ impl<'a> Pass<'a> {
         worker.barrier();
 
         let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
-        let pairs = worker.share(layer.gate_up.count / 2);
-        let columns = 2 * pairs.start..2 * pairs.end;
-        // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
-        for row in 0..self.rows {
-            self.model.simd.run(Gate { pass: self, bias: layer.gate_up_bias.as_deref(), row, pairs: pairs.clone() });
-        }
+        worker.divide(layer.gate_up.count / 2, |pairs| {
+            let columns = 2 * pairs.start..2 * pairs.end;
+            // SAFETY: the normalised rows are complete; the columns are this worker's.
+            unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
+            for row in 0..self.rows {
+                self.model.simd.run(Gate {
+                    pass: self,
+                    bias: layer.gate_up_bias.as_deref(),
+                    row,
+                    pairs: pairs.clone(),
+                });
+            }
+        });
         worker.barrier();
 
         self.add_projection(worker, (&work.gated, geometry.intermediate_size), &layer.down, layer.down_bias.as_deref());
@@ -136,9 +143,10 @@ impl<'a> Pass<'a> {
     /// Logits of all rows. Starts and ends at a barrier.
     pub fn logits(&self, worker: &Worker<'_>, head: &Head) {
         let normed = self.norm(worker, &head.norm, &head.matrix);
-        let columns = worker.share(head.matrix.count);
-        // SAFETY: the normalised rows are complete; the columns are this worker's.
-        unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
+        worker.divide(head.matrix.count, |columns| {
+            // SAFETY: the normalised rows are complete; the columns are this worker's.
+            unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
+        });
         worker.barrier();
     }
 
@@ -235,20 +243,21 @@ impl<'a> Pass<'a> {
     fn add_projection(&self, worker: &Worker<'_>, x: (&RowBuffer, usize), matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
         let x = self.inputs(worker, x, matrix);
-        let panels = worker.share(matrix.count);
-        let start = panels.start * LANES;
-        let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);
-        // SAFETY: `x` was completed before the last barrier; the columns are this worker's.
-        unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
-        for row in 0..self.rows {
-            // SAFETY: this worker's columns of both buffers.
-            let (hidden, sums) =
-                unsafe { (work.hidden.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
-            if let Some(bias) = bias {
-                add(sums, &bias[start..start + len]);
+        worker.divide(matrix.count, |panels| {
+            let start = panels.start * LANES;
+            let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);
+            // SAFETY: `x` was completed before the last barrier; the columns are this worker's.
+            unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
+            for row in 0..self.rows {
+                // SAFETY: this worker's columns of both buffers.
+                let (hidden, sums) =
+                    unsafe { (work.hidden.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
+                if let Some(bias) = bias {
+                    add(sums, &bias[start..start + len]);
+                }
+                add(hidden, sums);
             }
-            add(hidden, sums);
-        }
+        });
     }
 }
 

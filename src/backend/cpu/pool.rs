@@ -262,6 +262,24 @@ impl Worker<'_> {
         units * self.index / self.count..units * (self.index + 1) / self.count
     }
 
+    /// Calls `work` with ranges that make up `0..units` over all workers: first most of this worker's own share, always the
+    /// same, so that it stays in its caches; then small pieces of what is left, for whoever is done first: cores are seldom
+    /// equally fast. A barrier must lie between two rounds, as with [`claim`](Self::claim).
+    pub fn divide(&self, units: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
+        /// Pieces of what is left, for each worker.
+        const PIECES: usize = 4;
+        if self.count == 1 {
+            return work(0..units);
+        }
+        let fixed = units * 3 / 4;
+        work(self.share(fixed));
+        let piece = (units - fixed).div_ceil(PIECES * self.count).max(1);
+        while let Some(index) = self.claim((units - fixed).div_ceil(piece)) {
+            let first = fixed + index * piece;
+            work(first..units.min(first + piece));
+        }
+    }
+
     /// The next of `0..units` that no worker has taken, for work of uneven cost. Every worker calls
     /// it until it returns `None`; a barrier must lie between two rounds of claims.
     pub fn claim(&self, units: usize) -> Option<usize> {
@@ -278,6 +296,25 @@ impl Worker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_divided_without_gaps_and_overlaps() {
+        for workers in 1..4 {
+            let mut pool = Pool::new(workers).unwrap();
+            for units in (0..40).chain([1000]) {
+                let taken: Vec<AtomicUsize> = (0..units).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(&|worker| {
+                    for _ in 0..3 {
+                        worker.divide(units, |range| {
+                            taken[range].iter().for_each(|unit| drop(unit.fetch_add(1, Ordering::Relaxed)));
+                        });
+                        worker.barrier();
+                    }
+                });
+                assert!(taken.iter().all(|unit| unit.load(Ordering::Relaxed) == 3), "{units} units, {workers} workers");
+            }
+        }
+    }
 
     #[test]
     fn every_unit_is_claimed_once_in_every_round() {
