@@ -306,7 +306,9 @@ mod tests {
                 pool.run(&|worker| {
                     for _ in 0..3 {
                         worker.divide(units, |range| {
-                            taken[range].iter().for_each(|unit| drop(unit.fetch_add(1, Ordering::Relaxed)));
+                            for unit in &taken[range] {
+                                unit.fetch_add(1, Ordering::Relaxed);
+                            }
                         });
                         worker.barrier();
                     }
