@@ -17,7 +17,6 @@ mod common {
     pub mod grown;
     pub mod hash_backend;
     pub mod non_finite;
-    #[cfg(feature = "bundled-model")]
     pub mod requests;
     pub mod saved_pages;
     pub mod simulated_times;
