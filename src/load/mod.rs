@@ -1,15 +1,16 @@
 //! Opens a Hugging Face model folder or a GGUF file: everything is checked before it is used, and errors name the
 //! file, the key, what was found and what was expected.
 //!
-//! [`Checkpoint`] is the whole model. What a GGUF file says, `gguf` turns into what the files of a folder do. Behind it, one file a concern: where the bytes lie (`source`),
-//! JSON with names for its errors (`json`), the configuration (`config`, `rope`), the tensors (`header`,
-//! `tensors`, and `store`, which writes them), the parts of quantised matrices (`quantised`), which tensors a model needs
-//! (`weights`), and the exit blocks (`exit`, and what ties them to a model: `base`, `fingerprint`); [`export`] writes a model
-//! as a GGUF file. Text becomes tokens and back in `tokenizer` (its steps in `encode`, what they make of a
-//! text's length in `growth`) and `detokenize`, with the tokens that stand beside the
-//! vocabulary (`added`) and those that have a name (`specials`); `generation` has what a model asks for, and `unhonoured`
-//! what of that it does not get. How large all of this may be stands in `limits`. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read
-//! files of them, in whose [`encoding`] people have various tastes.
+//! [`Checkpoint`] is the whole model. What a GGUF file says, `gguf` turns into what the files of a folder do.
+//! Behind it, one file a concern: where the bytes lie (`source`), JSON with names for its errors (`json`), the
+//! configuration (`config`, `rope`), the tensors (`header`, `tensors`, and `store`, which writes them), the parts
+//! of quantised matrices (`quantised`), which tensors a model needs (`weights`), and the exit blocks (`exit`, and
+//! what ties them to a model: `base`, `fingerprint`); [`export`] writes a model as a GGUF file. Text becomes tokens
+//! and back in `tokenizer` (its steps in `encode`, what they make of a text's length in `growth`) and `detokenize`,
+//! with the tokens that stand beside the vocabulary (`added`) and those that have a name (`specials`); `generation`
+//! has what a model asks for, and `unhonoured` what of that it does not get. How large all of this may be stands in
+//! `limits`. What users write for the model to continue is a [`Prompt`]: `lines` and `prompts` read files of them,
+//! in whose [`encoding`] people have various tastes.
 //!
 //! ```
 //! use eesd::load::Checkpoint;
