@@ -1,6 +1,6 @@
 //! Writes a model as one GGUF file of quantised matrices, which llama.cpp opens as well as this crate.
 //!
-//! [`metadata`] says the geometry in GGUF's words, [`vocabulary`] the tokenizer, [`file`] puts them into bytes.
+//! `metadata` says the geometry in GGUF's words, `vocabulary` the tokenizer, [`file`] puts them into bytes.
 
 mod file;
 mod metadata;
