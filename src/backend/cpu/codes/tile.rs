@@ -65,6 +65,7 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
     fn run<V: Lanes, D: Dots<V>>(self) {
         let Product { inputs, first, blocks, codes, scales, minima, out, out_row, resume } = *self.product;
         let row = inputs.blocks;
+        let groups = if K::HALVES { 2 } else { 1 };
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
             let mut sums = [V::splat(0.0); R];
@@ -80,55 +81,31 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
                 }
                 let at = first + block;
                 let x = inputs.codes.add(at * BLOCK).cast_const();
-                if K::HALVES {
-                    let mut dots = [[D::zero(); R]; 2];
-                    for (half, dots) in dots.iter_mut().enumerate() {
-                        for (r, dot) in dots.iter_mut().enumerate() {
-                            *dot = start::<K, V, D>(inputs.negated.add(r * 3 * row + 2 * at + half));
-                        }
-                    }
-                    for pair in 0..4 {
-                        let pairs = load::<K, V, D>(codes, pair);
-                        for (half, (codes, dots)) in pairs.into_iter().zip(&mut dots).enumerate() {
-                            for (r, sum) in dots.iter_mut().enumerate() {
-                                let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
-                                *sum = dot::<K, V, D>(codes, x, *sum);
-                            }
-                        }
-                    }
-                    for (half, dots) in dots.into_iter().enumerate() {
-                        let group = 2 * block + half;
-                        let scale = V::load(scales.add(group * LANES));
-                        for r in 0..R {
-                            let of_input = V::splat(*inputs.scales.add(r * row + at));
-                            sums[r] = scale.mul(of_input).fma(D::to_floats(dots[r]), sums[r]);
-                            if K::MINIMA {
-                                let total = V::splat(*inputs.totals.add(r * 3 * row + 2 * at + half));
-                                sums[r] = V::load(minima.add(group * LANES)).fma(total, sums[r]);
-                            }
-                        }
-                    }
-                } else {
-                    let mut dots = [D::zero(); R];
+                // Where the sums of a group's inputs lie in a row of them: those of half blocks come first.
+                let sums_at = |group: usize| if K::HALVES { 2 * at + group } else { 2 * row + at };
+                let mut dots = [[D::zero(); R]; 2];
+                for (group, dots) in dots.iter_mut().enumerate().take(groups) {
                     for (r, dot) in dots.iter_mut().enumerate() {
-                        *dot = start::<K, V, D>(inputs.negated.add(r * 3 * row + 2 * row + at));
+                        *dot = start::<K, V, D>(inputs.negated.add(r * 3 * row + sums_at(group)));
                     }
-                    for pair in 0..4 {
-                        let pairs = load::<K, V, D>(codes, pair);
-                        for (half, codes) in pairs.into_iter().enumerate() {
-                            for (r, sum) in dots.iter_mut().enumerate() {
-                                let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
-                                *sum = dot::<K, V, D>(codes, x, *sum);
-                            }
+                }
+                for pair in 0..4 {
+                    for (half, codes) in load::<K, V, D>(codes, pair).into_iter().enumerate() {
+                        for (r, sum) in dots[half * (groups - 1)].iter_mut().enumerate() {
+                            let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
+                            *sum = dot::<K, V, D>(codes, x, *sum);
                         }
                     }
-                    let scale = V::load(scales.add(block * LANES));
+                }
+                for (group, dots) in dots.into_iter().enumerate().take(groups) {
+                    let number = (groups * block + group) * LANES;
+                    let scale = V::load(scales.add(number));
                     for r in 0..R {
                         let of_input = V::splat(*inputs.scales.add(r * row + at));
                         sums[r] = scale.mul(of_input).fma(D::to_floats(dots[r]), sums[r]);
                         if K::MINIMA {
-                            let total = V::splat(*inputs.totals.add(r * 3 * row + 2 * row + at));
-                            sums[r] = V::load(minima.add(block * LANES)).fma(total, sums[r]);
+                            let total = V::splat(*inputs.totals.add(r * 3 * row + sums_at(group)));
+                            sums[r] = V::load(minima.add(number)).fma(total, sums[r]);
                         }
                     }
                 }
