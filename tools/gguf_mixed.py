@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/gguf/{llama,qwen2}-mixed.gguf with their references: the matrices of one small model, each in a type of
-its own, taken from files that have all of them in one type.
+"""Writes tests/fixtures/gguf/{llama,qwen2,qwen3}-mixed.gguf with their references: the matrices of a small model, each in a type
+of its own, taken from files that have all of them in one type, and cut: fewer tokens, heads and features of the MLP.
 
     tools/gguf_mixed.py FOLDER
 
-FOLDER holds llama-{f16,q4_0,...}.gguf and qwen2-{bf16,q8_0,q4_k_m}.gguf, and `.expected.safetensors` beside each: logits and
-greedy tokens by transformers in f32. The references of the mixed files are those of the forward pass below, which is first
-compared with all of FOLDER's. Needs `gguf`, `numpy` and `safetensors`.
+FOLDER holds llama-{f16,q4_0,...}.gguf, qwen2-{bf16,q8_0,q4_k_m}.gguf and qwen3-{q4_k_m,q6_k}.gguf, and `.expected.safetensors`
+beside each: logits and greedy tokens by transformers in f32. The references of the mixed files are those of the forward pass below,
+which is first compared with all of FOLDER's. What is cut is whole rows, and whole blocks of rows. Needs `gguf`, `numpy` and
+`safetensors`.
 """
 
 import pathlib
@@ -17,15 +18,22 @@ import numpy
 from safetensors.numpy import load_file, save_file
 
 MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
-# The file that each layer's matrices are from.
+# The file that each layer's matrices are from. Those that are cut to columns are in types of short blocks; `file:type` is
+# requantised.
 LLAMA = [
-    ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "iq4_xs"],
-    ["q6_k", "q4_k_m", "f16", "q5_k_m", "q2_k", "q3_k_m", "q8_0"],
+    ["q4_0", "q4_1", "q5_0", "q5_1", "iq4_xs", "iq4_nl", "q8_0"],
+    ["q6_k", "q4_k_m", "q3_k_m", "q8_0", "q2_k", "q3_k_m", "f16"],
 ]
 QWEN2 = [
-    ["bf16", "bf16", "q8_0", "q4_k_m", "f32", "q4_k_m", "bf16"],
-    ["q8_0", "f32", "bf16", "q8_0", "q4_k_m", "bf16", "q4_k_m"],
+    ["q4_k_m", "bf16", "bf16", "q8_0", "q4_k_m", "bf16", "f32"],
+    ["q8_0", "f32", "q4_k_m", "bf16", "q4_k_m", "q8_0", "bf16"],
 ]
+QWEN3 = [
+    ["q4_k_m", "q4_k_m", "q6_k", "q6_k:Q5_0", "q4_k_m", "q4_k_m", "q6_k:Q4_1"],
+    ["q4_k_m", "q4_k_m", "q4_k_m", "q6_k:Q4_0", "q4_k_m", "q4_k_m", "q6_k:Q8_0"],
+]
+# What is left: tokens (those of single bytes first, then one for each merge), heads, features of the MLP.
+TOKENS, BYTES, HEADS, KV_HEADS, MLP = 288, 258, 2, 1, 32
 PROMPT, LOGITS = 24, 12
 
 
@@ -109,34 +117,65 @@ def check(folder):
         print(f"{path.name}: differs by {abs(found - there['logits']).max():.1e} from transformers")
 
 
+def cut(tensor, data, of, dim):
+    """Fewer rows of a tensor, or columns of one that takes what was cut."""
+    rows = {
+        "token_embd": TOKENS, "output.": TOKENS, "attn_q.": HEADS * dim, "attn_k.": KV_HEADS * dim, "attn_v.": KV_HEADS * dim,
+        "ffn_gate": MLP, "ffn_up": MLP,
+    }
+    columns = {"attn_output": HEADS * dim, "ffn_down": MLP}
+    data = data[: next((most for part, most in rows.items() if part in tensor.name), len(data))]
+    for part, most in columns.items():
+        if part in tensor.name:
+            if data.dtype == numpy.uint8:
+                block, size = gguf.GGML_QUANT_SIZES[of]
+                most = most // block * size
+            data = data[:, :most]
+    return numpy.ascontiguousarray(data)
+
+
+def cut_keys(arch, name, contents):
+    sizes = {
+        f"{arch}.feed_forward_length": MLP, f"{arch}.attention.head_count": HEADS, f"{arch}.attention.head_count_kv": KV_HEADS,
+        f"{arch}.vocab_size": TOKENS,
+    }
+    lists = {"tokens": TOKENS, "token_type": TOKENS, "merges": TOKENS - BYTES}
+    return sizes.get(name, contents[: lists[name.split(".")[-1]]] if isinstance(contents, list) else contents)
+
+
 def mix(folder, arch, base, layers, out):
     reader = gguf.GGUFReader(folder / f"{arch}-{base}.gguf")
-    others = {}
+    dim, others = reader.fields[f"{arch}.attention.key_length"].contents(), {}
     writer = gguf.GGUFWriter(out, arch)
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
             continue
         inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), field.types[0], inner)
+        writer.add_key_value(name, cut_keys(arch, name, field.contents()), field.types[0], inner)
     for tensor in reader.tensors:
         data, of = tensor.data, tensor.tensor_type
         for layer, files in enumerate(layers):
-            for module, file in zip(MATRICES, files):
+            for module, source in zip(MATRICES, files):
                 if tensor.name != f"blk.{layer}.{module}.weight":
                     continue
+                file, _, to = source.partition(":")
                 if file == "f32":
                     data, of = numbers(tensor).astype(numpy.float32), gguf.GGMLQuantizationType.F32
                 else:
                     if file not in others:
                         others[file] = {t.name: t for t in gguf.GGUFReader(folder / f"{arch}-{file}.gguf").tensors}
                     data, of = others[file][tensor.name].data, others[file][tensor.name].tensor_type
-        writer.add_tensor(tensor.name, data, raw_dtype=of)
+                if to:
+                    of, full = gguf.GGMLQuantizationType[to], numbers(others[file][tensor.name])
+                    data = gguf.quants.quantize(full.astype(numpy.float32), of)
+        writer.add_tensor(tensor.name, cut(tensor, data, of, dim), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     there = load_file(folder / f"{arch}-{base}.expected.safetensors")
-    reference = expected(Model(out), there["input_ids"], len(there["greedy_from_first_24"]))
+    ids = there["input_ids"] % TOKENS
+    reference = expected(Model(out), ids, len(there["greedy_from_first_24"]))
     save_file(reference, pathlib.Path(out).with_suffix(".expected.safetensors"))
     types = {t.tensor_type.name for t in gguf.GGUFReader(out).tensors if any(m in t.name for m in MATRICES)}
     print(f"{out}: {sorted(types)}")
@@ -148,6 +187,7 @@ def main():
     check(folder)
     mix(folder, "llama", "q4_k_m", LLAMA, target / "llama-mixed.gguf")
     mix(folder, "qwen2", "q8_0", QWEN2, target / "qwen2-mixed.gguf")
+    mix(folder, "qwen3", "q4_k_m", QWEN3, target / "qwen3-mixed.gguf")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ fn inspect_tells_the_file_and_how_its_parts_are_stored() {
 
 #[test]
 fn a_file_answers_by_its_name_and_by_its_folder() {
-    let (folder, path) = model("qwen3-q4_k_m");
+    let (folder, path) = model("qwen3-mixed");
     let answer = |model: &str| ok(&["generate", "-m", model, "-p", "import os", "-n", "8", "--ignore-eos"]).stdout;
     let text = answer(path.to_str().unwrap());
     assert!(!text.is_empty());

@@ -38,7 +38,7 @@ impl Subject {
         let mut subjects = vec![Self::bundled()];
         subjects.extend(folders.iter().map(|folder| Self::fixture(folder)));
         // Every type of blocks and both widths of groups, and keys and values in 8 bits.
-        let quantised = ["gguf/llama-mixed.gguf", "gguf/qwen2-mixed.gguf", "gguf/qwen3-q4_k_m.gguf"];
+        let quantised = ["gguf/llama-mixed.gguf", "gguf/qwen2-mixed.gguf", "gguf/qwen3-mixed.gguf"];
         let folders = ["hf-quantised/awq", "hf-quantised/ct-mixed"];
         for (index, place) in quantised.into_iter().chain(folders).enumerate() {
             let kv = if index % 2 == 0 { KvFormat::Full } else { KvFormat::Eight };
