@@ -4,11 +4,11 @@
 //! A folder holds a checkpoint and `expected.safetensors`: `input_ids` `[n]`, `logits` `[n, vocab]`,
 //! `hidden_after_2_layers` `[n, hidden]`, `greedy_from_first_32` (the ids that follow the first 32).
 
+use crate::common::greedy::follow;
+use eesd::backend::Chunk;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
-use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
-use eesd::sample::{Sampler, SamplingParams};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -92,33 +92,11 @@ fn compare(folder: &Path) -> Result<(), String> {
     if logits > TOLERANCE || hidden > TOLERANCE * hidden_scale {
         return Err(format!("{name}: logits differ by {logits}, hidden states by {hidden} (of {hidden_scale})"));
     }
-    greedy(&mut *backend, &pages, &expected).map_err(|error| format!("{name}: {error}"))
+    follow(&mut *backend, &pages, &expected.input_ids[..PROMPT], &expected.greedy, TOLERANCE)
+        .map_err(|error| format!("{name}: {error}"))
 }
 
 fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// Decodes plainly from the first tokens; stops at a near-tie that went the other way.
-fn greedy(backend: &mut dyn Backend, pages: &[PageId], expected: &Expected) -> Result<(), String> {
-    let mut tokens = expected.input_ids[..PROMPT].to_vec();
-    backend.prefill(&[Chunk { pages, start: 0, tokens: &tokens[..PROMPT - 1] }]).unwrap();
-    let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
-    for (index, &wanted) in expected.greedy.iter().enumerate() {
-        let committed = tokens.len();
-        let sequence = Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: PROMPT, sampler: &sampler };
-        let next = backend.verify(&[sequence]).unwrap()[0].next;
-        if next != wanted {
-            let logits = backend.target_logits(0).unwrap();
-            let margin = logits[next as usize] - logits[wanted as usize];
-            if margin > 2.0 * TOLERANCE {
-                return Err(format!("greedy token {index} is {next} (expected {wanted}), ahead by {margin}"));
-            }
-            println!("  greedy token {index} is a tie (margin {margin:.1e}): stopped there");
-            return Ok(());
-        }
-        tokens.push(next);
-    }
-    Ok(())
 }

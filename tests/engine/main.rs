@@ -13,6 +13,7 @@ mod common {
     pub mod chi_squared;
     pub mod exits;
     pub mod forbidding;
+    pub mod greedy;
     #[cfg(feature = "bundled-model")]
     pub mod grown;
     pub mod hash_backend;

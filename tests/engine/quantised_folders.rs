@@ -3,12 +3,12 @@
 //!
 //! What `expected.safetensors` holds is told in `tools/quantised_fixtures.py`, which makes them.
 
+use crate::common::greedy::follow;
+use eesd::backend::Chunk;
 use eesd::backend::cpu::{Activations, CpuBackend, CpuOptions};
-use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::PageId;
 use eesd::load::Checkpoint;
 use eesd::model::{Dtype, Format, LayerWeights, Matrix, ModelWeights};
-use eesd::sample::{Sampler, SamplingParams};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -113,29 +113,8 @@ fn compare(folder: &Path) -> Result<(), String> {
     if largest.total_cmp(&TOLERANCE).is_gt() {
         return Err(format!("{}: logits differ by {largest}", folder.display()));
     }
-    greedy(&mut *backend, &pages, tokens, &wanted).map_err(|error| format!("{}: {error}", folder.display()))
-}
-
-/// Decodes plainly from the first tokens; stops at a near-tie that went the other way.
-fn greedy(backend: &mut dyn Backend, pages: &[PageId], mut tokens: Vec<u32>, wanted: &[u32]) -> Result<(), String> {
-    tokens.truncate(PROMPT);
-    backend.prefill(&[Chunk { pages, start: 0, tokens: &tokens[..PROMPT - 1] }]).unwrap();
-    let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
-    for (index, &wanted) in wanted.iter().enumerate() {
-        let committed = tokens.len();
-        let sequence = Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: PROMPT, sampler: &sampler };
-        let next = backend.verify(&[sequence]).unwrap()[0].next;
-        if next != wanted {
-            let logits = backend.target_logits(0).unwrap();
-            let margin = logits[next as usize] - logits[wanted as usize];
-            if margin > 2.0 * TOLERANCE {
-                return Err(format!("greedy token {index} is {next} (expected {wanted}), ahead by {margin}"));
-            }
-            return Ok(());
-        }
-        tokens.push(next);
-    }
-    Ok(())
+    follow(&mut *backend, &pages, &tokens[..PROMPT], &wanted, TOLERANCE)
+        .map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 /// Codes stay packed, and a matrix becomes f32 only where inputs' order leaves no runs.
