@@ -144,8 +144,15 @@ fn time(repeats: usize, mut call: impl FnMut()) -> f64 {
 /// One plain decoding step of as many sequences as there are block tables.
 fn decode(backend: &mut dyn Backend, pages: &[Vec<PageId>], tokens: &[u32]) {
     let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).expect("greedy is allowed");
-    let sequence =
-        |(slot, pages)| Sequence { slot, pages, tokens, committed: tokens.len(), prompt: CONTEXT, sampler: &sampler };
+    let sequence = |(slot, pages)| Sequence {
+        slot,
+        pages,
+        tokens,
+        committed: tokens.len(),
+        prompt: CONTEXT,
+        proposed: 0,
+        sampler: &sampler,
+    };
     let batch: Vec<Sequence<'_>> = pages.iter().map(Vec::as_slice).enumerate().map(sequence).collect();
     backend.verify(&batch).expect("a pass");
 }

@@ -64,7 +64,15 @@ fn record(
     while recording.confidence.len() < TOKENS && !tokens[prompt.len()..].iter().any(|t| end_tokens.contains(t)) {
         let committed = tokens.len();
         let pages = table.pages();
-        let sequence = |tokens| Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), sampler: &sampler };
+        let sequence = |tokens| Sequence {
+            slot: 0,
+            pages,
+            tokens,
+            committed,
+            prompt: prompt.len(),
+            proposed: 0,
+            sampler: &sampler,
+        };
         let draft = backend.draft(&[sequence(&tokens)])?[0];
         let drafted = [&tokens[..], &[draft.token]].concat();
         let verdict = backend.verify(&[sequence(&drafted)])?.remove(0);

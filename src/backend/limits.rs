@@ -34,6 +34,12 @@ impl Limits {
     /// Refuses sequences that have no room for `more` drafts in their rounds.
     pub(super) fn check_drafts(&self, batch: &[Sequence<'_>], more: usize) -> Result<(), BackendError> {
         for sequence in batch {
+            if sequence.proposed > 0 {
+                let found = format!("a draft after {} proposed tokens", sequence.proposed);
+                return Err(BackendError::Device(format!(
+                    "{found} (expected none before it: they have no hidden state)"
+                )));
+            }
             if sequence.drafted().saturating_add(more) > self.max_draft {
                 return Err(BackendError::Device(format!("more than {} drafts in a round", self.max_draft)));
             }
@@ -67,6 +73,10 @@ impl Limits {
         if committed == 0 || committed > len || len - committed > most {
             let found = format!("{len} tokens, {committed} of them committed");
             return Err(BackendError::Device(format!("{found} (expected at least 1, and at most {most} drafts)")));
+        }
+        if sequence.proposed > len - committed {
+            let found = format!("{} of {} drafts proposed", sequence.proposed, len - committed);
+            return Err(BackendError::Device(format!("{found} (expected at most all)")));
         }
         self.check_room(sequence.pages, len)
     }

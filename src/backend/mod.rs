@@ -17,7 +17,7 @@
 //! use eesd::sample::{Sampler, SamplingParams};
 //!
 //! fn sequence<'a>(tokens: &'a [u32], sampler: &'a Sampler) -> Sequence<'a> {
-//!     Sequence { slot: 0, pages: &[PageId(0)], tokens, committed: 4, prompt: 4, sampler }
+//!     Sequence { slot: 0, pages: &[PageId(0)], tokens, committed: 4, prompt: 4, proposed: 0, sampler }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -102,7 +102,7 @@ pub trait Backend: Send {
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError>;
 
     /// One draft step: First-N and the exit block on the last token of each sequence, at most one
-    /// row per slot. Keeps `h_N` and `q` for [`verify`](Self::verify).
+    /// row per slot. Keeps `h_N` and `q` for [`verify`](Self::verify). Nothing is drafted after proposed tokens.
     ///
     /// # Errors
     /// If the device fails.
@@ -127,8 +127,9 @@ pub trait Backend: Send {
         draft_step_by_step(self, sequence, plan, ends)
     }
 
-    /// The rest of a round, for any draft lengths `k ≥ 0`: First-N and exit K/V for the last token,
-    /// Last-M over the `k + 1` rows since the pending one, acceptance.
+    /// The rest of a round, for any draft lengths `k ≥ 0`: First-N and exit K/V for the rows that come without `h_N` (the
+    /// last token, and whatever was [proposed](Sequence::proposed)), Last-M over the `k + 1` rows since the pending one,
+    /// acceptance.
     ///
     /// # Errors
     /// If the device fails.
@@ -245,14 +246,27 @@ pub struct Sequence<'a> {
     pub committed: usize,
     /// How many of `tokens` are the prompt.
     pub prompt: usize,
+    /// How many of the drafts, the last ones, were proposed by somebody who ran no pass for them, and was certain of each:
+    /// they are no samples, and have no `h_N` yet.
+    pub proposed: usize,
     /// Sampling parameters and seed.
     pub sampler: &'a Sampler,
 }
 
 impl Sequence<'_> {
-    /// Drafts made so far in this round.
+    /// Drafts made so far in this round, proposed ones included.
     pub fn drafted(&self) -> usize {
         self.tokens.len() - self.committed
+    }
+
+    /// Drafts made by [`Backend::draft`]. As many rows of the round, from the pending token on, have their `h_N`.
+    pub fn sampled(&self) -> usize {
+        self.drafted() - self.proposed
+    }
+
+    /// Rows of the round that come without `h_N`: the last sampled draft, or else the pending token, and all proposed ones.
+    pub fn fresh(&self) -> usize {
+        self.proposed + 1
     }
 }
 

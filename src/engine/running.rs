@@ -29,6 +29,8 @@ pub(super) struct Running {
     pub tokens: Vec<TokenId>,
     committed: usize,
     prompt: usize,
+    /// How many of this round's drafts, the last ones, were proposed.
+    proposed: usize,
     /// Confidence of each of this round's drafts.
     pub confidences: Vec<f32>,
     /// Seconds of each draft step of this round that it took part in.
@@ -78,6 +80,7 @@ impl Running {
             tokens: request.prompt,
             committed: prompt,
             prompt,
+            proposed: 0,
             confidences: Vec::new(),
             draft_seconds: Vec::new(),
             output,
@@ -103,6 +106,7 @@ impl Running {
             tokens: &self.tokens,
             committed: self.committed,
             prompt: self.prompt,
+            proposed: self.proposed,
             sampler: &self.sampler,
         }
     }

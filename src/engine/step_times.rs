@@ -233,6 +233,7 @@ fn sequences<'a>(tables: &'a [BlockTable], tokens: &'a [Vec<TokenId>], sampler: 
         tokens,
         committed: TEXT.len(),
         prompt: TEXT.len(),
+        proposed: 0,
         sampler,
     };
     tables.iter().zip(tokens).enumerate().map(sequence).collect()

@@ -31,6 +31,13 @@ pub struct Drafted {
     pub q: Vec<(TokenId, f64)>,
 }
 
+impl Drafted {
+    /// A token that somebody proposes who is certain of it: no sample, but all of its distribution.
+    pub fn certain(token: TokenId) -> Self {
+        Self { token, confidence: 1.0, q: vec![(token, 1.0)] }
+    }
+}
+
 /// Log-probabilities at one position: the target's own, before temperature, penalties and filters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {

@@ -22,7 +22,15 @@ pub fn follow(
     let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
     for (index, &wanted) in wanted.iter().enumerate() {
         let committed = tokens.len();
-        let sequence = Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: prompt.len(), sampler: &sampler };
+        let sequence = Sequence {
+            slot: 0,
+            pages,
+            tokens: &tokens,
+            committed,
+            prompt: prompt.len(),
+            proposed: 0,
+            sampler: &sampler,
+        };
         let next = backend.verify(&[sequence]).unwrap()[0].next;
         if next != wanted {
             let logits = backend.target_logits(0).unwrap();

@@ -69,7 +69,15 @@ impl Text {
 
     fn sequence<'a>(&'a self, pages: &'a eesd::kv::BlockTable, drafts: &'a [TokenId]) -> Sequence<'a> {
         let (slot, prompt) = (1, self.tokens.len());
-        Sequence { slot, pages: pages.pages(), tokens: drafts, committed: prompt, prompt, sampler: &self.sampler }
+        Sequence {
+            slot,
+            pages: pages.pages(),
+            tokens: drafts,
+            committed: prompt,
+            prompt,
+            proposed: 0,
+            sampler: &self.sampler,
+        }
     }
 
     /// Puts the prompt into the cache.

@@ -34,8 +34,15 @@ fn logits_after(backend: &mut dyn Backend, prompts: &[Vec<TokenId>]) -> Vec<Vec<
     backend.prefill(&chunks).unwrap();
     let round = |(slot, prompt): (usize, &Vec<TokenId>)| {
         let pages = tables[slot].pages();
-        let sequence =
-            Sequence { slot, pages, tokens: prompt, committed: prompt.len(), prompt: prompt.len(), sampler: &sampler };
+        let sequence = Sequence {
+            slot,
+            pages,
+            tokens: prompt,
+            committed: prompt.len(),
+            prompt: prompt.len(),
+            proposed: 0,
+            sampler: &sampler,
+        };
         backend.verify(&[sequence]).unwrap();
         backend.target_logits(slot).unwrap()
     };

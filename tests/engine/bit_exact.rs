@@ -73,7 +73,7 @@ fn sequence<'a>(
     drafted: usize,
     sampler: &'a Sampler,
 ) -> Sequence<'a> {
-    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, sampler }
+    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, proposed: 0, sampler }
 }
 
 /// Puts all but the last token in the cache, in chunks, and gives the logits after the last one.

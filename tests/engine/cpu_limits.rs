@@ -22,7 +22,15 @@ fn sequences_that_do_not_fit_are_refused() {
     let mut backend = backend();
     let sampler = Sampler::new(SamplingParams::default(), 512).unwrap();
     let (pages, tokens) = ([PageId(0), PageId(1)], [1; 120]);
-    let good = Sequence { slot: 0, pages: &pages, tokens: &tokens[..5], committed: 5, prompt: 5, sampler: &sampler };
+    let good = Sequence {
+        slot: 0,
+        pages: &pages,
+        tokens: &tokens[..5],
+        committed: 5,
+        prompt: 5,
+        proposed: 0,
+        sampler: &sampler,
+    };
     let bad = [
         (Sequence { slot: 2, ..good }, "slot 2 of 2"),
         (Sequence { committed: 0, ..good }, "5 tokens, 0 of them committed"),

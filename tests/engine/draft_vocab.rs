@@ -54,8 +54,15 @@ impl Subject {
             backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: &prompt[..committed - 1] }]).unwrap();
             let (mut tokens, mut drafts) = (prompt.clone(), Vec::new());
             for j in 0..DRAFTS {
-                let sequence =
-                    Sequence { slot: 0, pages: &pages, tokens: &tokens, committed, prompt: 5, sampler: &sampler };
+                let sequence = Sequence {
+                    slot: 0,
+                    pages: &pages,
+                    tokens: &tokens,
+                    committed,
+                    prompt: 5,
+                    proposed: 0,
+                    sampler: &sampler,
+                };
                 let draft = backend.draft(&[sequence]).unwrap()[0];
                 tokens.push(forced.map_or(draft.token, |forced| forced[index][j].token));
                 drafts.push(draft);

@@ -16,7 +16,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// What is kept of one sequence between the passes of a round.
 #[derive(Default)]
 pub struct Slot {
-    /// What was drafted in this round.
+    /// What was drafted in this round, and once it is verified what was proposed.
     drafted: Vec<Drafted>,
     /// Target logits `[k + 1, vocab]` of the last verification. Written by whoever of the workers judges the sequence.
     logits: Mutex<Vec<f32>>,
@@ -93,17 +93,17 @@ impl Backend for CpuBackend {
         let Some(exit) = self.model.weights.exit.as_ref().filter(|_| !batch.is_empty()) else {
             return Ok(Vec::new());
         };
-        let (spans, tokens) = last_tokens(batch);
+        let (spans, tokens) = fresh_rows(batch);
         let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
         self.pool.run(&|worker| {
             pass.embed(worker, &tokens);
             for layer in 0..exit.after {
                 pass.model_layer(worker, layer, Extent::Whole);
             }
-            for row in worker.share(batch.len()) {
+            for index in worker.share(batch.len()) {
                 // SAFETY: the residual stream is complete and only read until the exit layer's projection is added;
                 // slots differ.
-                unsafe { pass.keep(row, &batch[row]) };
+                unsafe { pass.keep(index, &batch[index]) };
             }
             pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
             pass.logits(worker, &exit.head);
@@ -132,11 +132,15 @@ impl Backend for CpuBackend {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        for sequence in batch {
+            let proposed = &sequence.tokens[sequence.committed + sequence.sampled()..];
+            self.slots[sequence.slot].drafted.extend(proposed.iter().map(|&token| Drafted::certain(token)));
+        }
         let layers = self.model.geometry.layers;
         let after = self.exit_layer().unwrap_or(layers);
-        let (last, tokens) = last_tokens(batch);
+        let (fresh, tokens) = fresh_rows(batch);
         let rounds = rounds(batch);
-        let first = Pass::new(&self.model, &self.cache, &self.work, &last, self.pool.workers());
+        let first = Pass::new(&self.model, &self.cache, &self.work, &fresh, self.pool.workers());
         let second = Pass::new(&self.model, &self.cache, &self.work, &rounds, self.pool.workers());
         self.pool.run(&|worker| {
             first.embed(worker, &tokens);
@@ -144,11 +148,11 @@ impl Backend for CpuBackend {
                 first.model_layer(worker, layer, Extent::Whole);
             }
             first.exit_keys(worker, after);
-            // Without drafts the rows of both halves are the same.
+            // Where nothing was sampled the rows of both halves are the same.
             if second.rows > first.rows {
-                for row in worker.share(batch.len()) {
+                for index in worker.share(batch.len()) {
                     // SAFETY: the residual stream is complete and only read until the next barrier; slots differ.
-                    unsafe { first.keep(row, &batch[row]) };
+                    unsafe { first.keep(index, &batch[index]) };
                 }
                 worker.barrier();
                 second.gather(worker, batch);
@@ -230,21 +234,22 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
-    /// Refuses what does not fit, and any pass once a worker is lost. What a slot drafted beyond the sequence's drafts is
-    /// forgotten.
+    /// Refuses what does not fit, and any pass once a worker is lost. What a slot drafted beyond the sequence's sampled
+    /// drafts is forgotten.
     fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
         self.pool.check()?;
-        batch.iter().for_each(|sequence| self.slots[sequence.slot].drafted.truncate(sequence.drafted()));
+        batch.iter().for_each(|sequence| self.slots[sequence.slot].drafted.truncate(sequence.sampled()));
         Ok(())
     }
 
-    /// Refuses drafts that were not made here: their rows would be those of others.
+    /// Refuses drafts that were not made here, nor proposed: their rows would be those of others.
     fn check_drafted(&self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         for sequence in batch {
             let made = self.slots[sequence.slot].drafted.iter().map(|drafted| drafted.token);
-            if !made.eq(sequence.tokens[sequence.committed..].iter().copied()) {
-                let found = format!("slot {}: {} drafts", sequence.slot, sequence.drafted());
+            let sampled = &sequence.tokens[sequence.committed..][..sequence.sampled()];
+            if !made.eq(sampled.iter().copied()) {
+                let found = format!("slot {}: {} drafts", sequence.slot, sequence.sampled());
                 return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
             }
         }
@@ -279,16 +284,19 @@ impl Pass<'_> {
         unsafe { self.work.hidden.part(row, 0, self.model.geometry.hidden_size) }
     }
 
-    /// Keeps a sequence's `h_N` with those of its round.
+    /// Keeps the `h_N` of a sequence's fresh rows, which are span `index`, with those of its round.
     ///
     /// # Safety
-    /// Nobody writes row `row` of the residual stream meanwhile, and nobody else touches the row that the sequence's
-    /// slot keeps of its last token.
-    unsafe fn keep(&self, row: usize, sequence: &Sequence<'_>) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let hidden = self.hidden(row);
-            self.work.kept_mut(sequence.slot, sequence.drafted(), hidden.len()).copy_from_slice(hidden);
+    /// Nobody writes these rows of the residual stream meanwhile, and nobody else touches the rows that the sequence's
+    /// slot keeps of them.
+    unsafe fn keep(&self, index: usize, sequence: &Sequence<'_>) {
+        let first = self.spans[index].row;
+        for row in 0..sequence.fresh() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let hidden = self.hidden(first + row);
+                self.work.kept_mut(sequence.slot, sequence.sampled() + row, hidden.len()).copy_from_slice(hidden);
+            }
         }
     }
 
@@ -329,13 +337,15 @@ fn pieces<'a>(batch: &[Chunk<'a>]) -> Vec<(Vec<Span<'a>>, Vec<TokenId>)> {
     passes
 }
 
-/// One row per sequence: its last token.
-fn last_tokens<'a>(batch: &[Sequence<'a>]) -> (Vec<Span<'a>>, Vec<TokenId>) {
-    let span = |(row, sequence): (usize, &Sequence<'a>)| {
-        let start = sequence.tokens.len() - 1;
-        (Span { pages: sequence.pages, start, row, rows: 1 }, sequence.tokens[start])
-    };
-    batch.iter().enumerate().map(span).unzip()
+/// The rows of each sequence that come without `h_N`.
+fn fresh_rows<'a>(batch: &[Sequence<'a>]) -> (Vec<Span<'a>>, Vec<TokenId>) {
+    let (mut spans, mut tokens) = (Vec::with_capacity(batch.len()), Vec::new());
+    for sequence in batch {
+        let (rows, start) = (sequence.fresh(), sequence.tokens.len() - sequence.fresh());
+        spans.push(Span { pages: sequence.pages, start, row: tokens.len(), rows });
+        tokens.extend_from_slice(&sequence.tokens[start..]);
+    }
+    (spans, tokens)
 }
 
 /// The rows of whole rounds: from the pending token to the last draft.

@@ -65,7 +65,7 @@ mod tests {
 
     fn recount(slot: &mut Slot, tokens: &[TokenId], committed: usize) -> Option<Recount> {
         let sampler = Sampler::new(SamplingParams::default(), 10).unwrap();
-        slot.recount(&Sequence { slot: 0, pages: &[], tokens, committed, prompt: 2, sampler: &sampler })
+        slot.recount(&Sequence { slot: 0, pages: &[], tokens, committed, prompt: 2, proposed: 0, sampler: &sampler })
     }
 
     #[test]
@@ -76,7 +76,15 @@ mod tests {
         assert_eq!(recount(&mut slot, &[1, 2, 7, 8], 2), None);
         // What verification emits is counted by it.
         let sampler = Sampler::new(SamplingParams::default(), 10).unwrap();
-        let round = Sequence { slot: 0, pages: &[], tokens: &[1, 2, 7, 8], committed: 2, prompt: 2, sampler: &sampler };
+        let round = Sequence {
+            slot: 0,
+            pages: &[],
+            tokens: &[1, 2, 7, 8],
+            committed: 2,
+            prompt: 2,
+            proposed: 0,
+            sampler: &sampler,
+        };
         slot.count(&round, &Verdict { accepted: 1, next: 5, logprobs: vec![] });
         assert_eq!(recount(&mut slot, &[1, 2, 7, 5], 4), None);
         // Tokens that came without it are counted by themselves.

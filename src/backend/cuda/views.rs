@@ -103,7 +103,8 @@ mod tests {
         let (plain, words) = (sampler(vec![vec![9]]), sampler(vec![vec![4, 5]]));
         let least = sampler(vec![]).forbidding_among_first(2, vec![7]);
         let tokens = [0, 3, 4, 4, 6];
-        let sequence = |sampler| Sequence { slot: 0, pages: &[], tokens: &tokens, committed: 2, prompt: 2, sampler };
+        let sequence =
+            |sampler| Sequence { slot: 0, pages: &[], tokens: &tokens, committed: 2, prompt: 2, proposed: 0, sampler };
         let batch = [sequence(&plain), sequence(&words), sequence(&least)];
 
         let verify = Views::new(Kind::Verify, &batch);
@@ -122,8 +123,15 @@ mod tests {
     fn logits_are_adjusted_where_somebody_asks_for_it() {
         let adjusted = |sampler: &Sampler| {
             let plain = Sampler::new(SamplingParams::default(), 10).unwrap();
-            let sequence =
-                |sampler| Sequence { slot: 0, pages: &[], tokens: &[1, 2], committed: 2, prompt: 1, sampler };
+            let sequence = |sampler| Sequence {
+                slot: 0,
+                pages: &[],
+                tokens: &[1, 2],
+                committed: 2,
+                prompt: 1,
+                proposed: 0,
+                sampler,
+            };
             Views::new(Kind::Verify, &[sequence(&plain), sequence(sampler)]).adjusted()
         };
         let sampler = |params| Sampler::new(params, 10).unwrap();

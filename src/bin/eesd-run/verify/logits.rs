@@ -52,7 +52,7 @@ fn compare(backend: &mut dyn Backend, prompt: &[TokenId], k: usize) -> Outcome<V
     fn at<'a>(tokens: &'a [TokenId], committed: usize, base: Sequence<'a>) -> Sequence<'a> {
         Sequence { tokens, committed, ..base }
     }
-    let base = Sequence { slot: 0, pages, tokens: prompt, committed: n, prompt: n, sampler: &sampler };
+    let base = Sequence { slot: 0, pages, tokens: prompt, committed: n, prompt: n, proposed: 0, sampler: &sampler };
 
     let mut tokens = prompt.to_vec();
     for _ in 0..k {
