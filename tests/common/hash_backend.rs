@@ -140,6 +140,7 @@ impl Backend for HashBackend {
             self.check_before(s.pages, s.tokens, s.committed - 1, true);
             let token = s.tokens[position];
             *self.cell(s.pages, position) = Cell { first: Some(token), last: None, exit: Some(token) };
+            assert_eq!(s.proposed, 0, "nothing can be drafted from a proposed token");
             if s.drafted() == 0 {
                 self.drafted[s.slot].clear();
             }
@@ -155,13 +156,15 @@ impl Backend for HashBackend {
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
         let mut verdicts = Vec::new();
         for s in batch {
-            if s.drafted() == 0 {
+            if s.sampled() == 0 {
                 self.drafted[s.slot].clear();
             }
             let last = s.tokens.len() - 1;
             assert!(last < self.limits.context, "position {last} is outside the context");
             self.check_before(s.pages, s.tokens, s.committed - 1, true);
-            self.check_before(s.pages, s.tokens, last, false);
+            // Only rows that were drafted from have been through the first layers.
+            self.check_before(s.pages, s.tokens, s.tokens.len() - s.fresh(), false);
+            assert_eq!(self.drafted[s.slot].len(), s.sampled());
             for position in s.committed - 1..=last {
                 let token = s.tokens[position];
                 *self.cell(s.pages, position) = Cell { first: Some(token), last: Some(token), exit: Some(token) };
@@ -170,6 +173,8 @@ impl Backend for HashBackend {
             let vocab = self.geometry.vocab_size;
             let logits: Vec<f32> = rows.flat_map(|n| Self::target(vocab, &s.tokens[..n])).collect();
             let history = History { tokens: s.tokens, prompt: s.prompt };
+            let proposed = s.tokens[s.committed + s.sampled()..].iter().map(|&token| Drafted::certain(token));
+            self.drafted[s.slot].extend(proposed);
             verdicts.push(s.sampler.accept(history, &logits, &self.drafted[s.slot]));
             self.logits[s.slot] = logits;
         }

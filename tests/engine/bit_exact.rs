@@ -73,7 +73,18 @@ fn sequence<'a>(
     drafted: usize,
     sampler: &'a Sampler,
 ) -> Sequence<'a> {
-    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, proposed: 0, sampler }
+    proposing(slot, pages, tokens, drafted, 0, sampler)
+}
+
+fn proposing<'a>(
+    slot: usize,
+    pages: &'a [PageId],
+    tokens: &'a [TokenId],
+    drafted: usize,
+    proposed: usize,
+    sampler: &'a Sampler,
+) -> Sequence<'a> {
+    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, proposed, sampler }
 }
 
 /// Puts all but the last token in the cache, in chunks, and gives the logits after the last one.
@@ -152,8 +163,8 @@ fn company_in_a_batch_changes_no_bit_kept(kept: Kept) {
     }
 }
 
-/// Rounds of 0 to 15 drafts, four sequences at a time with different lengths: every row of logits is
-/// what plain decoding of the same tokens gives, and greedy verdicts follow from it.
+/// Rounds of 0 to 15 drafts, four sequences at a time with different lengths, some of the drafts sampled and some proposed:
+/// every row of logits is what plain decoding of the same tokens gives, and greedy verdicts follow from it.
 #[test]
 fn drafting_changes_no_bit_of_the_target() {
     KEPT.into_iter().for_each(drafting_changes_no_bit_of_the_target_kept);
@@ -164,20 +175,29 @@ fn drafting_changes_no_bit_of_the_target_kept(kept: Kept) {
     let tables: Vec<Vec<PageId>> = (0..SLOTS).map(pages).collect();
     let mut backend = backend(kept, 2, None);
     let mut plain = self::backend(kept, 2, None);
-    for lengths in [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]] {
+    let lengths = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]];
+    // Of each length: sampled ones, then proposed ones.
+    let proposed = [[0; 4], [0, 1, 1, 0], [1, 5, 0, 7], [12, 3, 14, 1]];
+    for (lengths, proposed) in lengths.into_iter().zip(proposed).chain([(lengths[1], [0; 4]), (lengths[3], [0; 4])]) {
         let mut texts: Vec<Vec<TokenId>> = (0..SLOTS).map(|slot| text(slot as u32, 60 + 31 * slot)).collect();
         for (text, pages) in texts.iter().zip(&tables) {
             backend.prefill(&[Chunk { pages, start: 0, tokens: &text[..text.len() - 1] }]).unwrap();
         }
+        let sampled = |slot: usize| lengths[slot] - proposed[slot];
         for round in 0..MAX_DRAFT {
-            let drafting: Vec<usize> = (0..SLOTS).filter(|&slot| round < lengths[slot]).collect();
+            let drafting: Vec<usize> = (0..SLOTS).filter(|&slot| round < sampled(slot)).collect();
             let batch: Vec<Sequence<'_>> =
                 drafting.iter().map(|&slot| sequence(slot, &tables[slot], &texts[slot], round, &sampler)).collect();
             let drafts = backend.draft(&batch).unwrap();
             drafting.iter().zip(drafts).for_each(|(&slot, draft)| texts[slot].push(draft.token));
         }
-        let batch: Vec<Sequence<'_>> =
-            (0..SLOTS).map(|slot| sequence(slot, &tables[slot], &texts[slot], lengths[slot], &sampler)).collect();
+        for slot in 0..SLOTS {
+            let proposal = text(9 + slot as u32, proposed[slot]);
+            texts[slot].extend(proposal);
+        }
+        let batch: Vec<Sequence<'_>> = (0..SLOTS)
+            .map(|slot| proposing(slot, &tables[slot], &texts[slot], lengths[slot], proposed[slot], &sampler))
+            .collect();
         let verdicts = backend.verify(&batch).unwrap();
         for slot in 0..SLOTS {
             let logits = backend.target_logits(slot).unwrap();
@@ -211,13 +231,15 @@ fn the_exit_layer_sees_the_same_past_however_it_came_about_kept(kept: Kept) {
         let mut backend = backend(kept, 2, None);
         backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: &tokens[..prefilled] }]).unwrap();
         for len in prefilled + 1..tokens.len() {
-            // Rounds without drafts, and rounds of one draft that is then rolled back.
+            // Rounds without drafts, rounds of one draft that is then rolled back, and of tokens proposed that are right.
             let mut seen = tokens[..len].to_vec();
             if len % 3 == 0 {
                 let draft = backend.draft(&[sequence(0, &pages, &seen, 0, &sampler)]).unwrap();
                 seen.push(draft[0].token);
             }
-            backend.verify(&[sequence(0, &pages, &seen, seen.len() - len, &sampler)]).unwrap();
+            let proposed = if len % 4 < 2 { &tokens[len..tokens.len().min(len + 3)] } else { &[] };
+            seen.extend(proposed);
+            backend.verify(&[proposing(0, &pages, &seen, seen.len() - len, proposed.len(), &sampler)]).unwrap();
         }
         let draft = backend.draft(&[sequence(0, &pages, &tokens, 0, &sampler)]).unwrap()[0];
         drafts.push((draft.token, draft.confidence.to_bits()));

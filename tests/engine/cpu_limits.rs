@@ -36,6 +36,7 @@ fn sequences_that_do_not_fit_are_refused() {
         (Sequence { committed: 0, ..good }, "5 tokens, 0 of them committed"),
         (Sequence { committed: 6, ..good }, "5 tokens, 6 of them committed"),
         (Sequence { committed: 1, ..good }, "at most 3 drafts"),
+        (Sequence { committed: 3, proposed: 3, ..good }, "3 of 2 drafts proposed (expected at most all)"),
         (Sequence { tokens: &tokens[..101], committed: 101, ..good }, "a context of 100"),
         (Sequence { tokens: &[1, 2, 512, 1, 1], ..good }, "token 512 (expected less than 512)"),
         (Sequence { pages: &[PageId(4)], ..good }, "page 4 of 4"),
