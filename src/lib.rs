@@ -60,6 +60,7 @@ extern crate self as eesd;
 pub mod backend;
 pub mod control;
 pub mod distill;
+pub mod draft;
 pub mod engine;
 pub mod ffi;
 pub mod kv;

@@ -95,7 +95,7 @@ pub fn play(
     let time = machine.verify(batch, rows);
     total.time += time;
     let verify_seconds = machine.measured(time);
-    controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
+    controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps: &steps, rows, verify_seconds });
     for r in running {
         let accepted = r.accepted();
         controller.observe(&Outcome {
@@ -127,6 +127,6 @@ pub fn profile(controller: &mut dyn Controller, machine: &mut dyn Machine, slots
         let rows = batch * (drafts + 1);
         let verify = machine.verify(batch, rows);
         let verify_seconds = machine.measured(verify);
-        controller.observe_times(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
+        controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps: &steps, rows, verify_seconds });
     }
 }

@@ -15,6 +15,10 @@ impl Controller for Off {
 
     fn start(&mut self, _slot: usize) {}
 
+    fn is_off(&self) -> bool {
+        true
+    }
+
     fn proceed(&mut self, _step: &Step<'_>, _rng: &mut Philox) -> bool {
         false
     }

@@ -18,7 +18,6 @@
 
 mod alone;
 mod best_set;
-mod ledger;
 mod sequence;
 mod together;
 

@@ -29,9 +29,11 @@ mod costs;
 mod curve;
 mod fixed;
 mod goodput_ts;
+mod ledger;
 mod plan;
 mod posterior;
 mod recent;
+mod sources;
 mod spec;
 mod step_times;
 mod threshold;
@@ -41,6 +43,7 @@ pub use calibration_ts::CalibrationTs;
 pub use fixed::{Fixed, Off};
 pub use goodput_ts::GoodputTs;
 pub use plan::{DraftPlan, Following, Rule};
+pub use sources::{Asked, Choice, Judged, Offer, SourceTs, Told};
 pub use spec::{ControllerError, ControllerSpec};
 pub use threshold::Threshold;
 
@@ -84,12 +87,21 @@ pub struct Outcome<'a> {
 pub struct RoundTimes<'a> {
     /// Sequences in the round.
     pub batch: usize,
+    /// Tokens that were proposed, over all sequences.
+    pub proposed: usize,
     /// Each draft step: sequences in it, and seconds.
     pub draft_steps: &'a [(usize, f64)],
     /// Rows of the verification pass, over all sequences.
     pub rows: usize,
     /// Seconds of everything but the draft steps.
     pub verify_seconds: f64,
+}
+
+impl RoundTimes<'_> {
+    /// Rows of the verification pass that came without hidden states: each sequence's last token, and what was proposed.
+    pub fn fresh(&self) -> usize {
+        self.batch + self.proposed
+    }
 }
 
 impl Outcome<'_> {
@@ -108,6 +120,11 @@ pub trait Controller: Send {
 
     /// A new sequence takes `slot`: what was learned about the old one is forgotten.
     fn start(&mut self, slot: usize);
+
+    /// Never drafts: whoever else may, does.
+    fn is_off(&self) -> bool {
+        false
+    }
 
     /// Draft one more token? Never asked beyond `step.limit`. `rng` is fresh for every decision.
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool;

@@ -1,9 +1,10 @@
 //! What the passes of a round of several sequences take: a table of step times, filled by rounds played to be timed
 //! and refined by every round.
 //!
-//! A draft step's time depends on its rows, one for each sequence in it. The rest of a round runs the first layers on
-//! each sequence's last token and all others on every row, so its time is a function of the rows plus a share per
-//! sequence. The share is what tells passes with the same rows of different numbers of sequences apart.
+//! A draft step's time depends on its rows, one for each sequence in it. The rest of a round runs the first layers on the
+//! fresh rows, which are each sequence's last token and what was proposed, and all others on every row, so its time is a
+//! function of the rows plus a share per fresh one. The share is what tells passes with the same rows of different numbers
+//! of fresh ones apart.
 //!
 //! The machine's speed wanders: other programs come and go, contexts grow. A common factor follows it fast, and what
 //! the table keeps are times at its first speed, each number of rows by a trimmed mean. Decisions need ratios of
@@ -28,7 +29,7 @@ const FRESH_FOR: f64 = 500.0;
 /// Rounds after which all but the last few of a cell's times are dropped when there is a new one, and how many these are.
 const LONG_AGO: usize = 100;
 const KEPT_LONG: usize = 6;
-/// Sequences over rows in a cell that most likely tells of plain rounds.
+/// Fresh rows over all rows in a cell that most likely tells of plain rounds.
 const MOSTLY_PLAIN: f64 = 0.8;
 /// Passes in a cell before it is a measure of the machine's speed.
 const KNOWN: usize = 4;
@@ -38,9 +39,9 @@ const SPEED_ROUNDS: usize = 8;
 const STEADY: f64 = 1.4;
 /// How far off a time may be from what was expected, either way; beyond, it counts as this far off.
 const CREDIBLE: f64 = 2.0;
-/// Passes after which a cell's mean number of sequences forgets.
+/// Passes after which a cell's mean number of fresh rows forgets.
 const SPREAD_MEMORY: f64 = 50.0;
-/// Pulls the share per sequence to 0 as passes of numbers of sequences this far apart (relative) would.
+/// Pulls the share per fresh row to 0 as passes of numbers of them this far apart (relative) would.
 const SHARE_PRIOR: f64 = 0.05;
 /// A fit takes microseconds, and a further round changes it the less the more there were: with each further so many
 /// rounds one more goes by without a fit, up to this many.
@@ -73,27 +74,29 @@ pub struct StepTimes {
 /// What passes cost, in seconds at the table's speed.
 #[derive(Debug, Clone)]
 pub struct StepCosts {
-    draft: Curve,
+    /// `None` while no draft was measured.
+    draft: Option<Curve>,
     rows: Curve,
     /// What decisions take rows to cost: what is thought dear by mistake is never tried again, what is thought cheap is.
     hopeful: Curve,
-    per_sequence: f64,
+    per_fresh: f64,
 }
 
 impl StepCosts {
     /// A draft step of this many sequences.
     pub fn draft(&self, sequences: usize) -> f64 {
-        if sequences == 0 { 0.0 } else { self.draft.at(sequences as f64) }
+        let of_some = || self.draft.as_ref().map_or(f64::INFINITY, |draft| draft.at(sequences as f64));
+        if sequences == 0 { 0.0 } else { of_some() }
     }
 
-    /// The rest of a round: verifying `rows` rows of `batch` sequences, and all else.
-    pub fn verify(&self, batch: usize, rows: usize) -> f64 {
-        self.rows.at(rows as f64) + self.per_sequence * batch as f64
+    /// The rest of a round: verifying `rows` rows, of which `fresh` come without hidden states, and all else.
+    pub fn verify(&self, fresh: usize, rows: usize) -> f64 {
+        self.rows.at(rows as f64) + self.per_fresh * fresh as f64
     }
 
     /// The same, as low as it may be after what was measured.
-    pub fn hoped_verify(&self, batch: usize, rows: usize) -> f64 {
-        self.hopeful.at(rows as f64) + self.per_sequence * batch as f64
+    pub fn hoped_verify(&self, fresh: usize, rows: usize) -> f64 {
+        self.hopeful.at(rows as f64) + self.per_fresh * fresh as f64
     }
 
     /// A round that drafts nothing.
@@ -104,7 +107,12 @@ impl StepCosts {
     /// A whole round.
     pub fn round(&self, times: &RoundTimes<'_>) -> f64 {
         let drafting: f64 = times.draft_steps.iter().map(|&(sequences, _)| self.draft(sequences)).sum();
-        drafting + self.verify(times.batch, times.rows)
+        drafting + self.verify(times.fresh(), times.rows)
+    }
+
+    /// The same without its draft steps and their rows.
+    pub fn undrafted(&self, times: &RoundTimes<'_>) -> f64 {
+        self.verify(times.fresh(), times.fresh())
     }
 }
 
@@ -119,11 +127,11 @@ struct Cell {
     /// Round of the last one.
     seen: usize,
     passes: f64,
-    /// Means of rows, sequences and seconds.
+    /// Means of rows, of fresh ones, and of seconds.
     rows: f64,
-    sequences: f64,
+    fresh: f64,
     mean: f64,
-    /// Sums of squared differences of sequences, and of their products with those of seconds.
+    /// Sums of squared differences of fresh rows, and of their products with those of seconds.
     spread: f64,
     product: f64,
 }
@@ -132,7 +140,7 @@ struct Cell {
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     rows: usize,
-    sequences: usize,
+    fresh: usize,
     seconds: f64,
 }
 
@@ -141,8 +149,8 @@ impl StepTimes {
     pub fn observe(&mut self, times: &RoundTimes<'_>) {
         self.rounds += 1;
         self.drafted = !times.draft_steps.is_empty();
-        let step = |&(sequences, seconds)| Pass { rows: sequences, sequences, seconds };
-        let verify = Pass { rows: times.rows, sequences: times.batch, seconds: times.verify_seconds };
+        let step = |&(sequences, seconds)| Pass { rows: sequences, fresh: sequences, seconds };
+        let verify = Pass { rows: times.rows, fresh: times.fresh(), seconds: times.verify_seconds };
         let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
         let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
         let drafting = median(steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))));
@@ -183,7 +191,7 @@ impl StepTimes {
 
     /// Forgets what verifying drafts took, but for these passes, measured since that changed.
     fn start_over(&mut self, moved: Vec<(Pass, f64)>) {
-        self.verify.0.retain(|_, cell| cell.sequences >= MOSTLY_PLAIN * cell.rows);
+        self.verify.0.retain(|_, cell| cell.fresh >= MOSTLY_PLAIN * cell.rows);
         self.speeds = Recent::default();
         for (pass, speed) in moved {
             self.speeds.extend(&[speed]);
@@ -200,6 +208,11 @@ impl StepTimes {
 
     /// What passes cost by now; `None` while too little was measured.
     pub fn costs(&mut self) -> Option<&StepCosts> {
+        self.verify_costs().filter(|costs| costs.draft.is_some())
+    }
+
+    /// The same as far as verification goes: with or without draft steps measured.
+    pub fn verify_costs(&mut self) -> Option<&StepCosts> {
         let every = (self.rounds / ROUNDS_TO_FIT).min(MOST_TO_FIT);
         if self.since_fit > every || self.since_fit > 0 && self.costs.is_none() {
             self.since_fit = 0;
@@ -211,8 +224,12 @@ impl StepTimes {
     /// How many drafts a sequence should make for the sake of the table, if any: one and none in turn while nothing is
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
-        let known = || self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH;
-        (self.costs.is_none() && !known()).then_some(usize::from(!self.drafted))
+        let known = self.costs.as_ref().is_some_and(|costs| costs.draft.is_some()) || self.knows_drafts();
+        (!known).then_some(usize::from(!self.drafted))
+    }
+
+    fn knows_drafts(&self) -> bool {
+        self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH
     }
 
     /// The machine's present time over that of the table.
@@ -221,33 +238,31 @@ impl StepTimes {
     }
 
     fn fit(&self) -> Option<StepCosts> {
-        if self.wanted_drafts().is_some() {
-            return None;
-        }
-        let per_sequence = self.verify.per_sequence();
-        let rows = Curve::fit(&self.verify.points(per_sequence, self.rounds))?;
-        let draft = Curve::fit(&self.draft.points(0.0, self.rounds))?;
-        Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_sequence })
+        let per_fresh = self.verify.per_fresh();
+        let rows = Curve::fit(&self.verify.points(per_fresh, self.rounds))?;
+        let draft =
+            if self.wanted_drafts().is_none() { Curve::fit(&self.draft.points(0.0, self.rounds)) } else { None };
+        Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_fresh })
     }
 
     /// A draft step's time at the table's speed, if much is known of steps like it.
     fn expected_draft(&self, pass: Pass) -> Option<f64> {
-        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft.known(pass.rows as f64));
+        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft.as_ref()?.known(pass.rows as f64));
         self.draft.expected(pass, 0.0).or_else(fitted)
     }
 
     /// The same of a verification.
     fn expected_verify(&self, pass: Pass) -> Option<f64> {
         let fitted = |costs: &StepCosts| {
-            costs.rows.known(pass.rows as f64).map(|cost| cost + costs.per_sequence * pass.sequences as f64)
+            costs.rows.known(pass.rows as f64).map(|cost| cost + costs.per_fresh * pass.fresh as f64)
         };
         self.measured_verify(pass).or_else(|| self.costs.as_ref().and_then(fitted))
     }
 
     /// The same, by passes of the same number of rows alone.
     fn measured_verify(&self, pass: Pass) -> Option<f64> {
-        let per_sequence = self.costs.as_ref().map_or(0.0, |costs| costs.per_sequence);
-        self.verify.expected(pass, per_sequence).filter(|_| pass.is_one())
+        let per_fresh = self.costs.as_ref().map_or(0.0, |costs| costs.per_fresh);
+        self.verify.expected(pass, per_fresh).filter(|_| pass.is_one())
     }
 
     /// The table in milliseconds at the present speed, for people.
@@ -259,9 +274,9 @@ impl StepTimes {
         self.fit().map_or(Value::Object(Default::default()), |costs| {
             json!({
                 "speed": speed,
-                "draft_milliseconds_by_sequences": milliseconds(&costs.draft),
+                "draft_milliseconds_by_sequences": costs.draft.as_ref().map(milliseconds),
                 "verify_milliseconds_by_rows": milliseconds(&costs.rows),
-                "verify_milliseconds_per_sequence": costs.per_sequence * speed * 1e3,
+                "verify_milliseconds_per_fresh_row": costs.per_fresh * speed * 1e3,
             })
         })
     }
@@ -277,7 +292,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 impl Pass {
     /// Whether it is one, of one or more rows, and its time is a time.
     fn is_one(&self) -> bool {
-        self.rows > 0 && self.sequences > 0 && self.seconds.is_finite() && self.seconds >= 0.0
+        self.rows > 0 && self.fresh > 0 && self.seconds.is_finite() && self.seconds >= 0.0
     }
 
     /// At the table's speed, and not too far from what was expected there.
@@ -302,9 +317,9 @@ impl Cells {
     }
 
     /// What the cell says of such a pass, if it knows.
-    fn expected(&self, pass: Pass, per_sequence: f64) -> Option<f64> {
+    fn expected(&self, pass: Pass, per_fresh: f64) -> Option<f64> {
         let cell = self.0.get(&Self::key(pass.rows)).filter(|cell| cell.seconds.len() >= KNOWN)?;
-        Some((cell.seconds.mean()? + per_sequence * (pass.sequences as f64 - cell.sequences)).max(1e-9))
+        Some((cell.seconds.mean()? + per_fresh * (pass.fresh as f64 - cell.fresh)).max(1e-9))
     }
 
     /// Passes kept.
@@ -313,22 +328,22 @@ impl Cells {
     }
 
     /// What a sequence costs where the number of rows stays the same: the slope within cells, over all of them.
-    fn per_sequence(&self) -> f64 {
+    fn per_fresh(&self) -> f64 {
         let (mut products, mut spreads) = (0.0, f64::MIN_POSITIVE);
         for cell in self.0.values() {
             let square = cell.mean * cell.mean;
             products += cell.product / square;
-            spreads += (cell.spread + SHARE_PRIOR * cell.sequences * cell.sequences) / square;
+            spreads += (cell.spread + SHARE_PRIOR * cell.fresh * cell.fresh) / square;
         }
         (products / spreads).max(0.0)
     }
 
-    /// The cells in order, without what their sequences cost.
-    fn points(&self, per_sequence: f64, round: usize) -> Vec<Point> {
+    /// The cells in order, without what their fresh rows cost.
+    fn points(&self, per_fresh: f64, round: usize) -> Vec<Point> {
         let point = |cell: &Cell| {
             let (seconds, passes) = (cell.seconds.mean()?, cell.seconds.len() as f64);
-            // However much the sequences cost, some is left for the rows.
-            let cost = (seconds - per_sequence * cell.sequences).max(0.05 * seconds);
+            // However much the fresh rows cost, some is left for the rows.
+            let cost = (seconds - per_fresh * cell.fresh).max(0.05 * seconds);
             let weight = passes / (1.0 + (round - cell.seen) as f64 / FRESH_FOR);
             Some(Point { rows: cell.rows, cost, weight })
         };
@@ -346,12 +361,12 @@ impl Cell {
         self.seconds.extend(&[pass.seconds]);
         self.passes += 1.0;
         let rate = 1.0 / self.passes.min(SPREAD_MEMORY);
-        let (rows, sequences) = (pass.rows.min(MAX_ROWS) as f64, pass.sequences.min(MAX_ROWS) as f64);
+        let (rows, fresh) = (pass.rows.min(MAX_ROWS) as f64, pass.fresh.min(MAX_ROWS) as f64);
         self.rows += rate * (rows - self.rows);
-        let apart = sequences - self.sequences;
-        self.sequences += rate * apart;
+        let apart = fresh - self.fresh;
+        self.fresh += rate * apart;
         self.mean += rate * (pass.seconds - self.mean);
-        self.spread += apart * (sequences - self.sequences);
+        self.spread += apart * (fresh - self.fresh);
         self.product += apart * (pass.seconds - self.mean);
         if self.passes > SPREAD_MEMORY {
             self.spread *= 1.0 - rate;

@@ -79,6 +79,7 @@ impl Engine {
             }
             self.free_slots.pop();
             self.controller.start(slot);
+            self.proposing.choice.start(slot);
             let output = self.output(&waiting.request, room);
             let Waiting { id, arrival, request, submitted } = waiting;
             let mut sequence = Running::new((id, arrival), slot, request, sampler, table, output, self.clock.clone());

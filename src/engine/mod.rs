@@ -51,6 +51,7 @@ mod metrics;
 mod output;
 mod pages;
 mod prefill;
+mod propose;
 mod request;
 mod round;
 mod running;
@@ -60,14 +61,16 @@ mod stop;
 pub use clock::Clock;
 pub use error::EngineError;
 pub use metrics::{Snapshot, Totals};
-pub use request::{Completion, Emission, Finish, Request, Stats};
+pub use request::{Completion, Emission, Finish, Request, SourceStats, Stats};
 
 use crate::TokenId;
 use crate::backend::{Backend, BackendError};
 use crate::control::Controller;
+use crate::draft::{Proposer, Source};
 use crate::load::Tokenizer;
 use admit::Waiting;
 use pages::{Pages, SwappedOut};
+use propose::Proposing;
 use running::{Broken, Running};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -99,6 +102,7 @@ pub struct Engine {
     end_tokens: Vec<TokenId>,
     options: EngineOptions,
     clock: Clock,
+    proposing: Proposing,
     pages: Pages,
     /// Slots that no sequence has.
     free_slots: Vec<usize>,
@@ -156,6 +160,7 @@ impl Engine {
             end_tokens,
             options: EngineOptions::default(),
             clock: Clock::default(),
+            proposing: Proposing::default(),
             pages: Pages::new(limits.pages),
             free_slots: (0..limits.slots).rev().collect(),
             arrivals: 0,
@@ -177,6 +182,19 @@ impl Engine {
             self.pages.forget_prefixes();
         }
         self
+    }
+
+    /// The same engine with sources of drafts beside the exit block.
+    #[must_use]
+    pub fn with_proposers(mut self, proposers: Vec<Box<dyn Proposer>>) -> Self {
+        self.proposing = Proposing { proposers, ..Proposing::default() };
+        self
+    }
+
+    /// What a source has to begin with another time to know what it knows now; `None`: there is no such source here, or
+    /// it starts afresh.
+    pub fn kept(&self, source: Source) -> Option<Vec<TokenId>> {
+        self.proposing.proposers.iter().find(|proposer| proposer.source() == source)?.kept()
     }
 
     /// The same engine by this clock, in place of the machine's.
@@ -288,7 +306,9 @@ impl Engine {
         let completion = if let Some(i) = self.waiting.iter().position(|waiting| waiting.id == id) {
             self.waiting.remove(i)?.into_completion(self.clock.now())
         } else if let Some(i) = self.swapped_out.iter().position(|swapped| is_named(&swapped.sequence)) {
-            self.swapped_out.remove(i)?.sequence.ended().into_completion()
+            let sequence = self.swapped_out.remove(i)?.sequence.ended();
+            self.proposing.end(&sequence, false);
+            sequence.into_completion()
         } else {
             let admitted = [&mut self.running, &mut self.prefilling];
             let sequence = admitted.into_iter().find_map(|of| Some(of.remove(of.iter().position(is_named)?)))?;
@@ -311,7 +331,7 @@ impl Engine {
         let flow = self.try_step(on_event).inspect_err(|_| {
             self.totals.failed += self.unfinished();
             self.waiting.clear();
-            self.swapped_out.clear();
+            self.swapped_out.drain(..).for_each(|swapped| self.proposing.end(&swapped.sequence, false));
             while let Some(sequence) = self.running.pop().or_else(|| self.prefilling.pop()) {
                 self.retire(sequence);
             }
@@ -371,6 +391,7 @@ impl Engine {
 
     /// Gives a sequence's slot and pages back.
     fn retire(&mut self, mut sequence: Running) -> (usize, Completion) {
+        self.proposing.end(&sequence, sequence.has_finished());
         self.pages.release(&mut sequence.table);
         self.free_slots.push(sequence.slot);
         (sequence.id, sequence.into_completion())
@@ -382,8 +403,10 @@ impl Engine {
         self.waiting.clear();
         let admitted: Vec<Running> = self.running.drain(..).chain(self.prefilling.drain(..)).collect();
         let mut ended: Vec<_> = admitted.into_iter().map(|sequence| self.retire(sequence.ended())).collect();
-        let swapped_out = std::mem::take(&mut self.swapped_out).into_iter();
-        ended.extend(swapped_out.map(|swapped| (swapped.sequence.id, swapped.sequence.ended().into_completion())));
+        for SwappedOut { sequence, .. } in std::mem::take(&mut self.swapped_out) {
+            self.proposing.end(&sequence, false);
+            ended.push((sequence.id, sequence.ended().into_completion()));
+        }
         for (id, completion) in ended {
             // The receiver has asked to stop already: there is nothing more its answer could change.
             let _ = on_event(id, Event::Done(completion));

@@ -3,6 +3,7 @@
 use super::request::{Emission, Finish, Request};
 use super::stop::StopMatcher;
 use crate::TokenId;
+use crate::draft::Source;
 use crate::load::TextStream;
 use crate::sample::TokenLogprobs;
 
@@ -61,7 +62,7 @@ impl Output {
     }
 
     /// Takes the next token of the answer, and decides whether the answer ends with it.
-    pub fn push(&mut self, token: TokenId, drafted: bool, logprobs: Option<TokenLogprobs>) -> Emission {
+    pub fn push(&mut self, token: TokenId, drafted: Option<Source>, logprobs: Option<TokenLogprobs>) -> Emission {
         self.room -= 1;
         let mut text = String::new();
         if self.is_end(token) {

@@ -170,6 +170,7 @@ impl Engine {
         self.free_slots.pop();
         sequence.slot = slot;
         self.controller.start(slot);
+        self.proposing.choice.start(slot);
         let restored = self.backend.restore_pages(&saved, &sequence.table.pages()[..saved.pages()]);
         sequence.swapped_in();
         if restored.is_ok() && self.reuses_prefixes() {

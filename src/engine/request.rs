@@ -2,6 +2,7 @@
 
 use super::EngineError;
 use crate::TokenId;
+use crate::draft::{Source, Sources};
 use crate::sample::{SamplingParams, TokenLogprobs, check_tokens};
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ pub struct Request {
     pub stop_token_ids: Vec<TokenId>,
     /// Go on past the model's end tokens.
     pub ignore_end: bool,
-    /// Draft at all; `false` decodes plainly whatever the controller.
-    pub speculate: bool,
+    /// Who may draft, of the sources that the engine has; [`Sources::OFF`] decodes plainly whatever the controller. What
+    /// a request that does without other texts comes to is not told to others either.
+    pub sources: Sources,
     /// Most drafts in one round, if fewer than the backend's.
     pub draft_max: Option<usize>,
 }
@@ -40,7 +42,7 @@ impl Request {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_end: false,
-            speculate: true,
+            sources: Sources::ALL,
             draft_max: None,
         }
     }
@@ -88,8 +90,8 @@ pub struct Emission {
     /// Text that became certain with it: whole characters, nothing that may still turn out to be
     /// part of a stop string. Empty without a tokenizer.
     pub text: String,
-    /// The draft wrote it and the verifier kept it.
-    pub drafted: bool,
+    /// Who drafted it, where the verifier kept a draft.
+    pub drafted: Option<Source>,
     /// The target's log-probabilities, where asked for.
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -155,6 +157,8 @@ pub struct Stats {
     pub accepted_at: Vec<usize>,
     /// `lengths[k]`: rounds that drafted exactly `k` tokens.
     pub lengths: Vec<usize>,
+    /// By source of drafts, in the order of [`Source::ALL`].
+    pub by_source: [SourceStats; Source::ALL.len()],
     /// Tokens of the prompt that were found in pages kept of earlier texts.
     pub reused_tokens: usize,
     /// Times that it was preempted.
@@ -171,6 +175,26 @@ pub struct Stats {
     pub verify: Duration,
     /// From the end of prefill to the end.
     pub decode: Duration,
+}
+
+/// What one source of drafts did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceStats {
+    /// Rounds that it drafted.
+    pub rounds: usize,
+    /// Its drafts that were tested.
+    pub drafted: usize,
+    /// Those that were accepted.
+    pub accepted: usize,
+}
+
+impl SourceStats {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: Self) {
+        self.rounds += other.rounds;
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+    }
 }
 
 impl Stats {
@@ -211,6 +235,7 @@ impl Stats {
         add_at(&mut self.drafted_at, &other.drafted_at);
         add_at(&mut self.accepted_at, &other.accepted_at);
         add_at(&mut self.lengths, &other.lengths);
+        self.by_source.iter_mut().zip(other.by_source).for_each(|(sum, other)| sum.add(other));
         self.reused_tokens += other.reused_tokens;
         self.preemptions += other.preemptions;
         self.queued += other.queued;

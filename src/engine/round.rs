@@ -19,8 +19,10 @@ impl Engine {
         let mut range = profile::range("round");
         range.note("controller", || self.controller.state());
         let start = self.clock.now();
+        self.propose();
+        let proposed = self.clock.since(start);
         let draft_steps = self.draft()?;
-        let drafting = self.clock.since(start);
+        let drafting = self.clock.since(start).saturating_sub(proposed);
         let mut verdicts = self.verify()?;
         let took = self.clock.since(start);
         range.note("sequences", || self.describe_round(&verdicts));
@@ -70,7 +72,7 @@ impl Engine {
             return Ok(steps);
         }
         let mut steps = Vec::new();
-        let mut active: Vec<usize> = (0..self.running.len()).collect();
+        let mut active: Vec<usize> = (0..self.running.len()).filter(|&i| self.running[i].may_sample()).collect();
         loop {
             active = self.who_drafts(active);
             if active.is_empty() {
@@ -95,7 +97,7 @@ impl Engine {
         let limits = self.backend.limits();
         let [sequence] = &mut self.running[..] else { return Ok(None) };
         let limit = sequence.drafts_with_room(&limits);
-        if !self.backend.follows_plans() || limit == 0 {
+        if !self.backend.follows_plans() || limit == 0 || !sequence.may_sample() {
             return Ok(None);
         }
         let step = Step { slot: sequence.slot, batch: 1, confidences: &[], limit };
@@ -156,10 +158,13 @@ impl Engine {
         self.totals.rows += rows;
         self.totals.draft_steps += draft_steps.len();
         let verify_seconds = verifying.as_secs_f64();
-        self.controller.observe_times(&RoundTimes { batch, draft_steps, rows, verify_seconds });
+        let proposed = self.running.iter().map(Running::proposed).sum();
+        let times = RoundTimes { batch, proposed, draft_steps, rows, verify_seconds };
+        self.controller.observe_times(&times);
         let reuse = self.reuses_prefixes();
         for (sequence, verdict) in self.running.iter_mut().zip(verdicts) {
-            if sequence.speculate {
+            // Whose round was proposed tells nothing of how the exit block does.
+            if sequence.may_sample() {
                 self.controller.observe(&Outcome {
                     slot: sequence.slot,
                     batch,
@@ -175,6 +180,7 @@ impl Engine {
                 sequence.kept = self.pages.keep(&mut sequence.table, &sequence.tokens, sequence.kept);
             }
         }
+        self.judge_proposals(&times, verdicts);
     }
 
     /// A verified round in a trace: what each sequence drafted, how sure it was, and what was accepted.
@@ -184,6 +190,7 @@ impl Engine {
                 "id": sequence.id,
                 "position": sequence.committed(),
                 "drafted": sequence.drafted(),
+                "source": (sequence.drafted() > 0).then(|| sequence.drafter().name()),
                 "confidences": sequence.confidences,
                 "accepted": verdict.accepted,
             })
@@ -204,7 +211,7 @@ impl Engine {
             let tokens = sequence.last(verdict.accepted + 1).to_vec();
             let mut emitted = 0;
             while flow.is_continue() && emitted < tokens.len() && sequence.output.finish.is_none() {
-                let drafted = emitted < verdict.accepted;
+                let drafted = sequence.author(emitted, verdict.accepted);
                 let logprobs = verdict.logprobs.get(emitted).cloned();
                 let emission = sequence.output.push(tokens[emitted], drafted, logprobs);
                 emitted += 1;
@@ -212,7 +219,7 @@ impl Engine {
                 flow = on_event(sequence.id, Event::Token(emission));
             }
             sequence.drop_last(tokens.len() - emitted);
-            let tested = sequence.confidences.len().min(emitted);
+            let tested = (sequence.confidences.len() + sequence.proposed()).min(emitted);
             let accepted = verdict.accepted.min(emitted);
             sequence.count_round(tested, accepted, emitted, round);
             self.totals.generated += emitted;

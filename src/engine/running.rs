@@ -2,9 +2,11 @@
 
 use super::clock::Clock;
 use super::output::Output;
-use super::request::{Completion, Finish, Request, Stats};
+use super::propose::Offered;
+use super::request::{Completion, Finish, Request, SourceStats, Stats};
 use crate::TokenId;
 use crate::backend::{Draft, Limits, Sequence};
+use crate::draft::{Source, Sources};
 use crate::kv::{BlockTable, PAGE_TOKENS};
 use crate::sample::{Philox, Purpose, Sampler, Verdict};
 use std::time::Duration;
@@ -17,8 +19,8 @@ pub(super) struct Running {
     pub arrival: u64,
     /// Where backend and controller keep its state.
     pub slot: usize,
-    /// May draft at all.
-    pub speculate: bool,
+    /// Who may draft.
+    pub sources: Sources,
     /// Most drafts in one round.
     draft_max: usize,
     pub sampler: Sampler,
@@ -29,6 +31,8 @@ pub(super) struct Running {
     pub tokens: Vec<TokenId>,
     committed: usize,
     prompt: usize,
+    /// What was proposed for this round.
+    pub offered: Offered,
     /// How many of this round's drafts, the last ones, were proposed.
     proposed: usize,
     /// Confidence of each of this round's drafts.
@@ -72,7 +76,7 @@ impl Running {
             id,
             arrival,
             slot,
-            speculate: request.speculate,
+            sources: request.sources,
             draft_max: request.draft_max.unwrap_or(usize::MAX),
             sampler,
             kept: table.len() / PAGE_TOKENS,
@@ -80,6 +84,7 @@ impl Running {
             tokens: request.prompt,
             committed: prompt,
             prompt,
+            offered: Offered::default(),
             proposed: 0,
             confidences: Vec::new(),
             draft_seconds: Vec::new(),
@@ -149,6 +154,26 @@ impl Running {
         self.committed
     }
 
+    /// Proposed tokens that this round's draft has.
+    pub fn proposed(&self) -> usize {
+        self.proposed
+    }
+
+    /// Whether the exit block may draft for its round: nothing was proposed, after which it could not.
+    pub fn may_sample(&self) -> bool {
+        self.sources.has(Source::Exit) && self.proposed == 0
+    }
+
+    /// Who wrote this round's draft.
+    pub fn drafter(&self) -> Source {
+        self.offered.taken.unwrap_or(Source::Exit)
+    }
+
+    /// Who wrote the token after so many of this round's, of which `accepted` drafts were kept.
+    pub fn author(&self, emitted: usize, accepted: usize) -> Option<Source> {
+        (emitted < accepted).then_some(self.drafter())
+    }
+
     /// Drafts made so far in this round.
     pub fn drafted(&self) -> usize {
         self.tokens.len() - self.committed
@@ -162,7 +187,7 @@ impl Running {
     /// Most drafts that a round may make, if there are pages for them. It emits them and one token more, so one token
     /// of room is never drafted for.
     pub fn most_drafts(&self, limits: &Limits) -> usize {
-        if self.speculate { limits.max_draft.min(self.draft_max).min(self.output.room() - 1) } else { 0 }
+        if self.sources.is_off() { 0 } else { limits.max_draft.min(self.draft_max).min(self.output.room() - 1) }
     }
 
     /// Most drafts of this round, for which there are pages.
@@ -176,6 +201,11 @@ impl Running {
         Philox::new(self.sampler.key(), position, Purpose::Controller, self.committed as u32)
     }
 
+    /// The same, for the choice among sources.
+    pub fn draws_among_sources(&self) -> Philox {
+        Philox::new(self.sampler.key(), self.committed, Purpose::Sources, 0)
+    }
+
     /// More drafts would be for nothing: the last one ends the answer.
     pub fn drafted_an_end(&self) -> bool {
         self.drafted() > 0 && self.output.is_end(self.tokens[self.tokens.len() - 1])
@@ -186,6 +216,13 @@ impl Running {
         self.tokens.push(draft.token);
         self.confidences.push(draft.confidence);
         self.draft_seconds.push(seconds);
+    }
+
+    /// Takes in the first tokens of what was proposed.
+    pub fn take_offer(&mut self, offer: usize, tokens: usize) {
+        let before = self.tokens.len();
+        self.tokens.extend_from_slice(self.offered.take(offer, tokens));
+        self.proposed = self.tokens.len() - before;
     }
 
     /// Commits what was accepted and the token after it, and rolls the rest of the draft back.
@@ -211,13 +248,18 @@ impl Running {
     /// Counts a round that tested `tested` drafts and accepted `accepted`, and emitted `emitted` tokens.
     pub fn count_round(&mut self, tested: usize, accepted: usize, emitted: usize, round: Duration) {
         let draft = Duration::from_secs_f64(self.draft_seconds.iter().sum());
+        let drafter = self.drafter();
         let stats = &mut self.stats;
         let positions = stats.drafted_at.len().max(tested);
         stats.drafted_at.resize(positions, 0);
         stats.accepted_at.resize(positions, 0);
         stats.drafted_at[..tested].iter_mut().for_each(|n| *n += 1);
         stats.accepted_at[..accepted].iter_mut().for_each(|n| *n += 1);
-        let length = self.confidences.len();
+        let length = self.confidences.len() + self.proposed;
+        if length > 0 {
+            let rounds = SourceStats { rounds: 1, drafted: tested, accepted };
+            stats.by_source[drafter as usize].add(rounds);
+        }
         stats.lengths.resize(stats.lengths.len().max(length + 1), 0);
         stats.lengths[length] += 1;
         stats.rounds += 1;
@@ -226,6 +268,8 @@ impl Running {
         stats.verify += round.saturating_sub(draft);
         self.confidences.clear();
         self.draft_seconds.clear();
+        self.proposed = 0;
+        self.offered = Offered::default();
     }
 
     /// Stops the times that run from admission.
@@ -242,6 +286,11 @@ impl Running {
             self.output.cancel();
         }
         self
+    }
+
+    /// Its answer has come to its own end.
+    pub fn has_finished(&self) -> bool {
+        self.output.finish.as_ref().is_some_and(|finish| *finish != Finish::Cancelled)
     }
 
     /// The finished answer. Its pages must have been given back.

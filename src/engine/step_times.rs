@@ -87,7 +87,7 @@ impl Engine {
             if !first || !self.timed.rounds[i + 1..].iter().any(alike) {
                 let TimedRound { batch, draft_steps, verify_seconds } = round;
                 let (batch, rows, verify_seconds) = (*batch, round.rows(), *verify_seconds);
-                self.controller.observe_times(&RoundTimes { batch, draft_steps, rows, verify_seconds });
+                self.controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds });
             }
         }
         Ok(())

@@ -201,7 +201,7 @@ pub(super) struct KeptToken {
 impl KeptToken {
     pub fn new(emission: engine::Emission) -> Self {
         let engine::Emission { token, text, drafted, logprobs } = emission;
-        Self { id: token, drafted, text: KeptText::new(text), top: top(logprobs.as_ref()), logprobs }
+        Self { id: token, drafted: drafted.is_some(), text: KeptText::new(text), top: top(logprobs.as_ref()), logprobs }
     }
 
     /// Good while this lives.

@@ -6,6 +6,7 @@ use super::model::{self, Model};
 use super::session::Session;
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
+use crate::draft::Sources;
 use crate::engine;
 use crate::sample::{SamplingParams, VerifyMode};
 use std::ffi::c_char;
@@ -216,7 +217,7 @@ pub(super) unsafe fn read(session: &Session, request: *const Request) -> Outcome
         stop_token_ids: ids.to_vec(),
         stop: stops.iter().map(read).collect::<Outcome<_>>()?,
         ignore_end: request.ignore_end != 0,
-        speculate: request.speculate != 0,
+        sources: if request.speculate == 0 { Sources::OFF } else { Sources::ALL },
         draft_max: (request.draft_max > 0).then_some(request.draft_max),
         ..engine::Request::new(prompt, request.max_tokens)
     };

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 /// Keys of a line that say how it is answered, or tell it from others, and nothing of its prompt.
-pub const REQUEST_KEYS: [&str; 22] = [
+pub const REQUEST_KEYS: [&str; 23] = [
     "id",
     "max_tokens",
     "min_tokens",
@@ -33,6 +33,7 @@ pub const REQUEST_KEYS: [&str; 22] = [
     "ignore_eos",
     "logprobs",
     "speculate",
+    "draft",
     "draft_max",
 ];
 

@@ -27,6 +27,8 @@ pub enum Purpose {
     Selection = 8,
     /// The order of training data: position is the epoch.
     Shuffle = 9,
+    /// What is drawn to choose among sources of drafts.
+    Sources = 10,
 }
 
 /// The stream of random words for one (seed, position, purpose, index).

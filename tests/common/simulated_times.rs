@@ -29,7 +29,13 @@ fn rest(rows: usize) -> f64 {
 
 fn tell(controller: &mut dyn Controller, batch: usize, steps: &[usize], rows: usize) {
     let draft_steps: Vec<(usize, f64)> = steps.iter().map(|&sequences| (sequences, draft_step(sequences))).collect();
-    controller.observe_times(&RoundTimes { batch, draft_steps: &draft_steps, rows, verify_seconds: rest(rows) });
+    controller.observe_times(&RoundTimes {
+        batch,
+        proposed: 0,
+        draft_steps: &draft_steps,
+        rows,
+        verify_seconds: rest(rows),
+    });
 }
 
 impl Controller for Simulated {

@@ -146,7 +146,7 @@ fn a_batch_of_one_is_a_sequence_alone() {
         fn observe(&mut self, outcome: &Outcome<'_>) {
             let steps: Vec<(usize, f64)> = outcome.draft_seconds.iter().map(|&seconds| (1, seconds)).collect();
             let (rows, verify_seconds) = (outcome.rows, outcome.verify_seconds);
-            self.0.observe_times(&RoundTimes { batch: 1, draft_steps: &steps, rows, verify_seconds });
+            self.0.observe_times(&RoundTimes { batch: 1, proposed: 0, draft_steps: &steps, rows, verify_seconds });
             self.0.observe(outcome);
         }
         fn state(&self) -> Value {
@@ -213,7 +213,7 @@ proptest! {
                 prop_assert_eq!(proceed.len(), steps.len());
                 let within = confidences.len() < limit;
                 prop_assert!(within || !proceed.contains(&true), "{} went beyond its limit", text);
-                controller.observe_times(&RoundTimes { batch, draft_steps, rows, verify_seconds });
+                controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds });
                 for &slot in slots {
                     let (accepted, draft_seconds) = (slot % 3, &[][..]);
                     controller.observe(&Outcome { slot, batch, rows, confidences, accepted, draft_seconds, verify_seconds });

@@ -77,7 +77,13 @@ fn lock_step_round(controller: &mut dyn Controller, asked: bool, accepted: usize
     }
     let (rows, verify_seconds) = if drafts { (2 * BATCH, 1.01) } else { (BATCH, 1.0) };
     let (draft_steps, draft_seconds) = if drafts { (vec![(BATCH, 0.1)], vec![0.1]) } else { (Vec::new(), Vec::new()) };
-    controller.observe_times(&RoundTimes { batch: BATCH, draft_steps: &draft_steps, rows, verify_seconds });
+    controller.observe_times(&RoundTimes {
+        batch: BATCH,
+        proposed: 0,
+        draft_steps: &draft_steps,
+        rows,
+        verify_seconds,
+    });
     for slot in 0..BATCH {
         let confidences = &[0.5][..usize::from(drafts)];
         let (batch, accepted) = (BATCH, if drafts { accepted } else { 0 });

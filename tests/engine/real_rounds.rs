@@ -124,12 +124,12 @@ fn answers_end_anywhere_in_an_accepted_draft() {
         assert_eq!((&found.tokens[..], &found.finish), (tokens, &finish));
         let stats = &found.stats;
         assert_eq!(stats.generated, tokens.len());
-        assert_eq!(stats.accepted(), streamed.iter().filter(|emission| emission.drafted).count());
+        assert_eq!(stats.accepted(), streamed.iter().filter(|emission| emission.drafted.is_some()).count());
         assert!(stats.drafted() <= tokens.len(), "a draft after the end was counted: {stats:?}");
         found.text
     };
     let text = |emissions: &[Emission]| emissions.iter().map(|emission| &*emission.text).collect::<String>();
-    let drafted = || emissions.iter().enumerate().filter(|(_, emission)| emission.drafted);
+    let drafted = || emissions.iter().enumerate().filter(|(_, emission)| emission.drafted.is_some());
     for (at, _) in drafted() {
         let request = Request { max_tokens: at + 1, ..whole.clone() };
         check(&mut drafting, &request, &free.tokens[..=at], Finish::Length);

@@ -68,7 +68,7 @@ proptest! {
                 Event::Prefilled { .. } => {}
                 Event::Token(emission) => {
                     streamed[id].push(emission.token);
-                    kept[id] += usize::from(emission.drafted);
+                    kept[id] += usize::from(emission.drafted.is_some());
                 }
                 Event::Done(completion) => done[id] = Some(completion),
                 Event::Failed(error) => panic!("{error}"),

@@ -1,6 +1,7 @@
 //! `eesd-run chat`: a conversation in the model's own chat format.
 
 use crate::args::ChatArgs;
+use crate::drafting::Drafting;
 use crate::failure::{Failure, Outcome};
 use crate::generate;
 use crate::interrupt;
@@ -30,17 +31,17 @@ pub fn run(args: ChatArgs) -> Outcome {
         return Err(Failure::failed(format!("chat: {why}")));
     }
     model.tokenizer()?;
-    let (exit, controller) = model.drafting(&args.draft, reporter)?;
+    let drafting = Drafting::new(&args.draft, &model, true, reporter)?;
     let machine = Machine::new(&args.machine, args.prefill.prefill.into(), &model, 1, args.draft.draft_max, reporter)?;
-    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
-    let engine = model.engine(backend, &controller);
+    let backend = machine.backend(&model, drafting.exit.as_ref(), reporter)?;
+    let engine = drafting.engine(&model, backend);
     let sampling = settings::sampling(&args.sampling, &model, reporter)?;
     if sampling.logprobs.is_some() {
         return Err(Failure::usage("--logprobs has nowhere to go in a chat: use `generate --json`"));
     }
     let request = settings::request(Some(usize::MAX), sampling, &args.sampling, &model);
     interrupt::listen();
-    reporter.note(&format!("{}, controller {controller}. {HINT}", model.checkpoint.name()));
+    reporter.note(&format!("{}, {}. {HINT}", model.checkpoint.name(), drafting.describe()));
 
     let system = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut chat = Conversation {

@@ -2,6 +2,7 @@
 
 use crate::args::{BatchSize, ColorChoice, GenerateArgs, MonitorArgs};
 use crate::batch::{self, Desk, Input, Item, Job, Lines, TakenOver};
+use crate::drafting::Drafting;
 use crate::failure::{Failure, Outcome};
 use crate::files::{self, Named};
 use crate::interrupt;
@@ -53,7 +54,8 @@ pub fn run(args: GenerateArgs) -> Outcome {
         None => Some(Request { prompt: encoder.encode(&prompt)?, ..base.clone() }),
         Some(_) => None,
     };
-    let (exit, controller) = model.drafting(&args.draft, reporter)?;
+    let one_owner = args.input.is_some() || args.samples > 1;
+    let drafting = Drafting::new(&args.draft, &model, one_owner, reporter)?;
     let batch_size = args.batch_size.unwrap_or(BatchSize::Fixed(1));
     let most = match batch_size {
         BatchSize::Auto => MOST_SIDE_BY_SIDE,
@@ -73,8 +75,8 @@ pub fn run(args: GenerateArgs) -> Outcome {
     };
     let answers = args.input.as_deref().map_or(Ok(Some(args.samples)), batch::count)?;
     machine.limit_slots(answers.map_or(most, |answers| answers.saturating_sub(earlier.lines())));
-    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
-    let mut engine = model.engine(backend, &controller);
+    let backend = machine.backend(&model, drafting.exit.as_ref(), reporter)?;
+    let mut engine = drafting.engine(&model, backend);
     if let Some(request) = &request {
         engine.check(request)?;
     }
@@ -230,7 +232,7 @@ pub fn stream(
             Event::Prefilled { .. } => {}
             Event::Token(emission) => {
                 length += emission.text.len();
-                written = if emission.drafted && colour && !emission.text.is_empty() {
+                written = if emission.drafted.is_some() && colour && !emission.text.is_empty() {
                     output.text(&format!("\x1b[32m{}\x1b[0m", emission.text))
                 } else {
                     output.text(&emission.text)

@@ -14,6 +14,7 @@ mod completions;
 mod cost;
 mod distill;
 mod doctor;
+mod drafting;
 mod failure;
 mod files;
 mod generate;

@@ -4,14 +4,14 @@
 //! the user asked for is dropped in silence: it works, or it is an error, or a note says why it
 //! changes nothing.
 
-use crate::args::{DraftArgs, ExitChoice, ModelArgs, SamplingArgs, TemplateArgs, Verification};
+use crate::args::{ModelArgs, SamplingArgs, TemplateArgs, Verification};
 use crate::batch::bad_word;
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request};
-use eesd::load::{BUNDLED_EXIT, Chat, ChatTemplate, Checkpoint, ExitBlock, Message, Prompt, PromptEncoder, Tokenizer};
+use eesd::load::{Chat, ChatTemplate, Checkpoint, Message, Prompt, PromptEncoder, Tokenizer};
 use eesd::model::{ModelWeights, Quantised, Scheme};
 use eesd::sample::{SamplingParams, VerifyMode};
 use serde_json::{Map, Value};
@@ -184,87 +184,6 @@ impl Model {
     /// The folder or file, or the bundled model's name, for messages.
     pub fn place(&self) -> String {
         self.path.as_deref().map_or_else(|| self.checkpoint.name().to_owned(), |path| path.display().to_string())
-    }
-
-    /// The exit block asked for; by default the bundled model's best one, or the only one there is.
-    ///
-    /// # Errors
-    /// If it is missing or does not fit the model, or if there are several to choose from.
-    pub fn exit_block(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
-        let block = self.choose_exit(choice)?;
-        block.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
-        Ok(block)
-    }
-
-    fn choose_exit(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
-        let layer = match (choice, &self.folder) {
-            (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
-            (Some(ExitChoice::Layer(n)), Some(folder)) => {
-                return self.open_exit(&folder.join(format!("exit-{n}.safetensors"))).map(Some);
-            }
-            (Some(ExitChoice::Layer(n)), None) => Some(*n),
-            (None, Some(_)) => None,
-            (None, None) => Some(BUNDLED_EXIT),
-        };
-        let mut blocks = self.checkpoint.exit_blocks()?;
-        let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
-        match layer {
-            Some(n) => match blocks.into_iter().find(|block| block.after() == n) {
-                Some(block) => Ok(Some(block)),
-                None => Err(Failure::failed(format!("--exit {n}: {} has exit blocks {there}", self.place()))),
-            },
-            None if blocks.len() > 1 => Err(Failure::failed(format!(
-                "{}: several exit blocks, choose one: --exit N with N one of {there} (`eesd-run inspect` compares them), \
-                 or --no-exit to decode plainly",
-                self.place()
-            ))),
-            None => Ok(blocks.pop()),
-        }
-    }
-
-    fn open_exit(&self, path: &Path) -> Outcome<ExitBlock> {
-        if !path.exists() {
-            return Err(Failure::failed(format!("--exit: {} does not exist", path.display())));
-        }
-        Ok(self.checkpoint.open_exit(path)?)
-    }
-
-    /// Exit block and controller of a generation.
-    ///
-    /// # Errors
-    /// If a controller is asked for that has no exit block to draft with.
-    pub fn drafting(&self, args: &DraftArgs, reporter: Reporter) -> Outcome<(Option<ExitBlock>, ControllerSpec)> {
-        let off = args.no_exit || args.controller == Some(ControllerSpec::Off);
-        if off {
-            if args.exit.is_some() {
-                reporter.note("--exit changes nothing with --controller off: decoding plainly");
-            }
-            return Ok((None, ControllerSpec::Off));
-        }
-        let exit = self.exit_block(args.exit.as_ref(), reporter)?;
-        match (&exit, &args.controller) {
-            (Some(_), controller) => {
-                let controller = controller.clone().unwrap_or_default();
-                if let ControllerSpec::Fixed(k) = controller
-                    && k > args.draft_max
-                {
-                    reporter.note(&format!(
-                        "--controller {controller}: at most {0} drafts, by --draft-max {0}",
-                        args.draft_max
-                    ));
-                }
-                Ok((exit, controller))
-            }
-            (None, Some(controller)) => Err(Failure::failed(format!(
-                "--controller {controller}: {} has no exit-N.safetensors to draft with: give one with --exit FILE, \
-                 or decode plainly with --controller off",
-                self.place()
-            ))),
-            (None, None) => {
-                reporter.note(&format!("{} has no exit-N.safetensors: decoding plainly", self.place()));
-                Ok((None, ControllerSpec::Off))
-            }
-        }
     }
 
     /// An engine over `backend`.

@@ -5,10 +5,10 @@
 //! `S·θ > R·c_draft`. The first draft may cost more than those after it, because a single row is verified by kernels of
 //! its own. Then it pays with those that follow it, or does not.
 
-use super::ledger::{Ledger, probe_every};
 use super::sequence::{Draft, Sequence, chances, theta};
 use crate::control::calibration::{BINS, Before, Calibration, EDGES};
 use crate::control::costs::{Costs, RoundCosts};
+use crate::control::ledger::{Ledger, probe_every};
 use crate::control::{DraftPlan, Outcome, Rule, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};

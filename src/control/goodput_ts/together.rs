@@ -13,9 +13,9 @@
 //! dearest: so most texts are written per hour.
 
 use super::best_set::{BestSet, Prices};
-use super::ledger::{Ledger, probe_every};
 use super::sequence::{Draft, Outlook, Sequence};
 use crate::control::calibration::Calibration;
+use crate::control::ledger::{Ledger, probe_every};
 use crate::control::step_times::StepTimes;
 use crate::control::{Outcome, RoundTimes, Step};
 use crate::sample::Philox;
@@ -184,7 +184,8 @@ impl Together {
             return;
         }
         self.entry = self.times.costs().map(|costs| {
-            let gain = 1.0 - costs.round(times) / costs.plain(times.batch);
+            // What was proposed is another's account.
+            let gain = (costs.undrafted(times) - costs.round(times)) / costs.plain(times.batch);
             Entry { size: key, gain, told: false }
         });
     }

@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_change_is_told_by_rounds_in_a_row_that_agree() {
-        let pass = Pass { rows: 8, sequences: 4, seconds: 1.0 };
+        let pass = Pass { rows: 8, fresh: 4, seconds: 1.0 };
         for (drafting, verifying) in [(1.0, 2.0), (1.0, 0.5), (2.0, 1.0)] {
             let mut moved = Moved::default();
             for _ in 0..9 {

@@ -31,7 +31,7 @@ impl Machine {
         let steps: Vec<(usize, f64)> = (0..drafts).map(|_| (batch, self.measured(draft(batch)))).collect();
         let rows = batch * (drafts + 1);
         let verify_seconds = self.measured(verify(batch, rows));
-        table.observe(&RoundTimes { batch, draft_steps: &steps, rows, verify_seconds });
+        table.observe(&RoundTimes { batch, proposed: 0, draft_steps: &steps, rows, verify_seconds });
         table.costs();
     }
 
@@ -89,7 +89,13 @@ fn one_absurdly_slow_pass_changes_next_to_nothing() {
     (0..20).for_each(|_| machine.round(&mut table, 4, 1));
     let before = table.costs().unwrap().clone();
     let steps = [(4, 1000.0 * draft(4))];
-    table.observe(&RoundTimes { batch: 4, draft_steps: &steps, rows: 8, verify_seconds: 1000.0 * verify(4, 8) });
+    table.observe(&RoundTimes {
+        batch: 4,
+        proposed: 0,
+        draft_steps: &steps,
+        rows: 8,
+        verify_seconds: 1000.0 * verify(4, 8),
+    });
     let after = table.costs().unwrap();
     for (batch, rows) in [(4, 4), (4, 8), (4, 12), (8, 8), (8, 16)] {
         let moved = after.verify(batch, rows) / before.verify(batch, rows) - 1.0;
@@ -119,9 +125,15 @@ fn what_is_no_time_is_ignored() {
     machine.profile(&mut table, 2);
     let before = table.costs().unwrap().clone();
     for seconds in [f64::NAN, f64::INFINITY, -1.0] {
-        table.observe(&RoundTimes { batch: 4, draft_steps: &[(4, seconds)], rows: 8, verify_seconds: seconds });
+        table.observe(&RoundTimes {
+            batch: 4,
+            proposed: 0,
+            draft_steps: &[(4, seconds)],
+            rows: 8,
+            verify_seconds: seconds,
+        });
     }
-    table.observe(&RoundTimes { batch: 0, draft_steps: &[(0, 1.0)], rows: 0, verify_seconds: 1.0 });
+    table.observe(&RoundTimes { batch: 0, proposed: 0, draft_steps: &[(0, 1.0)], rows: 0, verify_seconds: 1.0 });
     let after = table.costs().unwrap();
     assert!((after.verify(4, 8) / before.verify(4, 8) - 1.0).abs() < 0.01);
     assert!((after.draft(4) / before.draft(4) - 1.0).abs() < 0.01);

@@ -1,6 +1,6 @@
 //! Groups of flags that several subcommands share, in llama.cpp's spellings.
 
-use super::values::{self, ExitChoice};
+use super::values::{self, Drafters, ExitChoice};
 use crate::monitor::MetricsTarget;
 use clap::ValueEnum;
 use eesd::TokenId;
@@ -147,9 +147,17 @@ pub struct DraftArgs {
     /// several, one has to be chosen; where there is none, decoding is plain.
     #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
     pub exit: Option<ExitChoice>,
-    /// Decode plainly, as --controller off does
+    /// Do without an exit block, as a list for --draft without exit does
     #[arg(long, conflicts_with_all = ["exit", "controller"], help_heading = "Drafting")]
     pub no_exit: bool,
+    /// Who drafts: auto, off, or a list of exit, lookup and shared
+    ///
+    /// exit: the exit block. lookup: what followed the last tokens where they stood before in the same text. shared: what
+    /// followed them in texts that this run has finished, or that --draft-index knows. auto: exit where there is a
+    /// block, lookup, and shared where all requests come from one file or there is a --draft-index. Each round goes to the
+    /// source that is expected to be worth most; none changes an answer. off: plain decoding.
+    #[arg(long, value_name = "LIST", default_value = "auto", hide_default_value = true, help_heading = "Drafting")]
+    pub draft: Drafters,
     /// off, fixed:K, threshold:C, beta-ts, calibration-ts or goodput-ts [default: goodput-ts]
     #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
     pub controller: Option<ControllerSpec>,

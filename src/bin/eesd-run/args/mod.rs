@@ -19,7 +19,7 @@ pub use eesd::backend::Device;
 pub use perplexity::PerplexityArgs;
 pub use quantize::QuantizeArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
-pub use values::{BatchSize, ControllerList, ExitChoice};
+pub use values::{BatchSize, ControllerList, Drafters, ExitChoice};
 pub use verify::VerifyArgs;
 
 use crate::failure::{Failure, USAGE, one_line};
@@ -80,7 +80,7 @@ conversation for the chat template, which also gets tools, documents and the val
 optional: id, n (answers, each on a line of its own with \"sample\"), max_tokens, min_tokens, temperature, top_k, top_p, \
 min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), suppress_tokens, bad_words \
 (texts, or lists of tokens), seed, verify (\"rejection\" or \"coupled\"), stop (a text or a list), stop_token_ids, \
-ignore_eos, logprobs, speculate, draft_max. What a line does not say, the flags do. A line that is wrong gets {\"id\", \
+ignore_eos, logprobs, speculate, draft (as --draft), draft_max. What a line does not say, the flags do. A line that is wrong gets {\"id\", \
 \"index\", \"error\"} and the others go on; the exit code is then 1. Answers are written as they are finished, \"index\" \
 counting requests from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
 cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any. Lines of OpenAI's \

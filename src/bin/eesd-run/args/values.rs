@@ -2,6 +2,7 @@
 
 use eesd::TokenId;
 use eesd::control::ControllerSpec;
+use eesd::draft::{SourceError, Sources};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -51,6 +52,24 @@ impl fmt::Display for ExitChoice {
             ExitChoice::Layer(n) => write!(f, "{n}"),
             ExitChoice::File(path) => write!(f, "{}", path.display()),
         }
+    }
+}
+
+/// Who drafts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drafters {
+    /// Whoever can, and may know of the texts.
+    Auto,
+    /// These.
+    Only(Sources),
+}
+
+impl FromStr for Drafters {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let only = || text.parse().map(Self::Only).map_err(|error: SourceError| format!("{error}, or auto"));
+        if text == "auto" { Ok(Self::Auto) } else { only() }
     }
 }
 

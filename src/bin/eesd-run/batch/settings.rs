@@ -1,6 +1,7 @@
 //! The settings of a line: what it says of its answer, over what the flags say.
 
 use eesd::TokenId;
+use eesd::draft::Sources;
 use eesd::engine::Request;
 use eesd::load::{Keys, REQUEST_KEYS, Tokenizer};
 use eesd::sample::VerifyMode;
@@ -43,7 +44,12 @@ pub fn take(mut keys: Keys, request: &mut Request, tokenizer: Option<&Tokenizer>
     set(&mut request.max_tokens, keys.take("max_tokens")?);
     set(&mut request.min_tokens, keys.take("min_tokens")?);
     set(&mut request.ignore_end, keys.take("ignore_eos")?);
-    set(&mut request.speculate, keys.take("speculate")?);
+    if keys.take("speculate")? == Some(false) {
+        request.sources = Sources::OFF;
+    }
+    if let Some(draft) = keys.take::<String>("draft")? {
+        request.sources = draft.parse().map_err(|error| format!("\"draft\": {error}"))?;
+    }
     set(&mut request.stop_token_ids, keys.take("stop_token_ids")?);
     request.draft_max = keys.take("draft_max")?.or(request.draft_max);
     if let Some(stop) = keys.take("stop")? {

@@ -15,18 +15,25 @@ const PROBE_EVERY: (f64, f64) = (16.0, 10_000.0);
 #[derive(Debug, Clone, Copy)]
 pub struct Ledger {
     balance: f64,
+    /// Most plain rounds in it.
+    cap: f64,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { balance: CAP }
+        Self::with_cap(CAP)
     }
 }
 
 impl Ledger {
+    /// One that may lose so many plain rounds at a stretch.
+    pub fn with_cap(cap: f64) -> Self {
+        Self { balance: cap, cap }
+    }
+
     /// Enters what a round gained over plain decoding.
     pub fn enter(&mut self, gain: f64) {
-        self.balance = (self.balance + gain + ALLOWANCE).clamp(FLOOR, CAP);
+        self.balance = (self.balance + gain + ALLOWANCE).clamp(FLOOR, self.cap);
     }
 
     /// Plain rounds left.

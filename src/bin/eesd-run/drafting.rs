@@ -1,0 +1,148 @@
+//! Who drafts: the exit block, by which controller, and the other sources.
+
+use crate::args::{DraftArgs, Drafters, ExitChoice};
+use crate::failure::{Failure, Outcome};
+use crate::report::Reporter;
+use crate::settings::Model;
+use eesd::backend::Backend;
+use eesd::control::ControllerSpec;
+use eesd::draft::{Source, Sources};
+use eesd::engine::Engine;
+use eesd::load::{BUNDLED_EXIT, ExitBlock};
+use std::path::Path;
+
+/// Who drafts, and how far.
+pub struct Drafting {
+    /// The exit block, if it drafts.
+    pub exit: Option<ExitBlock>,
+    /// How far the exit block does.
+    pub controller: ControllerSpec,
+    /// All sources.
+    pub sources: Sources,
+}
+
+impl Drafting {
+    /// Nobody drafts.
+    const OFF: Self = Self { exit: None, controller: ControllerSpec::Off, sources: Sources::OFF };
+
+    /// As the flags say. Where they leave it open texts are shared if they are `all_of_one` owner.
+    ///
+    /// # Errors
+    /// If the exit block is missing or does not fit, or a controller is asked for that has none to draft with.
+    pub fn new(args: &DraftArgs, model: &Model, all_of_one: bool, reporter: Reporter) -> Outcome<Self> {
+        let plain = args.controller == Some(ControllerSpec::Off);
+        if plain || args.draft == Drafters::Only(Sources::OFF) {
+            let why = if plain { "--controller off" } else { "--draft off" };
+            let idle = [
+                ("--exit", args.exit.is_some()),
+                ("--controller", !plain && args.controller.is_some()),
+                ("--draft", plain && args.draft != Drafters::Auto && args.draft != Drafters::Only(Sources::OFF)),
+            ];
+            for (flag, _) in idle.iter().filter(|(_, given)| *given) {
+                reporter.note(&format!("{flag} changes nothing with {why}: decoding plainly"));
+            }
+            return Ok(Self::OFF);
+        }
+        let sources = match args.draft {
+            Drafters::Auto => Sources::ALL.with(Source::Shared, all_of_one),
+            Drafters::Only(sources) => sources,
+        };
+        let asked = args.exit.is_some() || args.controller.is_some();
+        if !sources.has(Source::Exit) && asked {
+            return Err(Failure::usage(format!(
+                "--exit and --controller are for --draft exit, not for --draft {sources}"
+            )));
+        }
+        if args.no_exit || !sources.has(Source::Exit) {
+            return Ok(Self { sources: sources.with(Source::Exit, false), ..Self::OFF });
+        }
+        let Some(exit) = model.exit_block(args.exit.as_ref(), reporter)? else {
+            return Self::without_block(args, model, sources, reporter);
+        };
+        let controller = args.controller.clone().unwrap_or_default();
+        if let ControllerSpec::Fixed(k) = controller
+            && k > args.draft_max
+        {
+            reporter
+                .note(&format!("--controller {controller}: at most {0} drafts, by --draft-max {0}", args.draft_max));
+        }
+        Ok(Self { exit: Some(exit), controller, sources })
+    }
+
+    /// Where there is no exit block.
+    fn without_block(args: &DraftArgs, model: &Model, sources: Sources, reporter: Reporter) -> Outcome<Self> {
+        let others = sources.with(Source::Exit, false);
+        let flag = match &args.controller {
+            Some(controller) => Some(format!("--controller {controller}")),
+            None => (args.draft != Drafters::Auto).then(|| format!("--draft {sources}")),
+        };
+        if let Some(flag) = flag {
+            return Err(Failure::failed(format!(
+                "{flag}: {} has no exit-N.safetensors to draft with: give one with --exit FILE, leave the flag out, or \
+                 decode plainly with --controller off",
+                model.place()
+            )));
+        }
+        reporter.note(&format!("{} has no exit-N.safetensors: drafting by {others}", model.place()));
+        Ok(Self { sources: others, ..Self::OFF })
+    }
+
+    /// Who drafts, in words.
+    pub fn describe(&self) -> String {
+        match &self.exit {
+            Some(_) => format!("drafts by {}, controller {}", self.sources, self.controller),
+            None if self.sources.is_off() => "plain decoding".into(),
+            None => format!("drafts by {}", self.sources),
+        }
+    }
+
+    /// An engine of the model over `backend`, with all who draft.
+    pub fn engine(&self, model: &Model, backend: Box<dyn Backend>) -> Engine {
+        model.engine(backend, &self.controller).with_proposers(self.sources.proposers())
+    }
+}
+
+impl Model {
+    /// The exit block asked for; by default the bundled model's best one, or the only one there is.
+    ///
+    /// # Errors
+    /// If it is missing or does not fit the model, or if there are several to choose from.
+    pub fn exit_block(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
+        let block = self.choose_exit(choice)?;
+        block.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
+        Ok(block)
+    }
+
+    fn choose_exit(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
+        let layer = match (choice, &self.folder) {
+            (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
+            (Some(ExitChoice::Layer(n)), Some(folder)) => {
+                return self.open_exit(&folder.join(format!("exit-{n}.safetensors"))).map(Some);
+            }
+            (Some(ExitChoice::Layer(n)), None) => Some(*n),
+            (None, Some(_)) => None,
+            (None, None) => Some(BUNDLED_EXIT),
+        };
+        let mut blocks = self.checkpoint.exit_blocks()?;
+        let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
+        match layer {
+            Some(n) => match blocks.into_iter().find(|block| block.after() == n) {
+                Some(block) => Ok(Some(block)),
+                None => Err(Failure::failed(format!("--exit {n}: {} has exit blocks {there}", self.place()))),
+            },
+            None if blocks.len() > 1 => Err(Failure::failed(format!(
+                "{}: several exit blocks, choose one: --exit N with N one of {there} (`eesd-run inspect` compares them), \
+                 or --no-exit to decode plainly",
+                self.place()
+            ))),
+            None => Ok(blocks.pop()),
+        }
+    }
+
+    fn open_exit(&self, path: &Path) -> Outcome<ExitBlock> {
+        if !path.exists() {
+            return Err(Failure::failed(format!("--exit: {} does not exist", path.display())));
+        }
+        Ok(self.checkpoint.open_exit(path)?)
+    }
+}
