@@ -136,6 +136,7 @@ impl Construction {
             tokens,
             committed: tokens.len() - drafted,
             prompt: self.prompts[slot].len(),
+            proposed: 0,
             sampler,
         };
         texts.iter().enumerate().map(sequence).collect()

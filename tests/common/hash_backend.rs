@@ -25,6 +25,8 @@ pub struct HashBackend {
     cells: Vec<Cell>,
     drafted: Vec<Vec<Drafted>>,
     logits: Vec<Vec<f32>>,
+    /// Judges what was proposed as if the exit block had drawn it: wrong, for tests of tests.
+    pub proposals_are_samples: bool,
 }
 
 impl HashBackend {
@@ -48,7 +50,7 @@ impl HashBackend {
         let cells = vec![Cell::default(); limits.pages * PAGE_TOKENS];
         let drafted = vec![Vec::new(); limits.slots];
         let logits = vec![Vec::new(); limits.slots];
-        Self { geometry, limits, agreement, cells, drafted, logits }
+        Self { geometry, limits, agreement, cells, drafted, logits, proposals_are_samples: false }
     }
 
     /// The target's logits after `tokens`.
@@ -173,8 +175,12 @@ impl Backend for HashBackend {
             let vocab = self.geometry.vocab_size;
             let logits: Vec<f32> = rows.flat_map(|n| Self::target(vocab, &s.tokens[..n])).collect();
             let history = History { tokens: s.tokens, prompt: s.prompt };
-            let proposed = s.tokens[s.committed + s.sampled()..].iter().map(|&token| Drafted::certain(token));
-            self.drafted[s.slot].extend(proposed);
+            for (i, &token) in s.tokens.iter().enumerate().skip(s.committed + s.sampled()) {
+                let history = History { tokens: &s.tokens[..i], prompt: s.prompt };
+                let sample = || s.sampler.draft(history, i - s.committed, &self.draft_logits(history.tokens), None);
+                let wrong = self.proposals_are_samples.then(|| Drafted { token, ..sample() });
+                self.drafted[s.slot].push(wrong.unwrap_or_else(|| Drafted::certain(token)));
+            }
             verdicts.push(s.sampler.accept(history, &logits, &self.drafted[s.slot]));
             self.logits[s.slot] = logits;
         }

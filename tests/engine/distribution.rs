@@ -4,6 +4,7 @@
 use crate::common::adversary::Adversary;
 use crate::common::chi_squared::{p_value, uniformity};
 use crate::common::hash_backend::HashBackend;
+use crate::common::oracle::proposing;
 use crate::common::simulated_times::controller;
 use eesd::TokenId;
 use eesd::backend::Limits;
@@ -23,6 +24,7 @@ const TEMPERATURE: f64 = 4.0;
 const ANSWERS: u64 = 4000;
 /// p-values per controller.
 const BLOCKS: u64 = 12;
+const LIMITS: Limits = Limits { pages: 3, slots: 3, max_draft: 4, context: 32 };
 
 /// Drafts on whenever its own random number is large.
 struct Gambler;
@@ -119,19 +121,24 @@ fn exact(request: &Request) -> BTreeMap<Vec<TokenId>, f64> {
 /// The p-values of one controller. Seeds start at `trial`, so that no two trials share any.
 fn p_values(controller: Box<dyn Controller>, forbidding: bool, trial: u64) -> Vec<f64> {
     let request = |i: u64| request(trial << 32 | i, forbidding);
-    p_values_of(controller, 100, &request, 3, |_| true)
+    p_values_of(engine(controller, 100), &request, 3, |_| true)
+}
+
+fn engine(controller: Box<dyn Controller>, agreement: u64) -> Engine {
+    engine_over(HashBackend::new(VOCAB, LIMITS, agreement), controller)
+}
+
+fn engine_over(backend: HashBackend, controller: Box<dyn Controller>) -> Engine {
+    Engine::new(Box::new(backend), controller, None, vec![END])
 }
 
 /// The same of requests by their numbers, so many side by side; only the answers with a number that `counts` are counted.
 fn p_values_of(
-    controller: Box<dyn Controller>,
-    agreement: u64,
+    mut engine: Engine,
     request: &dyn Fn(u64) -> Request,
     side_by_side: usize,
     counts: fn(usize) -> bool,
 ) -> Vec<f64> {
-    let limits = Limits { pages: 3, slots: 3, max_draft: 4, context: 32 };
-    let mut engine = Engine::new(Box::new(HashBackend::new(VOCAB, limits, agreement)), controller, None, vec![END]);
     let chances = exact(&request(0));
     let expected: Vec<f64> = chances.values().copied().collect();
     let block = |block: u64| {
@@ -165,12 +172,40 @@ fn answers_that_may_not_say_something_follow_what_is_left_of_it() {
 #[test]
 fn answers_of_one_seed_are_drawn_each_for_itself() {
     let twins = |i: u64| request((200 << 32) | (i / 2), false);
-    let found =
-        p_values_of(Box::new(Copycat { kept: vec![], before: vec![], copying: true }), 0, &twins, 1, |number| {
-            number % 2 == 1
-        });
+    let found = p_values_of(
+        engine(Box::new(Copycat { kept: vec![], before: vec![], copying: true }), 0),
+        &twins,
+        1,
+        |number| number % 2 == 1,
+    );
     assert!(found.iter().all(|&p| p > 1e-5), "{found:?}");
     assert!(uniformity(found.clone()) > 1e-3, "{found:?}");
+}
+
+/// Every source beside every kind of controller, whatever is proposed and however good it is.
+#[test]
+fn answers_to_which_tokens_are_proposed_follow_the_models_own_distribution() {
+    let mut all = Vec::new();
+    let controllers = || [controller("off"), controller("fixed:2"), controller("goodput-ts"), Box::new(Gambler) as _];
+    for (i, (controller, right)) in controllers().into_iter().zip([0, 256, 200, 128]).enumerate() {
+        let name = controller.spec();
+        let trial = 300 + i as u64;
+        let engine = proposing(engine(controller, 100), VOCAB, right);
+        let found = p_values_of(engine, &|i| request(trial << 32 | i, false), 3, |_| true);
+        assert!(found.iter().all(|&p| p > 1e-5), "{name}: {found:?}");
+        all.extend(found);
+    }
+    assert!(uniformity(all.clone()) > 1e-3, "{all:?}");
+}
+
+/// The test above sees what it is to see: a proposed token that is kept with the chance that a sample of the exit block's
+/// distribution would be.
+#[test]
+fn proposals_taken_for_samples_of_the_draft_would_be_noticed() {
+    let backend = HashBackend { proposals_are_samples: true, ..HashBackend::new(VOCAB, LIMITS, 100) };
+    let engine = proposing(engine_over(backend, controller("off")), VOCAB, 128);
+    let found = p_values_of(engine, &|i| request(400 << 32 | i, false), 3, |_| true);
+    assert!(found.iter().any(|&p| p < 1e-9), "{found:?}");
 }
 
 /// All controllers; the seeds are those of trials from `first` on.

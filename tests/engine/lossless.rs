@@ -4,11 +4,13 @@
 use crate::common::adversary::Adversary;
 use crate::common::exits::exit_after;
 use crate::common::grown::grown;
+use crate::common::oracle::standing;
 use crate::common::requests::{run, tokens};
 use crate::common::simulated_times;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat};
 use eesd::control::Controller;
+use eesd::draft::{Source, Sources};
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
 use eesd::model::ExitWeights;
@@ -112,6 +114,33 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
         }
     }
     assert!(compared >= 100_000, "only {compared} tokens were compared");
+}
+
+/// By lookups in the text and in others, with an exit block and without, alone and side by side, greedy and coupled: on a
+/// clock that stands still, so that whatever is proposed is taken.
+#[test]
+fn proposed_ids_equal_plain_ids() {
+    let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
+    for subject in Subject::all() {
+        let name = subject.checkpoint.name();
+        for sampling in [SamplingParams::default(), coupled.clone()] {
+            // The second half has been written before when it comes.
+            let prompts = subject.prompts.iter().take(4).cycle().take(8);
+            let request =
+                |prompt: &Vec<TokenId>| Request { sampling: sampling.clone(), ..Request::new(prompt.clone(), 100) };
+            let requests: Vec<Request> = prompts.map(request).collect();
+            let plain = run(&mut subject.engine(1, "off", 1), &requests, 1);
+            for (controller, slots) in [("off", 1), ("off", 3), ("fixed:2", 3), ("adversary", 1)] {
+                let engine = subject.engine(1, controller, slots).with_clock(standing());
+                let mut engine = engine.with_proposers(Sources::ALL.proposers());
+                let proposed = run(&mut engine, &requests, slots);
+                assert_eq!(tokens(&proposed), tokens(&plain), "{name}, {controller}, {slots} side by side");
+                let kept = |source| proposed.iter().map(|c| c.stats.by_source[source as usize].accepted).sum::<usize>();
+                let (lookup, shared) = (kept(Source::Lookup), kept(Source::Shared));
+                assert!(lookup > 0 && shared > 0, "{name}, {controller}: {lookup} and {shared} kept");
+            }
+        }
+    }
 }
 
 /// A model so deep that it gains from its drafts, with a trained block.

@@ -18,6 +18,7 @@ mod common {
     pub mod grown;
     pub mod hash_backend;
     pub mod non_finite;
+    pub mod oracle;
     pub mod requests;
     pub mod saved_pages;
     pub mod simulated_times;

@@ -4,10 +4,12 @@
 use crate::common::adversary::Adversary;
 use crate::common::forbidding::{Forbidding, plainly};
 use crate::common::hash_backend::HashBackend;
+use crate::common::oracle::proposing;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::control::{Controller, Outcome, Step};
-use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request};
+use eesd::draft::{Source, Sources};
+use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request, SourceStats};
 use eesd::load::{Checkpoint, Tokenizer};
 use eesd::sample::{ParamError, Philox, SamplingParams};
 use proptest::prelude::*;
@@ -27,17 +29,24 @@ fn engine(limits: Limits, agreement: u64) -> Engine {
     Engine::new(Box::new(HashBackend::new(VOCAB, limits, agreement)), Box::new(Adversary), None, vec![END])
 }
 
+fn sources() -> impl Strategy<Value = Sources> {
+    let some = (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY).prop_map(|(exit, lookup, shared)| {
+        Sources::OFF.with(Source::Exit, exit).with(Source::Lookup, lookup).with(Source::Shared, shared)
+    });
+    prop_oneof![1 => Just(Sources::ALL), 1 => some]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let sampling = (prop::bool::ANY, 0u64..1000, prop::sample::select(vec![0, 5])).prop_map(|(greedy, seed, top_k)| {
         let temperature = if greedy { 0.0 } else { 1.2 };
         SamplingParams { temperature, seed: Some(seed), top_k, frequency_penalty: 0.3, ..SamplingParams::default() }
     });
     let prompt = prop::collection::vec(0..VOCAB as TokenId, 1..100);
-    let free = (prompt, 1usize..150, sampling, prop::bool::ANY, prop::bool::weighted(0.9)).prop_map(
-        |(prompt, max_tokens, sampling, ignore_end, speculate)| Request {
+    let free = (prompt, 1usize..150, sampling, prop::bool::ANY, sources()).prop_map(
+        |(prompt, max_tokens, sampling, ignore_end, sources)| Request {
             sampling,
             ignore_end,
-            speculate,
+            sources,
             ..Request::new(prompt, max_tokens)
         },
     );
@@ -57,9 +66,13 @@ proptest! {
         context in 101usize..200,
         spare_pages in 0usize..12,
         agreement in 0u64..=256,
+        right in prop::option::of(0u64..=256),
     ) {
         let pages = context.div_ceil(64) + spare_pages;
         let mut engine = engine(limits(pages, 5, context), agreement);
+        if let Some(right) = right {
+            engine = proposing(engine, VOCAB, right);
+        }
         let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
         let mut streamed: Vec<Vec<TokenId>> = vec![Vec::new(); requests.len()];
         let mut kept = vec![0; requests.len()];
@@ -93,7 +106,12 @@ proptest! {
             prop_assert_eq!(stats.drafted_at.first().copied().unwrap_or(0), drafting);
             let tested = stats.drafted_at.iter().skip(1).zip(&stats.accepted_at);
             prop_assert!(tested.clone().all(|(tested, accepted)| tested <= accepted), "{:?}", stats);
-            prop_assert!(request.speculate || stats.drafted() == 0);
+            for (source, of_source) in Source::ALL.into_iter().zip(stats.by_source) {
+                prop_assert!(request.sources.has(source) || of_source == SourceStats::default(), "{source}: {stats:?}");
+            }
+            let sum = |of: fn(&SourceStats) -> usize| stats.by_source.iter().map(of).sum::<usize>();
+            prop_assert_eq!((sum(|s| s.rounds), sum(|s| s.drafted)), (drafting, stats.drafted()));
+            prop_assert_eq!(sum(|s| s.accepted), stats.accepted());
         }
     }
 
@@ -168,7 +186,7 @@ fn a_controller_is_told_of_every_sequence_and_asked_about_those_that_speculate()
     let witness = Witness::default();
     let backend = HashBackend::new(VOCAB, limits(8, 2, 128), 256);
     let mut engine = Engine::new(Box::new(backend), Box::new(witness.clone()), None, vec![END]);
-    let plain = Request { speculate: false, ..Request::new(vec![1, 2], 5) };
+    let plain = Request { sources: eesd::draft::Sources::OFF, ..Request::new(vec![1, 2], 5) };
     engine.run(&mut vec![plain; 3].into_iter(), 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert_eq!(witness.seen(), (vec![0, 0, 0], 0, 0));
 

@@ -5,9 +5,11 @@ use crate::common::adversary::Adversary;
 use crate::common::arrivals::{Arrivals, Load, percentile};
 use crate::common::forbidding::{self, Forbidding};
 use crate::common::hash_backend::HashBackend;
+use crate::common::oracle::proposing;
 use crate::common::timed_backend::TimedBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
+use eesd::draft::Sources;
 use eesd::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, Totals};
 use eesd::kv::PAGE_TOKENS;
 use eesd::sample::SamplingParams;
@@ -66,10 +68,10 @@ fn request() -> impl Strategy<Value = Request> {
         ..SamplingParams::default()
     });
     let free = (prompt(), 1usize..150, sampling, prop::bool::ANY, prop::bool::weighted(0.8)).prop_map(
-        |(prompt, max_tokens, sampling, ignore_end, speculate)| Request {
+        |(prompt, max_tokens, sampling, ignore_end, drafts)| Request {
             sampling,
             ignore_end,
-            speculate,
+            sources: if drafts { Sources::ALL } else { Sources::OFF },
             draft_max: (max_tokens % 3 == 0).then_some(max_tokens % 5),
             ..Request::new(prompt, max_tokens)
         },
@@ -107,9 +109,13 @@ proptest! {
         spare_pages in 0usize..14,
         token_budget in 1usize..200,
         reuse_prefixes in prop::bool::weighted(0.7),
+        right in prop::option::of(0u64..=256),
     ) {
         let pages = CONTEXT.div_ceil(PAGE_TOKENS) + spare_pages;
         let mut engine = engine(pages, slots, EngineOptions { token_budget, reuse_prefixes });
+        if let Some(right) = right {
+            engine = proposing(engine, VOCAB, right);
+        }
         let (mut requests, mut done, mut cancelled) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for op in ops {
             match op {
@@ -136,7 +142,7 @@ proptest! {
             let plain = plainly(request);
             if let Some(completion) = done.get(&id) {
                 prop_assert_eq!(&completion.tokens, &plain, "request {}", id);
-                let most = if request.speculate { request.draft_max.unwrap_or(6) } else { 0 };
+                let most = if !request.sources.is_off() { request.draft_max.unwrap_or(6) } else { 0 };
                 prop_assert!(completion.stats.lengths.len() <= most + 1, "{:?}", completion.stats);
             } else {
                 let completion = &cancelled[&id];

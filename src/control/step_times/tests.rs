@@ -63,7 +63,7 @@ fn rounds_of_sizes_between_those_profiled_are_known() {
     machine.profile(&mut table, 5);
     let costs = table.costs().unwrap();
     assert!(worst(costs, 1.0) < 0.12, "{}", worst(costs, 1.0));
-    assert!((costs.per_sequence - 0.02).abs() < 0.01, "{}", costs.per_sequence);
+    assert!((costs.per_fresh - 0.02).abs() < 0.01, "{}", costs.per_fresh);
 }
 
 /// Whatever the machine's speed became meanwhile, costs stay in proportion, those not measured since too.
