@@ -202,7 +202,8 @@ fn answers_to_which_tokens_are_proposed_follow_the_models_own_distribution() {
 /// distribution would be.
 #[test]
 fn proposals_taken_for_samples_of_the_draft_would_be_noticed() {
-    let backend = HashBackend { proposals_are_samples: true, ..HashBackend::new(VOCAB, LIMITS, 100) };
+    let mut backend = HashBackend::new(VOCAB, LIMITS, 100);
+    backend.proposals_are_samples = true;
     let engine = proposing(engine_over(backend, controller("off")), VOCAB, 128);
     let found = p_values_of(engine, &|i| request(400 << 32 | i, false), 3, |_| true);
     assert!(found.iter().any(|&p| p < 1e-9), "{found:?}");
