@@ -13,8 +13,8 @@ use std::collections::{HashMap, VecDeque};
 const MOST_PLACES: usize = 16;
 /// Tokens before a continuation that are compared at most.
 const LONGEST_MATCH: usize = 16;
-/// Ends a text. No model has so large a vocabulary.
-const END: TokenId = TokenId::MAX;
+/// Ends a text among others. No model has so large a vocabulary.
+pub const TEXT_END: TokenId = TokenId::MAX;
 
 /// Texts in which to look things up, the oldest tokens dropped where there are too many.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl<const GRAMS: usize> TextIndex<GRAMS> {
 
     /// Ends the text: the next token begins another one.
     pub fn end_text(&mut self) {
-        self.push(END);
+        self.push(TEXT_END);
     }
 
     fn push(&mut self, token: TokenId) {
@@ -160,7 +160,7 @@ impl<const GRAMS: usize> TextIndex<GRAMS> {
             None => self.tokens[position - self.dropped],
             Some(after) => *beyond?.iter().chain(&proposal.tokens).nth(after)?,
         };
-        (token != END).then_some(token)
+        (token != TEXT_END).then_some(token)
     }
 }
 

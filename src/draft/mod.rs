@@ -13,6 +13,7 @@ mod lookup;
 mod shared;
 mod sources;
 
+pub use index::TEXT_END;
 pub use lookup::Lookup;
 pub use shared::Shared;
 pub use sources::{SourceError, Sources};
@@ -104,7 +105,8 @@ pub trait Proposer: Send {
     /// A sequence is over: `finished`, or cancelled or failed, so that nobody else may learn what it said.
     fn end(&mut self, text: &Text<'_>, finished: bool);
 
-    /// What it would need to begin with what it knows now; `None`: it starts afresh.
+    /// The texts that another one has to begin with to know what this one knows now, each ended by [`TEXT_END`]; `None`: it
+    /// starts afresh.
     fn kept(&self) -> Option<Vec<TokenId>> {
         None
     }

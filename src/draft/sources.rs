@@ -1,6 +1,7 @@
 //! What a user types after `--draft`.
 
 use super::{Lookup, Proposer, Shared, Source};
+use crate::TokenId;
 use std::fmt;
 use std::str::FromStr;
 
@@ -50,7 +51,13 @@ impl Sources {
 
     /// Those that propose, knowing nothing yet.
     pub fn proposers(self) -> Vec<Box<dyn Proposer>> {
-        let all: [Box<dyn Proposer>; 2] = [Box::new(Lookup::default()), Box::new(Shared::new(Shared::TOKENS))];
+        self.proposers_with(&[])
+    }
+
+    /// Those that propose, where others' texts begin with those that were [kept](Proposer::kept).
+    pub fn proposers_with(self, kept: &[TokenId]) -> Vec<Box<dyn Proposer>> {
+        let shared = Shared::new(Shared::TOKENS).with(kept);
+        let all: [Box<dyn Proposer>; 2] = [Box::new(Lookup::default()), Box::new(shared)];
         all.into_iter().filter(|proposer| self.has(proposer.source())).collect()
     }
 }

@@ -87,7 +87,9 @@ impl Engine {
             if !first || !self.timed.rounds[i + 1..].iter().any(alike) {
                 let TimedRound { batch, draft_steps, verify_seconds } = round;
                 let (batch, rows, verify_seconds) = (*batch, round.rows(), *verify_seconds);
-                self.controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds });
+                let times = RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds };
+                self.controller.observe_times(&times);
+                self.proposing.choice.observe_times(&times);
             }
         }
         Ok(())

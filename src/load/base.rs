@@ -62,10 +62,8 @@ impl Base {
             None if metadata.get(STORED).is_some_and(|stored| self.stored.contains(stored)) => {}
             None => return Err(wrong(STORED, &self.stored[0])),
         }
-        if let (Some(theirs), Some(ours)) = (metadata.get(VOCABULARY), &self.vocabulary)
-            && theirs != ours
-        {
-            return Err(wrong(VOCABULARY, ours));
+        if let Some((key, ours)) = self.other_vocabulary(metadata) {
+            return Err(wrong(key, ours));
         }
         let strange = metadata.get(NORMS).is_some_and(|norms| *norms != self.norms);
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
@@ -78,12 +76,23 @@ impl Base {
         Ok(strange.then(note))
     }
 
+    /// The key and the model's own value of it, if metadata say that something is of another vocabulary.
+    pub(super) fn other_vocabulary(&self, metadata: &BTreeMap<String, String>) -> Option<(&'static str, &str)> {
+        let (theirs, ours) = (metadata.get(VOCABULARY)?, self.vocabulary.as_ref()?);
+        (theirs != ours).then_some((VOCABULARY, ours))
+    }
+
     /// Writes into a block's metadata what it is tied to.
     pub(super) fn write(&self, metadata: &mut BTreeMap<String, String>) {
-        metadata.remove(VOCABULARY);
         let keys = [(STORED, &self.stored[0]), (GEOMETRY, &self.geometry), (NORMS, &self.norms)];
-        let keys = keys.into_iter().chain(self.vocabulary.as_ref().map(|hash| (VOCABULARY, hash)));
         metadata.extend(keys.map(|(key, value)| (key.to_owned(), value.clone())));
+        self.write_vocabulary(metadata);
+    }
+
+    /// Writes into something's metadata which vocabulary its tokens are of.
+    pub(super) fn write_vocabulary(&self, metadata: &mut BTreeMap<String, String>) {
+        metadata.remove(VOCABULARY);
+        metadata.extend(self.vocabulary.clone().map(|hash| (VOCABULARY.to_owned(), hash)));
     }
 }
 

@@ -38,6 +38,7 @@ mod chat;
 mod checkpoint;
 mod config;
 mod detokenize;
+mod draft_index;
 mod encode;
 pub mod encoding;
 mod error;

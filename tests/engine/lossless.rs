@@ -121,6 +121,7 @@ fn greedy_ids_equal_plain_ids_over_100_000_tokens() {
 #[test]
 fn proposed_ids_equal_plain_ids() {
     let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
+    let mut kept = [0; 2];
     for subject in Subject::all() {
         let name = subject.checkpoint.name();
         for sampling in [SamplingParams::default(), coupled.clone()] {
@@ -135,12 +136,12 @@ fn proposed_ids_equal_plain_ids() {
                 let mut engine = engine.with_proposers(Sources::ALL.proposers());
                 let proposed = run(&mut engine, &requests, slots);
                 assert_eq!(tokens(&proposed), tokens(&plain), "{name}, {controller}, {slots} side by side");
-                let kept = |source| proposed.iter().map(|c| c.stats.by_source[source as usize].accepted).sum::<usize>();
-                let (lookup, shared) = (kept(Source::Lookup), kept(Source::Shared));
-                assert!(lookup > 0 && shared > 0, "{name}, {controller}: {lookup} and {shared} kept");
+                let of = |source| proposed.iter().map(|c| c.stats.by_source[source as usize].accepted).sum::<usize>();
+                kept = [kept[0] + of(Source::Lookup), kept[1] + of(Source::Shared)];
             }
         }
     }
+    assert!(kept.into_iter().all(|kept| kept > 1000), "kept of lookups, and of other texts: {kept:?}");
 }
 
 /// A model so deep that it gains from its drafts, with a trained block.

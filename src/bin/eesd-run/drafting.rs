@@ -4,12 +4,13 @@ use crate::args::{DraftArgs, Drafters, ExitChoice};
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
+use eesd::TokenId;
 use eesd::backend::Backend;
 use eesd::control::ControllerSpec;
 use eesd::draft::{Source, Sources};
 use eesd::engine::Engine;
 use eesd::load::{BUNDLED_EXIT, ExitBlock};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Who drafts, and how far.
 pub struct Drafting {
@@ -19,11 +20,13 @@ pub struct Drafting {
     pub controller: ControllerSpec,
     /// All sources.
     pub sources: Sources,
+    /// Texts of earlier runs, and the file that they are kept in.
+    index: Option<(PathBuf, Vec<TokenId>)>,
 }
 
 impl Drafting {
     /// Nobody drafts.
-    const OFF: Self = Self { exit: None, controller: ControllerSpec::Off, sources: Sources::OFF };
+    const OFF: Self = Self { exit: None, controller: ControllerSpec::Off, sources: Sources::OFF, index: None };
 
     /// As the flags say. Where they leave it open texts are shared if they are `all_of_one` owner.
     ///
@@ -36,6 +39,7 @@ impl Drafting {
             let idle = [
                 ("--exit", args.exit.is_some()),
                 ("--controller", !plain && args.controller.is_some()),
+                ("--draft-index", args.draft_index.is_some()),
                 ("--draft", plain && args.draft != Drafters::Auto && args.draft != Drafters::Only(Sources::OFF)),
             ];
             for (flag, _) in idle.iter().filter(|(_, given)| *given) {
@@ -44,8 +48,15 @@ impl Drafting {
             return Ok(Self::OFF);
         }
         let sources = match args.draft {
-            Drafters::Auto => Sources::ALL.with(Source::Shared, all_of_one),
+            Drafters::Auto => Sources::ALL.with(Source::Shared, all_of_one || args.draft_index.is_some()),
             Drafters::Only(sources) => sources,
+        };
+        if args.draft_index.is_some() && !sources.has(Source::Shared) {
+            return Err(Failure::usage(format!("--draft-index is for --draft shared, not for --draft {sources}")));
+        }
+        let index = match &args.draft_index {
+            Some(path) => Some((path.clone(), model.checkpoint.read_draft_index(path)?)),
+            None => None,
         };
         let asked = args.exit.is_some() || args.controller.is_some();
         if !sources.has(Source::Exit) && asked {
@@ -54,10 +65,10 @@ impl Drafting {
             )));
         }
         if args.no_exit || !sources.has(Source::Exit) {
-            return Ok(Self { sources: sources.with(Source::Exit, false), ..Self::OFF });
+            return Ok(Self { sources: sources.with(Source::Exit, false), index, ..Self::OFF });
         }
         let Some(exit) = model.exit_block(args.exit.as_ref(), reporter)? else {
-            return Self::without_block(args, model, sources, reporter);
+            return Ok(Self { index, ..Self::without_block(args, model, sources, reporter)? });
         };
         let controller = args.controller.clone().unwrap_or_default();
         if let ControllerSpec::Fixed(k) = controller
@@ -66,7 +77,7 @@ impl Drafting {
             reporter
                 .note(&format!("--controller {controller}: at most {0} drafts, by --draft-max {0}", args.draft_max));
         }
-        Ok(Self { exit: Some(exit), controller, sources })
+        Ok(Self { exit: Some(exit), controller, sources, index })
     }
 
     /// Where there is no exit block.
@@ -98,7 +109,19 @@ impl Drafting {
 
     /// An engine of the model over `backend`, with all who draft.
     pub fn engine(&self, model: &Model, backend: Box<dyn Backend>) -> Engine {
-        model.engine(backend, &self.controller).with_proposers(self.sources.proposers())
+        let kept = self.index.as_ref().map_or(&[][..], |(_, kept)| kept);
+        model.engine(backend, &self.controller).with_proposers(self.sources.proposers_with(kept))
+    }
+
+    /// Leaves the texts for the next run.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn keep_texts(&self, model: &Model, engine: &Engine) -> Outcome {
+        if let (Some((path, _)), Some(texts)) = (&self.index, engine.kept(Source::Shared)) {
+            model.checkpoint.write_draft_index(path, &texts)?;
+        }
+        Ok(())
     }
 }
 

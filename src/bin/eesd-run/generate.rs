@@ -110,7 +110,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
                 reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
             }
             let echo = if args.echo { encoder.text(&prompt)? } else { None };
-            return write_text(&mut engine, &request, echo.as_deref(), &args, &mut output, reporter);
+            let written = write_text(&mut engine, &request, echo.as_deref(), &args, &mut output, reporter);
+            drafting.keep_texts(&model, &engine)?;
+            return written;
         }
         // Each sample is an answer of its own, and so has a number of its own.
         (None, request) => {
@@ -124,7 +126,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
         reporter.note(&format!("answering {requests}, {batch} side by side"));
     }
     let desk = Desk::new(&mut output, &earlier, name, encoder.tokenizer, monitor, reporter);
-    batch::serve(&mut engine, &mut *items, desk)
+    let served = batch::serve(&mut engine, &mut *items, desk);
+    drafting.keep_texts(&model, &engine)?;
+    served
 }
 
 /// Continues a prompt on standard output, each of its samples after the other.

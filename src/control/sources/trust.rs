@@ -9,6 +9,7 @@ use crate::control::posterior::{Beta, Counts, Level};
 use crate::draft::{Evidence, Source};
 use crate::sample::Philox;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Most matching tokens of all bins but the last.
@@ -60,7 +61,8 @@ impl Trust {
     /// The chances that a proposal's tokens are right up to each, with a draw in place of the mean of the first one's, by
     /// which all others stand or fall too.
     pub fn survivals(&self, slot: usize, source: Source, evidence: &[Evidence], rng: &mut Philox) -> Vec<f64> {
-        let level = self.levels.get(&(slot, source)).unwrap_or(&self.trusted);
+        let fresh = || Cow::Owned(self.trusted.fresh(1.0));
+        let level = self.levels.get(&(slot, source)).map_or_else(fresh, Cow::Borrowed);
         let mut factor = None;
         let mut survival = 1.0;
         let survive = |evidence: &Evidence| {

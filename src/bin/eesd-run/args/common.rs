@@ -161,6 +161,12 @@ pub struct DraftArgs {
     /// off, fixed:K, threshold:C, beta-ts, calibration-ts or goodput-ts [default: goodput-ts]
     #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
     pub controller: Option<ControllerSpec>,
+    /// Look texts up in this file too, and leave this run's there for the next one
+    ///
+    /// It holds the tokens of the last 200,000 or so of prompts and answers that were finished, as they are: whoever can
+    /// read it can read them.
+    #[arg(long, value_name = "FILE", help_heading = "Drafting")]
+    pub draft_index: Option<PathBuf>,
     /// Most drafts in one round
     #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,
