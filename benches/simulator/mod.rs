@@ -9,6 +9,7 @@ pub mod batches;
 mod recording;
 pub mod requests;
 mod rounds;
+pub mod sources;
 pub mod streams;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};

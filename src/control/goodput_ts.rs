@@ -110,6 +110,11 @@ impl Controller for GoodputTs {
         self.together.observe_times(times);
     }
 
+    fn observe_pace(&mut self, tokens: f64) {
+        self.alone.observe_pace(tokens);
+        self.together.observe_pace(tokens);
+    }
+
     fn plan(&mut self, step: &Step<'_>, draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
         if step.batch > 1 {
             return None;

@@ -138,6 +138,10 @@ pub trait Controller: Send {
         steps.iter().zip(draws).map(|(step, rng)| self.proceed(step, rng)).collect()
     }
 
+    /// Learns what time is worth where others draft too: the tokens that a sequence made lately in a plain round's time. A
+    /// draft that earns less is not worth its time, whatever it earns over plain decoding.
+    fn observe_pace(&mut self, _tokens: f64) {}
+
     /// Whether [`observe_times`](Self::observe_times) should be told, before the first round, of rounds that were played
     /// for nothing but to time them.
     fn wants_step_times(&self) -> bool {

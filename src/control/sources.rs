@@ -147,9 +147,9 @@ impl SourceTs {
         self.exits.start(slot);
     }
 
-    /// Whether no round was observed yet.
-    pub fn knows_nothing(&self) -> bool {
-        self.times.is_empty()
+    /// Tokens that a sequence made lately in a plain round's time, among so many.
+    pub fn pace(&self, batch: usize) -> f64 {
+        self.sizes.get(&size(batch)).map_or(1.0, |size| size.tokens / size.time)
     }
 
     /// What is taken of each sequence's offers; those that are not asked about have none. `batch` counts them all;

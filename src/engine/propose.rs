@@ -30,6 +30,7 @@ impl Engine {
         if proposing.proposers.is_empty() {
             return;
         }
+        controller.observe_pace(proposing.choice.pace(running.len()));
         let limits = backend.limits();
         for sequence in running.iter_mut() {
             let most = sequence.drafts_with_room(&limits);

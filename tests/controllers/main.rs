@@ -5,6 +5,7 @@ mod plans;
 mod requests;
 #[path = "../../benches/simulator/mod.rs"]
 mod simulator;
+mod sources;
 
 use eesd::control::{Controller, ControllerSpec, Outcome, Step};
 use eesd::sample::{Philox, Purpose};

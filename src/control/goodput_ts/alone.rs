@@ -33,6 +33,8 @@ pub struct Alone {
     promising: bool,
     /// Of the round in progress.
     plan: Plan,
+    /// Tokens made lately in a plain round's time, where others draft too; else 0.
+    pace: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +93,11 @@ impl Alone {
         }
     }
 
+    /// Learns what time is worth where others draft too.
+    pub fn observe_pace(&mut self, tokens: f64) {
+        self.pace = tokens;
+    }
+
     /// Learns from a finished round.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         self.costs.observe(outcome);
@@ -131,7 +138,11 @@ impl Alone {
         let Some(costs) = self.costs.round() else { return Plan::Exactly(FIRST_DRAFTS) };
         let (rate, first) = best_rate(&sequence.begin(), limit, costs, calibration);
         let gain = rate * costs.plain() - 1.0;
-        if self.costs.wants_plain(gain) { Plan::Exactly(0) } else { Plan::WhileItPays { rate, first } }
+        let dearer = (self.pace / (rate * costs.plain())).max(1.0);
+        if self.costs.wants_plain(gain) {
+            return Plan::Exactly(0);
+        }
+        Plan::WhileItPays { rate: rate * dearer, first: first * dearer }
     }
 
     /// What one more draft after `drafts`, at least one, costs in tokens, at a rate R.

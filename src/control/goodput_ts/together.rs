@@ -44,6 +44,8 @@ pub struct Together {
     sizes: BTreeMap<u32, Size>,
     /// Tokens that a sequence makes in a round, over all of them.
     pace: f64,
+    /// The same in a plain round's time, where others draft too; else 0.
+    in_plain_time: f64,
     /// Of the round in progress.
     plan: Plan,
     /// Whether that round is plain without a decision.
@@ -108,7 +110,7 @@ struct Asked<'a> {
 impl Default for Together {
     fn default() -> Self {
         let (times, sizes, plan) = (StepTimes::default(), BTreeMap::new(), Plan::default());
-        Self { times, sizes, pace: 1.0, plan, rests: false, entry: None }
+        Self { times, sizes, pace: 1.0, in_plain_time: 0.0, plan, rests: false, entry: None }
     }
 }
 
@@ -190,6 +192,11 @@ impl Together {
         });
     }
 
+    /// Learns what time is worth where others draft too.
+    pub fn observe_pace(&mut self, tokens: f64) {
+        self.in_plain_time = tokens;
+    }
+
     /// Learns how the drafts of one of the round's sequences fared.
     pub fn observe(&mut self, outcome: &Outcome<'_>) {
         let (accepted, _) = outcome.tested();
@@ -249,7 +256,7 @@ impl Together {
         // Sequences that do not speculate make a token a round.
         let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
         let rate = |worth: f64, seconds: f64| (all + worth) / (plain + seconds);
-        let rate = BestSet::of(sequences, &mut prices, calibration, rate).value;
+        let rate = BestSet::of(sequences, &mut prices, calibration, rate).value.max(self.in_plain_time * all / plain);
         Plan::WhileItPays { rate }
     }
 

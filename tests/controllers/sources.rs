@@ -1,0 +1,63 @@
+//! The choice among sources of drafts, on made-up texts.
+
+use super::simulator::sources::{Drafter, best_single, passages, play};
+use super::simulator::{Costs, Rows};
+use super::{exact, parse};
+
+const TOKENS: usize = 20_000;
+
+fn both() -> Drafter {
+    Drafter::Both(parse("goodput-ts"))
+}
+
+fn costs(draft: f64, row: f64) -> Costs {
+    Costs { rows: Rows::Even(row), ..exact(draft) }
+}
+
+/// Mean speed of a drafter over that of the best single source at its best fixed length in hindsight.
+fn over_best(drafter: &Drafter, passage: usize, chances: &[(f64, f64)], costs: Costs) -> f64 {
+    let one = |seed| {
+        let text = passages(TOKENS, passage, chances, seed);
+        play(drafter, &text, costs, seed).speedup() / best_single(&text, costs)
+    };
+    (1..4).map(one).sum::<f64>() / 3.0
+}
+
+#[test]
+fn on_stationary_texts_it_is_as_good_as_the_best_single_source() {
+    for (exit, lookup) in [(0.1, 0.1), (0.1, 0.8), (0.8, 0.1), (0.5, 0.5), (0.6, 0.9), (0.9, 0.6)] {
+        for (draft, row) in [(0.1, 0.02), (0.2, 0.1), (0.4, 0.05)] {
+            let found = over_best(&both(), TOKENS, &[(exit, lookup)], costs(draft, row));
+            assert!(found > 0.98, "exit {exit}, lookup {lookup}, r = {draft}, a row {row}: {found}");
+        }
+    }
+}
+
+#[test]
+fn where_sources_are_good_at_different_times_it_is_ahead_of_each() {
+    for (draft, row) in [(0.1, 0.02), (0.2, 0.1)] {
+        let found = over_best(&both(), 300, &[(0.9, 0.1), (0.1, 0.9)], costs(draft, row));
+        assert!(found > 1.1, "r = {draft}, a row {row}: {found}");
+    }
+}
+
+#[test]
+fn lookups_that_are_never_right_lose_nothing() {
+    for row in [0.02, 0.2, 1.0] {
+        let text = passages(TOKENS, TOKENS, &[(0.0, 0.02)], 7);
+        let found = play(&Drafter::Lookups, &text, costs(0.1, row), 7).speedup();
+        assert!(found > 0.99, "a row {row}: {found}");
+    }
+}
+
+/// A single row that has kernels of its own, rows that are cheap up to some number, and times that vary.
+#[test]
+fn what_rows_cost_is_found_out() {
+    for rows in [Rows::MemoryBound, Rows::SingleRowFast, Rows::Even(0.05)] {
+        for (lookup, least) in [(0.9, 0.95), (0.6, 0.95), (0.2, 0.97)] {
+            let costs = Costs { rows, jitter: 0.1, ..exact(0.2) };
+            let found = over_best(&Drafter::Lookups, TOKENS, &[(0.0, lookup)], costs);
+            assert!(found > least, "{rows:?}, lookup {lookup}: {found}");
+        }
+    }
+}
