@@ -2,12 +2,13 @@
 
 use super::exits::rows_of;
 use eesd::TokenId;
-use eesd::backend::Backend;
+use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, Event, Request};
+use eesd::kv::PageId;
 use eesd::load::Checkpoint;
 use eesd::model::{Dtype, ExitWeights, Geometry, ModelWeights};
-use eesd::sample::SamplingParams;
+use eesd::sample::{Sampler, SamplingParams};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -21,8 +22,8 @@ pub type Make<'a> = &'a dyn Fn(&Geometry, &ModelWeights<'_>, &ExitWeights<'_>) -
 /// What a request's receiver got: tokens, and the error if it failed.
 type Told = (Vec<TokenId>, Option<String>);
 
-/// An engine on a model with one broken embedding, and an exit block that drafts nothing but its token.
-fn engine(make: Make<'_>, controller: &str) -> Engine {
+/// A model with one broken embedding, and an exit block that drafts nothing but its token.
+fn backend(make: Make<'_>) -> Box<dyn Backend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/llama");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let mut weights = checkpoint.weights();
@@ -38,9 +39,12 @@ fn engine(make: Make<'_>, controller: &str) -> Engine {
     weights.embed.bytes = &bytes;
     let head = Some(rows_of(weights.head, &[BROKEN]));
     let exit = ExitWeights { head, draft_ids: Some(&[BROKEN]), ..ExitWeights::from_model(&weights, 2, 3) };
-    let backend = make(checkpoint.geometry(), &weights, &exit);
+    make(checkpoint.geometry(), &weights, &exit)
+}
+
+fn engine(make: Make<'_>, controller: &str) -> Engine {
     let controller = controller.parse::<ControllerSpec>().unwrap();
-    Engine::new(backend, controller.build(), None, Vec::new())
+    Engine::new(backend(make), controller.build(), None, Vec::new())
 }
 
 /// A text without the broken token, the same for a seed.
@@ -104,6 +108,40 @@ pub fn a_refused_draft_that_is_not_finite_changes_nothing(make: Make<'_>) {
         let totals = engine.snapshot().totals;
         assert!(totals.drafted > 0 && totals.accepted == 0, "{controller}: {totals:?}");
     }
+}
+
+/// Tokens that are proposed, one of them broken: what it spoils is known, nothing before it, and no longer than until others
+/// are proposed in its place.
+pub fn a_broken_proposal_is_known_until_another_takes_its_place(make: Make<'_>) {
+    let mut backend = backend(make);
+    let (pages, text, proposal) = ([PageId(0)], text(2, 12), text(3, 4));
+    let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
+    backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: &text[..11] }]).unwrap();
+    let mut propose = |broken: Option<usize>| {
+        let mut tokens = [&text[..], &proposal].concat();
+        broken.into_iter().for_each(|at| tokens[12 + at] = BROKEN);
+        let round = Sequence {
+            slot: 0,
+            pages: &pages,
+            tokens: &tokens,
+            committed: 12,
+            prompt: 12,
+            proposed: 4,
+            sampler: &sampler,
+        };
+        backend.verify(&[round]).unwrap();
+        let logits: Vec<u32> = backend.target_logits(0).unwrap().into_iter().map(f32::to_bits).collect();
+        (backend.first_non_finite(&pages, 0..16), logits)
+    };
+    let (none, expected) = propose(None);
+    assert_eq!(none, None);
+    for at in [1, 0, 3, 2] {
+        let (first, logits) = propose(Some(at));
+        assert_eq!(first, Some(12 + at));
+        let before = (at + 1) * expected.len() / 5;
+        assert!(logits[..before] == expected[..before] && logits[before..] != expected[before..]);
+    }
+    assert!(propose(None) == (None, expected));
 }
 
 /// The model is made to write the broken token: with drafts and without, what comes before its numbers is the same.

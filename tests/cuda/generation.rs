@@ -3,8 +3,10 @@
 use crate::support::{Subject, engine, options, run, tokens};
 use eesd::TokenId;
 use eesd::backend::cuda::CudaOptions;
-use eesd::engine::Request;
+use eesd::draft::{Evidence, Proposal, Proposer, Source, Text};
+use eesd::engine::{Clock, Request, SourceStats};
 use eesd::sample::{SamplingParams, VerifyMode};
+use std::time::Duration;
 
 /// The issue's own: a few dozen tokens of the bundled model, speculatively, as the processor writes them.
 #[test]
@@ -91,4 +93,73 @@ fn without_an_exit_block_decoding_is_plain() {
     let requests = requests(&subject, &SamplingParams::default(), 2);
     let found = run(&mut engine(subject.cuda(None, &options(2)), "off"), &requests, 2);
     assert_eq!(tokens(&found), alone(&subject, "off", &requests));
+}
+
+/// Proposes what others have said, from where a text is so far, now and then with a wrong token.
+struct Known {
+    texts: Vec<Vec<TokenId>>,
+    asked: usize,
+}
+
+impl Proposer for Known {
+    fn source(&self) -> Source {
+        Source::Lookup
+    }
+
+    fn propose(&mut self, text: &Text<'_>, most: usize) -> Proposal {
+        self.asked += 1;
+        let known = self.texts.iter().find_map(|known| known.strip_prefix(text.tokens));
+        let mut tokens: Vec<TokenId> = known.into_iter().flatten().copied().take(most.min(self.asked % 8)).collect();
+        if let Some(token) = tokens.get_mut(self.asked % 5) {
+            *token ^= 1;
+        }
+        let evidence = vec![Evidence { matched: 16, share: 1.0, seen: 5 }; tokens.len()];
+        Proposal { tokens, evidence }
+    }
+
+    fn end(&mut self, _text: &Text<'_>, _finished: bool) {}
+}
+
+/// With drafts of the exit block beside those proposed, and without an exit block; in a batch whose prompts have a page in
+/// common.
+#[test]
+fn proposals_change_no_token() {
+    let subject = Subject::fixture("qwen3");
+    let coupled = SamplingParams {
+        temperature: 0.9,
+        frequency_penalty: 0.3,
+        logit_bias: vec![(3, -4.0), (5, 1.0)],
+        verify: Some(VerifyMode::Coupled),
+        ..SamplingParams::default()
+    };
+    for (exit, controller, sampling) in
+        [(Some(2), "fixed:2", SamplingParams::default()), (Some(2), "fixed:2", coupled.clone()), (None, "off", coupled)]
+    {
+        let request = |i: u64| {
+            let sampling = SamplingParams { seed: Some(i), ..sampling.clone() };
+            let prompt = [subject.text(9, 66), subject.text(i, 3 + 7 * i as usize)].concat();
+            Request { sampling, ..Request::new(prompt, 16) }
+        };
+        let requests: Vec<Request> = (0..5).map(request).collect();
+        let plain = run(&mut engine(subject.cuda(None, &options(1)), "off"), &requests, 1);
+        let said = requests.iter().zip(tokens(&plain)).map(|(request, said)| [&request.prompt, said].concat());
+        let known = Known { texts: said.collect(), asked: 0 };
+        let mut proposing = engine(subject.cuda(exit, &options(3)), controller)
+            .with_proposers(vec![Box::new(known)])
+            // All that is proposed is worth its time where none passes.
+            .with_clock(Clock::new(|| Duration::ZERO));
+        let found = run(&mut proposing, &requests, 3);
+        assert_eq!(tokens(&found), tokens(&plain), "{exit:?}, {controller}");
+        let of = |source: Source| {
+            let sum = |of: fn(&SourceStats) -> usize| {
+                found.iter().map(|done| of(&done.stats.by_source[source as usize])).sum()
+            };
+            let (drafted, accepted): (usize, usize) = (sum(|stats| stats.drafted), sum(|stats| stats.accepted));
+            (drafted, accepted)
+        };
+        let (drafted, accepted) = of(Source::Lookup);
+        assert!(accepted > 10 && accepted < drafted, "{exit:?}, {controller}: {accepted} of {drafted} proposals kept");
+        assert_eq!(of(Source::Exit).0 > 0, exit.is_some(), "{controller}");
+        assert!(found.iter().any(|done| done.stats.reused_tokens > 0));
+    }
 }

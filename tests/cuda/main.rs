@@ -15,6 +15,7 @@ mod non_finite_requests;
 mod passes;
 mod prefill;
 mod products;
+mod proposals;
 #[path = "../common/requests.rs"]
 mod requests;
 mod sampling;

@@ -4,6 +4,7 @@ use crate::support::{Subject, emulated, engine, on, options, run, table};
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{BackendError, Chunk, Sequence};
+use eesd::control::DraftPlan;
 use eesd::engine::Request;
 use eesd::model::{Dtype, Matrix};
 use eesd::sample::{Sampler, SamplingParams};
@@ -111,12 +112,25 @@ fn passes_that_cannot_be_are_refused() {
     refused(verify(Sequence { slot: 1, ..sequence }), "slot 1 of 1");
     refused(verify(Sequence { committed: 0, ..sequence }), "expected at least 1");
     refused(verify(Sequence { committed: 4, ..sequence }), "1 drafts (expected those that were drafted there)");
+    refused(
+        verify(Sequence { committed: 3, proposed: 3, ..sequence }),
+        "3 of 2 drafts proposed (expected at most all)",
+    );
+    refused(
+        verify(Sequence { committed: 3, proposed: 1, ..sequence }),
+        "1 drafts (expected those that were drafted there)",
+    );
     refused(verify(Sequence { pages: &[], ..sequence }), "0 pages, for 0 positions");
     refused(verify(Sequence { pages: table(8, 64).pages(), ..sequence }), "page 8 of 8");
     refused(verify(Sequence { tokens: &[1, 512, 3, 4, 5], ..sequence }), "token 512 (expected less than 512)");
     assert_eq!(verify(sequence), Ok(()));
     refused(backend.verify(&[sequence, sequence]).map(|_| ()), "slot 0 twice in one pass");
     assert!(backend.target_logits(0).is_ok());
+    let proposed = Sequence { committed: 3, proposed: 2, ..sequence };
+    refused(backend.draft(&[proposed]).map(|_| ()), "a draft after 2 proposed tokens");
+    let plan = DraftPlan::of_length(2);
+    refused(backend.draft_planned(&proposed, &plan, &[]).map(|_| ()), "a draft after 2 proposed tokens");
+    assert_eq!(backend.verify(&[proposed]).map(|verdicts| verdicts.len()), Ok(1));
     backend.draft(&[sequence]).unwrap();
     refused(backend.target_logits(0).map(|_| ()), "not in the last pass, a verification");
     refused(backend.target_logits(1).map(|_| ()), "slot 1 of 1");

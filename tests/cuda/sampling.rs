@@ -10,29 +10,31 @@ use eesd::kv::BlockTable;
 use eesd::model::ExitWeights;
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 
-const PROMPT: usize = 7;
+pub const PROMPT: usize = 7;
 
-struct Text {
-    slot: usize,
-    tokens: Vec<TokenId>,
-    table: BlockTable,
-    sampler: Sampler,
+pub struct Text {
+    pub slot: usize,
+    pub tokens: Vec<TokenId>,
+    pub table: BlockTable,
+    pub sampler: Sampler,
 }
 
 impl Text {
-    fn new(subject: &Subject, slot: usize, sampling: SamplingParams) -> Self {
+    pub fn new(subject: &Subject, slot: usize, sampling: SamplingParams) -> Self {
         let sampler = Sampler::new(sampling, subject.geometry().vocab_size).unwrap();
         let table = table(slot * 3, 3 * 64);
         Self { slot, tokens: subject.text(slot as u64, PROMPT), table, sampler }
     }
 
-    fn round(&self, drafted: usize) -> Sequence<'_> {
+    /// The text with a round's drafts at its end, the last of them proposed.
+    pub fn round(&self, drafted: usize, proposed: usize) -> Sequence<'_> {
         Sequence {
             slot: self.slot,
             pages: self.table.pages(),
             tokens: &self.tokens,
             committed: self.tokens.len() - drafted,
             prompt: PROMPT,
+            proposed,
             sampler: &self.sampler,
         }
     }
@@ -40,7 +42,7 @@ impl Text {
 
 /// With an exit block that is the model's own last layer: what it drafts is what the model says, so where draft and
 /// verification forbid the same every draft is kept.
-fn drafting_as_the_model(subject: &Subject, options: &CudaOptions) -> Box<dyn Backend> {
+pub fn drafting_as_the_model(subject: &Subject, options: &CudaOptions) -> Box<dyn Backend> {
     let (weights, last) = (subject.checkpoint.weights(), subject.geometry().layers - 1);
     on_device(subject.geometry(), &weights, Some(&ExitWeights::from_model(&weights, last, last)), options)
 }
@@ -50,26 +52,44 @@ fn length(round: usize, text: &Text) -> usize {
     (round + text.slot) % 5
 }
 
-/// Plays rounds of ragged lengths for all texts side by side; returns how many drafts were kept.
+/// What is drafted for a text in a round of [`play_with`]: how many tokens are sampled, and, once they are its last ones,
+/// what is proposed after them.
+pub struct Drafting<'a> {
+    pub length: &'a dyn Fn(usize, &Text) -> usize,
+    pub propose: &'a dyn Fn(usize, &Text) -> Vec<TokenId>,
+}
+
 fn play(backend: &mut dyn Backend, texts: &mut [Text], rounds: usize) -> usize {
+    play_with(backend, texts, rounds, &Drafting { length: &length, propose: &|_, _| Vec::new() })
+}
+
+/// Plays rounds of ragged lengths for all texts side by side; returns how many drafts were kept.
+pub fn play_with(backend: &mut dyn Backend, texts: &mut [Text], rounds: usize, drafting: &Drafting<'_>) -> usize {
     for text in &*texts {
         let chunk = Chunk { pages: text.table.pages(), start: 0, tokens: &text.tokens[..PROMPT - 1] };
         backend.prefill(&[chunk]).unwrap();
     }
     let mut kept = 0;
     for round in 0..rounds {
-        let lengths: Vec<usize> = texts.iter().map(|text| length(round, text)).collect();
+        let lengths: Vec<usize> = texts.iter().map(|text| (drafting.length)(round, text)).collect();
         let mut drafted: Vec<Vec<Drafted>> = texts.iter().map(|_| Vec::new()).collect();
         for step in 0..4 {
             let active: Vec<usize> = (0..texts.len()).filter(|&i| step < lengths[i]).collect();
-            let batch: Vec<_> = active.iter().map(|&i| texts[i].round(step)).collect();
+            let batch: Vec<_> = active.iter().map(|&i| texts[i].round(step, 0)).collect();
             let drafts = backend.draft(&batch).unwrap();
             for (&i, draft) in active.iter().zip(drafts) {
                 texts[i].tokens.push(draft.token);
                 drafted[i].push(Drafted { token: draft.token, confidence: draft.confidence, q: Vec::new() });
             }
         }
-        let batch: Vec<_> = texts.iter().zip(&lengths).map(|(text, &k)| text.round(k)).collect();
+        for (text, drafted) in texts.iter_mut().zip(&mut drafted) {
+            let proposed = (drafting.propose)(round, text);
+            text.tokens.extend(&proposed);
+            drafted.extend(proposed.into_iter().map(Drafted::certain));
+        }
+        let all = texts.iter().zip(drafted.iter().zip(&lengths));
+        let batch: Vec<_> =
+            all.map(|(text, (drafted, &sampled))| text.round(drafted.len(), drafted.len() - sampled)).collect();
         let verdicts = backend.verify(&batch).unwrap();
         for ((text, drafted), verdict) in texts.iter_mut().zip(&drafted).zip(&verdicts) {
             let logits = backend.target_logits(text.slot).unwrap();

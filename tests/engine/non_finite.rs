@@ -24,6 +24,11 @@ fn a_refused_draft_that_is_not_finite_changes_nothing() {
 }
 
 #[test]
+fn a_broken_proposal_is_known_until_another_takes_its_place() {
+    on(2, non_finite::a_broken_proposal_is_known_until_another_takes_its_place);
+}
+
+#[test]
 fn an_answer_goes_as_far_as_its_numbers_are_finite() {
     on(1, non_finite::an_answer_goes_as_far_as_its_numbers_are_finite);
 }

@@ -4,6 +4,8 @@
 //! `cargo test --release --features emulated-kernels --test kernels`
 
 mod attention;
+#[path = "../common/chi_squared.rs"]
+mod chi_squared;
 #[path = "../common/device.rs"]
 mod device;
 mod drafting;
@@ -14,6 +16,7 @@ mod listed;
 mod losses;
 mod mutations;
 mod projection;
+mod proposals;
 mod rows;
 mod sampling;
 mod support;

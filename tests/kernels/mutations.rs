@@ -26,6 +26,8 @@ const ATTENTION: Family =
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
 const LISTED: Family = ("listed::listed_tokens_are_a_row_with_the_others_forbidden", &["sample.cu", "adjust.cu"]);
 const NEXT: Family = ("drafting::next_draft_follows_the_plan", &["next_draft.cu"]);
+const ACCEPT: Family = ("verdicts::rejection_rounds_with_proposals", &["accept.cu", "adjust.cu", "sample.cu"]);
+const PROPOSE: Family = ("proposals::what_follows_is_as_often_as_the_target_has_it", &["accept.cu"]);
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
 const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
@@ -47,7 +49,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 47] = [
+const MUTANTS: [Mutant; 53] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -141,6 +143,19 @@ const MUTANTS: [Mutant; 47] = [
         "factor(token_factor(norm, blockIdx.y))",
         Check::Orders,
         FINISH_GATE_UP,
+    ),
+    // Proposals judged by what the exit block says of them, replaced by themselves, or taken for drafts that were made.
+    mutant("accept.cu", "if (accepted >= about.sampled)", "if (accepted >= about.drafts)", Check::Orders, ACCEPT),
+    mutant("accept.cu", "if (accepted >= about.sampled)", "if (accepted >= about.drafts)", Check::Orders, PROPOSE),
+    mutant("accept.cu", "if (p[token] && u <= double", "if (u * 0.8 <= double", Check::Orders, PROPOSE),
+    mutant("accept.cu", "uint32_t(t) == token ? 0 : p[t]", "p[t]", Check::Orders, PROPOSE),
+    mutant("accept.cu", "about.proposed + i - about.sampled", "about.proposed + i", Check::Orders, ACCEPT),
+    mutant(
+        "accept.cu",
+        "counts[draft_token(args, about, i)]++",
+        "counts[sampled_drafts(args, about)[i].token]++",
+        Check::Orders,
+        ACCEPT,
     ),
     // A loop's plan, and what it moves on.
     mutant("next_draft.cu", "confidence >= args.edges", "confidence > args.edges", Check::Orders, NEXT),

@@ -13,7 +13,7 @@ const STRIDE: usize = VOCAB + 24;
 const ONE: f64 = (1u64 << 45) as f64;
 const MOST_DRAFTS: usize = 3;
 const GREEDY: u32 = 0;
-const REJECTION: u32 = 1;
+pub const REJECTION: u32 = 1;
 const COUPLED: u32 = 2;
 
 pub fn params(rule: u32) -> Params {

@@ -1,5 +1,5 @@
 //! A whole round's sampling on the device, `adjust`, `sample`, `accept`, against the library's own
-//! [`Sampler`] on the same logits: the same drafts, the same verdicts.
+//! [`Sampler`] on the same logits: the same drafts, the same verdicts, also where the last drafts were proposed.
 
 use crate::device::Device;
 use crate::sampling::{VOCAB, logits, partials_of};
@@ -14,9 +14,15 @@ use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 const MOST: usize = 4;
 const PROMPT: usize = 6;
 const DRAFTS: [usize; 3] = [4, 2, 0];
+/// How many of those are sampled, where others are proposed.
+const FEWER: [usize; 3] = [1, 0, 0];
 
 /// Three sequences with different parameters, of 4, 2 and 0 drafts; their slots are in reverse order.
 struct Round {
+    /// How many drafts of each sequence are sampled.
+    sampled: [usize; 3],
+    /// Those that are proposed.
+    proposals: [Vec<TokenId>; 3],
     samplers: Vec<Sampler>,
     params: Vec<Params>,
     bias: (Vec<i32>, Vec<TokenBias>),
@@ -31,7 +37,7 @@ fn slot(sequence: usize) -> usize {
 }
 
 impl Round {
-    fn new(verify: VerifyMode, temperature: f64, seed: u64) -> Self {
+    fn new(verify: VerifyMode, temperature: f64, seed: u64, sampled: [usize; 3]) -> Self {
         let mut noise = Noise::new(seed);
         let plain = |s: u64| SamplingParams {
             temperature,
@@ -52,7 +58,7 @@ impl Round {
         let samplers: Vec<_> = requests.into_iter().map(|request| Sampler::new(request, VOCAB).unwrap()).collect();
         let history = |s: usize| (0..10 + 7 * s).map(|_| noise.word() as TokenId % VOCAB as TokenId).collect();
         let histories: Vec<Vec<TokenId>> = (0..3).map(history).collect();
-        let target = logits(DRAFTS.iter().map(|k| k + 1).sum(), seed);
+        let mut target = logits(DRAFTS.iter().map(|k| k + 1).sum(), seed);
         // Drafts come from nearby logits, so that some are kept; the largest lie closest together.
         let distance = if temperature > 0.0 { 0.5 } else { 0.01 };
         let mut draft = vec![0.0; 3 * MOST * VOCAB];
@@ -63,21 +69,36 @@ impl Round {
                 row.iter_mut().zip(target).for_each(|(d, &t)| *d = t + distance * noise.unit() as f32);
             }
         }
+        // Most proposals are probable. The exit block would draft them too, but less often: what it says of them is where
+        // it would be if they had been drafted.
+        let mut proposals = [(); 3].map(|()| Vec::new());
+        for s in 0..3 {
+            for j in sampled[s]..DRAFTS[s] {
+                let token = noise.word() as usize % VOCAB;
+                proposals[s].push(token as TokenId);
+                if noise.unit() > -0.5 {
+                    target[(first_row(s) + j) * VOCAB + token] = 10.0;
+                    draft[(slot(s) * MOST + j) * VOCAB + token] = 9.0;
+                }
+            }
+        }
         let params = samplers.iter().map(Params::new).collect();
-        Self { samplers, params, bias, histories, target, draft }
+        Self { sampled, proposals, samplers, params, bias, histories, target, draft }
     }
 
-    /// What the library drafts and how it judges.
+    /// What the library drafts, and how it judges that and what was proposed.
     fn expected(&self, s: usize) -> (Vec<Drafted>, u32, TokenId) {
         let sampler = &self.samplers[s];
         let mut tokens = self.histories[s].clone();
         let mut drafted = Vec::new();
-        for j in 0..DRAFTS[s] {
+        for j in 0..self.sampled[s] {
             let row = &self.draft[(slot(s) * MOST + j) * VOCAB..][..VOCAB];
             let draft = sampler.draft(History { tokens: &tokens, prompt: PROMPT }, j, row, None);
             tokens.push(draft.token);
             drafted.push(draft);
         }
+        tokens.extend(&self.proposals[s]);
+        drafted.extend(self.proposals[s].iter().map(|&token| Drafted::certain(token)));
         let rows = &self.target[first_row(s) * VOCAB..][..(DRAFTS[s] + 1) * VOCAB];
         let verdict = sampler.accept(History { tokens: &tokens, prompt: PROMPT }, rows, &drafted);
         (drafted, verdict.accepted as u32, verdict.next)
@@ -165,25 +186,30 @@ impl Round {
         };
         let mut draft = outcomes(3 * MOST);
         for j in 0..MOST {
+            // Where a draft is proposed one was made as well, and has to be forgotten.
             let drafting: Vec<_> = (0..3).filter(|&s| j < DRAFTS[s]).collect();
             let at = |&s: &usize| slot(s) * MOST + j;
             let rows: Vec<_> = drafting.iter().map(|s| self.row(*s, j, at(s))).collect();
             let logits: Vec<_> = drafting.iter().flat_map(|s| &self.draft[at(s) * VOCAB..][..VOCAB]).copied().collect();
             self.sample(on, &logits, &rows, &drafts, true, (&mut draft.0, &mut draft.1));
-            drafting.iter().for_each(|s| drafts[*s].push(draft.0[at(s)].token));
+            let of = |s: usize| j.checked_sub(self.sampled[s]).map(|proposed| self.proposals[s][proposed]);
+            drafting.iter().for_each(|s| drafts[*s].push(of(*s).unwrap_or(draft.0[at(s)].token)));
         }
         let judged = (0..3).flat_map(|s| (0..=DRAFTS[s]).map(move |j| (s, j)));
         let rows: Vec<_> = judged.enumerate().map(|(row, (s, j))| self.row(s, j, row)).collect();
         let mut target = outcomes(rows.len());
         self.sample(on, &self.target, &rows, &drafts, false, (&mut target.0, &mut target.1));
 
-        let sequence = |s: usize| VerifiedSequence {
-            slot: slot(s) as u32,
-            first_row: first_row(s) as u32,
-            committed: self.histories[s].len() as u32,
-            drafts: DRAFTS[s] as u32,
+        // A token before those proposed, as in a pass.
+        let mut ids = Vec::new();
+        let mut sequence = |s: usize| {
+            ids.push(VOCAB as TokenId + 1);
+            let (drafts, sampled, proposed) = (DRAFTS[s] as u32, self.sampled[s] as u32, ids.len() as u32);
+            ids.extend(&self.proposals[s]);
+            let (slot, first_row) = (slot(s) as u32, first_row(s) as u32);
+            VerifiedSequence { slot, first_row, committed: self.histories[s].len() as u32, drafts, sampled, proposed }
         };
-        let sequences: Vec<_> = (0..3).map(sequence).collect();
+        let sequences: Vec<_> = (0..3).map(&mut sequence).collect();
         let before = self.counts();
         let mut counts = before.clone();
         let mut verdicts = vec![Verdict { accepted: u32::MAX, next: u32::MAX }; 3];
@@ -194,6 +220,7 @@ impl Round {
             target_weights: from(&target.1),
             draft: from(&draft.0),
             draft_weights: from(&draft.1),
+            ids: from(&ids),
             counts: to(&mut counts),
             verdicts: to(&mut verdicts),
             vocab: VOCAB as i32,
@@ -205,7 +232,7 @@ impl Round {
         for s in 0..3 {
             let (drafted, accepted, next) = self.expected(s);
             assert_eq!(drafts[s], drafted.iter().map(|d| d.token).collect::<Vec<_>>(), "drafts of {s}");
-            for (j, drafted) in drafted.iter().enumerate() {
+            for (j, drafted) in drafted.iter().enumerate().take(self.sampled[s]) {
                 let confidence = draft.0[slot(s) * MOST + j].confidence;
                 assert_close(confidence.into(), drafted.confidence.into(), 2e-5, || format!("confidence {s}, {j}"));
             }
@@ -225,10 +252,10 @@ fn first_row(sequence: usize) -> usize {
     DRAFTS[..sequence].iter().map(|k| k + 1).sum()
 }
 
-fn check_rounds(verify: VerifyMode, temperature: f64) {
+fn check_rounds(verify: VerifyMode, temperature: f64, sampled: [usize; 3]) {
     let mut seen = [0; MOST + 1];
     for seed in 0..6 {
-        let round = Round::new(verify, temperature, seed);
+        let round = Round::new(verify, temperature, seed, sampled);
         let kept: Vec<_> = schedules().iter().map(|on| round.check(on)).collect();
         seen[kept[0] as usize] += 1;
     }
@@ -237,15 +264,30 @@ fn check_rounds(verify: VerifyMode, temperature: f64) {
 
 #[test]
 fn greedy_rounds() {
-    check_rounds(VerifyMode::Rejection, 0.0);
+    check_rounds(VerifyMode::Rejection, 0.0, DRAFTS);
 }
 
 #[test]
 fn rejection_rounds() {
-    check_rounds(VerifyMode::Rejection, 0.8);
+    check_rounds(VerifyMode::Rejection, 0.8, DRAFTS);
 }
 
 #[test]
 fn coupled_rounds() {
-    check_rounds(VerifyMode::Coupled, 0.8);
+    check_rounds(VerifyMode::Coupled, 0.8, DRAFTS);
+}
+
+#[test]
+fn greedy_rounds_with_proposals() {
+    check_rounds(VerifyMode::Rejection, 0.0, FEWER);
+}
+
+#[test]
+fn rejection_rounds_with_proposals() {
+    check_rounds(VerifyMode::Rejection, 0.8, FEWER);
+}
+
+#[test]
+fn coupled_rounds_with_proposals() {
+    check_rounds(VerifyMode::Coupled, 0.8, FEWER);
 }

@@ -129,15 +129,15 @@ impl<D: Driver> CudaBackend<D> {
         self.limits.check_drafts(batch, more)
     }
 
-    /// Refuses what does not fit, and drafts that the device has not made.
+    /// Refuses what does not fit, and drafts that the device has not made, nor were proposed.
     fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
         for sequence in batch {
             let number = sequence.slot;
             let slot = &mut self.slots[number];
-            slot.drafted.truncate(sequence.drafted());
-            if slot.drafted != sequence.tokens[sequence.committed..] {
-                let found = format!("slot {number}: {} drafts", sequence.drafted());
+            slot.drafted.truncate(sequence.sampled());
+            if slot.drafted != sequence.tokens[sequence.committed..][..sequence.sampled()] {
+                let found = format!("slot {number}: {} drafts", sequence.sampled());
                 return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
             }
         }

@@ -20,7 +20,7 @@ impl<D: Driver> CudaBackend<D> {
     /// One draft for each sequence.
     pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         let max_draft = self.limits.max_draft;
-        self.forget_last(batch);
+        self.forget_fresh(batch);
         self.count(batch)?;
         let views = Views::new(Kind::Draft, batch);
         let shape = self.shape(Kind::Draft, batch, &views, batch.len(), 0);

@@ -15,9 +15,11 @@ pub struct Shape {
     pub batch: usize,
     /// Rows that begin with an embedding.
     pub fresh: usize,
+    /// Most of those of a sequence.
+    pub most_fresh: usize,
     /// Rows of the later layers: those, or all of a round.
     pub rows: usize,
-    /// Most rows of a sequence.
+    /// Most of those of a sequence.
     pub most_rows: usize,
     /// Chunks of 256 positions that the longest sequence is thought to have.
     pub chunks: usize,
@@ -102,7 +104,7 @@ pub struct Layout {
     pub start: Part<i32>,
     /// `[batch, max_pages]`.
     pub table: Part<u32>,
-    /// Where the fresh rows' `h_N` is kept.
+    /// Where the fresh rows' `h_N` is kept: a row of its own for each, those of no sequence included.
     pub keep: Part<u32>,
     /// Which kept (or, outside of rounds, fresh) row each later row begins with.
     pub gather: Part<u32>,

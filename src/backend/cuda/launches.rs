@@ -272,6 +272,7 @@ impl<D: Driver> Pass<'_, D> {
             target_weights: work.target_weights,
             draft: work.draft_choices,
             draft_weights: work.draft_weights,
+            ids: self.inbox.of(&self.inbox.layout.ids),
             counts: if self.shape.biases.is_some() { work.counts } else { Address(0) },
             verdicts: work.verdicts,
             vocab: geometry.vocab_size as i32,

@@ -11,10 +11,11 @@ use crate::backend::{BackendError, Chunk, Sequence};
 use crate::kv::{PAGE_TOKENS, PageId};
 
 impl<D: Driver> CudaBackend<D> {
-    /// The last positions of these sequences are about to be computed.
-    pub(super) fn forget_last(&mut self, batch: &[Sequence<'_>]) {
+    /// The last positions of these sequences, those without `h_N`, are about to be computed from the first layer on.
+    pub(super) fn forget_fresh(&mut self, batch: &[Sequence<'_>]) {
         for sequence in batch {
-            self.non_finite.forget(sequence.pages, sequence.tokens.len() - 1..sequence.tokens.len());
+            let end = sequence.tokens.len();
+            self.non_finite.forget(sequence.pages, end - sequence.fresh()..end);
         }
     }
 

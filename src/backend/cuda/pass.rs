@@ -3,7 +3,7 @@
 
 use super::driver::Driver;
 use super::fast::FastPrefill;
-use super::inbox::{Inbox, Kind, Shape};
+use super::inbox::{Inbox, Shape};
 use super::kernels::{Address, DraftLoop, Format, PagedBatch};
 use super::weights::Weights;
 use super::workspace::{Cache, Workspace};
@@ -91,7 +91,7 @@ impl<D: Driver> Pass<'_, D> {
         }
     }
 
-    /// First-N on the last row of each sequence, Last-M on all rows of the round, verdicts.
+    /// First-N on the rows of each sequence that come without `h_N`, Last-M on all rows of the round, verdicts.
     ///
     /// # Safety
     /// As [`draft`](Self::draft).
@@ -113,6 +113,7 @@ impl<D: Driver> Pass<'_, D> {
                     self.gather(self.model.work.kept, weights.layers[exit.after].input_norm)?;
                     exit.after..layers
                 }
+                // Nothing was sampled: the rows are the same.
                 None => 0..layers,
             };
             let all = self.later();
@@ -197,8 +198,8 @@ impl<D: Driver> Pass<'_, D> {
     }
 
     fn fresh(&self) -> Span {
-        let most_rows = if self.shape.kind == Kind::Verify { 1 } else { self.shape.most_rows };
-        Span { rows: self.shape.fresh, most_rows, batch: self.inbox.fresh_batch(&self.shape), fast: None }
+        let (rows, most_rows) = (self.shape.fresh, self.shape.most_fresh);
+        Span { rows, most_rows, batch: self.inbox.fresh_batch(&self.shape), fast: None }
     }
 
     fn later(&self) -> Span {

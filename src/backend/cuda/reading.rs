@@ -83,12 +83,14 @@ impl<D: Driver> CudaBackend<D> {
     fn tell_text(&mut self, piece: &[Chunk<'_>]) -> Result<(Shape, Inbox), BackendError> {
         let rows = piece.iter().map(|chunk| chunk.tokens.len()).sum();
         let longest = piece.iter().map(|chunk| chunk.start + chunk.tokens.len()).max().unwrap_or(1);
+        let most_rows = piece.iter().map(|chunk| chunk.tokens.len()).max().unwrap_or(1);
         let shape = Shape {
             kind: Kind::Read,
             batch: piece.len(),
             fresh: rows,
+            most_fresh: most_rows,
             rows,
-            most_rows: piece.iter().map(|chunk| chunk.tokens.len()).max().unwrap_or(1),
+            most_rows,
             chunks: chunks_of(longest, self.limits.context),
             views: 0,
             biases: None,

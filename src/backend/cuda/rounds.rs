@@ -6,7 +6,7 @@ use super::inbox::{Inbox, Kind, Layout, Shape};
 use super::kernels::{Address, CountTokens, JudgedRow, Params, TokenBias, Verdict, VerifiedSequence, sampling_kernel};
 use super::pass::Pass;
 use super::views::Views;
-use super::workspace::{chunks_of, padded_rows};
+use super::workspace::{chunks_of, padded_fresh, padded_rows};
 use crate::TokenId;
 use crate::backend::{BackendError, Sequence};
 use crate::kv::PageId;
@@ -16,7 +16,7 @@ use std::iter;
 impl<D: Driver> CudaBackend<D> {
     /// The rest of a round for all sequences.
     pub(super) fn verify_all(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<sample::Verdict>, BackendError> {
-        self.forget_last(batch);
+        self.forget_fresh(batch);
         self.count(batch)?;
         let rows = batch.iter().map(|sequence| sequence.drafted() + 1).sum();
         let views = Views::new(Kind::Verify, batch);
@@ -37,8 +37,9 @@ impl<D: Driver> CudaBackend<D> {
             (first..=first + sequence.drafted()).map(|row| row as u32).collect::<Vec<_>>()
         };
         let gather: Vec<u32> = batch.iter().flat_map(kept).collect();
+        let firsts = first_rows.iter().zip(first_fresh(batch));
         let verified: Vec<_> =
-            batch.iter().zip(&first_rows).map(|(sequence, &first)| verified(sequence, first)).collect();
+            batch.iter().zip(firsts).map(|(sequence, (&first, fresh))| verified(sequence, first, fresh)).collect();
         let inbox = self.tell(&shape, batch, &views, |layout, inbox| {
             layout.gather.put(inbox, gather);
             layout.judged.put(inbox, judged);
@@ -71,18 +72,19 @@ impl<D: Driver> CudaBackend<D> {
     ) -> Shape {
         let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1) + further;
         let most_drafts = batch.iter().map(Sequence::drafted).max().unwrap_or(0);
+        let most_proposed = batch.iter().map(|sequence| sequence.proposed).max().unwrap_or(0);
+        // Few different numbers here too; query tiles too many have no rows.
+        let most_rows = |drafts: usize| (drafts + 1).next_power_of_two().min(self.rows.round);
+        let proposed: usize = batch.iter().map(|sequence| sequence.proposed).sum();
+        let fresh = batch.len() + proposed;
         let others = views.count() - batch.len();
         Shape {
             kind,
             batch: batch.len(),
-            fresh: batch.len(),
+            fresh: if proposed > 0 { padded_fresh(fresh) } else { fresh },
+            most_fresh: most_rows(most_proposed),
             rows,
-            // Few different numbers here too; query tiles too many have no rows.
-            most_rows: if kind != Kind::Verify {
-                1
-            } else {
-                (most_drafts + 1).next_power_of_two().min(self.rows.round)
-            },
+            most_rows: if kind == Kind::Verify { most_rows(most_drafts) } else { 1 },
             chunks: chunks_of(longest, self.limits.context),
             views: batch.len() + if others > 0 { others.next_power_of_two() } else { 0 },
             biases: views.adjusted().map(usize::next_power_of_two),
@@ -100,16 +102,22 @@ impl<D: Driver> CudaBackend<D> {
         let inbox = self.host.inbox(&self.driver, shape, self.limits.max_draft, &mut self.graphs)?;
         let (layout, room) = (&inbox.layout, self.host.inbox.contents_mut());
         let ends = |rows: Vec<usize>| rows.into_iter().map(|row| row as i32);
-        layout.ids.put(room, batch.iter().map(|sequence| sequence.tokens[sequence.tokens.len() - 1]));
-        layout.fresh_begin.put(room, 0..=batch.len() as i32);
-        layout.fresh_start.put(room, batch.iter().map(|sequence| sequence.tokens.len() as i32 - 1));
+        let fresh_start = |sequence: &Sequence<'_>| sequence.tokens.len() - sequence.fresh();
+        layout.ids.put(room, batch.iter().flat_map(|sequence| &sequence.tokens[fresh_start(sequence)..]).copied());
+        layout.fresh_begin.put(room, ends(first_fresh(batch)));
+        layout.fresh_start.put(room, batch.iter().map(|sequence| fresh_start(sequence) as i32));
         if shape.kind == Kind::Verify {
             layout.begin.put(room, ends(first_rows(batch.iter().map(|sequence| sequence.drafted() + 1))));
             layout.start.put(room, batch.iter().map(|sequence| sequence.committed as i32 - 1));
         }
         layout.table.put(room, batch.iter().flat_map(|sequence| row_of_table(sequence.pages, shape)));
-        let kept = |sequence: &Sequence<'_>| (sequence.slot * self.rows.round + sequence.drafted()) as u32;
-        layout.keep.put(room, batch.iter().map(kept));
+        let kept = |sequence: &Sequence<'_>| {
+            let first = sequence.slot * self.rows.round + sequence.sampled();
+            first..first + sequence.fresh()
+        };
+        // Rows of no sequence go behind all rounds.
+        let kept = batch.iter().flat_map(kept).chain(self.limits.slots * self.rows.round..);
+        layout.keep.put(room, kept.take(shape.fresh).map(|row| row as u32));
         layout.params.put(room, views.params().chain([idle_params()]));
         if shape.biases.is_some() {
             let bias = |&(token, bias): &(TokenId, f32)| TokenBias { token, bias };
@@ -227,6 +235,11 @@ pub(super) fn first_rows(rows: impl Iterator<Item = usize>) -> Vec<usize> {
     iter::once(0).chain(ends).collect()
 }
 
+/// The first of each sequence's rows that come without `h_N`, and the end of all.
+fn first_fresh(batch: &[Sequence<'_>]) -> Vec<usize> {
+    first_rows(batch.iter().map(Sequence::fresh))
+}
+
 /// One sequence's row of the block table.
 pub(super) fn row_of_table<'a>(pages: &'a [PageId], shape: &Shape) -> impl Iterator<Item = u32> + use<'a> {
     pages.iter().map(|page| page.0).chain(iter::repeat(0)).take(shape.max_pages())
@@ -243,12 +256,15 @@ pub(super) fn judged(view: usize, sequence: &Sequence<'_>, drafted: usize, desti
     }
 }
 
-fn verified(sequence: &Sequence<'_>, first_row: usize) -> VerifiedSequence {
+fn verified(sequence: &Sequence<'_>, first_row: usize, first_fresh: usize) -> VerifiedSequence {
     VerifiedSequence {
         slot: sequence.slot as u32,
         first_row: first_row as u32,
         committed: sequence.committed as u32,
         drafts: sequence.drafted() as u32,
+        sampled: sequence.sampled() as u32,
+        // Before them comes the last sampled draft, or the pending token.
+        proposed: first_fresh as u32 + 1,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::sample::Verdict;
 /// One slot's round, and which tokens the device has counted for it.
 #[derive(Default)]
 pub struct Slot {
-    /// What the device drafted in this round; it keeps their distributions.
+    /// What the device drafted in this round; it keeps their distributions. Proposed tokens are told to each pass anew.
     pub drafted: Vec<TokenId>,
     /// Rows of the last verification's logits: the first, and how many.
     pub logits: Option<(usize, usize)>,

@@ -27,6 +27,8 @@ pub struct Rows {
     pub verified: usize,
     /// Drafts and the token before them, per slot.
     pub round: usize,
+    /// Whose `h_N` is kept: the rounds of all slots, and behind them what rows of no sequence leave.
+    pub kept: usize,
 }
 
 impl Rows {
@@ -35,7 +37,7 @@ impl Rows {
         let round = limits.max_draft + 1;
         let verified = padded_rows(limits.slots * round);
         let logits = verified.max(LEAST_LOGIT_ROWS);
-        Self { any: prefill.max(logits), logits, verified, round }
+        Self { any: prefill.max(logits), logits, verified, round, kept: limits.slots * round + MOST_IDLE }
     }
 }
 
@@ -44,6 +46,15 @@ impl Rows {
 pub fn padded_rows(rows: usize) -> usize {
     if rows <= 16 { rows } else { rows.next_multiple_of(16) }
 }
+
+/// The same of rows that come without `h_N`, where some of them were proposed. Few of them in steps too: each may go with
+/// any number of rows in all.
+pub fn padded_fresh(rows: usize) -> usize {
+    if rows <= 16 { rows.next_power_of_two() } else { rows.next_multiple_of(16) }
+}
+
+/// Most rows too many of a pass.
+const MOST_IDLE: usize = 15;
 
 /// Chunks of 256 positions that attention is launched for when the longest sequence has `len` tokens: few
 /// different numbers, so that there are few different graphs. A chunk too many does nothing.
@@ -70,7 +81,7 @@ pub struct Workspace {
     pub partial: Address,
     /// Of split attention.
     pub arrived: Address,
-    /// `h_N` of each slot's round, `[slots · round, hidden]` f32.
+    /// `h_N` of each slot's round, then of rows of no sequence, `[kept rows, hidden]` f32.
     pub kept: Address,
     /// `[logit rows, vocab]` f32, of the last pass that made some.
     pub logits: Address,
@@ -132,7 +143,7 @@ impl Workspace {
             gated: arena.take(rows.any * operand_stride(mlp) * ELEMENT),
             partial: arena.take(Attention::partial_bytes(limits.slots, kv_heads, tiles, chunks, head_dim)),
             arrived: arena.array::<u32>(limits.slots * kv_heads * tiles),
-            kept: arena.array::<f32>(limits.slots * rows.round * hidden),
+            kept: arena.array::<f32>(rows.kept * hidden),
             logits: arena.array::<f32>(rows.logits * vocab),
             partials: arena.array::<HeadPartial>(rows.logits * head_tiles),
             adjusted: arena.array::<f32>(rows.verified * vocab),

@@ -178,6 +178,10 @@ arguments! {
         committed: u32,
         /// Drafts, at most `most_drafts`.
         drafts: u32,
+        /// How many of them, the first ones, were drawn from the draft's distributions; the others were proposed.
+        sampled: u32,
+        /// Where the proposed ones begin among `ids`.
+        proposed: u32,
     }
 }
 
@@ -206,6 +210,8 @@ arguments! {
         draft: Address,
         /// `[slots, most_drafts, vocab]` u64.
         draft_weights: Address,
+        /// u32: proposed tokens, where [`VerifiedSequence::proposed`] says.
+        ids: Address,
         /// `[slots, vocab]` u32, or null.
         counts: Address,
         /// `[sequences]` of [`Verdict`].
