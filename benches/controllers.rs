@@ -3,7 +3,7 @@
 //! Prints one Markdown table per cost ratio: each controller's speed over that of the fixed length
 //! that would have been best in hindsight, mean and standard deviation over seeds. `--plot FILE`
 //! draws it as SVG. `--batches` instead prints that of `goodput-ts` in rounds of several sequences, and `--requests` those of
-//! many short requests while acceptance and costs change.
+//! many short requests while acceptance and costs change, and `--sources` those of an exit block beside lookups.
 
 #[path = "simulator/batch_table.rs"]
 mod batch_table;
@@ -12,6 +12,8 @@ mod picture;
 #[path = "simulator/request_table.rs"]
 mod request_table;
 mod simulator;
+#[path = "simulator/source_table.rs"]
+mod source_table;
 #[path = "simulator/table.rs"]
 mod table;
 
@@ -74,6 +76,9 @@ struct Args {
     /// Many short requests instead, while acceptance and costs change; of `--stream` only changes whose name contains it.
     #[arg(long, conflicts_with = "batches")]
     requests: bool,
+    /// An exit block beside lookups instead.
+    #[arg(long, conflicts_with_all = ["batches", "requests"])]
+    sources: bool,
     /// With `--batches`: plain rounds that a batch's texts are long enough for.
     #[arg(long, default_value_t = 3000)]
     rounds: usize,
@@ -104,6 +109,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if args.batches {
         println!("{}", batch_table::markdown(args.rounds, !args.unprofiled, &seeds, &args.stream));
         println!("{}", batch_table::decision_times(args.rounds, args.first_seed));
+        return Ok(());
+    }
+    if args.sources {
+        costs.iter().for_each(|&costs| println!("{}", source_table::markdown(costs, &seeds)));
         return Ok(());
     }
     if args.requests {

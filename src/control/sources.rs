@@ -160,7 +160,7 @@ impl SourceTs {
         let size = self.sizes.entry(size(batch)).or_default();
         if size.ledger.in_debt() {
             size.in_debt += 1;
-            if size.in_debt % TRIED_IN_DEBT != 0 {
+            if !size.in_debt.is_multiple_of(TRIED_IN_DEBT) {
                 return choices;
             }
         }
