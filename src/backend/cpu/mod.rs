@@ -157,15 +157,16 @@ impl CpuBackend {
         let mut pool = Pool::new(workers).map_err(|error| BackendError::Device(format!("threads: {error}")))?;
         let pages = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let limits = Limits { pages, slots, max_draft, context };
+        let weights = Weights::new(geometry, weights, exit, options.activations == Activations::Eight, &mut pool)?;
         Ok(Box::new(Self {
             cache: Cache::new(geometry, options.kv, pages)?,
-            work: Workspace::new(geometry, simd, &limits, workers)?,
+            work: Workspace::new(geometry, simd, &limits, workers, weights.packed.orders)?,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,
             model: Model {
                 simd,
                 geometry: geometry.clone(),
-                weights: Weights::new(geometry, weights, exit, options.activations == Activations::Eight, &mut pool)?,
+                weights,
                 rope: RopeTable::new(&geometry.rope, geometry.head_dim, context)?,
             },
             pool,

@@ -19,8 +19,8 @@ use std::ops::Range;
 pub enum Form {
     /// Plain numbers.
     Floats(Dtype),
-    /// Codes and scales.
-    Codes(Layout),
+    /// Codes and scales, and which of the matrix's [orders](Panels::orders) the inputs are in.
+    Codes(Layout, usize),
 }
 
 impl Form {
@@ -28,7 +28,7 @@ impl Form {
     fn panel_bytes(&self, inputs: usize) -> usize {
         match self {
             Self::Floats(dtype) => inputs * LANES * dtype.size(),
-            Self::Codes(layout) => layout.panel_bytes(),
+            Self::Codes(layout, _) => layout.panel_bytes(),
         }
     }
 }
@@ -40,6 +40,9 @@ pub struct Panels {
     pub count: usize,
     /// Inputs.
     pub inputs: usize,
+    /// The orders in which codes take the inputs in 8 bits: the input at each place, or `None`, as they are. There is none
+    /// where the matrix is plain numbers, and one but for matrices that are packed together and have different orders.
+    pub orders: Vec<Option<Vec<u32>>>,
     runs: Vec<Run>,
 }
 
@@ -63,15 +66,28 @@ impl Panels {
         self.runs.iter().filter_map(part)
     }
 
-    /// Whether some of the panels of a range are multiplied by inputs in 8 bits.
-    pub fn take_codes(&self, range: Range<usize>) -> bool {
-        self.parts(range).any(|(form, ..)| matches!(form, Form::Codes(_)))
+    /// The order of inputs of a form of this matrix, unless it is their own.
+    fn order(&self, form: Form) -> Option<&[u32]> {
+        match form {
+            Form::Codes(_, order) => self.orders[order].as_deref(),
+            Form::Floats(_) => None,
+        }
+    }
+
+    /// Which of the orders is this one, which is a new one if need be.
+    fn order_at(&mut self, order: Option<&[u32]>) -> usize {
+        self.orders.iter().position(|known| known.as_deref() == order).unwrap_or_else(|| {
+            self.orders.push(order.map(<[u32]>::to_vec));
+            self.orders.len() - 1
+        })
     }
 }
 
 /// All packed matrices of a model.
 pub struct Packed {
     bytes: Memory<u8>,
+    /// Most [orders](Panels::orders) of a matrix.
+    pub orders: usize,
 }
 
 impl Packed {
@@ -87,15 +103,21 @@ impl Packed {
         for (form, _, start) in matrix.parts(panel..panel + 1) {
             // SAFETY: packed memory is never written once it is made.
             let panel = unsafe { self.bytes.slice(start, form.panel_bytes(matrix.inputs)) };
-            for (input, out) in inputs.clone().zip(out.iter_mut()) {
-                *out = match form {
-                    Form::Codes(layout) => codes::element(&layout, panel, input, column % LANES),
-                    Form::Floats(dtype) => {
-                        let (at, mut number) = (place(dtype, matrix.inputs, input, column % LANES), [0.0]);
-                        dtype.widen(&panel[at * dtype.size()..][..dtype.size()], &mut number);
-                        number[0]
-                    }
-                };
+            let element = |at: usize| match form {
+                Form::Codes(layout, _) => codes::element(&layout, panel, at, column % LANES),
+                Form::Floats(dtype) => {
+                    let (at, mut number) = (place(dtype, matrix.inputs, at, column % LANES), [0.0]);
+                    dtype.widen(&panel[at * dtype.size()..][..dtype.size()], &mut number);
+                    number[0]
+                }
+            };
+            match matrix.order(form) {
+                None => inputs.clone().zip(out.iter_mut()).for_each(|(input, out)| *out = element(input)),
+                Some(order) => {
+                    let wanted = |&(_, &input): &(usize, &u32)| inputs.contains(&(input as usize));
+                    let places = order.iter().enumerate().filter(wanted);
+                    places.for_each(|(at, &input)| out[input as usize - inputs.start] = element(at));
+                }
             }
         }
     }
@@ -107,6 +129,8 @@ pub struct Packer<'a> {
     codes: bool,
     jobs: Vec<PanelJob<'a>>,
     bytes: usize,
+    /// Most orders of inputs of a matrix.
+    orders: usize,
 }
 
 /// One panel to fill: up to 16 rows of a stored matrix.
@@ -121,7 +145,7 @@ struct PanelJob<'a> {
 impl<'a> Packer<'a> {
     /// Nothing yet; `codes`: quantised weights are kept as such, else they are dequantised to f32.
     pub fn new(codes: bool) -> Self {
-        Self { codes, jobs: Vec::new(), bytes: 0 }
+        Self { codes, jobs: Vec::new(), bytes: 0, orders: 0 }
     }
 
     /// Plans a matrix.
@@ -148,10 +172,10 @@ impl<'a> Packer<'a> {
 
     fn plan(&mut self, panels: Vec<(Matrix<'a>, usize, usize)>) -> Panels {
         let inputs = panels[0].0.cols;
-        let mut planned = Panels { count: panels.len(), inputs, runs: Vec::new() };
+        let mut planned = Panels { count: panels.len(), inputs, orders: Vec::new(), runs: Vec::new() };
         for (index, (source, row, rows)) in panels.into_iter().enumerate() {
             let form = match (source.format, Layout::of(source.format, inputs).filter(|_| self.codes)) {
-                (_, Some(layout)) => Form::Codes(layout),
+                (_, Some(layout)) => Form::Codes(layout, planned.order_at(source.columns)),
                 (Format::Float(dtype), None) => Form::Floats(dtype),
                 (_, None) => Form::Floats(Dtype::F32),
             };
@@ -166,6 +190,7 @@ impl<'a> Packer<'a> {
             self.bytes += form.panel_bytes(inputs);
         }
         self.bytes = self.bytes.next_multiple_of(4096);
+        self.orders = self.orders.max(planned.orders.len());
         planned
     }
 
@@ -183,7 +208,7 @@ impl<'a> Packer<'a> {
                 job.fill(panel);
             }
         });
-        Ok(Packed { bytes })
+        Ok(Packed { bytes, orders: self.orders })
     }
 }
 
@@ -198,16 +223,16 @@ fn panels_of<'a>(
 impl PanelJob<'_> {
     fn fill(&self, panel: &mut [u8]) {
         for lane in 0..self.rows {
-            let row = self.source.row(self.row + lane);
+            let row = self.row + lane;
             match self.form {
-                Form::Codes(layout) => codes::fill(&layout, &self.source, self.row + lane, panel, lane),
+                Form::Codes(layout, _) => codes::fill(&layout, &self.source, row, panel, lane),
                 Form::Floats(dtype) if self.source.format == dtype.into() => match dtype.size() {
-                    2 => scatter::<2>(dtype, row, panel, lane),
-                    _ => scatter::<4>(dtype, row, panel, lane),
+                    2 => scatter::<2>(dtype, self.source.row(row), panel, lane),
+                    _ => scatter::<4>(dtype, self.source.row(row), panel, lane),
                 },
                 Form::Floats(dtype) => {
                     let mut numbers = vec![0.0f32; self.source.cols];
-                    self.source.format.dequantise(row, &mut numbers);
+                    self.source.dequantise_row(row, &mut numbers);
                     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
                     scatter::<4>(dtype, &bytes, panel, lane);
                 }

@@ -50,7 +50,7 @@ pub struct Rows<P> {
 pub struct Inputs {
     /// As they are, for plain numbers.
     pub floats: Rows<*const f32>,
-    /// In 8 bits, for quantised weights.
+    /// In 8 bits, for quantised weights: all rows in the first of the matrix's [orders](Panels::orders), then in the next.
     pub codes: Option<CodeRows>,
 }
 
@@ -83,8 +83,8 @@ pub unsafe fn gemm(
             Form::Floats(Dtype::F32) => with!(f32),
             Form::Floats(Dtype::F16) => with!(f16),
             Form::Floats(Dtype::BF16) => with!(bf16),
-            Form::Codes(layout) => {
-                let codes = x.codes.expect("quantised weights are multiplied by quantised inputs");
+            Form::Codes(layout, order) => {
+                let codes = x.codes.expect("quantised weights are multiplied by quantised inputs").from(order * rows);
                 // SAFETY: the caller's promise.
                 unsafe { codes::multiply(simd, &layout, (rows, codes), (panels, weights), out, scratch) };
             }
