@@ -75,7 +75,7 @@ impl Default for CpuOptions {
     }
 }
 
-/// What quantised weights are multiplied by. Plain numbers are multiplied in f32 always.
+/// What weights in integer codes are multiplied by. Numbers, those of 8 bits too, are multiplied in f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
     /// Activations in 8 bits, with a scale for each 32 of them: the weights stay as they are in the file.

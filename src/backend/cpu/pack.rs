@@ -2,16 +2,16 @@
 //!
 //! A packed matrix is a run of *panels* of 16 output columns. Of plain numbers a panel is `[k][16]`, in the number format
 //! of the file: one load gives one input's weights of 16 outputs. Of bfloat16 numbers two inputs lie together,
-//! `[k / 2][16][2]` (see [`Element`](super::lanes::Element)). Quantised weights keep their codes: see [`codes`](super::codes).
+//! `[k / 2][16][2]` (see [`Element`]), and so of E4M3 numbers, in groups with 16 scales in f32 before each. Quantised weights keep their codes: see [`codes`](super::codes).
 //! Matrices that share an input (q, k and v; gate and up) are packed into one, each in its own form. Outputs that fill no
 //! panel are padded with zeros.
 
 use super::super::BackendError;
 use super::codes::{self, Layout};
-use super::lanes::LANES;
+use super::lanes::{E4m3, Element, LANES};
 use super::memory::Memory;
 use super::pool::Pool;
-use crate::model::{Dtype, Format, Matrix};
+use crate::model::{Dtype, Format, Fp8, Matrix, e4m3, floats};
 use std::ops::Range;
 
 /// How a panel lies in memory.
@@ -19,15 +19,18 @@ use std::ops::Range;
 pub enum Form {
     /// Plain numbers.
     Floats(Dtype),
+    /// E4M3 numbers with scales for each so many inputs.
+    Eights(usize),
     /// Codes and scales, and which of the matrix's [orders](Panels::orders) the inputs are in.
     Codes(Layout, usize),
 }
 
 impl Form {
     /// Bytes of a panel of so many inputs.
-    fn panel_bytes(&self, inputs: usize) -> usize {
+    pub fn panel_bytes(&self, inputs: usize) -> usize {
         match self {
             Self::Floats(dtype) => inputs * LANES * dtype.size(),
+            Self::Eights(size) => inputs.div_ceil(*size) * E4m3::SCALES + inputs * LANES,
             Self::Codes(layout, _) => layout.panel_bytes(),
         }
     }
@@ -70,7 +73,7 @@ impl Panels {
     fn order(&self, form: Form) -> Option<&[u32]> {
         match form {
             Form::Codes(_, order) => self.orders[order].as_deref(),
-            Form::Floats(_) => None,
+            Form::Floats(_) | Form::Eights(_) => None,
         }
     }
 
@@ -106,9 +109,16 @@ impl Packed {
             let element = |at: usize| match form {
                 Form::Codes(layout, _) => codes::element(&layout, panel, at, column % LANES),
                 Form::Floats(dtype) => {
-                    let (at, mut number) = (place(dtype, matrix.inputs, at, column % LANES), [0.0]);
+                    let at = place(dtype == Dtype::BF16, matrix.inputs, at, column % LANES);
+                    let mut number = [0.0];
                     dtype.widen(&panel[at * dtype.size()..][..dtype.size()], &mut number);
                     number[0]
+                }
+                Form::Eights(size) => {
+                    let (scales, weights) = panel[group_at(size, at / size)..].split_at(E4m3::SCALES);
+                    let len = size.min(matrix.inputs - at / size * size);
+                    let scale = scales.as_chunks::<4>().0[column % LANES];
+                    e4m3(weights[place(true, len, at % size, column % LANES)]) * f32::from_le_bytes(scale)
                 }
             };
             match matrix.order(form) {
@@ -125,7 +135,7 @@ impl Packed {
 
 /// Collects what is to be packed, so that it can be done in parallel into one piece of memory.
 pub struct Packer<'a> {
-    /// Whether quantised weights are kept as such; else they are dequantised.
+    /// Whether integer codes are kept as such; else they are dequantised.
     codes: bool,
     jobs: Vec<PanelJob<'a>>,
     bytes: usize,
@@ -143,7 +153,7 @@ struct PanelJob<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// Nothing yet; `codes`: quantised weights are kept as such, else they are dequantised to f32.
+    /// Nothing yet; `codes`: integer codes are kept as such, else they are dequantised to f32.
     pub fn new(codes: bool) -> Self {
         Self { codes, jobs: Vec::new(), bytes: 0, orders: 0 }
     }
@@ -177,6 +187,7 @@ impl<'a> Packer<'a> {
             let form = match (source.format, Layout::of(source.format, inputs).filter(|_| self.codes)) {
                 (_, Some(layout)) => Form::Codes(layout, planned.order_at(source.columns)),
                 (Format::Float(dtype), None) => Form::Floats(dtype),
+                (Format::Fp8(Fp8 { size }), None) => Form::Eights(size.min(inputs)),
                 (_, None) => Form::Floats(Dtype::F32),
             };
             match planned.runs.last_mut() {
@@ -226,6 +237,7 @@ impl PanelJob<'_> {
             let row = self.row + lane;
             match self.form {
                 Form::Codes(layout, _) => codes::fill(&layout, &self.source, row, panel, lane),
+                Form::Eights(size) => scatter_eights(size, self.source.row(row), self.source.cols, panel, lane),
                 Form::Floats(dtype) if self.source.format == dtype.into() => match dtype.size() {
                     2 => scatter::<2>(dtype, self.source.row(row), panel, lane),
                     _ => scatter::<4>(dtype, self.source.row(row), panel, lane),
@@ -245,12 +257,30 @@ impl PanelJob<'_> {
 fn scatter<const SIZE: usize>(dtype: Dtype, row: &[u8], panel: &mut [u8], lane: usize) {
     let (row, panel) = (row.as_chunks::<SIZE>().0, panel.as_chunks_mut::<SIZE>().0);
     for (input, element) in row.iter().enumerate() {
-        panel[place(dtype, row.len(), input, lane)] = *element;
+        panel[place(dtype == Dtype::BF16, row.len(), input, lane)] = *element;
     }
 }
 
-/// Where an input's weight of one lane lies in a panel of `inputs` inputs.
-fn place(dtype: Dtype, inputs: usize, input: usize, lane: usize) -> usize {
-    let paired = dtype == Dtype::BF16 && input | 1 < inputs;
+/// The same of a row of E4M3 numbers. The scale of a group with something in it that is no number is none: kernels take
+/// its codes for numbers.
+fn scatter_eights(size: usize, row: &[u8], cols: usize, panel: &mut [u8], lane: usize) {
+    const NO_NUMBER: u8 = 0x7f;
+    let (scales, codes) = row.split_at(row.len() - cols);
+    for (index, (codes, scale)) in codes.chunks(size).zip(floats(scales)).enumerate() {
+        let (scales, weights) = panel[group_at(size, index)..].split_at_mut(E4m3::SCALES);
+        let broken = codes.iter().any(|code| code & 0x7f == NO_NUMBER);
+        scales.as_chunks_mut::<4>().0[lane] = if broken { f32::NAN } else { scale }.to_le_bytes();
+        codes.iter().enumerate().for_each(|(input, &code)| weights[place(true, codes.len(), input, lane)] = code);
+    }
+}
+
+/// Where a group starts in a panel of E4M3 numbers.
+fn group_at(size: usize, index: usize) -> usize {
+    index * (E4m3::SCALES + size * LANES)
+}
+
+/// Where an input's weight of one lane lies in a panel of `inputs` inputs, those of two inputs together or not.
+fn place(paired: bool, inputs: usize, input: usize, lane: usize) -> usize {
+    let paired = paired && input | 1 < inputs;
     if paired { (input & !1) * LANES + 2 * lane + (input & 1) } else { input * LANES + lane }
 }
