@@ -12,9 +12,10 @@ use eesd::model::{Dtype, Format, LayerWeights, Matrix, ModelWeights};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-/// What quantised weights are multiplied by, and the largest difference allowed in logits. Also: a reference's two best
-/// logits closer than this are a tie.
-const PRODUCTS: [(Activations, f32); 2] = [(Activations::Full, 2e-3), (Activations::Eight, 0.25)];
+/// What quantised weights are multiplied by, and the largest difference allowed in logits (those of the references have a
+/// standard deviation of 3, and a column out of place moves them by as much). Also: a reference's two best logits closer
+/// than this are a tie.
+const PRODUCTS: [(Activations, f32); 2] = [(Activations::Full, 2e-3), (Activations::Eight, 0.8)];
 /// Tokens that the greedy reference starts from.
 const PROMPT: usize = 32;
 /// Of the checksums of rows.
