@@ -2,7 +2,8 @@
 //!
 //! A packed matrix is a run of *panels* of 16 output columns. Of plain numbers a panel is `[k][16]`, in the number format
 //! of the file: one load gives one input's weights of 16 outputs. Of bfloat16 numbers two inputs lie together,
-//! `[k / 2][16][2]` (see [`Element`]), and so of E4M3 numbers, in groups with 16 scales in f32 before each. Quantised weights keep their codes: see [`codes`](super::codes).
+//! `[k / 2][16][2]` (see [`Element`]), and so of E4M3 numbers, in groups with 16 scales in f32 before each. Integer codes
+//! stay codes: see [`codes`](super::codes).
 //! Matrices that share an input (q, k and v; gate and up) are packed into one, each in its own form. Outputs that fill no
 //! panel are padded with zeros.
 
