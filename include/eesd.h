@@ -338,6 +338,11 @@ typedef struct eesd_model_params {
    * An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
    */
   const char *exit_file;
+  /**
+   * As after eesd-run's --quantize: "q8" or "q4" puts the matrices of a 16- or 32-bit model into blocks of 8 or 4 bits as it
+   * is opened, which takes memory of their size. NULL: they stay as they are stored.
+   */
+  const char *quantize;
 } eesd_model_params;
 
 /**
@@ -397,9 +402,13 @@ typedef struct eesd_model_info {
    */
   uint64_t parameters;
   /**
-   * Bytes of the weights as stored.
+   * Bytes of the weights as stored, or as quantised.
    */
   uint64_t bytes;
+  /**
+   * "q8" or "q4", as eesd_model_params asked; "": as stored.
+   */
+  char quantized[16];
   /**
    * N of the exit block, the layers before it; 0: there is none, decoding is plain.
    */
@@ -480,6 +489,11 @@ typedef struct eesd_session_params {
    */
   size_t cache_tokens;
   /**
+   * How the KV cache is kept: "f32", or "q8", in 8 bits, for less than a third of the memory and answers that differ a
+   * little; on the processor only. NULL is "f32".
+   */
+  const char *kv;
+  /**
    * As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
    * exit block, else "off".
    */
@@ -531,6 +545,10 @@ typedef struct eesd_session_info {
    * Tokens that the KV cache holds.
    */
   size_t cache_tokens;
+  /**
+   * How it is kept: "f32" or "q8", and "" on a GPU, which keeps it as the weights are.
+   */
+  char kv[16];
   /**
    * Most drafts in one round.
    */
@@ -1117,7 +1135,7 @@ eesd_status eesd_cuda_device_count(size_t *count);
 eesd_status eesd_device_get_info(const char *device, struct eesd_device_info *info);
 
 /**
- * Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT.
+ * Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT, weights as stored.
  *
  * struct_size: sizeof(eesd_model_params).
  *

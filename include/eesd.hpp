@@ -106,13 +106,15 @@ struct Exit {
 /// An opened model.
 class Model {
 public:
-    /// The model inside the library, or the one in a folder.
-    explicit Model(const std::optional<std::string> &folder = std::nullopt, const Exit &exit = {}) {
+    /// The model inside the library, or the one in a folder; `quantize`: "q8" or "q4", or as it is stored.
+    explicit Model(const std::optional<std::string> &folder = std::nullopt, const Exit &exit = {},
+                   const std::optional<std::string> &quantize = std::nullopt) {
         eesd_model_params params;
         check(eesd_model_params_default(&params, sizeof params));
         params.folder = folder ? folder->c_str() : nullptr;
         params.exit_layer = exit.layer;
         params.exit_file = exit.file ? exit.file->c_str() : nullptr;
+        params.quantize = quantize ? quantize->c_str() : nullptr;
         check(eesd_model_load(&params, handle_.out()));
     }
 
@@ -164,12 +166,15 @@ private:
     detail::Handle<eesd_model, eesd_model_free> handle_;
 };
 
-/// How a session runs: the fields of `plain` as eesd.h has them. Its texts do not count: device and controller are set here.
+/// How a session runs: the fields of `plain` as eesd.h has them. Its texts do not count: device, cache and controller are
+/// set here.
 struct SessionParams {
     SessionParams() { check(eesd_session_params_default(&plain, sizeof plain)); }
 
     eesd_session_params plain;
     std::string device = "auto";
+    /// How the KV cache is kept: "f32" or "q8".
+    std::string kv = "f32";
     /// Empty: the default.
     std::string controller;
 };
@@ -276,6 +281,7 @@ public:
     explicit Session(const Model &model, const SessionParams &params = {}) {
         eesd_session_params plain = params.plain;
         plain.device = params.device.c_str();
+        plain.kv = params.kv.c_str();
         plain.controller = params.controller.empty() ? nullptr : params.controller.c_str();
         check(eesd_session_create(model.get(), &plain, handle_.out()));
     }

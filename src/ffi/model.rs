@@ -9,7 +9,9 @@ use super::log::{LogLevel, log};
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
 use crate::load::{BUNDLED_EXIT, Chat, Checkpoint, ExitBlock, Message, Tokenizer};
+use crate::model::{ModelWeights, Quantised, Scheme};
 use std::ffi::c_char;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +19,19 @@ use std::sync::Arc;
 pub struct Model {
     pub(super) checkpoint: Checkpoint,
     pub(super) exit: Option<ExitBlock>,
+    /// The matrices in the place of the checkpoint's own.
+    quantised: Option<Quantised>,
+}
+
+impl Model {
+    /// The weights as sessions use them.
+    pub(super) fn weights(&self) -> ModelWeights<'_> {
+        let own = self.checkpoint.weights();
+        match &self.quantised {
+            Some(quantised) => quantised.weights(&own),
+            None => own,
+        }
+    }
 }
 
 impl Handled for Model {
@@ -52,6 +67,9 @@ pub struct ModelParams {
     pub exit_layer: i32,
     /// An exit block by its file, in UTF-8, with exit_layer EESD_EXIT_DEFAULT; else NULL.
     pub exit_file: *const c_char,
+    /// As after eesd-run's --quantize: "q8" or "q4" puts the matrices of a 16- or 32-bit model into blocks of 8 or 4 bits as it
+    /// is opened, which takes memory of their size. NULL: they stay as they are stored.
+    pub quantize: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first.
@@ -91,8 +109,10 @@ pub struct ModelInfo {
     pub head_dim: usize,
     /// Parameters; a tied head counts once.
     pub parameters: u64,
-    /// Bytes of the weights as stored.
+    /// Bytes of the weights as stored, or as quantised.
     pub bytes: u64,
+    /// "q8" or "q4", as eesd_model_params asked; "": as stored.
+    pub quantized: [c_char; 16],
     /// N of the exit block, the layers before it; 0: there is none, decoding is plain.
     pub exit_layer: usize,
     /// Parameters of the exit block.
@@ -125,7 +145,7 @@ const MOST_MESSAGES: usize = 1 << 20;
 /// Most tokens that are turned into text at a time.
 const MOST_TOKENS: usize = 1 << 28;
 
-/// Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT.
+/// Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT, weights as stored.
 ///
 /// struct_size: sizeof(eesd_model_params).
 ///
@@ -143,6 +163,7 @@ pub unsafe extern "C" fn eesd_model_params_default(params: *mut ModelParams, str
             folder: null,
             exit_layer: EESD_EXIT_DEFAULT,
             exit_file: null,
+            quantize: null,
         });
         Ok(())
     })
@@ -164,6 +185,8 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
         let folder = unsafe { optional_string(params.folder, "folder") }?.map(Path::new);
         // SAFETY: the same.
         let exit_file = unsafe { optional_string(params.exit_file, "exit_file") }?.map(Path::new);
+        // SAFETY: the same.
+        let quantize = unsafe { optional_string(params.quantize, "quantize") }?.map(scheme).transpose()?;
         let checkpoint = match folder {
             Some(folder) => Checkpoint::open(folder)?,
             None => Checkpoint::bundled()?,
@@ -172,12 +195,13 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
         let exit = exit_block(&checkpoint, params.exit_layer, exit_file, folder.is_none())?;
         let notes = exit.iter().flat_map(ExitBlock::notes);
         notes.for_each(|note| log(LogLevel::Warning, || note.clone()));
+        let quantised = quantize.map(|scheme| quantise(&checkpoint, scheme)).transpose()?;
         log(LogLevel::Info, || {
             let exit =
                 exit.as_ref().map_or("no exit block".into(), |exit| format!("exit block after {}", exit.after()));
             format!("opened {}: {} parameters, {exit}", checkpoint.name(), checkpoint.parameters())
         });
-        place.write(handle::register(Arc::new(Model { checkpoint, exit }))?);
+        place.write(handle::register(Arc::new(Model { checkpoint, exit, quantised }))?);
         Ok(())
     })
 }
@@ -215,6 +239,29 @@ fn exit_block(checkpoint: &Checkpoint, layer: i32, file: Option<&Path>, bundled:
     }
 }
 
+fn scheme(name: &str) -> Outcome<Scheme> {
+    match name {
+        "q8" => Ok(Scheme::Q8),
+        "q4" => Ok(Scheme::Q4),
+        other => Err(Failure::argument(format!("quantize: {other:?} (expected \"q8\", \"q4\" or NULL)"))),
+    }
+}
+
+/// A model's matrices in blocks.
+fn quantise(checkpoint: &Checkpoint, scheme: Scheme) -> Outcome<Quantised> {
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let failed =
+        |error| Failure::new(Status::LoadFailed, format!("quantize: {scheme}: {}: {error}", checkpoint.name()));
+    let quantised = Quantised::of(&checkpoint.weights(), scheme, threads).map_err(failed)?;
+    if quantised.kept() > 0 {
+        let why = "quantised already, or rows of no whole blocks of 32";
+        log(LogLevel::Warning, || {
+            format!("quantize: {scheme}: {} matrices stay as they are ({why})", quantised.kept())
+        });
+    }
+    Ok(quantised)
+}
+
 /// Frees a model's handle; NULL does nothing. Sessions over the model keep it and go on.
 #[unsafe(no_mangle)]
 pub extern "C" fn eesd_model_free(model: *mut Model) -> Status {
@@ -234,6 +281,8 @@ pub unsafe extern "C" fn eesd_model_get_info(model: *const Model, info: *mut Mod
         let place = unsafe { Place::structure(info) }?;
         let (checkpoint, exit) = (&model.checkpoint, model.exit.as_ref());
         let geometry = checkpoint.geometry();
+        let saved = model.quantised.as_ref().map_or(0, |quantised| quantised.saved(&checkpoint.weights()));
+        let scheme = model.quantised.as_ref().map(|quantised| quantised.scheme().to_string()).unwrap_or_default();
         place.write(ModelInfo {
             struct_size: size_of::<ModelInfo>(),
             name: fixed(checkpoint.name()),
@@ -248,7 +297,8 @@ pub unsafe extern "C" fn eesd_model_get_info(model: *const Model, info: *mut Mod
             kv_heads: geometry.kv_heads,
             head_dim: geometry.head_dim,
             parameters: checkpoint.parameters(),
-            bytes: checkpoint.bytes(),
+            bytes: checkpoint.bytes() - saved,
+            quantized: fixed(&scheme),
             exit_layer: exit.map_or(0, ExitBlock::after),
             exit_parameters: exit.map_or(0, ExitBlock::parameters),
             exit_bytes: exit.map_or(0, ExitBlock::bytes),

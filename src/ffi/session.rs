@@ -39,6 +39,8 @@ pub struct SessionInfo {
     pub context: usize,
     /// Tokens that the KV cache holds.
     pub cache_tokens: usize,
+    /// How it is kept: "f32" or "q8", and "" on a GPU, which keeps it as the weights are.
+    pub kv: [c_char; 16],
     /// Most drafts in one round.
     pub draft_max: usize,
     /// Layers before the exit block; 0: decoding is plain.
@@ -56,6 +58,7 @@ pub struct Session {
     pub(super) limits: Limits,
     pub(super) events: Arc<Mailbox>,
     device: String,
+    kv: String,
     controller: String,
     exit_layer: Option<usize>,
     commands: Sender<Command>,
@@ -87,6 +90,7 @@ impl Session {
         let (tell, started) = mpsc::channel();
         let events = Arc::new(Mailbox::default());
         let controller = plan.controller.to_string();
+        let kv = if let Device::Cuda(_) = plan.device { String::new() } else { plan.kv.to_string() };
         let thread = std::thread::Builder::new().name("eesd-engine".into()).spawn({
             let (model, events) = (model.clone(), events.clone());
             move || {
@@ -102,7 +106,7 @@ impl Session {
         });
         let (device, limits, exit_layer) = started?;
         let (thread, next_id) = (Mutex::new(Some(thread)), AtomicU64::new(1));
-        Ok(Self { model, limits, events, device, controller, exit_layer, commands, thread, next_id })
+        Ok(Self { model, limits, events, device, kv, controller, exit_layer, commands, thread, next_id })
     }
 
     /// Hands a request to the engine; its events go to `mailbox`.
@@ -145,13 +149,13 @@ fn run(model: &Model, plan: &Plan, tell: &Sender<Started>, inbox: Receiver<Comma
 fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
     let checkpoint = &model.checkpoint;
     let exit = model.exit.as_ref().filter(|_| plan.controller != ControllerSpec::Off).map(ExitBlock::weights);
-    let (geometry, weights) = (checkpoint.geometry(), checkpoint.weights());
-    let Plan { slots, context, pages, .. } = *plan;
+    let (geometry, weights) = (checkpoint.geometry(), model.weights());
+    let Plan { slots, context, pages, kv, .. } = *plan;
     let max_draft = plan.draft_max.min(context);
     let backend: Box<dyn Backend> = match plan.device {
         Device::Auto | Device::Cpu => {
-            let options =
-                CpuOptions { threads: plan.threads, slots, context, max_draft, pages, ..CpuOptions::default() };
+            let threads = plan.threads;
+            let options = CpuOptions { threads, slots, context, max_draft, kv, pages, ..CpuOptions::default() };
             CpuBackend::new(geometry, &weights, exit.as_ref(), &options)?
         }
         Device::Cuda(number) => {
@@ -236,6 +240,7 @@ pub unsafe extern "C" fn eesd_session_get_info(session: *const Session, info: *m
             slots: session.limits.slots,
             context: session.limits.context,
             cache_tokens: session.limits.pages * PAGE_TOKENS,
+            kv: fixed(&session.kv),
             draft_max: session.limits.max_draft,
             exit_layer: session.exit_layer.unwrap_or(0),
         });

@@ -5,6 +5,7 @@ use super::device;
 use super::log::{LogLevel, log};
 use super::model::Model;
 use super::status::{Failure, Outcome, Status, entry};
+use crate::backend::cpu::KvFormat;
 use crate::backend::cuda::CudaOptions;
 use crate::backend::{DEFAULT_CONTEXT, Device};
 use crate::control::ControllerSpec;
@@ -28,6 +29,9 @@ pub struct SessionParams {
     /// Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
     /// full, the youngest requests are set aside and go on later.
     pub cache_tokens: usize,
+    /// How the KV cache is kept: "f32", or "q8", in 8 bits, for less than a third of the memory and answers that differ a
+    /// little; on the processor only. NULL is "f32".
+    pub kv: *const c_char,
     /// As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
     /// exit block, else "off".
     pub controller: *const c_char,
@@ -57,6 +61,7 @@ pub(super) struct Plan {
     pub slots: usize,
     pub context: usize,
     pub pages: Option<usize>,
+    pub kv: KvFormat,
     pub controller: ControllerSpec,
     pub draft_max: usize,
     pub memory_fraction: f64,
@@ -75,6 +80,18 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
     let device = unsafe { device::read(params.device) }?;
     // SAFETY: the same.
     let controller = unsafe { optional_string(params.controller, "controller") }?;
+    // SAFETY: the same.
+    let kv = match unsafe { optional_string(params.kv, "kv") }? {
+        None | Some("f32") => KvFormat::Full,
+        Some("q8") => KvFormat::Eight,
+        Some(other) => {
+            return Err(Failure::argument(format!("kv: {other:?} (expected \"f32\", \"q8\" or NULL)")));
+        }
+    };
+    if kv == KvFormat::Eight && matches!(device, Device::Cuda(_)) {
+        let found = "kv: \"q8\", but a GPU keeps keys and values in the model's 16 bits (expected device \"cpu\")";
+        return Err(Failure::argument(found));
+    }
     let name = model.checkpoint.name();
     let controller = match (controller.map(ControllerSpec::parse).transpose()?, &model.exit) {
         (None, Some(_)) => ControllerSpec::default(),
@@ -120,6 +137,7 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         slots: within(params.slots, 1, 1024, "slots")?,
         context,
         pages: (cache > 0).then(|| cache.div_ceil(PAGE_TOKENS)),
+        kv,
         controller,
         draft_max,
         memory_fraction,
@@ -150,6 +168,7 @@ pub unsafe extern "C" fn eesd_session_params_default(params: *mut SessionParams,
             slots: 8,
             context: 0,
             cache_tokens: 0,
+            kv: std::ptr::null(),
             controller: std::ptr::null(),
             draft_max: 16,
             token_budget,

@@ -3,8 +3,12 @@
 
 use super::*;
 use crate::TokenId;
-use std::ffi::{c_char, c_void};
+use crate::load::Checkpoint;
+use crate::model::Encoder;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::ptr::null_mut;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/llama\0");
@@ -18,6 +22,14 @@ struct Handles(*mut Model, *mut Session);
 unsafe impl Send for Handles {}
 
 fn open() -> Handles {
+    opened(|_| (), |_| ()).unwrap()
+}
+
+/// A model and a session, or the message of the call that failed.
+fn opened(
+    change_model: impl FnOnce(&mut ModelParams),
+    change_session: impl FnOnce(&mut SessionParams),
+) -> Result<Handles, String> {
     let (mut model, mut session) = (null_mut(), null_mut());
     let mut params = MaybeUninit::<ModelParams>::uninit();
     let mut of_session = MaybeUninit::<SessionParams>::uninit();
@@ -25,14 +37,22 @@ fn open() -> Handles {
     unsafe {
         assert_eq!(eesd_model_params_default(params.as_mut_ptr(), size_of::<ModelParams>()), Status::Ok);
         params.assume_init_mut().folder = FOLDER.as_ptr().cast();
-        assert_eq!(eesd_model_load(params.as_ptr(), &mut model), Status::Ok);
+        change_model(params.assume_init_mut());
+        let done = |status| match status {
+            Status::Ok => Ok(()),
+            _ => Err(CStr::from_ptr(eesd_last_error()).to_str().unwrap().to_owned()),
+        };
+        done(eesd_model_load(params.as_ptr(), &mut model))?;
         assert_eq!(eesd_session_params_default(of_session.as_mut_ptr(), size_of::<SessionParams>()), Status::Ok);
         let settings = of_session.assume_init_mut();
         (settings.threads, settings.slots, settings.context) = (2, 3, 128);
         settings.controller = c"off".as_ptr();
-        assert_eq!(eesd_session_create(model, of_session.as_ptr(), &mut session), Status::Ok);
+        change_session(settings);
+        done(eesd_session_create(model, of_session.as_ptr(), &mut session)).inspect_err(|_| {
+            assert_eq!(eesd_model_free(model), Status::Ok);
+        })?;
     }
-    Handles(model, session)
+    Ok(Handles(model, session))
 }
 
 fn request(model: *const Model) -> Request {
@@ -78,6 +98,75 @@ fn a_file_is_a_model_too() {
         assert!(name.starts_with(b"llama-mixed\0"));
         assert_eq!(eesd_model_free(model), Status::Ok);
     }
+}
+
+/// What a model and a session say of themselves.
+fn infos(Handles(model, session): Handles) -> (ModelInfo, SessionInfo) {
+    let mut infos = (MaybeUninit::<ModelInfo>::zeroed(), MaybeUninit::<SessionInfo>::zeroed());
+    // SAFETY: zeros are such structures; they say their sizes.
+    unsafe {
+        infos.0.assume_init_mut().struct_size = size_of::<ModelInfo>();
+        infos.1.assume_init_mut().struct_size = size_of::<SessionInfo>();
+        assert_eq!(eesd_model_get_info(model, infos.0.as_mut_ptr()), Status::Ok);
+        assert_eq!(eesd_session_get_info(session, infos.1.as_mut_ptr()), Status::Ok);
+        (infos.0.assume_init(), infos.1.assume_init())
+    }
+}
+
+fn text(fixed: &[c_char]) -> String {
+    fixed.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8 as char).collect()
+}
+
+fn free(Handles(model, session): Handles) {
+    assert_eq!((eesd_session_free(session), eesd_model_free(model)), (Status::Ok, Status::Ok));
+}
+
+#[test]
+fn weights_and_cache_have_as_many_bits_as_are_asked() {
+    let plain = open();
+    let (whole, usual) = infos(plain);
+    assert_eq!((text(&whole.quantized), text(&usual.kv)), (String::new(), "f32".into()));
+    free(plain);
+    let mut last = whole.bytes;
+    for (scheme, format) in [(c"q8", "q8_0 weights"), (c"q4", "q4_0 + q8_0 weights")] {
+        let open = || opened(|model| model.quantize = scheme.as_ptr(), |session| session.kv = c"q8".as_ptr()).unwrap();
+        let (first, second) = (open(), open());
+        let (model, session) = infos(first);
+        assert_eq!((&*text(&model.quantized), &*text(&session.kv)), (scheme.to_str().unwrap(), "q8"));
+        assert!(text(&session.device).ends_with(format), "{}", text(&session.device));
+        assert!(model.bytes < last, "{scheme:?}: {} of {last} bytes", model.bytes);
+        last = model.bytes;
+        assert_eq!(generate(first), generate(second));
+        free(first);
+        free(second);
+    }
+}
+
+#[test]
+fn bits_that_there_are_not_are_refused_by_name() {
+    let quantise = |name: &'static CStr| opened(|model| model.quantize = name.as_ptr(), |_| ()).err();
+    let keep = |name: &'static CStr| opened(|_| (), |session| session.kv = name.as_ptr()).err();
+    for name in [c"q5", c"Q8", c""] {
+        let expected = |key: &str, others: &str| Some(format!("{key}: {name:?} (expected {others} or NULL)"));
+        assert_eq!(quantise(name), expected("quantize", "\"q8\", \"q4\""));
+        assert_eq!(keep(name), expected("kv", "\"f32\", \"q8\""));
+    }
+    let on_gpu = |session: &mut SessionParams| (session.kv, session.device) = (c"q8".as_ptr(), c"cuda:0".as_ptr());
+    assert_eq!(
+        opened(|_| (), on_gpu).err().as_deref(),
+        Some("kv: \"q8\", but a GPU keeps keys and values in the model's 16 bits (expected device \"cpu\")")
+    );
+
+    // What is quantised already has nothing left to do.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("again.gguf");
+    let model = Checkpoint::open(FOLDER.trim_end_matches('\0').as_ref()).unwrap();
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    crate::load::export::quantise(&model, &file, Encoder::Q8_0, NonZeroUsize::MIN, go_on).unwrap();
+    let file = CString::new(file.to_str().unwrap()).unwrap();
+    let again = |model: &mut ModelParams| (model.folder, model.quantize) = (file.as_ptr(), c"q4".as_ptr());
+    let refused = opened(again, |_| ()).err().unwrap();
+    assert!(refused.starts_with("quantize: q4: again: no matrix to quantise: they are in q8_0"), "{refused}");
 }
 
 /// One answer by callback.

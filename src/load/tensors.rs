@@ -52,6 +52,8 @@ struct Entry {
     range: Range<usize>,
     /// Of its rows.
     order: RowOrder,
+    /// Of its columns; `None`: as they are stored.
+    columns: Option<Vec<u32>>,
 }
 
 /// How numbers are stored.
@@ -176,7 +178,7 @@ impl Tensors {
                     return Err(LoadError::UnexpectedTensor { path: part.path().into(), tensor: short(stored), why });
                 }
                 let (kind, shape, range) = (kind.clone(), shape.clone(), range.clone());
-                let entry = Entry { kind, shape, range, order: RowOrder::AsStored };
+                let entry = Entry { kind, shape, range, order: RowOrder::AsStored, columns: None };
                 tensors.entries.insert(name, Location { file: tensors.files.len(), entry });
             }
             tensors.files.push(TensorFile { path: part.path().into(), bytes: part.bytes().clone() });
@@ -311,7 +313,11 @@ impl Tensors {
     /// A matrix that [`check`](Self::check) has passed.
     pub(super) fn matrix(&self, name: &str) -> Matrix<'_> {
         let (entry, format, bytes) = self.checked(name);
-        Matrix { order: entry.order, ..Matrix::new(format, entry.shape[0], entry.shape[1], bytes) }
+        Matrix {
+            order: entry.order,
+            columns: entry.columns.as_deref(),
+            ..Matrix::new(format, entry.shape[0], entry.shape[1], bytes)
+        }
     }
 
     /// A vector that [`check`](Self::check) has passed.
@@ -336,7 +342,7 @@ fn located(file: usize, header::Entry { dtype, shape, range }: header::Entry) ->
         safetensors::Dtype::BF16 => Kind::Numbers(Dtype::BF16.into()),
         other => Kind::Other(other.to_string().into()),
     };
-    Location { file, entry: Entry { kind, shape, range, order: RowOrder::AsStored } }
+    Location { file, entry: Entry { kind, shape, range, order: RowOrder::AsStored, columns: None } }
 }
 
 impl std::fmt::Display for Kind {

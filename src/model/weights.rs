@@ -16,6 +16,9 @@ pub struct Matrix<'a> {
     pub bytes: &'a [u8],
     /// Which stored row is which row of the matrix.
     pub order: RowOrder,
+    /// The column that each stored one is, where groups of a [`Format::Groups`] are no neighbours; `None`: they are stored
+    /// in order.
+    pub columns: Option<&'a [u32]>,
 }
 
 /// Which stored row is which row of a matrix.
@@ -45,9 +48,9 @@ impl RowOrder {
 }
 
 impl<'a> Matrix<'a> {
-    /// A matrix whose rows are stored in order.
+    /// A matrix whose rows and columns are stored in order.
     pub fn new(format: impl Into<Format>, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        Self { format: format.into(), rows, cols, bytes, order: RowOrder::AsStored }
+        Self { format: format.into(), rows, cols, bytes, order: RowOrder::AsStored, columns: None }
     }
 
     /// Bytes of a stored row.
@@ -68,12 +71,16 @@ impl<'a> Matrix<'a> {
         &self.bytes[self.order.stored(row) * bytes..][..bytes]
     }
 
-    /// Widens a row: see [`Format::dequantise`].
+    /// Widens a row, its columns in order: see [`Format::dequantise`].
     ///
     /// # Panics
     /// If there is no such row, or `out` is not as long as one.
     pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         self.format.dequantise(self.row(row), out);
+        if let Some(columns) = self.columns {
+            let stored = out.to_vec();
+            columns.iter().zip(stored).for_each(|(&column, number)| out[column as usize] = number);
+        }
     }
 
     /// Refuses another shape than `[rows, cols]`, and another number of bytes than the shape's.
@@ -88,10 +95,26 @@ impl<'a> Matrix<'a> {
                 "{name} has {rows} rows in heads of {head_dim} (expected whole heads of an even size)"
             ));
         }
+        if let Some(columns) = self.columns {
+            self.check_columns(columns).map_err(|found| format!("{name} has {found}"))?;
+        }
         let Some(row) = self.format.row_bytes(cols) else {
             return Err(format!("{name} has rows of {cols} elements in {} (expected whole blocks)", self.format));
         };
         check_bytes(name, self.bytes, rows.checked_mul(row), self.format)
+    }
+
+    /// Refuses an order of columns that is none, or that other formats than groups have.
+    fn check_columns(&self, columns: &[u32]) -> Result<(), String> {
+        if !matches!(self.format, Format::Groups(_)) {
+            return Err(format!("columns in an order of their own in {} (expected integers in groups)", self.format));
+        }
+        let mut seen = vec![false; self.cols];
+        let once = |&column: &u32| seen.get_mut(column as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if columns.len() == self.cols && columns.iter().all(once) {
+            return Ok(());
+        }
+        Err(format!("an order of columns that is none (expected each of {} once)", self.cols))
     }
 }
 
@@ -300,5 +323,31 @@ impl<'a> ExitWeights<'a> {
         let draft_vocab = self.draft_vocab(geometry.vocab_size);
         let wrong = |(found, expected)| format!("draft_ids has {found} (expected {expected})");
         draft_vocab.check(geometry.vocab_size).map_err(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Groups;
+
+    #[test]
+    fn an_order_of_columns_names_each_once_and_is_that_of_groups() {
+        let format = Format::Groups(Groups { bits: 8, size: 2, minima: false });
+        let bytes = [1.0f32, 0.5].iter().flat_map(|x| x.to_le_bytes()).chain([1, 2, 3, 4]).collect::<Vec<u8>>();
+        let matrix = Matrix { columns: Some(&[2, 0, 3, 1]), ..Matrix::new(format, 1, 4, &bytes) };
+        assert_eq!(matrix.check("up", 1, 4), Ok(()));
+        let mut row = [0.0; 4];
+        matrix.dequantise_row(0, &mut row);
+        assert_eq!(row, [2.0, 2.0, 1.0, 1.5]);
+
+        let wrong: [&[u32]; 4] = [&[0, 1, 2, 2], &[0, 1, 2, 4], &[0, 1, 2], &[0, 1, 2, 3, 0]];
+        for columns in wrong {
+            let error = Matrix { columns: Some(columns), ..matrix }.check("up", 1, 4).unwrap_err();
+            assert_eq!(error, "up has an order of columns that is none (expected each of 4 once)", "{columns:?}");
+        }
+        let plain = Matrix { format: Dtype::F16.into(), bytes: &[0; 8], ..matrix };
+        let error = plain.check("up", 1, 4).unwrap_err();
+        assert_eq!(error, "up has columns in an order of their own in f16 (expected integers in groups)");
     }
 }

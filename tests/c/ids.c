@@ -1,14 +1,20 @@
-// The tokens of one answer, as eesd-run writes them in JSON: ids PROMPT MAX_TOKENS TEMPERATURE SEED CONTROLLER.
+// The tokens of one answer, as eesd-run writes them in JSON: ids PROMPT MAX_TOKENS TEMPERATURE SEED CONTROLLER, and QUANTIZE
+// and KV where they are not the defaults.
 
 #include "check.h"
 
 int main(int argc, char **argv) {
-    CHECK(argc == 6);
-    eesd_model *model = bundled();
+    CHECK(argc == 6 || argc == 8);
+    eesd_model_params of_model;
+    eesd_model *model = NULL;
+    OK(eesd_model_params_default(&of_model, sizeof of_model));
+    of_model.quantize = argc == 8 ? argv[6] : NULL;
+    OK(eesd_model_load(&of_model, &model));
     eesd_session_params params = small_session();
     params.context = 0;
     params.slots = 1;
     params.controller = argv[5];
+    params.kv = argc == 8 ? argv[7] : NULL;
     eesd_session *session = session_over(model, &params);
     eesd_request request;
     OK(eesd_request_default(model, &request, sizeof request));

@@ -135,6 +135,13 @@ static void wrong_texts(eesd_model *model, eesd_session *session) {
     EXPECT(EESD_STATUS_INVALID_ARGUMENT, eesd_model_load(&params, &none));
     params.exit_layer = EESD_EXIT_DEFAULT;
     EXPECT(EESD_STATUS_LOAD_FAILED, eesd_model_load(&params, &none));
+    params.exit_file = NULL;
+    params.quantize = "q5";
+    EXPECT(EESD_STATUS_INVALID_ARGUMENT, eesd_model_load(&params, &none));
+    CHECK(strstr(eesd_last_error(), "\"q5\" (expected \"q8\", \"q4\"") != NULL);
+    params.quantize = bad;
+    EXPECT(EESD_STATUS_INVALID_UTF8, eesd_model_load(&params, &none));
+    CHECK(none == NULL);
 
     // Zeros inside a text are part of it.
     const char zeros[] = "a\0b";
@@ -243,6 +250,9 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.threads = SIZE_MAX);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.context = SIZE_MAX);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.cache_tokens = SIZE_MAX);
+    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.kv = "q4");
+    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, (params.kv = "q8", params.device = "cuda:0"));
+    NO_SESSION(EESD_STATUS_INVALID_UTF8, params.kv = "\xff");
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.draft_max = 0);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.token_budget = 0);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.gpu_memory_fraction = NAN);

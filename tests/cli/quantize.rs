@@ -53,6 +53,13 @@ fn a_model_is_quantised_as_it_is_opened() {
         assert!(kl > last && kl < 0.5, "{scheme}: {report}");
         last = kl;
     }
+    for (more, expected) in [(&["--quantize", "q4"][..], json!("q4")), (&[], Value::Null)] {
+        let line = json!({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": PROMPT}});
+        let input = write(&dir, "batch.jsonl", line.to_string());
+        let answer = json_of(&[&["generate", "--input", &input, "-n", "4"], more].concat());
+        let body = &answer["response"]["body"];
+        assert_eq!((&body["object"], &body["quantized"]), (&json!("text_completion"), &expected));
+    }
     let plain = json_of(&["generate", "-p", PROMPT, "-n", "4", "--json"]);
     assert_eq!((&plain["stats"]["quantized"], &whole["quantized"]), (&Value::Null, &Value::Null));
     let idle = ok(&["tokenize", "-p", "x", "--quantize", "q8"]).stderr;

@@ -180,13 +180,15 @@ impl<'a> Pass<'a> {
     /// Complete rows, as `matrix` takes them: where it has quantised weights, in 8 bits too (of many rows after a barrier).
     fn inputs(&self, worker: &Worker<'_>, (x, len): (&RowBuffer, usize), matrix: &Panels) -> Inputs {
         let floats = x.rows();
-        if !matrix.take_codes(0..matrix.count) {
+        if matrix.orders.is_empty() {
             return Inputs { floats, codes: None };
         }
         let codes = self.work.codes(worker.index, self.rows);
-        for row in self.own_rows(worker) {
-            let x = floats.at.wrapping_add(row * floats.stride);
-            self.model.simd.run(Quantise { x, len, out: codes.from(row) });
+        for (index, order) in matrix.orders.iter().enumerate() {
+            for row in self.own_rows(worker) {
+                let (x, out) = (floats.at.wrapping_add(row * floats.stride), codes.from(index * self.rows + row));
+                self.model.simd.run(Quantise { x, len, order: order.as_deref(), out });
+            }
         }
         if self.rows > OWN_ROWS {
             worker.barrier();

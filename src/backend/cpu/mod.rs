@@ -75,7 +75,7 @@ impl Default for CpuOptions {
     }
 }
 
-/// What quantised weights are multiplied by. Plain numbers are multiplied in f32 always.
+/// What weights in integer codes are multiplied by. Numbers, those of 8 bits too, are multiplied in f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
     /// Activations in 8 bits, with a scale for each 32 of them: the weights stay as they are in the file.
@@ -157,15 +157,16 @@ impl CpuBackend {
         let mut pool = Pool::new(workers).map_err(|error| BackendError::Device(format!("threads: {error}")))?;
         let pages = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let limits = Limits { pages, slots, max_draft, context };
+        let weights = Weights::new(geometry, weights, exit, options.activations == Activations::Eight, &mut pool)?;
         Ok(Box::new(Self {
             cache: Cache::new(geometry, options.kv, pages)?,
-            work: Workspace::new(geometry, simd, &limits, workers)?,
+            work: Workspace::new(geometry, simd, &limits, workers, weights.packed.orders)?,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             limits,
             model: Model {
                 simd,
                 geometry: geometry.clone(),
-                weights: Weights::new(geometry, weights, exit, options.activations == Activations::Eight, &mut pool)?,
+                weights,
                 rope: RopeTable::new(&geometry.rope, geometry.head_dim, context)?,
             },
             pool,

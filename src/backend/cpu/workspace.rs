@@ -98,11 +98,18 @@ struct Own {
 }
 
 impl Workspace {
-    /// Buffers for `workers` workers and as many rows as the largest pass within `limits` has.
+    /// Buffers for `workers` workers and as many rows as the largest pass within `limits` has, in 8 bits in up to `orders`
+    /// orders of inputs.
     ///
     /// # Errors
     /// If the memory cannot be had.
-    pub fn new(geometry: &Geometry, simd: Simd, limits: &Limits, workers: usize) -> Result<Self, BackendError> {
+    pub fn new(
+        geometry: &Geometry,
+        simd: Simd,
+        limits: &Limits,
+        workers: usize,
+        orders: usize,
+    ) -> Result<Self, BackendError> {
         let round_rows = limits.max_draft + 1;
         let rows = PREFILL_ROWS.max(limits.slots * round_rows);
         let width = padded(geometry.head_dim);
@@ -111,7 +118,7 @@ impl Workspace {
             let zeroed = |len| Memory::zeroed(len, "workspace");
             Ok(Own {
                 normed: RowBuffer::new(OWN_ROWS, geometry.hidden_size)?,
-                codes: QuantisedRows::new(OWN_ROWS, longest)?,
+                codes: QuantisedRows::new(OWN_ROWS * orders, longest)?,
                 block: zeroed(gemm::SCRATCH)?,
                 scores: zeroed(Attention::scores_len(simd, limits.context))?,
                 queries: zeroed(simd.max_rows() * width)?,
@@ -131,7 +138,7 @@ impl Workspace {
             gated: RowBuffer::new(rows, geometry.intermediate_size)?,
             sums: RowBuffer::new(rows, geometry.hidden_size)?,
             logits: RowBuffer::new(rows, geometry.vocab_size)?,
-            codes: QuantisedRows::new(rows, longest)?,
+            codes: QuantisedRows::new(rows * orders, longest)?,
             workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
         })
     }

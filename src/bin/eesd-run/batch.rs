@@ -252,7 +252,8 @@ impl<'a> Desk<'a> {
         match (&open.error, &open.job.form) {
             (None, Form::OpenAi(endpoint)) => {
                 let completions: Vec<&Completion> = open.finished.iter().flatten().collect();
-                let row = openai::answer(&open.job, endpoint, &completions, &self.model, self.tokenizer);
+                let quantised = self.reporter.quantised();
+                let row = openai::answer(&open.job, endpoint, &completions, &self.model, self.tokenizer, quantised);
                 self.write(&row);
             }
             (error, _) => self.write_error(&open.job, 0, error.as_deref().unwrap_or(INTERRUPTED)),

@@ -5,6 +5,7 @@ use super::super::tensors::Made;
 use super::module::{Number, Part};
 use crate::model::{Dtype, Format, Fp8, Groups, e4m3};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::TryReserveError;
 
 /// Rows that are taken apart at a time: columns of words are read once for all of them.
@@ -42,28 +43,41 @@ pub(super) enum Zeros<'a> {
 pub(super) enum Grouping {
     /// So many neighbours are a group.
     Runs(usize),
-    /// Each input has its own.
-    Of(Vec<u32>),
+    /// Each input names its own.
+    Named {
+        /// The group of each input.
+        groups: Vec<u32>,
+        /// The inputs in the order of their groups, where these are then runs of `size`.
+        columns: Option<Vec<u32>>,
+        /// Inputs of a group.
+        size: usize,
+    },
 }
 
 impl Grouping {
-    /// Groups by each input's; `size`: inputs of a group, where they are runs.
-    pub(super) fn by(index: Vec<u32>, size: usize) -> Self {
-        let runs = index.iter().enumerate().all(|(at, &group)| at / size == group as usize);
-        if runs { Self::Runs(size) } else { Self::Of(index) }
+    /// Groups by each input's; `size`: inputs of a group, where all are alike.
+    pub(super) fn by(groups: Vec<u32>, size: usize) -> Self {
+        let mut columns: Vec<u32> = (0..groups.len() as u32).collect();
+        columns.sort_by_key(|&column| groups[column as usize]);
+        let runs = columns.iter().enumerate().all(|(at, &column)| groups[column as usize] as usize == at / size);
+        match runs {
+            true if columns.is_sorted() => Self::Runs(size),
+            true => Self::Named { groups, columns: Some(columns), size },
+            false => Self::Named { groups, columns: None, size },
+        }
     }
 
     fn count(&self, cols: usize) -> usize {
         match self {
             Self::Runs(size) => cols.div_ceil(*size),
-            Self::Of(index) => index.iter().max().map_or(0, |&most| most as usize + 1),
+            Self::Named { groups, .. } => groups.iter().max().map_or(0, |&most| most as usize + 1),
         }
     }
 
     fn of(&self, col: usize) -> usize {
         match self {
             Self::Runs(size) => col / size,
-            Self::Of(index) => index[col] as usize,
+            Self::Named { groups, .. } => groups[col] as usize,
         }
     }
 }
@@ -179,11 +193,23 @@ impl Coded<'_> {
                 self.write_row(first + at, codes, format, out);
             }
         });
-        Ok(Made { format, rows, cols, bytes })
+        Ok(Made { format, rows, cols, bytes, columns: self.columns(format).map(<[_]>::to_vec) })
+    }
+
+    /// The input that each stored column of a format is, where they are not in order.
+    fn columns(&self, format: Format) -> Option<&[u32]> {
+        match (&self.groups, format) {
+            (Grouping::Named { columns, .. }, Format::Groups(_)) => columns.as_deref(),
+            _ => None,
+        }
     }
 
     fn format(&self, rows: usize, cols: usize) -> Format {
-        let Grouping::Runs(size) = self.groups else { return Dtype::F32.into() };
+        let size = match (&self.groups, &self.codes) {
+            (&Grouping::Runs(size), _) => size,
+            (&Grouping::Named { size, columns: Some(_), .. }, Codes::Signed(_) | Codes::Packed(_)) => size,
+            (Grouping::Named { .. }, _) => return Dtype::F32.into(),
+        };
         let bits = match &self.codes {
             Codes::E4m3(_) => return Format::Fp8(Fp8 { size: size.min(cols) }),
             Codes::Signed(_) => 8,
@@ -233,14 +259,18 @@ impl Coded<'_> {
                 let minimum = |group| -((self.zero(row, group) - self.base()) as f32 * self.scale(row, group));
                 let (numbers, packed) = out.split_at_mut(out.len() - of.bits as usize * codes.len() / 8);
                 write(numbers, scales.chain((0..groups).map(minimum)));
+                let codes: Cow<'_, [u8]> = match self.columns(format) {
+                    Some(columns) => columns.iter().map(|&column| codes[column as usize]).collect(),
+                    None => codes.into(),
+                };
                 match &self.codes {
                     Codes::Packed(Fields { bits: 4, .. }) => {
                         let pairs = codes.as_chunks::<2>().0;
                         packed.iter_mut().zip(pairs).for_each(|(out, [low, high])| *out = low | high << 4);
                     }
                     // Around 128, as signed bytes are around 0.
-                    Codes::Packed(_) => packed.iter_mut().zip(codes).for_each(|(out, code)| *out = code ^ 0x80),
-                    _ => packed.copy_from_slice(codes),
+                    Codes::Packed(_) => packed.iter_mut().zip(codes.iter()).for_each(|(out, code)| *out = code ^ 0x80),
+                    _ => packed.copy_from_slice(&codes),
                 }
             }
             Format::Fp8(_) => {

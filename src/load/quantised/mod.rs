@@ -195,8 +195,8 @@ fn note_widened(made: &[Transcoded], notes: &mut Vec<String>) {
         widened.map(|(_, name, matrix)| (&name[..], matrix.bytes.len())).unzip();
     let Some(first) = names.first() else { return };
     notes.push(format!(
-        "config.json: `quantization_config`: groups of `{}`{} are no runs of inputs (act-order) or of an odd length: kept \
-         in f32, {:.1} MB in memory",
+        "config.json: `quantization_config`: groups of `{}`{} are of odd or uneven lengths, or of fp8 numbers in \
+         act-order: kept in f32, {:.1} MB in memory",
         short(first),
         and_more(names.len()),
         bytes.iter().sum::<usize>() as f64 / 1e6

@@ -27,6 +27,8 @@ pub(in super::super) struct Made {
     pub(in super::super) cols: usize,
     /// `rows · format.row_bytes(cols)` bytes.
     pub(in super::super) bytes: Vec<u8>,
+    /// The column that each stored one is; `None`: they are stored in order.
+    pub(in super::super) columns: Option<Vec<u32>>,
 }
 
 impl Tensors {
@@ -46,9 +48,9 @@ impl Tensors {
     pub(in super::super) fn replace(&mut self, parts: &[String], name: String, made: Made) {
         let path = self.path_of(&parts[0]).to_path_buf();
         parts.iter().for_each(|part| self.remove(part));
-        let Made { format, rows, cols, bytes } = made;
+        let Made { format, rows, cols, bytes, columns } = made;
         let (kind, shape, range) = (Kind::Numbers(format), vec![rows, cols], 0..bytes.len());
-        let entry = Entry { kind, shape, range, order: RowOrder::AsStored };
+        let entry = Entry { kind, shape, range, order: RowOrder::AsStored, columns };
         self.entries.insert(name, Location { file: self.files.len(), entry });
         self.files.push(TensorFile { path, bytes: Bytes::Made(Arc::new(bytes)) });
     }

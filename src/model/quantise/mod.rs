@@ -3,7 +3,7 @@
 
 mod search;
 
-use super::{BlockType, Format, Matrix, RowOrder};
+use super::{BlockType, Format, Matrix};
 use half::f16;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -133,7 +133,7 @@ impl OwnedMatrix {
     /// Its view.
     pub fn view(&self) -> Matrix<'_> {
         let Self { format, rows, cols, bytes } = self;
-        Matrix { format: *format, rows: *rows, cols: *cols, bytes, order: RowOrder::AsStored }
+        Matrix::new(*format, *rows, *cols, bytes)
     }
 }
 
@@ -170,7 +170,7 @@ fn q4_0(numbers: &[f32], largest: f32, stored: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Block, Dtype};
+    use crate::model::{Block, Dtype, RowOrder};
 
     /// Rows of 256 numbers, then their blocks by the references; `tools/gguf_fixtures.py` wrote both.
     const QUANTISED: &[u8] = include_bytes!("../../../tests/fixtures/gguf/quantised.bin");

@@ -80,31 +80,43 @@ impl CodeRows {
 ///
 /// Blocks of magnitudes below 1e-30 are zeros. The scale of a block with something in it that is not finite is no
 /// number, and so is then whatever the row is multiplied by.
-pub struct Quantise {
+pub struct Quantise<'a> {
     /// The row, padded with zeros to whole vectors.
     pub x: *const f32,
     /// The row's true length.
     pub len: usize,
+    /// The input that comes at each place, `len` of them; `None`: as they are.
+    pub order: Option<&'a [u32]>,
     /// Where the result goes: the first of these rows.
     pub out: CodeRows,
 }
 
-impl Kernel for Quantise {
+impl Kernel for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
         const SMALLEST: f32 = 1e-30;
-        let Self { x, len, out } = self;
+        let Self { x, len, order, out } = self;
         let vectors = len.div_ceil(LANES);
+        let vector = |at: usize| match order {
+            _ if at >= vectors => V::splat(0.0),
+            // SAFETY: the row is padded to whole vectors.
+            None => unsafe { V::load(x.add(at * LANES)) },
+            Some(order) => {
+                // SAFETY: the row has this length.
+                let x = unsafe { std::slice::from_raw_parts(x, len) };
+                let mut numbers = [0.0; LANES];
+                let inputs = &order[at * LANES..len.min((at + 1) * LANES)];
+                numbers.iter_mut().zip(inputs).for_each(|(number, &input)| *number = x[input as usize]);
+                // SAFETY: these are 16 floats.
+                unsafe { V::load(numbers.as_ptr()) }
+            }
+        };
         for block in 0..len.div_ceil(BLOCK) {
             let zero = V::splat(0.0);
             let first = 2 * block;
-            // SAFETY: the row is padded to whole vectors.
-            let halves = unsafe {
-                let second = if first + 1 < vectors { V::load(x.add((first + 1) * LANES)) } else { zero };
-                [V::load(x.add(first * LANES)), second]
-            };
+            let halves = [vector(first), vector(first + 1)];
             let magnitude = |x: V| x.max(zero.sub(x));
             let largest = magnitude(halves[0]).max(magnitude(halves[1])).largest();
             let finite = halves[0].is_finite() && halves[1].is_finite();

@@ -4,7 +4,7 @@ use super::super::Simd;
 use super::super::gemm::tests::{levels, noise};
 use super::super::gemm::{self, Inputs, Rows, gemm, row_stride};
 use super::super::lanes::LANES;
-use super::super::pack::Packer;
+use super::super::pack::{Packer, Panels};
 use super::super::pool::Pool;
 use super::*;
 use crate::model::{BlockType, Format, Groups, Matrix};
@@ -54,18 +54,20 @@ fn random(format: Format, rows: usize, cols: usize) -> Vec<u8> {
     bytes
 }
 
-/// Rows in 8 bits, and what they stand for.
-fn quantised(simd: Simd, rows: usize, x: &[f32], len: usize) -> (QuantisedRows, Vec<f32>) {
-    let buffer = QuantisedRows::new(rows, len).unwrap();
-    let (codes, mut meant) = (buffer.rows(), Vec::new());
-    for (row, x) in x.chunks_exact(len).take(rows).enumerate() {
-        let mut padded = x.to_vec();
-        padded.resize(len.next_multiple_of(LANES), 0.0);
-        let out = codes.from(row);
-        simd.run(Quantise { x: padded.as_ptr(), len, out });
-        for i in 0..len {
-            // SAFETY: the row has just been written.
-            meant.push(unsafe { f32::from(*out.codes.add(i)) * *out.scales.add(i / BLOCK) });
+/// Rows in 8 bits, in each of some orders, and what they stand for.
+fn quantised(simd: Simd, rows: usize, x: &[f32], len: usize, orders: &[Option<Vec<u32>>]) -> (QuantisedRows, Vec<f32>) {
+    let buffer = QuantisedRows::new(rows * orders.len(), len).unwrap();
+    let mut meant = Vec::new();
+    for (index, order) in orders.iter().enumerate() {
+        for (row, x) in x.chunks_exact(len).take(rows).enumerate() {
+            let mut padded = x.to_vec();
+            padded.resize(len.next_multiple_of(LANES), 0.0);
+            let out = buffer.rows().from(index * rows + row);
+            simd.run(Quantise { x: padded.as_ptr(), len, order: order.as_deref(), out });
+            for i in 0..len {
+                // SAFETY: the row has just been written.
+                meant.push(unsafe { f32::from(*out.codes.add(i)) * *out.scales.add(i / BLOCK) });
+            }
         }
     }
     (buffer, meant)
@@ -73,13 +75,20 @@ fn quantised(simd: Simd, rows: usize, x: &[f32], len: usize) -> (QuantisedRows, 
 
 /// The product of some rows, in two ranges of panels.
 fn product(simd: Simd, rows: usize, x: &[f32], matrix: Matrix<'_>) -> Vec<f32> {
+    let padded = product_of(simd, rows, x, |packer| packer.matrix(matrix));
+    padded.chunks(padded.len() / rows).flat_map(|row| row[..matrix.rows].to_vec()).collect()
+}
+
+/// The same of whatever is packed; rows of whole panels.
+fn product_of<'a>(simd: Simd, rows: usize, x: &[f32], plan: impl FnOnce(&mut Packer<'a>) -> Panels) -> Vec<f32> {
     let mut packer = Packer::new(true);
-    let panels = packer.matrix(matrix);
+    let panels = plan(&mut packer);
     let packed = packer.pack(&mut Pool::new(1).unwrap()).unwrap();
-    let (buffer, _) = quantised(simd, rows, x, matrix.cols);
-    let stride = row_stride(matrix.rows);
+    let (buffer, _) = quantised(simd, rows, x, panels.inputs, &panels.orders);
+    let columns = panels.count * LANES;
+    let stride = row_stride(columns);
     let (mut out, mut scratch) = (vec![f32::NAN; rows * stride], vec![0.0; gemm::SCRATCH]);
-    let floats = Rows { at: x.as_ptr(), stride: matrix.cols };
+    let floats = Rows { at: x.as_ptr(), stride: panels.inputs };
     let inputs = Inputs { floats, codes: Some(buffer.rows()) };
     let cut = panels.count / 3;
     for range in [0..cut, cut..panels.count] {
@@ -87,7 +96,7 @@ fn product(simd: Simd, rows: usize, x: &[f32], matrix: Matrix<'_>) -> Vec<f32> {
         // SAFETY: the buffers are as large as the matrix asks.
         unsafe { gemm(simd, rows, inputs, (&packed, &panels), range, out, scratch.as_mut_ptr()) };
     }
-    out.chunks(stride).flat_map(|row| row[..matrix.rows].to_vec()).collect()
+    out.chunks(stride).flat_map(|row| row[..columns].to_vec()).collect()
 }
 
 #[test]
@@ -98,7 +107,7 @@ fn products_are_those_of_the_weights_and_the_quantised_inputs_to_the_bit_everywh
             let matrix = Matrix::new(format, outputs, inputs, &bytes);
             let x = noise(7, 40 * inputs);
             let expected = product(Simd::Portable, 40, &x, matrix);
-            let (_, meant) = quantised(Simd::Portable, 40, &x, inputs);
+            let (_, meant) = quantised(Simd::Portable, 40, &x, inputs, &[None]);
             let mut weights = vec![0.0; inputs];
             for output in 0..outputs {
                 matrix.dequantise_row(output, &mut weights);
@@ -127,7 +136,7 @@ fn inputs_that_fill_no_block_are_multiplied_too() {
     let bytes = random(format, outputs, inputs);
     let matrix = Matrix::new(format, outputs, inputs, &bytes);
     let x = noise(3, 3 * inputs);
-    let (_, meant) = quantised(Simd::Portable, 3, &x, inputs);
+    let (_, meant) = quantised(Simd::Portable, 3, &x, inputs, &[None]);
     let mut weights = vec![0.0; inputs];
     for simd in levels() {
         let found = product(simd, 3, &x, matrix);
@@ -140,12 +149,71 @@ fn inputs_that_fill_no_block_are_multiplied_too() {
     }
 }
 
+/// Numbers below `len` in an order that looks random.
+fn shuffled(seed: u32, len: usize) -> Vec<u32> {
+    let keys = noise(seed, len);
+    let mut order: Vec<u32> = (0..len as u32).collect();
+    order.sort_by(|&a, &b| keys[a as usize].total_cmp(&keys[b as usize]));
+    order
+}
+
+/// Matrices that share inputs may each have an order of its own.
+#[test]
+fn inputs_in_the_order_of_the_columns_are_multiplied_as_if_they_came_so() {
+    let (inputs, outputs) = (4096 + 50, 32);
+    let x = noise(7, 40 * inputs);
+    let orders = [Some(shuffled(1, inputs)), None, Some(shuffled(2, inputs))];
+    for (bits, minima) in [(4, true), (4, false), (8, false)] {
+        let format = Format::Groups(Groups { bits, size: 32, minima });
+        let bytes = random(format, outputs, inputs);
+        let plain = Matrix::new(format, outputs, inputs, &bytes);
+        let matrices = orders.each_ref().map(|order| Matrix { columns: order.as_deref(), ..plain });
+        // Both ways of packing matrices together; of the last two no panels of one order follow each other.
+        type Plan<'a> = &'a dyn Fn(&mut Packer<'a>) -> Panels;
+        let plans: [(Plan<'_>, &[usize]); 2] = [
+            (&|packer| packer.heads(&matrices, outputs), &[0, 0, 1, 1, 2, 2]),
+            (&|packer| packer.interleaved(matrices[0], matrices[2]), &[0, 2, 0, 2]),
+        ];
+        for rows in [1, 9, 40] {
+            let expected = orders.each_ref().map(|order| {
+                let in_order = |x: &[f32]| match order {
+                    Some(order) => order.iter().map(|&input| x[input as usize]).collect(),
+                    None => x.to_vec(),
+                };
+                let x: Vec<f32> = x.chunks(inputs).take(rows).flat_map(in_order).collect();
+                product(Simd::Portable, rows, &x, plain)
+            });
+            for simd in levels() {
+                for (plan, order_of) in plans {
+                    let found = product_of(simd, rows, &x, plan);
+                    let mut seen = [0; 3];
+                    for (panel, &order) in order_of.iter().enumerate() {
+                        for row in 0..rows {
+                            let found = &found[(row * order_of.len() + panel) * LANES..][..LANES];
+                            let expected = &expected[order][row * outputs + seen[order] * LANES..][..LANES];
+                            assert_eq!(found, expected, "{simd}, {format}, {rows} rows, panel {panel}, row {row}");
+                        }
+                        seen[order] += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_packed_column_is_the_dequantised_row() {
-    for format in formats() {
+    let order = shuffled(3, 768);
+    let orders = |format| match format {
+        Format::Groups(_) => vec![None, Some(&order[..])],
+        _ => vec![None],
+    };
+    for (format, columns) in
+        formats().into_iter().flat_map(|format| orders(format).into_iter().map(move |o| (format, o)))
+    {
         let (inputs, outputs) = (768, 21);
         let bytes = random(format, outputs, inputs);
-        let matrix = Matrix::new(format, outputs, inputs, &bytes);
+        let matrix = Matrix { columns, ..Matrix::new(format, outputs, inputs, &bytes) };
         let mut packer = Packer::new(true);
         let panels = packer.matrix(matrix);
         let packed = packer.pack(&mut Pool::new(2).unwrap()).unwrap();
@@ -167,7 +235,7 @@ fn inputs_are_rounded_alike_everywhere_and_to_half_a_step() {
     x[32..64].fill(0.0);
     x[64..96].fill(1e-35);
     x[96..128].copy_from_slice(&[127.0, 0.5, 1.5, -2.5].repeat(8));
-    let (expected, meant) = quantised(Simd::Portable, 3, &x, len);
+    let (expected, meant) = quantised(Simd::Portable, 3, &x, len, &[None]);
     for (x, meant) in x.chunks(32).zip(meant.chunks(32)).take(5) {
         let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         assert!(x.iter().zip(meant).all(|(x, meant)| (x - meant).abs() <= (largest / 127.0 * 0.5001).max(1e-30)));
@@ -186,7 +254,7 @@ fn inputs_are_rounded_alike_everywhere_and_to_half_a_step() {
         }
     };
     for simd in levels() {
-        assert!(all(&quantised(simd, 3, &x, len).0) == all(&expected), "{simd}");
+        assert!(all(&quantised(simd, 3, &x, len, &[None]).0) == all(&expected), "{simd}");
     }
 }
 

@@ -9,14 +9,11 @@ pub use tile::{Product, multiply};
 
 use super::Simd;
 use super::codes::{self, CodeRows};
-use super::lanes::{Element, Kernel, LANES, Lanes};
+use super::lanes::{E4m3, Element, Kernel, LANES, Lanes};
 use super::pack::{Form, Packed, Panels};
 use crate::model::Dtype;
 use half::{bf16, f16};
 use std::ops::Range;
-
-/// Up to here weights are widened on their way to the registers, for each tile of rows anew.
-const FEW_ROWS: usize = 24;
 
 /// Inputs in one block of the many-row product: its widened weights and its rows stay in L1 and L2.
 const BLOCK: usize = 256;
@@ -50,7 +47,7 @@ pub struct Rows<P> {
 pub struct Inputs {
     /// As they are, for plain numbers.
     pub floats: Rows<*const f32>,
-    /// In 8 bits, for quantised weights.
+    /// In 8 bits, for quantised weights: all rows in the first of the matrix's [orders](Panels::orders), then in the next.
     pub codes: Option<CodeRows>,
 }
 
@@ -73,18 +70,21 @@ pub unsafe fn gemm(
         let out = Rows { at: out.at.wrapping_add(range.start * LANES), ..out };
         let (panels, inputs) = (range.len(), matrix.inputs);
         macro_rules! with {
-            ($element:ty) => {{
-                let task = Gemm { simd, rows, x: x.floats, weights: weights.cast::<$element>(), panels, inputs, out };
+            ($element:ty, $group:expr) => {{
+                let (weights, group) = (weights.cast::<$element>(), $group);
+                let w_panel = form.panel_bytes(inputs) / size_of::<$element>();
+                let task = Gemm { simd, rows, x: x.floats, weights, w_panel, panels, inputs, group, out };
                 // SAFETY: the caller's promise; a matrix of this format has such elements.
-                unsafe { if rows <= FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
+                unsafe { if rows <= <$element>::FEW_ROWS { task.few_rows() } else { task.many_rows(scratch) } }
             }};
         }
         match form {
-            Form::Floats(Dtype::F32) => with!(f32),
-            Form::Floats(Dtype::F16) => with!(f16),
-            Form::Floats(Dtype::BF16) => with!(bf16),
-            Form::Codes(layout) => {
-                let codes = x.codes.expect("quantised weights are multiplied by quantised inputs");
+            Form::Floats(Dtype::F32) => with!(f32, inputs),
+            Form::Floats(Dtype::F16) => with!(f16, inputs),
+            Form::Floats(Dtype::BF16) => with!(bf16, inputs),
+            Form::Eights(group) => with!(E4m3, group),
+            Form::Codes(layout, order) => {
+                let codes = x.codes.expect("quantised weights are multiplied by quantised inputs").from(order * rows);
                 // SAFETY: the caller's promise.
                 unsafe { codes::multiply(simd, &layout, (rows, codes), (panels, weights), out, scratch) };
             }
@@ -98,8 +98,12 @@ struct Gemm<W> {
     rows: usize,
     x: Rows<*const f32>,
     weights: *const W,
+    /// Elements from one panel to the next.
+    w_panel: usize,
     panels: usize,
     inputs: usize,
+    /// Inputs that share scales; all of them where there are none.
+    group: usize,
     out: Rows<*mut f32>,
 }
 
@@ -119,19 +123,21 @@ impl<W: Element> Gemm<W> {
         for first in (0..self.panels).step_by(step) {
             let panels = step.min(self.panels - first);
             for tile in self.tiles() {
-                let product = Product {
-                    x: self.x.at.wrapping_add(tile.start * self.x.stride),
-                    x_row: self.x.stride,
-                    w: self.weights.wrapping_add(first * self.inputs * LANES),
-                    w_panel: self.inputs * LANES,
-                    w_k: LANES,
-                    k: self.inputs,
-                    out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
-                    out_row: self.out.stride,
-                    resume: false,
-                };
-                // SAFETY: the caller's promise.
-                unsafe { multiply(self.simd, tile.len(), panels, &product) };
+                for from in (0..self.inputs).step_by(self.group) {
+                    let product = Product {
+                        x: self.x.at.wrapping_add(tile.start * self.x.stride + from),
+                        x_row: self.x.stride,
+                        w: self.group_of(first, from),
+                        w_panel: self.w_panel,
+                        w_k: LANES,
+                        k: self.group.min(self.inputs - from),
+                        out: self.out.at.wrapping_add(tile.start * self.out.stride + first * LANES),
+                        out_row: self.out.stride,
+                        resume: from > 0,
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { multiply(self.simd, tile.len(), panels, &product) };
+                }
             }
         }
     }
@@ -145,8 +151,8 @@ impl<W: Element> Gemm<W> {
         let (tiles, blocks) = (self.tiles().count(), self.blocks());
         for (index, block) in blocks.iter().enumerate() {
             let Block { from, k, first, panels } = *block;
-            let weights = self.weights_of(block, 0);
-            self.simd.run(Widen { weights, w_panel: self.inputs * LANES, panels, k, out: scratch });
+            let (weights, scales) = (self.weights_of(block, 0), self.group_of(first, from));
+            self.simd.run(Widen { weights, scales, w_panel: self.w_panel, panels, k, out: scratch });
             for (tile_index, tile) in self.tiles().enumerate() {
                 if let Some(next) = blocks.get(index + 1) {
                     self.fetch(next, tile_index, tiles);
@@ -172,20 +178,31 @@ impl<W: Element> Gemm<W> {
     /// the cache while the panels go by.
     fn blocks(&self) -> Vec<Block> {
         let step = self.simd.max_panels(self.simd.max_rows()).min(BLOCK_PANELS);
-        let of_inputs = |from: usize| {
+        let of_inputs = |inputs: Range<usize>| {
             (0..self.panels).step_by(step).map(move |first| Block {
-                from,
-                k: BLOCK.min(self.inputs - from),
+                from: inputs.start,
+                k: inputs.len(),
                 first,
                 panels: step.min(self.panels - first),
             })
         };
-        (0..self.inputs).step_by(BLOCK).flat_map(of_inputs).collect()
+        let of_group = |start: usize| {
+            let end = self.inputs.min(start + self.group);
+            (start..end).step_by(BLOCK).map(move |from| from..end.min(from + BLOCK))
+        };
+        (0..self.inputs).step_by(self.group).flat_map(of_group).flat_map(of_inputs).collect()
+    }
+
+    /// Where a panel's group of an input starts.
+    fn group_of(&self, panel: usize, input: usize) -> *const W {
+        let of_groups = input / self.group * (W::SCALES + self.group * LANES);
+        self.weights.wrapping_add(panel * self.w_panel + of_groups)
     }
 
     /// A block's weights in its `panel`th panel.
     fn weights_of(&self, block: &Block, panel: usize) -> *const W {
-        self.weights.wrapping_add(((block.first + panel) * self.inputs + block.from) * LANES)
+        let group = self.group_of(block.first + panel, block.from);
+        group.wrapping_add(W::SCALES + block.from % self.group * LANES)
     }
 
     /// Asks for the `part`th of `parts` parts of a block's weights.
@@ -224,6 +241,8 @@ fn prefetch(at: *const u8) {
 /// Widens `k` inputs of `panels` panels into `[k][panel][16]` floats.
 struct Widen<W> {
     weights: *const W,
+    /// Their scales in the first panel, where they have any.
+    scales: *const W,
     w_panel: usize,
     panels: usize,
     k: usize,
@@ -235,11 +254,16 @@ impl<W: Element> Kernel for Widen<W> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let widen = |k: usize, panel: usize, weights: V| {
-            // SAFETY: `out` has room for `k · panels` vectors.
-            unsafe { weights.store(self.out.add((k * self.panels + panel) * LANES)) };
-        };
         for panel in 0..self.panels {
+            let mut scales = V::splat(1.0);
+            if W::SCALES > 0 {
+                // SAFETY: the panel's scales are readable.
+                scales = unsafe { V::load(self.scales.add(panel * self.w_panel).cast()) };
+            }
+            let widen = |k: usize, panel: usize, weights: V| {
+                // SAFETY: `out` has room for `k · panels` vectors.
+                unsafe { W::scaled(weights, scales).store(self.out.add((k * self.panels + panel) * LANES)) };
+            };
             for k in (0..self.k).step_by(2) {
                 let block = self.weights.wrapping_add(panel * self.w_panel + k * LANES);
                 // SAFETY: the weights are readable.

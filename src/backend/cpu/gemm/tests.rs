@@ -4,7 +4,7 @@ use super::super::lanes::padded;
 use super::super::pack::Packer;
 use super::super::pool::Pool;
 use super::*;
-use crate::model::Matrix;
+use crate::model::{Format, Fp8, Matrix};
 
 /// Numbers in -1..1 that look random.
 pub fn noise(seed: u32, len: usize) -> Vec<f32> {
@@ -85,6 +85,72 @@ fn every_element_is_one_sum_in_order() {
                     let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{simd}, {dtype}, {rows} rows of {inputs}, {outputs} outputs");
                 }
+            }
+        }
+    }
+}
+
+/// E4M3 numbers, all of them among them, with scales for each `size` inputs.
+fn eights(size: usize, rows: usize, cols: usize) -> Vec<u8> {
+    let scales = noise(11, cols.div_ceil(size) * rows);
+    let mut codes = (0..=u8::MAX).filter(|code| code & 0x7f != 0x7f).cycle();
+    let row = |scales: &[f32]| {
+        let scales = scales.iter().flat_map(|scale| (scale * 0.01).to_le_bytes());
+        scales.chain(codes.by_ref().take(cols)).collect::<Vec<u8>>()
+    };
+    scales.chunks(cols.div_ceil(size)).flat_map(row).collect()
+}
+
+#[test]
+fn numbers_of_eight_bits_stay_so_and_give_the_bits_of_what_they_stand_for() {
+    for (size, inputs, outputs) in [(128, 512, 70), (43, 200, 21), (1 << 20, 515, 37), (64, 100, 16)] {
+        let format = Format::Fp8(Fp8 { size });
+        let bytes = eights(size, outputs, inputs);
+        let matrix = Matrix::new(format, outputs, inputs, &bytes);
+        let mut row = vec![0.0f32; inputs];
+        let mut widened = Vec::new();
+        for output in 0..outputs {
+            matrix.dequantise_row(output, &mut row);
+            widened.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        let x = noise(7, 40 * inputs);
+        let expected = product(Simd::Portable, 40, &x, Matrix::new(Dtype::F32, outputs, inputs, &widened));
+        for simd in levels() {
+            for rows in (1..=9).chain([16, 25, 40]) {
+                let found = product(simd, rows, &x, matrix);
+                let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{simd}, {format}, {rows} rows of {inputs}, {outputs} outputs");
+            }
+        }
+
+        let mut packer = Packer::new(true);
+        let panels = packer.matrix(matrix);
+        let packed = packer.pack(&mut Pool::new(2).unwrap()).unwrap();
+        let [(form, ..)] = panels.parts(0..panels.count).collect::<Vec<_>>()[..] else { panic!() };
+        assert!(form.panel_bytes(inputs) < inputs * LANES * 2, "{format}: less than 16 bits each, scales and all");
+        for output in 0..outputs {
+            matrix.dequantise_row(output, &mut row);
+            let mut column = vec![0.0; inputs];
+            packed.column(&panels, output, 0..5, &mut column);
+            packed.column(&panels, output, 5..inputs, &mut column[5..]);
+            assert_eq!(column, row, "{format}, output {output}");
+        }
+    }
+}
+
+#[test]
+fn a_code_of_no_number_makes_its_output_none_and_no_other() {
+    let (size, inputs, outputs) = (32, 64, 20);
+    for code in [0x7f, 0xff] {
+        let mut bytes = eights(size, outputs, inputs);
+        let row = bytes.len() / outputs;
+        bytes[7 * row + 2 * 4 + 40] = code;
+        let matrix = Matrix::new(Format::Fp8(Fp8 { size }), outputs, inputs, &bytes);
+        let x = noise(9, 40 * inputs);
+        for simd in levels() {
+            for rows in [1, 40] {
+                let found = product(simd, rows, &x, matrix);
+                assert!(found.iter().enumerate().all(|(at, x)| x.is_nan() == (at % outputs == 7)), "{simd}, {code:#x}");
             }
         }
     }

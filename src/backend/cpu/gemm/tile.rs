@@ -1,7 +1,7 @@
 //! The one inner loop: a register tile of a matrix product.
 //!
 //! `out[r][16·p + lane] (+)= Σ_k x[r][k] · w[p][k][lane]`, one accumulator per output element, fused
-//! multiply-adds in the order of `k`. Cutting `k` in parts (`resume`) stores and reloads the same
+//! multiply-adds in the order of `k`; weights that have scales are multiplied by them first. Cutting `k` in parts (`resume`) stores and reloads the same
 //! accumulator, so neither tiling nor the number of rows changes a bit.
 
 use super::super::Simd;
@@ -13,7 +13,7 @@ pub struct Product<W> {
     pub x: *const f32,
     /// From one row of `x` to the next.
     pub x_row: usize,
-    /// The first panel's block of weights at `k = 0`.
+    /// The first panel's block of weights at `k = 0`, or the scales before it.
     pub w: *const W,
     /// From one panel to the next.
     pub w_panel: usize,
@@ -43,6 +43,13 @@ impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
             let w = w.add(self.1 * w_panel);
+            let mut scales = [V::splat(1.0); P];
+            if W::SCALES > 0 {
+                for p in 0..P {
+                    scales[p] = V::load(w.add(p * w_panel).cast());
+                }
+            }
+            let w = w.add(W::SCALES);
             let out = out.add(self.1 * LANES);
             let mut sums = [[V::splat(0.0); P]; R];
             if resume {
@@ -61,7 +68,7 @@ impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
                             inputs[r] = V::splat(*x.add(r * x_row + $k));
                         }
                         for p in 0..P {
-                            let weights: V = $load(w.add(p * w_panel + ($k & !1) * w_k));
+                            let weights: V = W::scaled($load(w.add(p * w_panel + ($k & !1) * w_k)), scales[p]);
                             for r in 0..R {
                                 sums[r][p] = weights.fma(inputs[r], sums[r][p]);
                             }
@@ -69,7 +76,7 @@ impl<W: Element, const R: usize, const P: usize> Kernel for Tile<'_, W, R, P> {
                     } else {
                         let mut weights = [V::splat(0.0); P];
                         for p in 0..P {
-                            weights[p] = $load(w.add(p * w_panel + ($k & !1) * w_k));
+                            weights[p] = W::scaled($load(w.add(p * w_panel + ($k & !1) * w_k)), scales[p]);
                         }
                         for r in 0..R {
                             let input = V::splat(*x.add(r * x_row + $k));

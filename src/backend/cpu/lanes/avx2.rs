@@ -65,6 +65,22 @@ unsafe fn second_of_pairs(from: *const bf16) -> __m256 {
     }
 }
 
+/// Widens E4M3 numbers in the upper bytes of sixteen words.
+///
+/// # Safety
+/// The processor has AVX2 and F16C.
+#[inline(always)]
+unsafe fn widen_e4m3(words: __m256i) -> Lanes16 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let halves = _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(super::E4M3_IN_HALF));
+        let power = _mm256_set1_ps(super::E4M3_POWER);
+        let low = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        let high = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves));
+        Lanes16(_mm256_mul_ps(low, power), _mm256_mul_ps(high, power))
+    }
+}
+
 /// `value · 2^n` by the bits of `power`, see [`Lanes::scale`].
 ///
 /// # Safety
@@ -107,6 +123,24 @@ impl Lanes for Lanes16 {
     #[inline(always)]
     unsafe fn load_bf16_second(from: *const bf16) -> Self {
         avx2!(second_of_pairs(from), second_of_pairs(from.add(16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_first(from: *const u8) -> Self {
+        // SAFETY: as in `avx2!`.
+        unsafe { widen_e4m3(_mm256_slli_epi16::<8>(_mm256_loadu_si256(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_second(from: *const u8) -> Self {
+        // SAFETY: as in `avx2!`.
+        unsafe { widen_e4m3(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self {
+        // SAFETY: as in `avx2!`.
+        unsafe { widen_e4m3(_mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())))) }
     }
 
     #[inline(always)]

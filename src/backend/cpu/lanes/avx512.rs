@@ -32,6 +32,19 @@ macro_rules! avx512f {
     };
 }
 
+/// Widens E4M3 numbers in the upper bytes of sixteen words.
+///
+/// # Safety
+/// The processor has AVX-512F.
+#[inline(always)]
+unsafe fn widen_e4m3(words: __m256i) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let halves = _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(super::E4M3_IN_HALF));
+        _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(super::E4M3_POWER))
+    }
+}
+
 impl Lanes for Lanes16 {
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -64,6 +77,21 @@ impl Lanes for Lanes16 {
             _mm512_loadu_si512(from.cast()),
             _mm512_set1_epi32(super::UPPER_HALF)
         )))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_first(from: *const u8) -> Self {
+        avx512f!(widen_e4m3(_mm256_slli_epi16::<8>(_mm256_loadu_si256(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_second(from: *const u8) -> Self {
+        avx512f!(widen_e4m3(_mm256_loadu_si256(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self {
+        avx512f!(widen_e4m3(_mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())))))
     }
 
     #[inline(always)]

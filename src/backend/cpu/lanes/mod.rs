@@ -26,6 +26,13 @@ pub const LANES: usize = 16;
 #[cfg(target_arch = "x86_64")]
 const UPPER_HALF: i32 = 0xffff_0000_u32 as i32;
 
+/// Where the sign, and exponent and fraction, of an E4M3 number lie in the binary16 number of `2^-8` times its value: one
+/// bit to the right of where they are in the upper byte, but for the sign.
+const E4M3_IN_HALF: i16 = 0xbf80_u16 as i16;
+
+/// What makes that number the value again.
+const E4M3_POWER: f32 = 256.0;
+
 /// Rounds `n` up to whole vectors.
 pub const fn padded(n: usize) -> usize {
     n.div_ceil(LANES) * LANES
@@ -66,6 +73,24 @@ pub trait Lanes: Copy {
     /// # Safety
     /// All 32 numbers are readable.
     unsafe fn load_bf16_second(from: *const bf16) -> Self;
+
+    /// Of 16 pairs of E4M3 numbers reads and widens the first ones. Codes of no numbers come out as 480 and -480.
+    ///
+    /// # Safety
+    /// All 32 bytes are readable.
+    unsafe fn load_e4m3_first(from: *const u8) -> Self;
+
+    /// Of 16 pairs of E4M3 numbers reads and widens the second ones, likewise.
+    ///
+    /// # Safety
+    /// All 32 bytes are readable.
+    unsafe fn load_e4m3_second(from: *const u8) -> Self;
+
+    /// Reads and widens 16 E4M3 numbers, likewise.
+    ///
+    /// # Safety
+    /// They are readable.
+    unsafe fn load_e4m3(from: *const u8) -> Self;
 
     /// Writes 16 floats, at any alignment.
     ///
@@ -205,6 +230,18 @@ impl Simd {
 /// A number format that weights are stored in. In a panel, two inputs of 16 outputs each make a block
 /// of 32 numbers; where the number of inputs is odd, the last 16 numbers are a single input's.
 pub trait Element: Copy {
+    /// Elements before the weights of a group of inputs, whose bytes are 16 scales in f32; 0: there are no scales.
+    const SCALES: usize = 0;
+
+    /// Up to so many rows weights are widened on their way to the registers, for each tile of rows anew.
+    const FEW_ROWS: usize = 24;
+
+    /// Multiplies weights by their scales, where there are any.
+    #[inline(always)]
+    fn scaled<V: Lanes>(weights: V, scales: V) -> V {
+        if Self::SCALES > 0 { weights.mul(scales) } else { weights }
+    }
+
     /// Reads the first input's 16 weights of a block as `f32`, exactly.
     ///
     /// # Safety
@@ -283,5 +320,36 @@ impl Element for bf16 {
     unsafe fn single<V: Lanes>(from: *const Self) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_bf16(from) }
+    }
+}
+
+/// An E4M3 number by its byte.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct E4m3(u8);
+
+/// A block holds 16 pairs, as of bfloat16 numbers.
+impl Element for E4m3 {
+    const SCALES: usize = LANES * size_of::<f32>();
+
+    // To widen a vector takes as long as to multiply eight rows by it.
+    const FEW_ROWS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn first<V: Lanes>(block: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_e4m3_first(block.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn second<V: Lanes>(block: *const Self, _stride: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_e4m3_second(block.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn single<V: Lanes>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_e4m3(from.cast()) }
     }
 }

@@ -8,6 +8,13 @@ use std::array::from_fn;
 #[derive(Clone, Copy)]
 pub struct Lanes16([f32; LANES]);
 
+/// Widens an E4M3 number.
+#[inline(always)]
+fn widen_e4m3(code: u8) -> f32 {
+    let half = i16::from_le_bytes([0, code]) >> 1 & super::E4M3_IN_HALF;
+    f16::from_bits(half as u16).to_f32() * super::E4M3_POWER
+}
+
 impl Lanes for Lanes16 {
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -42,6 +49,24 @@ impl Lanes for Lanes16 {
     unsafe fn load_bf16_second(from: *const bf16) -> Self {
         // SAFETY: the caller's promise.
         Self(unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() }.map(|[_, second]| second.to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_first(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() }.map(|[first, _]| widen_e4m3(first)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_second(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() }.map(|[_, second]| widen_e4m3(second)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(widen_e4m3))
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@
 use super::job::{Job, Row};
 use eesd::engine::{Completion, Finish};
 use eesd::load::{Keys, Tokenizer};
+use eesd::model::Scheme;
 use serde_json::{Map, Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -101,13 +102,14 @@ fn endpoint(mut body: Keys, chat: bool) -> Result<(Endpoint, Keys), String> {
     Ok((Endpoint { chat, model }, body))
 }
 
-/// The line of a request all of whose samples are finished.
+/// The line of a request all of whose samples are finished, of a model that was quantised so.
 pub fn answer<'j>(
     job: &'j Job,
     endpoint: &Endpoint,
     completions: &[&Completion],
     model: &str,
     tokenizer: Option<&Tokenizer>,
+    quantised: Option<Scheme>,
 ) -> Row<'j> {
     let choice = |(index, completion): (usize, &&Completion)| {
         let finish = match completion.finish {
@@ -130,7 +132,7 @@ pub fn answer<'j>(
     let prompt = completions.first().map_or(0, |completion| completion.stats.prompt_tokens);
     let generated: usize = completions.iter().map(|completion| completion.tokens.len()).sum();
     let (prefix, object) = if endpoint.chat { ("chatcmpl", "chat.completion") } else { ("cmpl", "text_completion") };
-    let body = json!({
+    let mut body = json!({
         "id": format!("{prefix}-{}", job.index),
         "object": object,
         "created": SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -138,6 +140,9 @@ pub fn answer<'j>(
         "choices": choices,
         "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
     });
+    if let Some(scheme) = quantised {
+        body["quantized"] = scheme.to_string().into();
+    }
     row(job, response(job, 200, body), Value::Null)
 }
 

@@ -54,7 +54,7 @@ fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
         Form::OpenAi(endpoint) => vec![
             write(&openai::error(job, error)),
             write(&openai::interrupted(job)),
-            write(&openai::answer(job, endpoint, &[&completion, &completion], "model", None)),
+            write(&openai::answer(job, endpoint, &[&completion, &completion], "model", None, None)),
         ],
     }
 }
