@@ -166,8 +166,8 @@ private:
     detail::Handle<eesd_model, eesd_model_free> handle_;
 };
 
-/// How a session runs: the fields of `plain` as eesd.h has them. Its texts do not count: device, cache and controller are
-/// set here.
+/// How a session runs: the fields of `plain` as eesd.h has them. Its texts do not count: device, cache, controller and
+/// sources of drafts are set here.
 struct SessionParams {
     SessionParams() { check(eesd_session_params_default(&plain, sizeof plain)); }
 
@@ -177,6 +177,8 @@ struct SessionParams {
     std::string kv = "f32";
     /// Empty: the default.
     std::string controller;
+    /// Who drafts; empty: the default.
+    std::string draft;
 };
 
 /// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, stop strings,
@@ -205,6 +207,8 @@ struct Request {
     std::vector<eesd_logit_bias> logit_bias;
     /// Tokens that end the answer as the model's end tokens do.
     std::vector<std::uint32_t> stop_token_ids;
+    /// Who may draft; empty: whoever the session has.
+    std::string draft;
     /// Tokens that are never generated.
     std::vector<std::uint32_t> suppress_tokens;
     /// Runs of tokens that are never completed.
@@ -283,6 +287,7 @@ public:
         plain.device = params.device.c_str();
         plain.kv = params.kv.c_str();
         plain.controller = params.controller.empty() ? nullptr : params.controller.c_str();
+        plain.draft = params.draft.empty() ? nullptr : params.draft.c_str();
         check(eesd_session_create(model.get(), &plain, handle_.out()));
     }
 
@@ -393,6 +398,7 @@ private:
             request.stop_count = stop.size();
             request.logit_bias = from.logit_bias.data();
             request.logit_bias_count = from.logit_bias.size();
+            request.draft = from.draft.empty() ? nullptr : from.draft.c_str();
             request.stop_token_ids = from.stop_token_ids.data();
             request.stop_token_id_count = from.stop_token_ids.size();
             request.suppress_tokens = from.suppress_tokens.data();

@@ -3,6 +3,7 @@
 use super::argument::{Text, Versioned};
 use super::status::{Failure, Outcome, Status};
 use crate::TokenId;
+use crate::draft::Source;
 use crate::engine;
 use crate::sample;
 use std::any::Any;
@@ -37,7 +38,8 @@ pub struct TokenLogprobs {
 pub struct Token {
     /// The token.
     pub id: TokenId,
-    /// 1: the draft wrote it and the verifier kept it.
+    /// Who drafted it, where the verifier kept a draft: 0: nobody, 1: the exit block, 2: a lookup in the same text, 3: one in
+    /// others'.
     pub drafted: i32,
     /// Text that became certain with it: whole characters in UTF-8, nothing that may still be part of a stop string, often
     /// nothing at all; the texts of an answer's tokens, joined, are the answer's. A zero follows it, which length does not
@@ -192,7 +194,7 @@ fn at_position(logprobs: &sample::TokenLogprobs, top: &[Logprob]) -> TokenLogpro
 /// A token and what its C form points to.
 pub(super) struct KeptToken {
     id: TokenId,
-    drafted: bool,
+    drafted: Option<Source>,
     text: KeptText,
     logprobs: Option<sample::TokenLogprobs>,
     top: Vec<Logprob>,
@@ -201,13 +203,18 @@ pub(super) struct KeptToken {
 impl KeptToken {
     pub fn new(emission: engine::Emission) -> Self {
         let engine::Emission { token, text, drafted, logprobs } = emission;
-        Self { id: token, drafted: drafted.is_some(), text: KeptText::new(text), top: top(logprobs.as_ref()), logprobs }
+        Self { id: token, drafted, text: KeptText::new(text), top: top(logprobs.as_ref()), logprobs }
     }
 
     /// Good while this lives.
     pub fn view(&self) -> Token {
         let logprobs = self.logprobs.as_ref().map_or(NO_LOGPROBS, |logprobs| at_position(logprobs, &self.top));
-        Token { id: self.id, drafted: self.drafted.into(), text: self.text.view(), logprobs }
+        Token {
+            id: self.id,
+            drafted: self.drafted.map_or(0, |source| 1 + source as i32),
+            text: self.text.view(),
+            logprobs,
+        }
     }
 }
 

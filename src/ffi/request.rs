@@ -1,6 +1,6 @@
 //! Requests: what is to be continued, and how tokens are chosen.
 
-use super::argument::{Incoming, Place, Text, Versioned, check_size, slice, structure, text};
+use super::argument::{Incoming, Place, Text, Versioned, check_size, optional_string, slice, structure, text};
 use super::handle;
 use super::model::{self, Model};
 use super::session::Session;
@@ -115,6 +115,9 @@ pub struct Request {
     pub bad_words: *const Tokens,
     /// How many.
     pub bad_word_count: usize,
+    /// Who may draft, of those that the session has: as eesd_session_params has it; NULL: all of them. What a request without
+    /// "shared" comes to is not told to others.
+    pub draft: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first.
@@ -186,6 +189,7 @@ pub unsafe extern "C" fn eesd_request_default(
             suppress_token_count: 0,
             bad_words: std::ptr::null(),
             bad_word_count: 0,
+            draft: std::ptr::null(),
         });
         Ok(())
     })
@@ -211,13 +215,18 @@ pub(super) unsafe fn read(session: &Session, request: *const Request) -> Outcome
     };
     // SAFETY: the same.
     let ids = unsafe { slice(request.stop_token_ids, request.stop_token_id_count, MOST_BIASES, "stop_token_ids") }?;
+    // SAFETY: the same.
+    let sources = match unsafe { optional_string(request.draft, "draft") }? {
+        Some(list) => list.parse()?,
+        None => Sources::ALL,
+    };
     let read = engine::Request {
         sampling,
         min_tokens: request.min_tokens,
         stop_token_ids: ids.to_vec(),
         stop: stops.iter().map(read).collect::<Outcome<_>>()?,
         ignore_end: request.ignore_end != 0,
-        sources: if request.speculate == 0 { Sources::OFF } else { Sources::ALL },
+        sources: if request.speculate == 0 { Sources::OFF } else { sources },
         draft_max: (request.draft_max > 0).then_some(request.draft_max),
         ..engine::Request::new(prompt, request.max_tokens)
     };

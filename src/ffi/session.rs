@@ -13,6 +13,7 @@ use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::{CudaBackend, CudaOptions};
 use crate::backend::{Backend, Device, Limits};
 use crate::control::ControllerSpec;
+use crate::draft::Source;
 use crate::engine::{Engine, Request};
 use crate::kv::PAGE_TOKENS;
 use crate::load::ExitBlock;
@@ -148,7 +149,8 @@ fn run(model: &Model, plan: &Plan, tell: &Sender<Started>, inbox: Receiver<Comma
 
 fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
     let checkpoint = &model.checkpoint;
-    let exit = model.exit.as_ref().filter(|_| plan.controller != ControllerSpec::Off).map(ExitBlock::weights);
+    let drafts = plan.controller != ControllerSpec::Off && plan.sources.has(Source::Exit);
+    let exit = model.exit.as_ref().filter(|_| drafts).map(ExitBlock::weights);
     let (geometry, weights) = (checkpoint.geometry(), model.weights());
     let Plan { slots, context, pages, kv, .. } = *plan;
     let max_draft = plan.draft_max.min(context);
@@ -169,7 +171,7 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
     };
     let end_tokens = checkpoint.generation().end_tokens.clone();
     let engine = Engine::new(backend, plan.controller.build(), checkpoint.tokenizer().cloned(), end_tokens);
-    Ok(engine.with_options(plan.options))
+    Ok(engine.with_options(plan.options).with_proposers(plan.sources.proposers()))
 }
 
 /// Makes a session over a model; *session gets a handle for eesd_session_free().

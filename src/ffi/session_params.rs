@@ -9,6 +9,7 @@ use crate::backend::cpu::KvFormat;
 use crate::backend::cuda::CudaOptions;
 use crate::backend::{DEFAULT_CONTEXT, Device};
 use crate::control::ControllerSpec;
+use crate::draft::{Source, Sources};
 use crate::engine::EngineOptions;
 use crate::kv::PAGE_TOKENS;
 use std::ffi::c_char;
@@ -32,9 +33,13 @@ pub struct SessionParams {
     /// How the KV cache is kept: "f32", or "q8", in 8 bits, for less than a third of the memory and answers that differ a
     /// little; on the processor only. NULL is "f32".
     pub kv: *const c_char,
-    /// As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
-    /// exit block, else "off".
+    /// How far the exit block drafts, as after eesd-run's --controller: "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where
+    /// the model has an exit block. "off": nobody drafts.
     pub controller: *const c_char,
+    /// Who drafts: "off", or of "exit", "lookup" and "shared" those in a list with commas. NULL: "exit,lookup", as far as the
+    /// model has an exit block. With "shared" an answer comes faster where another request's was like it, so that whoever
+    /// asks may tell what others asked: for sessions of one owner.
+    pub draft: *const c_char,
     /// Most drafts in one round, 1 to 1024. Default: 16.
     pub draft_max: usize,
     /// Tokens that a step takes in at most; what it takes to read a long prompt is spread over others' rounds. Default:
@@ -63,6 +68,7 @@ pub(super) struct Plan {
     pub pages: Option<usize>,
     pub kv: KvFormat,
     pub controller: ControllerSpec,
+    pub sources: Sources,
     pub draft_max: usize,
     pub memory_fraction: f64,
     pub options: EngineOptions,
@@ -92,11 +98,13 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         let found = "kv: \"q8\", but a GPU keeps keys and values in the model's 16 bits (expected device \"cpu\")";
         return Err(Failure::argument(found));
     }
+    // SAFETY: the same.
+    let draft = unsafe { optional_string(params.draft, "draft") }?;
     let name = model.checkpoint.name();
     let controller = match (controller.map(ControllerSpec::parse).transpose()?, &model.exit) {
         (None, Some(_)) => ControllerSpec::default(),
         (None, None) => {
-            log(LogLevel::Info, || format!("{name} has no exit block: decoding plainly"));
+            log(LogLevel::Info, || format!("{name} has no exit block"));
             ControllerSpec::Off
         }
         (Some(controller), None) if controller != ControllerSpec::Off => {
@@ -106,6 +114,15 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         }
         (Some(controller), _) => controller,
     };
+    let asked = draft.map(str::parse::<Sources>).transpose()?;
+    if asked.is_some_and(|sources| sources.has(Source::Exit)) && model.exit.is_none() {
+        let found = "draft: \"exit\", but the model was opened without an exit block to draft with";
+        return Err(Failure::new(Status::Unsupported, found));
+    }
+    // Plain decoding is what "off" asks for; without an exit block it is only nobody's choice.
+    let plain = controller == ControllerSpec::Off && !params.controller.is_null();
+    let all = Sources::ALL.with(Source::Shared, false);
+    let sources = if plain { Sources::OFF } else { asked.unwrap_or(all) };
     let draft_max = within(params.draft_max, 1, 1024, "draft_max")?;
     if let ControllerSpec::Fixed(k) = controller
         && k > draft_max
@@ -139,6 +156,7 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         pages: (cache > 0).then(|| cache.div_ceil(PAGE_TOKENS)),
         kv,
         controller,
+        sources,
         draft_max,
         memory_fraction,
         options: EngineOptions {
@@ -170,6 +188,7 @@ pub unsafe extern "C" fn eesd_session_params_default(params: *mut SessionParams,
             cache_tokens: 0,
             kv: std::ptr::null(),
             controller: std::ptr::null(),
+            draft: std::ptr::null(),
             draft_max: 16,
             token_budget,
             reuse_prefixes: reuse_prefixes.into(),

@@ -2,6 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::control::ControllerError;
+use crate::draft::SourceError;
 use crate::engine::EngineError;
 use crate::load::LoadError;
 use crate::sample::ParamError;
@@ -96,6 +97,12 @@ impl From<LoadError> for Failure {
 impl From<ControllerError> for Failure {
     fn from(error: ControllerError) -> Self {
         Self::argument(with_causes(&error))
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::argument(format!("draft: {error}"))
     }
 }
 

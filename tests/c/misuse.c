@@ -258,6 +258,8 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.gpu_memory_fraction = NAN);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.controller = "guess");
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.controller = "fixed:many");
+    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.draft = "exits");
+    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.draft = "");
     EXPECT(EESD_STATUS_NOT_FOUND, eesd_cancel(session, 0));
     EXPECT(EESD_STATUS_NOT_FOUND, eesd_cancel(session, id));
     EXPECT(EESD_STATUS_NOT_FOUND, eesd_cancel(session, UINT64_MAX));
