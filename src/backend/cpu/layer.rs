@@ -6,7 +6,7 @@
 use super::Simd;
 use super::attention::{self, Attention, Span, Unit};
 use super::cache::Cache;
-use super::codes::Quantise;
+use super::codes::{BLOCK, Quantise};
 use super::gemm::{Inputs, gemm};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math::silu;
@@ -19,6 +19,9 @@ use crate::TokenId;
 use crate::backend::rope::RopeTable;
 use crate::model::Geometry;
 use std::ops::Range;
+
+/// Pairs of a gate's panel and an up's that make a block of the next product's inputs.
+const PAIRS: usize = BLOCK / LANES;
 
 /// What never changes once the backend is made.
 pub struct Model {
@@ -110,6 +113,7 @@ impl<'a> Pass<'a> {
             window,
             queries: work.qkv.rows(),
             out: work.mixed.rows_mut(),
+            codes: (takes_codes(&layer.o) && geometry.head_dim.is_multiple_of(BLOCK)).then(|| work.mixed_codes()),
         };
         while let Some(unit) = worker.claim(self.units.len()) {
             // SAFETY: queries, keys and values are complete; a unit is one worker's.
@@ -117,26 +121,34 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
-        self.add_projection(worker, (&work.mixed, geometry.q_size()), &layer.o, layer.o_bias.as_deref());
+        let mixed = match attention.codes {
+            Some(codes) => Inputs { floats: work.mixed.rows(), codes: Some(codes) },
+            None => self.inputs(worker, (&work.mixed, geometry.q_size()), &layer.o),
+        };
+        self.add_projection(worker, mixed, &layer.o, layer.o_bias.as_deref());
         worker.barrier();
 
         let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
-        worker.divide(layer.gate_up.count / 2, |pairs| {
+        let gated = Inputs { floats: work.gated.rows(), codes: takes_codes(&layer.down).then(|| work.gated_codes()) };
+        let (len, pairs) = (geometry.intermediate_size, layer.gate_up.count / 2);
+        // Whole blocks, so that whoever makes their activations can quantise them, while they are at hand.
+        worker.divide(len.div_ceil(BLOCK), |blocks| {
+            let pairs = blocks.start * PAIRS..pairs.min(blocks.end * PAIRS);
             let columns = 2 * pairs.start..2 * pairs.end;
             // SAFETY: the normalised rows are complete; the columns are this worker's.
             unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
             for row in 0..self.rows {
-                self.model.simd.run(Gate {
-                    pass: self,
-                    bias: layer.gate_up_bias.as_deref(),
-                    row,
-                    pairs: pairs.clone(),
-                });
+                let bias = layer.gate_up_bias.as_deref();
+                self.model.simd.run(Gate { pass: self, bias, row, pairs: pairs.clone() });
+                if let Some(codes) = gated.codes {
+                    let x = gated.floats.at.wrapping_add(row * gated.floats.stride);
+                    self.model.simd.run(Quantise { x, len, blocks: blocks.clone(), out: codes.from(row) });
+                }
             }
         });
         worker.barrier();
 
-        self.add_projection(worker, (&work.gated, geometry.intermediate_size), &layer.down, layer.down_bias.as_deref());
+        self.add_projection(worker, gated, &layer.down, layer.down_bias.as_deref());
         worker.barrier();
     }
 
@@ -180,13 +192,13 @@ impl<'a> Pass<'a> {
     /// Complete rows, as `matrix` takes them: where it has quantised weights, in 8 bits too (of many rows after a barrier).
     fn inputs(&self, worker: &Worker<'_>, (x, len): (&RowBuffer, usize), matrix: &Panels) -> Inputs {
         let floats = x.rows();
-        if !matrix.take_codes(0..matrix.count) {
+        if !takes_codes(matrix) {
             return Inputs { floats, codes: None };
         }
         let codes = self.work.codes(worker.index, self.rows);
         for row in self.own_rows(worker) {
             let x = floats.at.wrapping_add(row * floats.stride);
-            self.model.simd.run(Quantise { x, len, out: codes.from(row) });
+            self.model.simd.run(Quantise { x, len, blocks: 0..len.div_ceil(BLOCK), out: codes.from(row) });
         }
         if self.rows > OWN_ROWS {
             worker.barrier();
@@ -240,9 +252,8 @@ impl<'a> Pass<'a> {
 
     /// Adds `x · matrix + bias` to the residual stream, in this worker's columns. Not to its padding, which stays zero: 0
     /// times what is not finite would be there for whoever has the row next.
-    fn add_projection(&self, worker: &Worker<'_>, x: (&RowBuffer, usize), matrix: &Panels, bias: Option<&[f32]>) {
+    fn add_projection(&self, worker: &Worker<'_>, x: Inputs, matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
-        let x = self.inputs(worker, x, matrix);
         worker.divide(matrix.count, |panels| {
             let start = panels.start * LANES;
             let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);
@@ -259,6 +270,11 @@ impl<'a> Pass<'a> {
             }
         });
     }
+}
+
+/// Whether a matrix, or a part of it, is multiplied by inputs in 8 bits.
+fn takes_codes(matrix: &Panels) -> bool {
+    matrix.take_codes(0..matrix.count)
 }
 
 fn add(to: &mut [f32], from: &[f32]) {

@@ -81,8 +81,12 @@ pub struct Workspace {
     pub sums: RowBuffer,
     /// Rows of `[vocab]`.
     pub logits: RowBuffer,
-    /// Rows in 8 bits, whatever is multiplied next; of many rows.
+    /// Normalised rows in 8 bits, of many rows; or what attention gives, where its heads are no whole blocks.
     codes: QuantisedRows,
+    /// What attention gives, in 8 bits.
+    mixed_codes: QuantisedRows,
+    /// Gated activations in 8 bits.
+    gated_codes: QuantisedRows,
     workers: Vec<Own>,
 }
 
@@ -106,7 +110,7 @@ impl Workspace {
         let round_rows = limits.max_draft + 1;
         let rows = PREFILL_ROWS.max(limits.slots * round_rows);
         let width = padded(geometry.head_dim);
-        let longest = geometry.hidden_size.max(geometry.intermediate_size).max(geometry.q_size());
+        let longest = geometry.hidden_size.max(geometry.q_size());
         let own = || {
             let zeroed = |len| Memory::zeroed(len, "workspace");
             Ok(Own {
@@ -132,6 +136,8 @@ impl Workspace {
             sums: RowBuffer::new(rows, geometry.hidden_size)?,
             logits: RowBuffer::new(rows, geometry.vocab_size)?,
             codes: QuantisedRows::new(rows, longest)?,
+            mixed_codes: QuantisedRows::new(rows, geometry.q_size())?,
+            gated_codes: QuantisedRows::new(rows, geometry.intermediate_size)?,
             workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
         })
     }
@@ -165,6 +171,16 @@ impl Workspace {
     /// A place for quantised rows: of up to [`OWN_ROWS`] the worker's own.
     pub fn codes(&self, worker: usize, rows: usize) -> CodeRows {
         if rows <= OWN_ROWS { self.workers[worker].codes.rows() } else { self.codes.rows() }
+    }
+
+    /// A place for what attention gives, in 8 bits.
+    pub fn mixed_codes(&self) -> CodeRows {
+        self.mixed_codes.rows()
+    }
+
+    /// A place for gated activations in 8 bits.
+    pub fn gated_codes(&self) -> CodeRows {
+        self.gated_codes.rows()
     }
 
     /// A worker's scratch space for [`gemm`](gemm::gemm).

@@ -4,6 +4,7 @@ use super::super::super::BackendError;
 use super::super::lanes::{Kernel, LANES, Lanes};
 use super::super::memory::Memory;
 use super::BLOCK;
+use std::ops::Range;
 
 /// A buffer of quantised rows.
 pub struct QuantisedRows {
@@ -76,7 +77,7 @@ impl CodeRows {
     }
 }
 
-/// Quantises one row: of each block the largest magnitude becomes 127, and what is between is rounded, ties to even.
+/// Quantises blocks of one row: of each the largest magnitude becomes 127, and what is between is rounded, ties to even.
 ///
 /// Blocks of magnitudes below 1e-30 are zeros. The scale of a block with something in it that is not finite is no
 /// number, and so is then whatever the row is multiplied by.
@@ -85,6 +86,8 @@ pub struct Quantise {
     pub x: *const f32,
     /// The row's true length.
     pub len: usize,
+    /// Which blocks.
+    pub blocks: Range<usize>,
     /// Where the result goes: the first of these rows.
     pub out: CodeRows,
 }
@@ -95,9 +98,9 @@ impl Kernel for Quantise {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         const SMALLEST: f32 = 1e-30;
-        let Self { x, len, out } = self;
+        let Self { x, len, blocks, out } = self;
         let vectors = len.div_ceil(LANES);
-        for block in 0..len.div_ceil(BLOCK) {
+        for block in blocks {
             let zero = V::splat(0.0);
             let first = 2 * block;
             // SAFETY: the row is padded to whole vectors.

@@ -62,7 +62,10 @@ fn quantised(simd: Simd, rows: usize, x: &[f32], len: usize) -> (QuantisedRows, 
         let mut padded = x.to_vec();
         padded.resize(len.next_multiple_of(LANES), 0.0);
         let out = codes.from(row);
-        simd.run(Quantise { x: padded.as_ptr(), len, out });
+        let blocks = len.div_ceil(BLOCK);
+        for blocks in [0..blocks / 3, blocks / 3..blocks] {
+            simd.run(Quantise { x: padded.as_ptr(), len, blocks, out });
+        }
         for i in 0..len {
             // SAFETY: the row has just been written.
             meant.push(unsafe { f32::from(*out.codes.add(i)) * *out.scales.add(i / BLOCK) });

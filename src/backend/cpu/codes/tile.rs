@@ -7,7 +7,7 @@
 
 use super::super::lanes::{LANES, Lanes};
 use super::BLOCK;
-use super::dots::{CodeKernel, Dots, prefetch};
+use super::dots::{CodeKernel, Dots, LINE, prefetch};
 use super::inputs::CodeRows;
 use super::layout::Codes;
 
@@ -22,6 +22,10 @@ pub struct Product {
     pub blocks: usize,
     /// The panel's codes of the first block.
     pub codes: *const u8,
+    /// From these codes to the next panel's.
+    pub next: usize,
+    /// Which lines of each block of the next panel's are asked for meanwhile.
+    pub fetch: (usize, usize),
     /// For each group 16 scales.
     pub scales: *const f32,
     /// For each group 16 minima, where there are any.
@@ -57,13 +61,10 @@ impl<'a, K: Kind, const R: usize> Tile<'a, K, R> {
     }
 }
 
-/// How far ahead codes are asked for.
-const AHEAD: usize = 2048;
-
 impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
     #[inline(always)]
     fn run<V: Lanes, D: Dots<V>>(self) {
-        let Product { inputs, first, blocks, codes, scales, minima, out, out_row, resume } = *self.product;
+        let Product { inputs, first, blocks, codes, next, fetch, scales, minima, out, out_row, resume } = *self.product;
         let row = inputs.blocks;
         let groups = if K::HALVES { 2 } else { 1 };
         // SAFETY: the operands are as large as `multiply`'s caller promises.
@@ -76,8 +77,8 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
             }
             for block in 0..blocks {
                 let codes = codes.add(block * K::CODES.block_bytes());
-                for line in (0..K::CODES.block_bytes()).step_by(64) {
-                    prefetch(codes.wrapping_add(AHEAD + line));
+                for line in fetch.0..fetch.1 {
+                    prefetch(codes.wrapping_add(next + line * LINE));
                 }
                 let at = first + block;
                 let x = inputs.codes.add(at * BLOCK).cast_const();
