@@ -6,7 +6,7 @@
 use super::Simd;
 use super::attention::{self, Attention, Span, Unit};
 use super::cache::Cache;
-use super::codes::{BLOCK, Quantise};
+use super::codes::{BLOCK, LINE, Quantise, prefetch};
 use super::gemm::{Inputs, gemm};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math::silu;
@@ -22,6 +22,9 @@ use std::ops::Range;
 
 /// Pairs of a gate's panel and an up's that make a block of the next product's inputs.
 const PAIRS: usize = BLOCK / LANES;
+
+/// Bytes of a product's first weights that are asked for beforehand: about as many as come while a barrier is met.
+const FIRST: usize = 6 << 10;
 
 /// What never changes once the backend is made.
 pub struct Model {
@@ -93,13 +96,15 @@ impl<'a> Pass<'a> {
         let normed = self.norm(worker, &layer.input_norm, &layer.qkv);
         let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
         let panels = padded(geometry.head_dim) / LANES;
-        worker.divide(geometry.heads + 2 * geometry.kv_heads - first_head, |heads| {
+        let heads = geometry.heads + 2 * geometry.kv_heads;
+        worker.divide(heads - first_head, |heads| {
             let heads = first_head + heads.start..first_head + heads.end;
             let columns = heads.start * panels..heads.end * panels;
             // SAFETY: the normalised rows are complete; the columns are this worker's.
             unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
             self.finish_heads(layer, index, heads);
         });
+        self.fetch(&layer.o, worker.share(layer.o.count).start);
         worker.barrier();
         if extent == Extent::KeysAndValues {
             return;
@@ -121,18 +126,21 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
+        let len = geometry.intermediate_size;
+        let blocks = len.div_ceil(BLOCK);
         let mixed = match attention.codes {
             Some(codes) => Inputs { floats: work.mixed.rows(), codes: Some(codes) },
             None => self.inputs(worker, (&work.mixed, geometry.q_size()), &layer.o),
         };
         self.add_projection(worker, mixed, &layer.o, layer.o_bias.as_deref());
+        self.fetch(&layer.gate_up, worker.share(blocks).start * 2 * PAIRS);
         worker.barrier();
 
         let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
         let gated = Inputs { floats: work.gated.rows(), codes: takes_codes(&layer.down).then(|| work.gated_codes()) };
-        let (len, pairs) = (geometry.intermediate_size, layer.gate_up.count / 2);
+        let pairs = layer.gate_up.count / 2;
         // Whole blocks, so that whoever makes their activations can quantise them, while they are at hand.
-        worker.divide(len.div_ceil(BLOCK), |blocks| {
+        worker.divide(blocks, |blocks| {
             let pairs = blocks.start * PAIRS..pairs.min(blocks.end * PAIRS);
             let columns = 2 * pairs.start..2 * pairs.end;
             // SAFETY: the normalised rows are complete; the columns are this worker's.
@@ -146,9 +154,15 @@ impl<'a> Pass<'a> {
                 }
             }
         });
+        self.fetch(&layer.down, worker.share(layer.down.count).start);
         worker.barrier();
 
         self.add_projection(worker, gated, &layer.down, layer.down_bias.as_deref());
+        if index + 1 < geometry.layers {
+            self.fetch(&weights.layers[index + 1].qkv, worker.share(heads).start * panels);
+        } else {
+            self.fetch(&weights.head.matrix, worker.share(weights.head.matrix.count).start);
+        }
         worker.barrier();
     }
 
@@ -215,6 +229,15 @@ impl<'a> Pass<'a> {
         let scratch = self.work.block(worker.index);
         // SAFETY: the caller's promise; the buffers are made for these matrices.
         unsafe { gemm(self.model.simd, self.rows, x, weights, columns, out.rows_mut(), scratch) };
+    }
+
+    /// Asks for the first weights, from panel `first` on, that a worker is going to multiply: they come while it waits for
+    /// others.
+    fn fetch(&self, matrix: &Panels, first: usize) {
+        if let Some((_, _, start)) = matrix.parts(first..matrix.count).next() {
+            let weights = self.model.weights.packed.at(start);
+            (0..FIRST).step_by(LINE).for_each(|at| prefetch(weights.wrapping_add(at)));
+        }
     }
 
     /// Bias, norm and rotation of projected heads; keys and values go to the cache, queries stay.

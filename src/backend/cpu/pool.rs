@@ -7,8 +7,9 @@
 
 use super::super::BackendError;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ struct Shared {
     arrived: Alone<AtomicUsize>,
     generation: Alone<AtomicUsize>,
     claimed: Alone<AtomicUsize>,
+    /// What is left of each worker's share of [`Worker::divide`].
+    left: Vec<Alone<Left>>,
     panicked: AtomicBool,
     stop: AtomicBool,
     /// Threads that sleep, or are about to.
@@ -95,6 +98,7 @@ impl Pool {
             arrived: Alone::default(),
             generation: Alone::default(),
             claimed: Alone::default(),
+            left: (0..workers.max(1)).map(|_| Alone::default()).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             asleep: Alone::default(),
@@ -260,25 +264,27 @@ impl Worker<'_> {
     }
 
     /// This worker's contiguous share of `0..units`.
-    pub fn share(&self, units: usize) -> std::ops::Range<usize> {
+    pub fn share(&self, units: usize) -> Range<usize> {
         units * self.index / self.count..units * (self.index + 1) / self.count
     }
 
-    /// Calls `work` with ranges that make up `0..units` over all workers: first most of this worker's own share, always the
-    /// same, so that it stays in its caches; then small pieces of what is left, for whoever is done first: cores are seldom
-    /// equally fast. A barrier must lie between two rounds, as with [`claim`](Self::claim).
-    pub fn divide(&self, units: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
-        /// Pieces of what is left, for each worker.
-        const PIECES: usize = 4;
+    /// Calls `work` with ranges that make up `0..units` over all workers: each goes through its own share, always the same, so
+    /// that it stays in its caches, and from one end to the other; then helps with what others have left of theirs: cores
+    /// are seldom equally fast. A barrier must lie between two rounds, as with [`claim`](Self::claim).
+    pub fn divide(&self, units: usize, mut work: impl FnMut(Range<usize>)) {
         if self.count == 1 {
             return work(0..units);
         }
-        let fixed = units * 3 / 4;
-        work(self.share(fixed));
-        let piece = (units - fixed).div_ceil(PIECES * self.count).max(1);
-        while let Some(index) = self.claim((units - fixed).div_ceil(piece)) {
-            let first = fixed + index * piece;
-            work(first..units.min(first + piece));
+        let own = &self.shared.left[self.index].0;
+        own.put(self.share(units));
+        while let Some(range) = own.take_first() {
+            work(range);
+        }
+        for other in 1..self.count {
+            let left = &self.shared.left[(self.index + other) % self.count].0;
+            while let Some(range) = left.take_last() {
+                work(range);
+            }
         }
     }
 
@@ -293,6 +299,58 @@ impl Worker<'_> {
         self.drawn.set(self.drawn.get() + units + self.count);
         None
     }
+}
+
+/// A range from which its owner takes pieces at the front, and whoever helps at the back.
+#[derive(Default)]
+struct Left(AtomicU64);
+
+impl Left {
+    /// Puts a range here, when nothing is left of the one before.
+    fn put(&self, range: Range<usize>) {
+        self.0.store(pack(range), Ordering::Release);
+    }
+
+    /// Half of what is left: large pieces first, then small ones, so that something is there for others till the end.
+    fn take_first(&self) -> Option<Range<usize>> {
+        self.take(
+            |Range { start, end }| start + (end - start).div_ceil(2),
+            |left, cut| (left.start..cut, cut..left.end),
+        )
+    }
+
+    /// The last quarter of what is left: its owner goes on meanwhile.
+    fn take_last(&self) -> Option<Range<usize>> {
+        self.take(|Range { start, end }| end - (end - start).div_ceil(4), |left, cut| (cut..left.end, left.start..cut))
+    }
+
+    fn take(
+        &self,
+        cut: impl Fn(&Range<usize>) -> usize,
+        split: impl Fn(&Range<usize>, usize) -> (Range<usize>, Range<usize>),
+    ) -> Option<Range<usize>> {
+        let mut before = self.0.load(Ordering::Acquire);
+        loop {
+            let left = unpack(before);
+            if left.is_empty() {
+                return None;
+            }
+            let (taken, rest) = split(&left, cut(&left));
+            match self.0.compare_exchange_weak(before, pack(rest), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(taken),
+                Err(now) => before = now,
+            }
+        }
+    }
+}
+
+/// A range of less than 2^32 in one word.
+fn pack(Range { start, end }: Range<usize>) -> u64 {
+    (start as u64) << 32 | end as u64
+}
+
+fn unpack(packed: u64) -> Range<usize> {
+    (packed >> 32) as usize..(packed & 0xffff_ffff) as usize
 }
 
 #[cfg(test)]

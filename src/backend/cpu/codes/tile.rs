@@ -6,10 +6,10 @@
 //! accumulator.
 
 use super::super::lanes::{LANES, Lanes};
-use super::BLOCK;
 use super::dots::{CodeKernel, Dots, LINE, prefetch};
 use super::inputs::CodeRows;
 use super::layout::Codes;
+use std::array::from_fn;
 
 /// Where a product's operands lie.
 #[derive(Clone, Copy)]
@@ -65,7 +65,6 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
     #[inline(always)]
     fn run<V: Lanes, D: Dots<V>>(self) {
         let Product { inputs, first, blocks, codes, next, fetch, scales, minima, out, out_row, resume } = *self.product;
-        let row = inputs.blocks;
         let groups = if K::HALVES { 2 } else { 1 };
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
@@ -80,20 +79,19 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
                 for line in fetch.0..fetch.1 {
                     prefetch(codes.wrapping_add(next + line * LINE));
                 }
-                let at = first + block;
-                let x = inputs.codes.add(at * BLOCK).cast_const();
-                // Where the sums of a group's inputs lie in a row of them: those of half blocks come first.
-                let sums_at = |group: usize| if K::HALVES { 2 * at + group } else { 2 * row + at };
+                let inputs: [_; R] = from_fn(|r| inputs.at.add(r * inputs.stride + first + block).cast_const());
+                // Where the sums of a group's inputs lie in a block.
+                let sums_at = |group: usize| if K::HALVES { group } else { 2 };
                 let mut dots = [[D::zero(); R]; 2];
                 for (group, dots) in dots.iter_mut().enumerate().take(groups) {
-                    for (r, dot) in dots.iter_mut().enumerate() {
-                        *dot = start::<K, V, D>(inputs.negated.add(r * 3 * row + sums_at(group)));
+                    for (input, dot) in inputs.iter().zip(dots) {
+                        *dot = start::<K, V, D>(&(**input).negated[sums_at(group)]);
                     }
                 }
                 for pair in 0..4 {
                     for (half, codes) in load::<K, V, D>(codes, pair).into_iter().enumerate() {
-                        for (r, sum) in dots[half * (groups - 1)].iter_mut().enumerate() {
-                            let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
+                        for (input, sum) in inputs.iter().zip(&mut dots[half * (groups - 1)]) {
+                            let x = input.cast::<i8>().add(16 * half + 4 * pair);
                             *sum = dot::<K, V, D>(codes, x, *sum);
                         }
                     }
@@ -102,10 +100,10 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
                     let number = (groups * block + group) * LANES;
                     let scale = V::load(scales.add(number));
                     for r in 0..R {
-                        let of_input = V::splat(*inputs.scales.add(r * row + at));
+                        let of_input = V::splat((*inputs[r]).scale);
                         sums[r] = scale.mul(of_input).fma(D::to_floats(dots[r]), sums[r]);
                         if K::MINIMA {
-                            let total = V::splat(*inputs.totals.add(r * 3 * row + sums_at(group)));
+                            let total = V::splat((*inputs[r]).totals[sums_at(group)]);
                             sums[r] = V::load(minima.add(number)).fma(total, sums[r]);
                         }
                     }
