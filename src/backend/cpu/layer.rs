@@ -236,7 +236,7 @@ impl<'a> Pass<'a> {
     fn fetch(&self, matrix: &Panels, first: usize) {
         if let Some((_, _, start)) = matrix.parts(first..matrix.count).next() {
             let weights = self.model.weights.packed.at(start);
-            (0..FIRST).step_by(LINE).for_each(|at| prefetch(weights.wrapping_add(at)));
+            (0..FIRST).step_by(LINE).for_each(|at| prefetch::<false>(weights.wrapping_add(at)));
         }
     }
 

@@ -35,7 +35,7 @@ pub unsafe fn multiply(
     let (per_part, next, lines) = (PART / BLOCK, layout.panel_bytes(), layout.codes.block_bytes() / LINE);
     for panel in 0..panels {
         let weights = weights.wrapping_add(panel * layout.panel_bytes());
-        (0..layout.codes_at()).step_by(LINE).for_each(|at| prefetch(weights.wrapping_add(next + at)));
+        (0..layout.codes_at()).step_by(LINE).for_each(|at| prefetch::<false>(weights.wrapping_add(next + at)));
         for first in (0..layout.blocks()).step_by(per_part) {
             let blocks = per_part.min(layout.blocks() - first);
             let minima = scratch.wrapping_add(SCRATCH / 2);
@@ -50,6 +50,7 @@ pub unsafe fn multiply(
                     codes: weights.wrapping_add(layout.codes_at() + first * layout.codes.block_bytes()),
                     next,
                     fetch: (lines * index / count, lines * (index + 1) / count),
+                    cold: index == 0,
                     scales: scratch,
                     minima,
                     out: out.at.wrapping_add(from * out.stride + panel * LANES),

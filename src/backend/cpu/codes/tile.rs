@@ -26,6 +26,8 @@ pub struct Product {
     pub next: usize,
     /// Which lines of each block of the next panel's are asked for meanwhile.
     pub fetch: (usize, usize),
+    /// Whether no other tile has read these codes: the first cache does not have them.
+    pub cold: bool,
     /// For each group 16 scales.
     pub scales: *const f32,
     /// For each group 16 minima, where there are any.
@@ -61,10 +63,14 @@ impl<'a, K: Kind, const R: usize> Tile<'a, K, R> {
     }
 }
 
+/// How far ahead codes that were fetched to the second cache are asked for from there.
+const AHEAD: usize = 1024;
+
 impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
     #[inline(always)]
     fn run<V: Lanes, D: Dots<V>>(self) {
-        let Product { inputs, first, blocks, codes, next, fetch, scales, minima, out, out_row, resume } = *self.product;
+        let Product { inputs, first, blocks, codes, next, fetch, cold, scales, minima, out, out_row, resume } =
+            *self.product;
         let groups = if K::HALVES { 2 } else { 1 };
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
@@ -77,7 +83,12 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
             for block in 0..blocks {
                 let codes = codes.add(block * K::CODES.block_bytes());
                 for line in fetch.0..fetch.1 {
-                    prefetch(codes.wrapping_add(next + line * LINE));
+                    prefetch::<false>(codes.wrapping_add(next + line * LINE));
+                }
+                if cold {
+                    for line in 0..K::CODES.block_bytes() / LINE {
+                        prefetch::<true>(codes.wrapping_add(AHEAD + line * LINE));
+                    }
                 }
                 let inputs: [_; R] = from_fn(|r| inputs.at.add(r * inputs.stride + first + block).cast_const());
                 // Where the sums of a group's inputs lie in a block.
