@@ -12,13 +12,16 @@ use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::{Backend, Chunk, Sequence};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::load::Checkpoint;
-use eesd::model::{Dtype, Geometry, LayerWeights, Matrix, ModelWeights};
+use eesd::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
 use std::time::Instant;
 use synthetic::RandomModel;
 
 /// Rows of the passes that are timed.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 8, 16, 32];
+
+/// Drafts of the verification that is timed: eight rows of one sequence.
+const DRAFTS: usize = 7;
 
 /// Tokens of the timed prompts, where the model has as many positions.
 const PROMPTS: [usize; 2] = [256, 2048];
@@ -66,10 +69,12 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
         ..CpuOptions::default()
     };
     let mut backend = CpuBackend::new(geometry, weights, None, &options).expect("the model fits in memory");
+    let mut verification =
+        (geometry.layers > 1).then(|| Verification::new(geometry, weights, threads, &tokens_of(geometry, CONTEXT)));
     let mut probe = Probe::new(threads, PROBE_BYTES).expect("the probe's memory fits");
     let read_bytes = decoding_bytes(weights) as f64;
 
-    let tokens: Vec<u32> = (0..longest as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect();
+    let tokens = tokens_of(geometry, longest);
     let long: Vec<PageId> = (0..long).map(|page| PageId((most * table + page) as u32)).collect();
     let pages: Vec<Vec<PageId>> =
         (0..most).map(|slot| (0..table).map(|page| PageId((slot * table + page) as u32)).collect()).collect();
@@ -78,7 +83,7 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
     }
 
     let (mut reads, mut multiplies, mut prefills) = (Vec::new(), Vec::new(), vec![Vec::new(); prompts.len()]);
-    let mut passes = vec![Vec::new(); ROWS.len()];
+    let (mut passes, mut verifications) = (vec![Vec::new(); ROWS.len()], Vec::new());
     for round in 0..=rounds {
         let read = probe.read();
         let multiply = probe.multiply_add(20_000_000);
@@ -92,11 +97,13 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
         for rows in ROWS {
             round_passes.push(time(repeats, || decode(&mut *backend, &pages[..rows], &tokens[..=CONTEXT])));
         }
+        let round_verification = verification.as_mut().map(|of| time(repeats, || of.run()));
         // The first round warms up.
         if round > 0 {
             reads.push(read);
             multiplies.push(multiply);
             round_prefills.into_iter().zip(&mut prefills).for_each(|(prefill, all)| all.push(prefill));
+            verifications.extend(round_verification);
             round_passes.into_iter().zip(&mut passes).for_each(|(pass, all)| all.push(pass));
         }
     }
@@ -110,11 +117,13 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
         let shares: Vec<f64> = rates.iter().zip(times).map(|(rate, time)| work / time / rate * 100.0).collect();
         Spread::of(&shares)
     };
-    for (rows, times) in ROWS.into_iter().zip(&passes) {
+    let drafts = (!verifications.is_empty()).then_some((format!("{DRAFTS} drafts of one"), DRAFTS + 1, &verifications));
+    let plain = ROWS.into_iter().zip(&passes).map(|(rows, times)| (format!("{rows} rows"), rows, times));
+    for (name, rows, times) in plain.chain(drafts) {
         let speeds: Vec<f64> = times.iter().map(|time| rows as f64 / time).collect();
         let ratios: Vec<f64> = times.iter().zip(&passes[0]).map(|(time, one)| time / one).collect();
         println!(
-            "| {rows} rows | {} | {} | {} % | – | {} |",
+            "| {name} | {} | {} | {} % | – | {} |",
             Spread::of(times).scaled(1e3),
             Spread::of(&speeds),
             shares(&reads, read_bytes, times),
@@ -130,6 +139,48 @@ fn measure(name: &str, geometry: &Geometry, weights: &ModelWeights<'_>, threads:
             shares(&multiplies, prefill_flops(geometry, prompt), times),
         );
     }
+}
+
+/// One sequence with drafts of an untrained exit block after the first layer: nearly all of the pass has a row for each.
+struct Verification {
+    backend: Box<dyn Backend>,
+    pages: Vec<PageId>,
+    tokens: Vec<u32>,
+    committed: usize,
+    sampler: Sampler,
+}
+
+impl Verification {
+    fn new(geometry: &Geometry, weights: &ModelWeights<'_>, threads: usize, prompt: &[u32]) -> Self {
+        let (context, committed) = (prompt.len() + 1 + DRAFTS, prompt.len() + 1);
+        let options =
+            CpuOptions { threads: Some(threads), slots: 1, context, max_draft: DRAFTS, ..CpuOptions::default() };
+        let exit = ExitWeights::from_model(weights, 1, 1);
+        let mut backend = CpuBackend::new(geometry, weights, Some(&exit), &options).expect("the model fits in memory");
+        let pages: Vec<PageId> = (0..context.div_ceil(PAGE_TOKENS)).map(|page| PageId(page as u32)).collect();
+        backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: prompt }]).expect("prefill");
+        let tokens = [prompt, &prompt[..1]].concat();
+        let sampler = Sampler::new(SamplingParams::default(), geometry.vocab_size).expect("greedy is allowed");
+        let mut verification = Self { backend, pages, tokens, committed, sampler };
+        for _ in 0..DRAFTS {
+            let Self { backend, pages, tokens, sampler, .. } = &mut verification;
+            let sequence = Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), sampler };
+            let drafts = backend.draft(&[sequence]).expect("a draft");
+            tokens.extend(drafts.iter().map(|draft| draft.token));
+        }
+        verification
+    }
+
+    fn run(&mut self) {
+        let Self { backend, pages, tokens, committed, sampler } = self;
+        let sequence = Sequence { slot: 0, pages, tokens, committed: *committed, prompt: *committed - 1, sampler };
+        backend.verify(&[sequence]).expect("a pass");
+    }
+}
+
+/// Tokens all over the vocabulary.
+fn tokens_of(geometry: &Geometry, len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| i * 7919 % geometry.vocab_size as u32).collect()
 }
 
 /// Seconds of one of `repeats` calls, on average.

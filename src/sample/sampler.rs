@@ -147,13 +147,24 @@ impl Sampler {
     /// this is plain decoding.
     pub fn accept(&self, history: History<'_>, logits: &[f32], drafted: &[Drafted]) -> Verdict {
         let vocab = logits.len() / (drafted.len() + 1);
+        self.accept_rows(history, vocab, |row| &logits[row * vocab..][..vocab], drafted)
+    }
+
+    /// The same of logits `[vocab]` wherever each row lies.
+    pub(crate) fn accept_rows<'a>(
+        &self,
+        history: History<'_>,
+        vocab: usize,
+        logits: impl Fn(usize) -> &'a [f32],
+        drafted: &[Drafted],
+    ) -> Verdict {
         let start = history.tokens.len() - drafted.len();
         let committed = History { tokens: &history.tokens[..start], ..history };
         let mut penalties = Penalties::new(&self.params, committed, DraftVocab { size: vocab, ids: None });
         let mut reported = Vec::new();
         let mut accepted = 0;
         loop {
-            let row = &logits[accepted * vocab..][..vocab];
+            let row = logits(accepted);
             let draft = drafted.get(accepted);
             let before = History { tokens: &history.tokens[..start + accepted], ..history };
             let token = self.emit(start + accepted, &penalties.apply(row, self.biases(before)), draft);

@@ -6,6 +6,7 @@
 
 use super::Simd;
 use super::cache::Cache;
+use super::codes::{BLOCK, CodeRows, Quantise};
 use super::gemm::{Product, Rows, multiply};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math;
@@ -82,6 +83,8 @@ pub struct Attention<'a> {
     pub queries: Rows<*const f32>,
     /// The result, rows of `[head][head_dim]`.
     pub out: Rows<*mut f32>,
+    /// The same in 8 bits, where it is wanted and heads are whole blocks.
+    pub codes: Option<CodeRows>,
 }
 
 impl Attention<'_> {
@@ -164,6 +167,11 @@ impl Attention<'_> {
                 let out = self.out.at.add((span.row + query / group) * self.out.stride + head * head_dim);
                 for dim in 0..head_dim {
                     *out.add(dim) = *scratch.mixed.add(index * width + dim) / totals[index];
+                }
+                if let Some(codes) = self.codes {
+                    let (x, len) = (out.sub(head * head_dim).cast_const(), self.geometry.q_size());
+                    let blocks = head * head_dim / BLOCK..(head + 1) * head_dim / BLOCK;
+                    self.simd.run(Quantise { x, len, order: None, blocks, out: codes.from(span.row + query / group) });
                 }
             }
         }

@@ -6,7 +6,7 @@
 use super::Simd;
 use super::attention::{self, Attention, Span, Unit};
 use super::cache::Cache;
-use super::codes::Quantise;
+use super::codes::{BLOCK, LINE, Quantise, prefetch};
 use super::gemm::{Inputs, gemm};
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::math::silu;
@@ -19,6 +19,12 @@ use crate::TokenId;
 use crate::backend::rope::RopeTable;
 use crate::model::Geometry;
 use std::ops::Range;
+
+/// Pairs of a gate's panel and an up's that make a block of the next product's inputs.
+const PAIRS: usize = BLOCK / LANES;
+
+/// Bytes of a product's first weights that are asked for beforehand: about as many as come while a barrier is met.
+const FIRST: usize = 6 << 10;
 
 /// What never changes once the backend is made.
 pub struct Model {
@@ -90,13 +96,15 @@ impl<'a> Pass<'a> {
         let normed = self.norm(worker, &layer.input_norm, &layer.qkv);
         let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
         let panels = padded(geometry.head_dim) / LANES;
-        worker.divide(geometry.heads + 2 * geometry.kv_heads - first_head, |heads| {
+        let heads = geometry.heads + 2 * geometry.kv_heads;
+        worker.divide(heads - first_head, |heads| {
             let heads = first_head + heads.start..first_head + heads.end;
             let columns = heads.start * panels..heads.end * panels;
             // SAFETY: the normalised rows are complete; the columns are this worker's.
             unsafe { self.multiply(worker, normed, &layer.qkv, columns, &work.qkv) };
             self.finish_heads(layer, index, heads);
         });
+        self.fetch(&layer.o, worker.share(layer.o.count).start);
         worker.barrier();
         if extent == Extent::KeysAndValues {
             return;
@@ -110,6 +118,7 @@ impl<'a> Pass<'a> {
             window,
             queries: work.qkv.rows(),
             out: work.mixed.rows_mut(),
+            codes: (takes_blocks(&layer.o) && geometry.head_dim.is_multiple_of(BLOCK)).then(|| work.mixed_codes()),
         };
         while let Some(unit) = worker.claim(self.units.len()) {
             // SAFETY: queries, keys and values are complete; a unit is one worker's.
@@ -117,26 +126,47 @@ impl<'a> Pass<'a> {
         }
         worker.barrier();
 
-        self.add_projection(worker, (&work.mixed, geometry.q_size()), &layer.o, layer.o_bias.as_deref());
+        let len = geometry.intermediate_size;
+        let blocks = len.div_ceil(BLOCK);
+        let mixed = match attention.codes {
+            Some(codes) => Inputs { floats: work.mixed.rows(), codes: Some(codes) },
+            None => self.inputs(worker, (&work.mixed, geometry.q_size()), &layer.o),
+        };
+        self.add_projection(worker, mixed, &layer.o, layer.o_bias.as_deref());
+        self.fetch(&layer.gate_up, worker.share(blocks).start * 2 * PAIRS);
         worker.barrier();
 
         let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
-        worker.divide(layer.gate_up.count / 2, |pairs| {
+        let (gated, gated_codes) = (work.gated.rows(), takes_blocks(&layer.down).then(|| work.gated_codes()));
+        let pairs = layer.gate_up.count / 2;
+        // Whole blocks, so that whoever makes their activations can quantise them, while they are at hand.
+        worker.divide(blocks, |blocks| {
+            let pairs = blocks.start * PAIRS..pairs.min(blocks.end * PAIRS);
             let columns = 2 * pairs.start..2 * pairs.end;
             // SAFETY: the normalised rows are complete; the columns are this worker's.
             unsafe { self.multiply(worker, normed, &layer.gate_up, columns, &work.gate_up) };
             for row in 0..self.rows {
-                self.model.simd.run(Gate {
-                    pass: self,
-                    bias: layer.gate_up_bias.as_deref(),
-                    row,
-                    pairs: pairs.clone(),
-                });
+                let bias = layer.gate_up_bias.as_deref();
+                self.model.simd.run(Gate { pass: self, bias, row, pairs: pairs.clone() });
+                if let Some(codes) = gated_codes {
+                    let (x, blocks) = (gated.at.wrapping_add(row * gated.stride), blocks.clone());
+                    self.model.simd.run(Quantise { x, len, order: None, blocks, out: codes.from(row) });
+                }
             }
         });
+        self.fetch(&layer.down, worker.share(layer.down.count).start);
         worker.barrier();
 
-        self.add_projection(worker, (&work.gated, geometry.intermediate_size), &layer.down, layer.down_bias.as_deref());
+        let gated = match gated_codes {
+            Some(codes) => Inputs { floats: gated, codes: Some(codes) },
+            None => self.inputs(worker, (&work.gated, len), &layer.down),
+        };
+        self.add_projection(worker, gated, &layer.down, layer.down_bias.as_deref());
+        if index + 1 < geometry.layers {
+            self.fetch(&weights.layers[index + 1].qkv, worker.share(heads).start * panels);
+        } else {
+            self.fetch(&weights.head.matrix, worker.share(weights.head.matrix.count).start);
+        }
         worker.barrier();
     }
 
@@ -183,11 +213,11 @@ impl<'a> Pass<'a> {
         if matrix.orders.is_empty() {
             return Inputs { floats, codes: None };
         }
-        let codes = self.work.codes(worker.index, self.rows);
+        let (codes, blocks) = (self.work.codes(worker.index, self.rows), len.div_ceil(BLOCK));
         for (index, order) in matrix.orders.iter().enumerate() {
             for row in self.own_rows(worker) {
                 let (x, out) = (floats.at.wrapping_add(row * floats.stride), codes.from(index * self.rows + row));
-                self.model.simd.run(Quantise { x, len, order: order.as_deref(), out });
+                self.model.simd.run(Quantise { x, len, order: order.as_deref(), blocks: 0..blocks, out });
             }
         }
         if self.rows > OWN_ROWS {
@@ -205,6 +235,15 @@ impl<'a> Pass<'a> {
         let scratch = self.work.block(worker.index);
         // SAFETY: the caller's promise; the buffers are made for these matrices.
         unsafe { gemm(self.model.simd, self.rows, x, weights, columns, out.rows_mut(), scratch) };
+    }
+
+    /// Asks for the first weights, from panel `first` on, that a worker is going to multiply: they come while it waits for
+    /// others.
+    fn fetch(&self, matrix: &Panels, first: usize) {
+        if let Some((_, _, start)) = matrix.parts(first..matrix.count).next() {
+            let weights = self.model.weights.packed.at(start);
+            (0..FIRST).step_by(LINE).for_each(|at| prefetch::<false>(weights.wrapping_add(at)));
+        }
     }
 
     /// Bias, norm and rotation of projected heads; keys and values go to the cache, queries stay.
@@ -242,9 +281,8 @@ impl<'a> Pass<'a> {
 
     /// Adds `x · matrix + bias` to the residual stream, in this worker's columns. Not to its padding, which stays zero: 0
     /// times what is not finite would be there for whoever has the row next.
-    fn add_projection(&self, worker: &Worker<'_>, x: (&RowBuffer, usize), matrix: &Panels, bias: Option<&[f32]>) {
+    fn add_projection(&self, worker: &Worker<'_>, x: Inputs, matrix: &Panels, bias: Option<&[f32]>) {
         let work = self.work;
-        let x = self.inputs(worker, x, matrix);
         worker.divide(matrix.count, |panels| {
             let start = panels.start * LANES;
             let len = (panels.end * LANES).min(self.model.geometry.hidden_size).saturating_sub(start);
@@ -261,6 +299,12 @@ impl<'a> Pass<'a> {
             }
         });
     }
+}
+
+/// Whether a matrix takes codes of its inputs in their own order, block by block: so that whoever makes a block can quantise
+/// it. Of another order's blocks no one is made before all inputs are.
+fn takes_blocks(matrix: &Panels) -> bool {
+    matrix.orders[..] == [None]
 }
 
 fn add(to: &mut [f32], from: &[f32]) {

@@ -11,15 +11,15 @@ use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
 use std::ops::Range;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// What is kept of one sequence between the passes of a round.
 #[derive(Default)]
 pub struct Slot {
     /// What was drafted in this round, and once it is verified what was proposed.
     drafted: Vec<Drafted>,
-    /// Target logits `[k + 1, vocab]` of the last verification. Written by whoever of the workers judges the sequence.
-    logits: Mutex<Vec<f32>>,
+    /// The rows of the workspace that have its logits, if the last pass was its verification.
+    judged: Option<Range<usize>>,
 }
 
 impl Backend for CpuBackend {
@@ -162,19 +162,18 @@ impl Backend for CpuBackend {
             }
             second.logits(worker, &self.model.weights.head);
         });
+        for (sequence, span) in batch.iter().zip(&rounds) {
+            self.slots[sequence.slot].judged = Some(span.row..span.row + span.rows);
+        }
         let (slots, work, verdicts) = (&self.slots, &self.work, outcomes(batch.len()));
         let vocab = self.model.geometry.vocab_size;
         each(&mut self.pool, batch.len(), |index| {
             let (sequence, span) = (&batch[index], &rounds[index]);
-            let slot = &slots[sequence.slot];
-            let mut logits = slot.logits.lock().unwrap_or_else(PoisonError::into_inner);
-            logits.clear();
-            for row in span.row..span.row + span.rows {
-                // SAFETY: the pass that wrote the logits is over.
-                logits.extend_from_slice(unsafe { work.logits.part(row, 0, vocab) });
-            }
+            // SAFETY: the pass that wrote the logits is over.
+            let logits = |row| unsafe { work.logits.part(span.row + row, 0, vocab) };
             let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
-            let _ = verdicts[index].set(sequence.sampler.accept(history, &logits, &slot.drafted));
+            let drafted = &slots[sequence.slot].drafted;
+            let _ = verdicts[index].set(sequence.sampler.accept_rows(history, vocab, logits, drafted));
         });
         Ok(verdicts.into_iter().filter_map(OnceLock::into_inner).collect())
     }
@@ -184,8 +183,13 @@ impl Backend for CpuBackend {
     }
 
     fn target_logits(&self, slot: usize) -> Result<Vec<f32>, BackendError> {
-        match self.slots.get(slot) {
-            Some(slot) => Ok(slot.logits.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        match self.slots.get(slot).map(|slot| slot.judged.clone()) {
+            Some(Some(rows)) => {
+                // SAFETY: no pass is running.
+                let row = |row| unsafe { self.work.logits.part(row, 0, self.model.geometry.vocab_size) };
+                Ok(rows.flat_map(row).copied().collect())
+            }
+            Some(None) => Err(BackendError::Device(format!("slot {slot} was not in the last pass, a verification"))),
             None => Err(BackendError::Device(format!("slot {slot} of {}", self.slots.len()))),
         }
     }
@@ -197,6 +201,7 @@ impl Backend for CpuBackend {
         }
         self.limits.check_chunks(std::slice::from_ref(chunk), vocab_size)?;
         self.pool.check()?;
+        self.forget_logits();
         let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
         for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
@@ -239,8 +244,14 @@ impl CpuBackend {
     fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
         self.pool.check()?;
+        self.forget_logits();
         batch.iter().for_each(|sequence| self.slots[sequence.slot].drafted.truncate(sequence.sampled()));
         Ok(())
+    }
+
+    /// Before a pass that writes logits: those of the one before are gone.
+    fn forget_logits(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.judged = None);
     }
 
     /// Refuses drafts that were not made here, nor proposed: their rows would be those of others.

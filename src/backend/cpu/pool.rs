@@ -2,28 +2,30 @@
 //!
 //! A pass is some forty small operations, so a hand-over between threads must cost well under a
 //! microsecond. Every worker runs the whole pass, meets the others at [barriers](Worker::barrier)
-//! and spins there; between passes it spins a little longer and then sleeps.
+//! and spins there. Whoever has waited for much longer than a barrier takes sleeps: then another
+//! program has the core that it waits for, and may have this one.
 
 use super::super::BackendError;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a worker without work stays awake.
-const AWAKE: Duration = Duration::from_millis(4);
+/// How long a thread waits for others in a pass, or without work, before it sleeps: many times what a barrier takes, and
+/// still little of the time slice that whoever it waits for may need.
+const AWAKE: Duration = Duration::from_micros(100);
 
-/// Polls between two looks at the clock by a worker without work, some tens of microseconds.
-const POLLS: u32 = 4096;
+/// The same without work: as long as it takes to choose tokens and to begin the next pass.
+const AWAKE_BETWEEN: Duration = Duration::from_millis(1);
 
-/// Polls before a waiting thread lets others have its core, where each worker has a core of its own:
-/// some milliseconds. To yield sooner would give a time slice away to any busy program beside this
-/// one, at every barrier.
-const PATIENT: u32 = 1 << 19;
+/// Polls between two looks at the clock, some microseconds.
+const POLLS: u32 = 256;
 
-/// The same where workers share cores: whom this thread waits for is likely to need its core.
+/// Polls after which a waiting thread lets others have its core, where workers share cores: whom it waits for is likely to
+/// need it.
 const CROWDED: u32 = 1 << 6;
 
 /// Workers of all pools of this process.
@@ -54,9 +56,14 @@ struct Shared {
     arrived: Alone<AtomicUsize>,
     generation: Alone<AtomicUsize>,
     claimed: Alone<AtomicUsize>,
+    /// What is left of each worker's share of [`Worker::divide`].
+    left: Vec<Alone<Left>>,
     panicked: AtomicBool,
     stop: AtomicBool,
-    asleep: Vec<AtomicBool>,
+    /// Threads that sleep, or are about to.
+    asleep: Alone<AtomicUsize>,
+    bed: Mutex<()>,
+    bell: Condvar,
 }
 
 // SAFETY: `job` is written by `Pool::run` only while no worker runs, and read by workers only after
@@ -91,9 +98,12 @@ impl Pool {
             arrived: Alone::default(),
             generation: Alone::default(),
             claimed: Alone::default(),
+            left: (0..workers.max(1)).map(|_| Alone::default()).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            asleep: (0..workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
+            asleep: Alone::default(),
+            bed: Mutex::new(()),
+            bell: Condvar::new(),
         });
         WORKERS.fetch_add(shared.workers, Ordering::Relaxed);
         let mut pool = Self { shared, threads: Vec::new() };
@@ -138,16 +148,12 @@ impl Pool {
         // SAFETY: no worker runs between jobs, so nobody else touches the cell.
         unsafe { *shared.job.get() = Some(published) };
         shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        for (thread, asleep) in self.threads.iter().zip(&shared.asleep[1..]) {
-            if asleep.load(Ordering::SeqCst) {
-                thread.thread().unpark();
-            }
-        }
+        shared.wake();
         let outcome = catch_unwind(AssertUnwindSafe(|| job(&shared.worker(0))));
         if outcome.is_err() {
-            shared.panicked.store(true, Ordering::SeqCst);
+            shared.report_panic();
         }
-        shared.poll_until(|| shared.running.0.load(Ordering::Acquire) == 0);
+        shared.wait_until(AWAKE, || shared.running.0.load(Ordering::SeqCst) == 0);
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }
@@ -159,8 +165,8 @@ impl Drop for Pool {
     fn drop(&mut self) {
         WORKERS.fetch_sub(self.shared.workers, Ordering::Relaxed);
         self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.wake();
         for thread in self.threads.drain(..) {
-            thread.thread().unpark();
             // A worker that panicked has been reported by `run`.
             let _ = thread.join();
         }
@@ -172,65 +178,65 @@ impl Shared {
         Worker { index, count: self.workers, shared: self, drawn: Cell::new(0) }
     }
 
-    /// Polls before a waiting thread lets others have its core.
-    fn patience(&self) -> u32 {
-        if WORKERS.load(Ordering::Relaxed) > self.cores { CROWDED } else { PATIENT }
-    }
-
-    /// Spins until `ready`; gives the core away now and then.
-    fn poll_until(&self, ready: impl Fn() -> bool) {
-        let mut polls = 0u32;
-        while !ready() {
+    /// Waits until `ready`: spins, and after some time sleeps. What makes it ready is written sequentially consistently, and
+    /// [`wake`](Self::wake) is called then.
+    fn wait_until(&self, awake: Duration, ready: impl Fn() -> bool) {
+        let crowded = WORKERS.load(Ordering::Relaxed) > self.cores;
+        let mut since = None;
+        for polls in 1u32.. {
+            if ready() {
+                return;
+            }
             std::hint::spin_loop();
-            polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(self.patience()) {
+            if crowded && polls.is_multiple_of(CROWDED) {
                 std::thread::yield_now();
             }
+            if polls.is_multiple_of(POLLS) && since.get_or_insert_with(Instant::now).elapsed() > awake {
+                break;
+            }
         }
+        let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Either this thread sees what was written, or whoever wrote it sees this thread counted; and then takes the lock
+        // before it rings, so that this thread has looked once more, or listens.
+        self.asleep.0.fetch_add(1, Ordering::SeqCst);
+        while !ready() {
+            bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.asleep.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes whoever sleeps, to look whether what it waits for is there.
+    fn wake(&self) {
+        if self.asleep.0.load(Ordering::SeqCst) > 0 {
+            drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
+            self.bell.notify_all();
+        }
+    }
+
+    /// Lets nobody wait any longer for a worker that has panicked.
+    fn report_panic(&self) {
+        self.panicked.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
     /// A spawned worker's life.
     fn serve(&self, index: usize) {
         let mut done = 0;
-        while self.next_job(index, done) {
+        loop {
+            let stopped = || self.stop.load(Ordering::SeqCst);
+            self.wait_until(AWAKE_BETWEEN, || self.epoch.0.load(Ordering::SeqCst) != done || stopped());
+            if stopped() {
+                return;
+            }
             done += 1;
             // SAFETY: `run` has published the job under this epoch and waits until `running` is zero.
             let job = unsafe { (*self.job.get()).map(|job| &*job) };
             let outcome = catch_unwind(AssertUnwindSafe(|| job.map(|job| job(&self.worker(index)))));
             if outcome.is_err() {
-                self.panicked.store(true, Ordering::SeqCst);
+                self.report_panic();
             }
-            self.running.0.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Waits for job number `done + 1`; false when the pool is dropped.
-    fn next_job(&self, index: usize, done: usize) -> bool {
-        let ready = || self.epoch.0.load(Ordering::SeqCst) != done;
-        let mut idle_since = None;
-        let mut polls = 0u32;
-        loop {
-            if ready() {
-                return true;
-            }
-            if self.stop.load(Ordering::SeqCst) {
-                return false;
-            }
-            std::hint::spin_loop();
-            polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(self.patience()) {
-                std::thread::yield_now();
-            }
-            if !polls.is_multiple_of(POLLS) {
-                continue;
-            }
-            if idle_since.get_or_insert_with(Instant::now).elapsed() > AWAKE {
-                self.asleep[index].store(true, Ordering::SeqCst);
-                if !ready() && !self.stop.load(Ordering::SeqCst) {
-                    std::thread::park();
-                }
-                self.asleep[index].store(false, Ordering::SeqCst);
-            }
+            self.running.0.fetch_sub(1, Ordering::SeqCst);
+            self.wake();
         }
     }
 }
@@ -248,35 +254,37 @@ impl Worker<'_> {
         let generation = shared.generation.0.load(Ordering::Relaxed);
         if shared.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.count {
             shared.arrived.0.store(0, Ordering::Relaxed);
-            shared.generation.0.store(generation.wrapping_add(1), Ordering::Release);
+            shared.generation.0.store(generation.wrapping_add(1), Ordering::SeqCst);
+            shared.wake();
         } else {
-            shared.poll_until(|| {
-                assert!(!shared.panicked.load(Ordering::Relaxed), "another worker of the pool panicked");
-                shared.generation.0.load(Ordering::Acquire) != generation
-            });
+            let panicked = || shared.panicked.load(Ordering::SeqCst);
+            shared.wait_until(AWAKE, || shared.generation.0.load(Ordering::SeqCst) != generation || panicked());
+            assert!(!panicked(), "another worker of the pool panicked");
         }
     }
 
     /// This worker's contiguous share of `0..units`.
-    pub fn share(&self, units: usize) -> std::ops::Range<usize> {
+    pub fn share(&self, units: usize) -> Range<usize> {
         units * self.index / self.count..units * (self.index + 1) / self.count
     }
 
-    /// Calls `work` with ranges that make up `0..units` over all workers: first most of this worker's own share, always the
-    /// same, so that it stays in its caches; then small pieces of what is left, for whoever is done first: cores are seldom
-    /// equally fast. A barrier must lie between two rounds, as with [`claim`](Self::claim).
-    pub fn divide(&self, units: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
-        /// Pieces of what is left, for each worker.
-        const PIECES: usize = 4;
+    /// Calls `work` with ranges that make up `0..units` over all workers: each goes through its own share, always the same, so
+    /// that it stays in its caches, and from one end to the other; then helps with what others have left of theirs: cores
+    /// are seldom equally fast. A barrier must lie between two rounds, as with [`claim`](Self::claim).
+    pub fn divide(&self, units: usize, mut work: impl FnMut(Range<usize>)) {
         if self.count == 1 {
             return work(0..units);
         }
-        let fixed = units * 3 / 4;
-        work(self.share(fixed));
-        let piece = (units - fixed).div_ceil(PIECES * self.count).max(1);
-        while let Some(index) = self.claim((units - fixed).div_ceil(piece)) {
-            let first = fixed + index * piece;
-            work(first..units.min(first + piece));
+        let own = &self.shared.left[self.index].0;
+        own.put(self.share(units));
+        while let Some(range) = own.take_first() {
+            work(range);
+        }
+        for other in 1..self.count {
+            let left = &self.shared.left[(self.index + other) % self.count].0;
+            while let Some(range) = left.take_last() {
+                work(range);
+            }
         }
     }
 
@@ -293,98 +301,57 @@ impl Worker<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A range from which its owner takes pieces at the front, and whoever helps at the back.
+#[derive(Default)]
+struct Left(AtomicU64);
 
-    #[test]
-    fn work_is_divided_without_gaps_and_overlaps() {
-        for workers in 1..4 {
-            let mut pool = Pool::new(workers).unwrap();
-            for units in (0..40).chain([1000]) {
-                let taken: Vec<AtomicUsize> = (0..units).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(&|worker| {
-                    for _ in 0..3 {
-                        worker.divide(units, |range| {
-                            for unit in &taken[range] {
-                                unit.fetch_add(1, Ordering::Relaxed);
-                            }
-                        });
-                        worker.barrier();
-                    }
-                });
-                assert!(taken.iter().all(|unit| unit.load(Ordering::Relaxed) == 3), "{units} units, {workers} workers");
+impl Left {
+    /// Puts a range here, when nothing is left of the one before.
+    fn put(&self, range: Range<usize>) {
+        self.0.store(pack(range), Ordering::Release);
+    }
+
+    /// Half of what is left: large pieces first, then small ones, so that something is there for others till the end.
+    fn take_first(&self) -> Option<Range<usize>> {
+        self.take(
+            |Range { start, end }| start + (end - start).div_ceil(2),
+            |left, cut| (left.start..cut, cut..left.end),
+        )
+    }
+
+    /// The last quarter of what is left: its owner goes on meanwhile.
+    fn take_last(&self) -> Option<Range<usize>> {
+        self.take(|Range { start, end }| end - (end - start).div_ceil(4), |left, cut| (cut..left.end, left.start..cut))
+    }
+
+    fn take(
+        &self,
+        cut: impl Fn(&Range<usize>) -> usize,
+        split: impl Fn(&Range<usize>, usize) -> (Range<usize>, Range<usize>),
+    ) -> Option<Range<usize>> {
+        let mut before = self.0.load(Ordering::Acquire);
+        loop {
+            let left = unpack(before);
+            if left.is_empty() {
+                return None;
             }
-        }
-    }
-
-    #[test]
-    fn every_unit_is_claimed_once_in_every_round() {
-        let mut pool = Pool::new(3).unwrap();
-        for _ in 0..50 {
-            let taken: [[AtomicUsize; 8]; 4] = Default::default();
-            pool.run(&|worker| {
-                for (round, taken) in taken.iter().enumerate() {
-                    while let Some(unit) = worker.claim(5 + round) {
-                        taken[unit].fetch_add(1, Ordering::Relaxed);
-                    }
-                    worker.barrier();
-                }
-            });
-            let taken = taken.map(|round| round.map(AtomicUsize::into_inner));
-            let once = |round: usize| std::array::from_fn(|unit| usize::from(unit < 5 + round));
-            assert_eq!(taken, std::array::from_fn(once));
-        }
-    }
-
-    #[test]
-    fn sleeping_workers_wake_up() {
-        let mut pool = Pool::new(2).unwrap();
-        for asleep in [false, true, false, true] {
-            while asleep && !pool.shared.asleep[1].load(Ordering::SeqCst) {
-                std::thread::yield_now();
+            let (taken, rest) = split(&left, cut(&left));
+            match self.0.compare_exchange_weak(before, pack(rest), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(taken),
+                Err(now) => before = now,
             }
-            let runs = AtomicUsize::new(0);
-            pool.run(&|_| {
-                runs.fetch_add(1, Ordering::Relaxed);
-            });
-            assert_eq!(runs.into_inner(), 2);
-        }
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_hangs_nobody() {
-        for culprit in 0..2 {
-            let mut pool = Pool::new(2).unwrap();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(&|worker| {
-                    assert_ne!(worker.index, culprit);
-                    worker.barrier();
-                });
-            }));
-            assert!(outcome.is_err());
-        }
-    }
-
-    #[test]
-    fn a_pool_that_lost_a_worker_is_refused_before_anything_runs() {
-        for culprit in 0..2 {
-            let mut pool = Pool::new(2).unwrap();
-            assert!(pool.check().is_ok());
-            let lose = |pool: &mut Pool| {
-                catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| assert_ne!(worker.index, culprit))))
-            };
-            assert!(lose(&mut pool).is_err());
-            let error = pool.check().unwrap_err();
-            assert!(error.to_string().contains("panicked"), "{error}");
-            let runs = AtomicUsize::new(0);
-            let again = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(&|_| {
-                    runs.fetch_add(1, Ordering::Relaxed);
-                });
-            }));
-            assert!(again.is_err());
-            assert_eq!(runs.into_inner(), 0);
         }
     }
 }
+
+/// A range of less than 2^32 in one word.
+fn pack(Range { start, end }: Range<usize>) -> u64 {
+    (start as u64) << 32 | end as u64
+}
+
+fn unpack(packed: u64) -> Range<usize> {
+    (packed >> 32) as usize..(packed & 0xffff_ffff) as usize
+}
+
+#[cfg(test)]
+mod tests;

@@ -81,8 +81,12 @@ pub struct Workspace {
     pub sums: RowBuffer,
     /// Rows of `[vocab]`.
     pub logits: RowBuffer,
-    /// Rows in 8 bits, whatever is multiplied next; of many rows.
+    /// Rows in 8 bits, whatever is multiplied next, of many rows; but for what is quantised as it is made:
     codes: QuantisedRows,
+    /// What attention gives, in 8 bits.
+    mixed_codes: QuantisedRows,
+    /// Gated activations in 8 bits.
+    gated_codes: QuantisedRows,
     workers: Vec<Own>,
 }
 
@@ -139,6 +143,8 @@ impl Workspace {
             sums: RowBuffer::new(rows, geometry.hidden_size)?,
             logits: RowBuffer::new(rows, geometry.vocab_size)?,
             codes: QuantisedRows::new(rows * orders, longest)?,
+            mixed_codes: QuantisedRows::new(rows, geometry.q_size())?,
+            gated_codes: QuantisedRows::new(rows, geometry.intermediate_size)?,
             workers: (0..workers).map(|_| own()).collect::<Result<_, _>>()?,
         })
     }
@@ -172,6 +178,16 @@ impl Workspace {
     /// A place for quantised rows: of up to [`OWN_ROWS`] the worker's own.
     pub fn codes(&self, worker: usize, rows: usize) -> CodeRows {
         if rows <= OWN_ROWS { self.workers[worker].codes.rows() } else { self.codes.rows() }
+    }
+
+    /// A place for what attention gives, in 8 bits.
+    pub fn mixed_codes(&self) -> CodeRows {
+        self.mixed_codes.rows()
+    }
+
+    /// A place for gated activations in 8 bits.
+    pub fn gated_codes(&self) -> CodeRows {
+        self.gated_codes.rows()
     }
 
     /// A worker's scratch space for [`gemm`](gemm::gemm).

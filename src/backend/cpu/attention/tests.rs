@@ -87,6 +87,7 @@ impl Past {
             window,
             queries: Rows { at: spaced.as_ptr(), stride: in_row },
             out: Rows { at: out.as_mut_ptr(), stride: out_row },
+            codes: None,
         };
         let mut scores = vec![f32::NAN; Attention::scores_len(simd, CONTEXT)];
         let (mut scaled, mut mixed) = (vec![f32::NAN; 16 * width], vec![f32::NAN; 16 * width]);

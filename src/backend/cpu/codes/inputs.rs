@@ -4,31 +4,39 @@ use super::super::super::BackendError;
 use super::super::lanes::{Kernel, LANES, Lanes};
 use super::super::memory::Memory;
 use super::BLOCK;
+use bytemuck::{Pod, Zeroable};
+use std::ops::Range;
+
+/// A block of a row in 8 bits with all that a product wants to know of it, in one cache line: a thread that reads a block
+/// which another one made waits once, and whoever makes another block meanwhile does not hold it up.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct CodeBlock {
+    /// Codes, -127 to 127.
+    pub codes: [i8; BLOCK],
+    /// What a code of one stands for.
+    pub scale: f32,
+    /// Minus the sum of the codes of each half, then of all.
+    pub negated: [i32; 3],
+    /// The sum of each half's codes times the scale, then of all, likewise.
+    pub totals: [f32; 3],
+    unused: u32,
+}
 
 /// A buffer of quantised rows.
 pub struct QuantisedRows {
-    codes: Memory<i8>,
-    scales: Memory<f32>,
-    negated: Memory<i32>,
-    totals: Memory<f32>,
+    blocks: Memory<CodeBlock>,
     /// Blocks from one row to the next.
-    blocks: usize,
+    stride: usize,
 }
 
 /// Rows of quantised inputs in memory.
 #[derive(Clone, Copy)]
 pub struct CodeRows {
-    /// Codes, -127 to 127, rows of `blocks · 32`.
-    pub codes: *mut i8,
-    /// A scale for each block, rows of `blocks`.
-    pub scales: *mut f32,
-    /// Minus the sum of the codes of each half block, rows of `2 · blocks`, then of each block, rows of `blocks`:
-    /// rows of `3 · blocks` together.
-    pub negated: *mut i32,
-    /// The sum of each half block's codes times the scale, then of each block's, likewise.
-    pub totals: *mut f32,
+    /// The first row's first block.
+    pub at: *mut CodeBlock,
     /// Blocks from one row to the next.
-    pub blocks: usize,
+    pub stride: usize,
 }
 
 impl QuantisedRows {
@@ -37,46 +45,25 @@ impl QuantisedRows {
     /// # Errors
     /// If the memory cannot be had.
     pub fn new(rows: usize, len: usize) -> Result<Self, BackendError> {
-        // An odd number of cache lines of codes from row to row, so that rows do not compete for the same sets.
-        let blocks = (len.div_ceil(2 * BLOCK) | 1) * 2;
-        let all = rows.saturating_mul(blocks);
-        Ok(Self {
-            codes: Memory::zeroed(all.saturating_mul(BLOCK), "workspace")?,
-            scales: Memory::zeroed(all, "workspace")?,
-            negated: Memory::zeroed(all.saturating_mul(3), "workspace")?,
-            totals: Memory::zeroed(all.saturating_mul(3), "workspace")?,
-            blocks,
-        })
+        // An odd number of cache lines from row to row, so that rows do not compete for the same sets.
+        let stride = len.div_ceil(BLOCK) | 1;
+        Ok(Self { blocks: Memory::zeroed(rows.saturating_mul(stride), "workspace")?, stride })
     }
 
     /// The rows.
     pub fn rows(&self) -> CodeRows {
-        let Self { codes, scales, negated, totals, blocks } = self;
-        CodeRows {
-            codes: codes.at(0),
-            scales: scales.at(0),
-            negated: negated.at(0),
-            totals: totals.at(0),
-            blocks: *blocks,
-        }
+        CodeRows { at: self.blocks.at(0), stride: self.stride }
     }
 }
 
 impl CodeRows {
     /// The rows from `row` on.
     pub fn from(self, row: usize) -> Self {
-        let blocks = self.blocks;
-        Self {
-            codes: self.codes.wrapping_add(row * blocks * BLOCK),
-            scales: self.scales.wrapping_add(row * blocks),
-            negated: self.negated.wrapping_add(row * blocks * 3),
-            totals: self.totals.wrapping_add(row * blocks * 3),
-            blocks,
-        }
+        Self { at: self.at.wrapping_add(row * self.stride), ..self }
     }
 }
 
-/// Quantises one row: of each block the largest magnitude becomes 127, and what is between is rounded, ties to even.
+/// Quantises blocks of one row: of each the largest magnitude becomes 127, and what is between is rounded, ties to even.
 ///
 /// Blocks of magnitudes below 1e-30 are zeros. The scale of a block with something in it that is not finite is no
 /// number, and so is then whatever the row is multiplied by.
@@ -87,6 +74,8 @@ pub struct Quantise<'a> {
     pub len: usize,
     /// The input that comes at each place, `len` of them; `None`: as they are.
     pub order: Option<&'a [u32]>,
+    /// Which blocks.
+    pub blocks: Range<usize>,
     /// Where the result goes: the first of these rows.
     pub out: CodeRows,
 }
@@ -97,7 +86,7 @@ impl Kernel for Quantise<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         const SMALLEST: f32 = 1e-30;
-        let Self { x, len, order, out } = self;
+        let Self { x, len, order, blocks, out } = self;
         let vectors = len.div_ceil(LANES);
         let vector = |at: usize| match order {
             _ if at >= vectors => V::splat(0.0),
@@ -113,7 +102,7 @@ impl Kernel for Quantise<'_> {
                 unsafe { V::load(numbers.as_ptr()) }
             }
         };
-        for block in 0..len.div_ceil(BLOCK) {
+        for block in blocks {
             let zero = V::splat(0.0);
             let first = 2 * block;
             let halves = [vector(first), vector(first + 1)];
@@ -128,17 +117,14 @@ impl Kernel for Quantise<'_> {
             let halves = if finite { halves } else { [zero, zero] };
             // SAFETY: the row of the result has room for all blocks.
             unsafe {
-                let mut sum = 0;
-                for (half, numbers) in halves.into_iter().enumerate() {
-                    let codes = out.codes.add(block * BLOCK + half * LANES);
-                    let of_half = numbers.mul(V::splat(factor)).store_i8(codes);
-                    out.negated.add(first + half).write(-of_half);
-                    out.totals.add(first + half).write(scale * of_half as f32);
-                    sum += of_half;
-                }
-                out.scales.add(block).write(scale);
-                out.negated.add(2 * out.blocks + block).write(-sum);
-                out.totals.add(2 * out.blocks + block).write(scale * sum as f32);
+                let out = out.at.add(block);
+                let codes = (&raw mut (*out).codes).cast::<i8>();
+                let [first, second] = halves.map(|numbers| numbers.mul(V::splat(factor)));
+                let sums = [first.store_i8(codes), second.store_i8(codes.add(LANES))];
+                let sums = [sums[0], sums[1], sums[0] + sums[1]];
+                (*out).scale = scale;
+                (*out).negated = sums.map(|sum| -sum);
+                (*out).totals = sums.map(|sum| scale * sum as f32);
             }
         }
     }

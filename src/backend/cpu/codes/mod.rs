@@ -17,6 +17,7 @@ mod product;
 mod tests;
 mod tile;
 
+pub use dots::{LINE, prefetch};
 pub use fill::{element, fill};
 pub use inputs::{CodeRows, Quantise, QuantisedRows};
 pub use layout::Layout;

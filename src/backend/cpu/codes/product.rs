@@ -4,6 +4,7 @@ use super::super::Simd;
 use super::super::gemm::Rows;
 use super::super::lanes::{Kernel, LANES, Lanes};
 use super::BLOCK;
+use super::dots::{LINE, prefetch};
 use super::inputs::CodeRows;
 use super::layout::{Codes, Layout, SUPER, Scales};
 use super::tile::{Kind, Product, Tile};
@@ -15,7 +16,8 @@ const PART: usize = 4096;
 /// Floats of scratch space that [`multiply`] needs: scales and minima of the groups of a part.
 pub const SCRATCH: usize = 2 * PART / 16 * LANES;
 
-/// `out[row][16 panel ..] = inputs[row] · weights[panel]` for `panels` panels that follow each other.
+/// `out[row][16 panel ..] = inputs[row] · weights[panel]` for `panels` panels that follow each other. While one is multiplied,
+/// the next one is fetched, evenly: memory is never idle for long, however many rows there are.
 ///
 /// # Safety
 /// `rows` rows of inputs are quantised, as long as the matrix's; `weights` are panels of this layout; `out` reaches to the
@@ -30,9 +32,10 @@ pub unsafe fn multiply(
 ) {
     let tile = tile_of(layout);
     let count = rows.div_ceil(simd.max_code_rows());
-    let per_part = PART / BLOCK;
+    let (per_part, next, lines) = (PART / BLOCK, layout.panel_bytes(), layout.codes.block_bytes() / LINE);
     for panel in 0..panels {
         let weights = weights.wrapping_add(panel * layout.panel_bytes());
+        (0..layout.codes_at()).step_by(LINE).for_each(|at| prefetch::<false>(weights.wrapping_add(next + at)));
         for first in (0..layout.blocks()).step_by(per_part) {
             let blocks = per_part.min(layout.blocks() - first);
             let minima = scratch.wrapping_add(SCRATCH / 2);
@@ -45,6 +48,9 @@ pub unsafe fn multiply(
                     first,
                     blocks,
                     codes: weights.wrapping_add(layout.codes_at() + first * layout.codes.block_bytes()),
+                    next,
+                    fetch: (lines * index / count, lines * (index + 1) / count),
+                    cold: index == 0,
                     scales: scratch,
                     minima,
                     out: out.at.wrapping_add(from * out.stride + panel * LANES),

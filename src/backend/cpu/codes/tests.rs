@@ -63,10 +63,14 @@ fn quantised(simd: Simd, rows: usize, x: &[f32], len: usize, orders: &[Option<Ve
             let mut padded = x.to_vec();
             padded.resize(len.next_multiple_of(LANES), 0.0);
             let out = buffer.rows().from(index * rows + row);
-            simd.run(Quantise { x: padded.as_ptr(), len, order: order.as_deref(), out });
+            let blocks = len.div_ceil(BLOCK);
+            for blocks in [0..blocks / 3, blocks / 3..blocks] {
+                simd.run(Quantise { x: padded.as_ptr(), len, order: order.as_deref(), blocks, out });
+            }
             for i in 0..len {
                 // SAFETY: the row has just been written.
-                meant.push(unsafe { f32::from(*out.codes.add(i)) * *out.scales.add(i / BLOCK) });
+                let block = unsafe { &*out.at.add(i / BLOCK) };
+                meant.push(f32::from(block.codes[i % BLOCK]) * block.scale);
             }
         }
     }
@@ -242,16 +246,9 @@ fn inputs_are_rounded_alike_everywhere_and_to_half_a_step() {
     }
     assert_eq!(meant[96..100], [127.0, 0.0, 2.0, -2.0]);
     let all = |rows: &QuantisedRows| {
-        let CodeRows { codes, scales, negated, totals, blocks } = rows.rows();
-        // SAFETY: these are the sizes of the buffers of three rows.
-        unsafe {
-            (
-                std::slice::from_raw_parts(codes, 3 * blocks * BLOCK).to_vec(),
-                std::slice::from_raw_parts(scales, 3 * blocks).to_vec(),
-                std::slice::from_raw_parts(negated, 9 * blocks).to_vec(),
-                std::slice::from_raw_parts(totals, 9 * blocks).to_vec(),
-            )
-        }
+        let CodeRows { at, stride } = rows.rows();
+        // SAFETY: this is the size of a buffer of three rows.
+        unsafe { std::slice::from_raw_parts(at, 3 * stride).to_vec() }
     };
     for simd in levels() {
         assert!(all(&quantised(simd, 3, &x, len, &[None]).0) == all(&expected), "{simd}");

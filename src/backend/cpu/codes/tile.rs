@@ -6,10 +6,10 @@
 //! accumulator.
 
 use super::super::lanes::{LANES, Lanes};
-use super::BLOCK;
-use super::dots::{CodeKernel, Dots, prefetch};
+use super::dots::{CodeKernel, Dots, LINE, prefetch};
 use super::inputs::CodeRows;
 use super::layout::Codes;
+use std::array::from_fn;
 
 /// Where a product's operands lie.
 #[derive(Clone, Copy)]
@@ -22,6 +22,12 @@ pub struct Product {
     pub blocks: usize,
     /// The panel's codes of the first block.
     pub codes: *const u8,
+    /// From these codes to the next panel's.
+    pub next: usize,
+    /// Which lines of each block of the next panel's are asked for meanwhile.
+    pub fetch: (usize, usize),
+    /// Whether no other tile has read these codes: the first cache does not have them.
+    pub cold: bool,
     /// For each group 16 scales.
     pub scales: *const f32,
     /// For each group 16 minima, where there are any.
@@ -57,14 +63,14 @@ impl<'a, K: Kind, const R: usize> Tile<'a, K, R> {
     }
 }
 
-/// How far ahead codes are asked for.
-const AHEAD: usize = 2048;
+/// How far ahead codes that were fetched to the second cache are asked for from there.
+const AHEAD: usize = 1024;
 
 impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
     #[inline(always)]
     fn run<V: Lanes, D: Dots<V>>(self) {
-        let Product { inputs, first, blocks, codes, scales, minima, out, out_row, resume } = *self.product;
-        let row = inputs.blocks;
+        let Product { inputs, first, blocks, codes, next, fetch, cold, scales, minima, out, out_row, resume } =
+            *self.product;
         let groups = if K::HALVES { 2 } else { 1 };
         // SAFETY: the operands are as large as `multiply`'s caller promises.
         unsafe {
@@ -76,23 +82,27 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
             }
             for block in 0..blocks {
                 let codes = codes.add(block * K::CODES.block_bytes());
-                for line in (0..K::CODES.block_bytes()).step_by(64) {
-                    prefetch(codes.wrapping_add(AHEAD + line));
+                for line in fetch.0..fetch.1 {
+                    prefetch::<false>(codes.wrapping_add(next + line * LINE));
                 }
-                let at = first + block;
-                let x = inputs.codes.add(at * BLOCK).cast_const();
-                // Where the sums of a group's inputs lie in a row of them: those of half blocks come first.
-                let sums_at = |group: usize| if K::HALVES { 2 * at + group } else { 2 * row + at };
+                if cold {
+                    for line in 0..K::CODES.block_bytes() / LINE {
+                        prefetch::<true>(codes.wrapping_add(AHEAD + line * LINE));
+                    }
+                }
+                let inputs: [_; R] = from_fn(|r| inputs.at.add(r * inputs.stride + first + block).cast_const());
+                // Where the sums of a group's inputs lie in a block.
+                let sums_at = |group: usize| if K::HALVES { group } else { 2 };
                 let mut dots = [[D::zero(); R]; 2];
                 for (group, dots) in dots.iter_mut().enumerate().take(groups) {
-                    for (r, dot) in dots.iter_mut().enumerate() {
-                        *dot = start::<K, V, D>(inputs.negated.add(r * 3 * row + sums_at(group)));
+                    for (input, dot) in inputs.iter().zip(dots) {
+                        *dot = start::<K, V, D>(&(**input).negated[sums_at(group)]);
                     }
                 }
                 for pair in 0..4 {
                     for (half, codes) in load::<K, V, D>(codes, pair).into_iter().enumerate() {
-                        for (r, sum) in dots[half * (groups - 1)].iter_mut().enumerate() {
-                            let x = x.add(r * row * BLOCK + 16 * half + 4 * pair);
+                        for (input, sum) in inputs.iter().zip(&mut dots[half * (groups - 1)]) {
+                            let x = input.cast::<i8>().add(16 * half + 4 * pair);
                             *sum = dot::<K, V, D>(codes, x, *sum);
                         }
                     }
@@ -101,10 +111,10 @@ impl<K: Kind, const R: usize> CodeKernel for Tile<'_, K, R> {
                     let number = (groups * block + group) * LANES;
                     let scale = V::load(scales.add(number));
                     for r in 0..R {
-                        let of_input = V::splat(*inputs.scales.add(r * row + at));
+                        let of_input = V::splat((*inputs[r]).scale);
                         sums[r] = scale.mul(of_input).fma(D::to_floats(dots[r]), sums[r]);
                         if K::MINIMA {
-                            let total = V::splat(*inputs.totals.add(r * 3 * row + sums_at(group)));
+                            let total = V::splat((*inputs[r]).totals[sums_at(group)]);
                             sums[r] = V::load(minima.add(number)).fma(total, sums[r]);
                         }
                     }

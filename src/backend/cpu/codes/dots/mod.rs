@@ -64,14 +64,21 @@ pub trait CodeKernel {
     fn run<V: Lanes, D: Dots<V>>(self);
 }
 
-/// Asks for a cache line; a hint that touches nothing.
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
+/// Asks for a cache line, into the first cache or (not `NEAR`) the second; a hint that touches nothing.
 #[inline(always)]
-pub fn prefetch(at: *const u8) {
+pub fn prefetch<const NEAR: bool>(at: *const u8) {
     // SAFETY: prefetching never faults, whatever the address.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if NEAR {
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
