@@ -161,10 +161,10 @@ impl Verification {
         backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: prompt }]).expect("prefill");
         let tokens = [prompt, &prompt[..1]].concat();
         let sampler = Sampler::new(SamplingParams::default(), geometry.vocab_size).expect("greedy is allowed");
-        let mut verification = Self { backend, pages, tokens, committed, sampler };
+        let mut verification = Self { backend, pages, tokens, committed, proposed: 0, sampler };
         for _ in 0..DRAFTS {
             let Self { backend, pages, tokens, sampler, .. } = &mut verification;
-            let sequence = Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), sampler };
+            let sequence = Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), proposed: 0, sampler };
             let drafts = backend.draft(&[sequence]).expect("a draft");
             tokens.extend(drafts.iter().map(|draft| draft.token));
         }
@@ -173,7 +173,8 @@ impl Verification {
 
     fn run(&mut self) {
         let Self { backend, pages, tokens, committed, sampler } = self;
-        let sequence = Sequence { slot: 0, pages, tokens, committed: *committed, prompt: *committed - 1, sampler };
+        let sequence =
+            Sequence { slot: 0, pages, tokens, committed: *committed, prompt: *committed - 1, proposed: 0, sampler };
         backend.verify(&[sequence]).expect("a pass");
     }
 }

@@ -494,10 +494,16 @@ typedef struct eesd_session_params {
    */
   const char *kv;
   /**
-   * As after eesd-run's --controller: "off", "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where the model has an
-   * exit block, else "off".
+   * How far the exit block drafts, as after eesd-run's --controller: "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where
+   * the model has an exit block. "off": nobody drafts.
    */
   const char *controller;
+  /**
+   * Who drafts: "off", or of "exit", "lookup" and "shared" those in a list with commas. NULL: "exit,lookup", as far as the
+   * model has an exit block. With "shared" an answer comes faster where another request's was like it, so that whoever
+   * asks may tell what others asked: for sessions of one owner.
+   */
+  const char *draft;
   /**
    * Most drafts in one round, 1 to 1024. Default: 16.
    */
@@ -723,6 +729,11 @@ typedef struct eesd_request {
    * How many.
    */
   size_t bad_word_count;
+  /**
+   * Who may draft, of those that the session has: as eesd_session_params has it; NULL: all of them. What a request without
+   * "shared" comes to is not told to others.
+   */
+  const char *draft;
 } eesd_request;
 
 /**
@@ -766,7 +777,8 @@ typedef struct eesd_token {
    */
   uint32_t id;
   /**
-   * 1: the draft wrote it and the verifier kept it.
+   * Who drafted it, where the verifier kept a draft: 0: nobody, 1: the exit block, 2: a lookup in the same text, 3: one in
+   * others'.
    */
   int32_t drafted;
   /**
