@@ -161,7 +161,7 @@ impl Verification {
         backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: prompt }]).expect("prefill");
         let tokens = [prompt, &prompt[..1]].concat();
         let sampler = Sampler::new(SamplingParams::default(), geometry.vocab_size).expect("greedy is allowed");
-        let mut verification = Self { backend, pages, tokens, committed, proposed: 0, sampler };
+        let mut verification = Self { backend, pages, tokens, committed, sampler };
         for _ in 0..DRAFTS {
             let Self { backend, pages, tokens, sampler, .. } = &mut verification;
             let sequence = Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), proposed: 0, sampler };
