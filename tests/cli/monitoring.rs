@@ -304,7 +304,7 @@ fn live_statistics_are_lines_on_standard_error() {
     for part in [" s: ", " waiting, ", " running, ", " swapped out, ", " done; ", " tok/s, mean accepted length "] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
-    for part in [" rows a pass; ", "goodput-ts drafts ", " a round; ", " pages held, ", " kept, ", " preemptions\n"] {
+    for part in [" rows a pass; ", "goodput-ts drafts ", " a round", " pages held, ", " kept, ", " preemptions\n"] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
     assert!(!line.contains('\x1b'), "{line:?}");

@@ -121,12 +121,12 @@ fn a_reader_that_leaves_ends_the_text_quietly() {
 }
 
 #[test]
-fn without_an_exit_block_decoding_is_plain() {
+fn without_an_exit_block_other_sources_draft() {
     let dir = TempDir::new().unwrap();
     let folder = model_folder(&dir, &[], &[]);
     let run = generate(&["-m", &folder]);
     assert_eq!(run.stdout, generate(&[]).stdout);
-    assert!(run.stderr.contains("decoding plainly"), "{}", run.stderr);
+    assert!(run.stderr.contains("no exit-N.safetensors: drafting by lookup"), "{}", run.stderr);
     let refused = self::run(&["generate", "-m", &folder, "-p", "x", "--controller", "fixed:2"]);
     assert!(refused.code == 1 && refused.stderr.contains("--exit FILE"), "{}", refused.stderr);
     let verify = self::run(&["verify", "-m", &folder]);
