@@ -46,7 +46,7 @@ impl fmt::Display for Promise {
         let Self { acceptance, held_out, drafts, speed_up } = self;
         let how = if *held_out { "accepted on held-out text" } else { "accepted, which is assumed" };
         let s = if *drafts == 1 { "" } else { "s" };
-        write!(f, "{speed_up:.2}x with {drafts} draft{s} a round, {acceptance:.2} of them {how}")
+        write!(f, "{speed_up:.2}x with {drafts} draft{s} a round at {acceptance:.2} {how}")
     }
 }
 
