@@ -46,8 +46,8 @@
 #define EESD_ABI_VERSION 1
 
 /**
- * exit_layer: in a folder the only block there is, or none where there is none; of the model inside the library, which has
- * blocks after 1, 2 and 3 layers, that after 2.
+ * exit_layer: in a folder the only block there is, of several the one that promises most (the log says which, and what),
+ * or none where there is none; of the model inside the library, which has blocks after 1, 2 and 3 layers, that after 2.
  */
 #define EESD_EXIT_DEFAULT 0
 

@@ -1,6 +1,7 @@
 //! What an engine has done and is doing, for people and for monitoring.
 
-use super::Engine;
+use super::{Engine, SourceStats};
+use crate::draft::Source;
 
 /// Counts since the engine was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Totals {
     pub drafted: usize,
     /// Drafts accepted.
     pub accepted: usize,
+    /// The same by source of drafts, in the order of [`Source::ALL`]; rounds count once for each sequence.
+    pub by_source: [SourceStats; Source::ALL.len()],
     /// Sequences preempted, each time.
     pub preemptions: usize,
     /// Pages copied out of the cache for it.

@@ -61,6 +61,7 @@ mod stop;
 pub use clock::Clock;
 pub use error::EngineError;
 pub use metrics::{Snapshot, Totals};
+pub use propose::Proposing;
 pub use request::{Completion, Emission, Finish, Request, SourceStats, Stats};
 
 use crate::TokenId;
@@ -70,7 +71,6 @@ use crate::draft::{Proposer, Source};
 use crate::load::Tokenizer;
 use admit::Waiting;
 use pages::{Pages, SwappedOut};
-use propose::Proposing;
 use running::{Broken, Running};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -187,8 +187,16 @@ impl Engine {
     /// The same engine with sources of drafts beside the exit block.
     #[must_use]
     pub fn with_proposers(mut self, proposers: Vec<Box<dyn Proposer>>) -> Self {
-        self.proposing = Proposing { proposers, ..Proposing::default() };
+        self.proposing = proposers.into();
         self
+    }
+
+    /// Puts other sources of drafts in place of those beside the exit block, with what they have learned, and returns
+    /// those that were; sequences already running are new to them.
+    pub fn set_proposing(&mut self, proposing: Proposing) -> Proposing {
+        let before = std::mem::replace(&mut self.proposing, proposing);
+        self.prefilling.iter().chain(&self.running).for_each(|sequence| self.proposing.choice.start(sequence.slot));
+        before
     }
 
     /// What a source has to begin with another time to know what it knows now; `None`: there is no such source here, or

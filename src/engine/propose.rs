@@ -8,11 +8,18 @@ use crate::draft::{Proposal, Proposer, Source, Text};
 use crate::profile;
 use crate::sample::{Philox, Verdict};
 
-/// The sources of an engine beside the exit block, and who chooses among all.
+/// The sources of an engine beside the exit block, and who chooses among all, with what they have learned.
 #[derive(Default)]
-pub(super) struct Proposing {
-    pub proposers: Vec<Box<dyn Proposer>>,
-    pub choice: SourceTs,
+pub struct Proposing {
+    pub(super) proposers: Vec<Box<dyn Proposer>>,
+    pub(super) choice: SourceTs,
+}
+
+impl From<Vec<Box<dyn Proposer>>> for Proposing {
+    /// Of these, a choice that knows nothing yet.
+    fn from(proposers: Vec<Box<dyn Proposer>>) -> Self {
+        Self { proposers, choice: SourceTs::default() }
+    }
 }
 
 /// What was proposed for one sequence's round.
@@ -77,7 +84,7 @@ impl Engine {
 
 impl Proposing {
     /// Tells that a sequence has come to an end, with all it came to if it is `finished`.
-    pub fn end(&mut self, sequence: &Running, finished: bool) {
+    pub(super) fn end(&mut self, sequence: &Running, finished: bool) {
         for proposer in self.proposers.iter_mut() {
             let may_tell = finished && sequence.sources.has(proposer.source());
             proposer.end(&sequence.as_text(), may_tell);

@@ -221,7 +221,9 @@ impl Engine {
             sequence.drop_last(tokens.len() - emitted);
             let tested = (sequence.confidences.len() + sequence.proposed()).min(emitted);
             let accepted = verdict.accepted.min(emitted);
-            sequence.count_round(tested, accepted, emitted, round);
+            if let Some((source, counts)) = sequence.count_round(tested, accepted, emitted, round) {
+                self.totals.by_source[source as usize].add(counts);
+            }
             self.totals.generated += emitted;
             self.totals.drafted += tested;
             self.totals.accepted += accepted;

@@ -245,8 +245,15 @@ impl Running {
         self.committed = self.tokens.len();
     }
 
-    /// Counts a round that tested `tested` drafts and accepted `accepted`, and emitted `emitted` tokens.
-    pub fn count_round(&mut self, tested: usize, accepted: usize, emitted: usize, round: Duration) {
+    /// Counts a round that tested `tested` drafts and accepted `accepted`, and emitted `emitted` tokens. Returns what its
+    /// source did, where it drafted.
+    pub fn count_round(
+        &mut self,
+        tested: usize,
+        accepted: usize,
+        emitted: usize,
+        round: Duration,
+    ) -> Option<(Source, SourceStats)> {
         let draft = Duration::from_secs_f64(self.draft_seconds.iter().sum());
         let drafter = self.drafter();
         let stats = &mut self.stats;
@@ -256,10 +263,8 @@ impl Running {
         stats.drafted_at[..tested].iter_mut().for_each(|n| *n += 1);
         stats.accepted_at[..accepted].iter_mut().for_each(|n| *n += 1);
         let length = self.confidences.len() + self.proposed;
-        if length > 0 {
-            let rounds = SourceStats { rounds: 1, drafted: tested, accepted };
-            stats.by_source[drafter as usize].add(rounds);
-        }
+        let counts = (length > 0).then_some(SourceStats { rounds: 1, drafted: tested, accepted });
+        counts.iter().for_each(|&counts| stats.by_source[drafter as usize].add(counts));
         stats.lengths.resize(stats.lengths.len().max(length + 1), 0);
         stats.lengths[length] += 1;
         stats.rounds += 1;
@@ -270,6 +275,7 @@ impl Running {
         self.draft_seconds.clear();
         self.proposed = 0;
         self.offered = Offered::default();
+        counts.map(|counts| (drafter, counts))
     }
 
     /// Stops the times that run from admission.

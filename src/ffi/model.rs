@@ -8,7 +8,7 @@ use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
-use crate::load::{BUNDLED_EXIT, Chat, Checkpoint, ExitBlock, Message, Tokenizer};
+use crate::load::{BUNDLED_EXIT, Chat, Checkpoint, ExitBlock, Message, Tokenizer, most_promising};
 use crate::model::{ModelWeights, Quantised, Scheme};
 use std::ffi::c_char;
 use std::num::NonZeroUsize;
@@ -49,8 +49,8 @@ impl Handled for Model {
     }
 }
 
-/// exit_layer: in a folder the only block there is, or none where there is none; of the model inside the library, which has
-/// blocks after 1, 2 and 3 layers, that after 2.
+/// exit_layer: in a folder the only block there is, of several the one that promises most (the log says which, and what),
+/// or none where there is none; of the model inside the library, which has blocks after 1, 2 and 3 layers, that after 2.
 pub const EESD_EXIT_DEFAULT: i32 = 0;
 /// exit_layer: no exit block. Decoding is plain.
 pub const EESD_EXIT_NONE: i32 = -1;
@@ -206,7 +206,7 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
     })
 }
 
-/// The exit block asked for; by default the bundled model's best one, or the only one there is.
+/// The exit block asked for; by default the bundled model's best one, or of those there are the one that promises most.
 fn exit_block(checkpoint: &Checkpoint, layer: i32, file: Option<&Path>, bundled: bool) -> Outcome<Option<ExitBlock>> {
     let layer = match (layer, file) {
         (EESD_EXIT_DEFAULT, Some(file)) => return Ok(Some(checkpoint.open_exit(file)?)),
@@ -231,11 +231,19 @@ fn exit_block(checkpoint: &Checkpoint, layer: i32, file: Option<&Path>, bundled:
                 Err(Failure::new(Status::LoadFailed, format!("exit_layer: {n} (expected one of {name}'s: {there})")))
             }
         },
-        None if blocks.len() > 1 => {
-            let several = format!("exit_layer: EESD_EXIT_DEFAULT, but {name} has several (expected one of {there})");
-            Err(Failure::argument(several))
+        None => {
+            let weights = checkpoint.weights();
+            let best = most_promising(&blocks, &weights).map(|index| blocks.swap_remove(index));
+            if let Some(block) = best.as_ref().filter(|_| !blocks.is_empty()) {
+                let (after, promise) = (block.after(), block.promise(&weights));
+                log(LogLevel::Info, || {
+                    format!(
+                        "{name}: of the exit blocks after {there} layers, that after {after} promises most: {promise}"
+                    )
+                });
+            }
+            Ok(best)
         }
-        None => Ok(blocks.pop()),
     }
 }
 

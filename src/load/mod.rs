@@ -4,8 +4,8 @@
 //! [`Checkpoint`] is the whole model. What a GGUF file says, `gguf` turns into what the files of a folder do.
 //! Behind it, one file a concern: where the bytes lie (`source`), JSON with names for its errors (`json`), the
 //! configuration (`config`, `rope`), the tensors (`header`, `tensors`, and `store`, which writes them), the parts
-//! of quantised matrices (`quantised`), which tensors a model needs (`weights`), and the exit blocks (`exit`, and
-//! what ties them to a model: `base`, `fingerprint`); [`export`] writes a model as a GGUF file. Text becomes tokens
+//! of quantised matrices (`quantised`), which tensors a model needs (`weights`), and the exit blocks (`exit`, what
+//! ties them to a model: `base`, `fingerprint`, and what they `promise`); [`export`] writes a model as a GGUF file. Text becomes tokens
 //! and back in `tokenizer` (its steps in `encode`, what they make of a text's length in `growth`) and `detokenize`,
 //! with the tokens that stand beside the vocabulary (`added`) and those that have a name (`specials`); `generation`
 //! has what a model asks for, and `unhonoured` what of that it does not get. How large all of this may be stands in
@@ -52,6 +52,7 @@ mod header;
 mod json;
 mod limits;
 mod lines;
+mod promise;
 mod prompt;
 mod prompts;
 mod quantised;
@@ -75,6 +76,7 @@ pub use exit::ExitBlock;
 pub(crate) use fingerprint::fnv1a;
 pub use generation::GenerationDefaults;
 pub use lines::{JsonLines, Keys, json_error};
+pub use promise::{Promise, most_promising};
 pub use prompt::{Prompt, PromptEncoder, PromptError};
 pub use prompts::{PromptFile, Prompts, PromptsError, REQUEST_KEYS, is_json_lines};
 pub use tokenizer::Tokenizer;

@@ -15,6 +15,7 @@
 //! ```
 
 mod blocks;
+pub mod cost;
 mod draft_vocab;
 mod format;
 mod geometry;

@@ -139,7 +139,6 @@ fn a_run_that_fails_before_it_answers_leaves_the_output_alone() {
     for flags in [
         &["-p", "x", "--system", "y"][..],
         &["-p", "x", "-m", "nowhere"],
-        &["-p", "x", "-m", folder],
         &["-p", "x", "-m", folder, "--exit", "2"],
         &["-p", "x", "--bad-word", ""],
         &["-p", "x", "--stats-json", &missing],

@@ -16,6 +16,7 @@ mod quantize;
 mod reports;
 mod requests;
 mod resume;
+mod sets;
 mod text;
 
 use serde_json::Value;

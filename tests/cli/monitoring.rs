@@ -91,6 +91,22 @@ fn metrics_over_http_are_what_happened() {
     ] {
         assert_eq!(last.one(&format!("eesd_{name}_total")), sum(key), "{name}");
     }
+    let mut by_source = json!({});
+    for source in ["exit", "lookup", "shared"] {
+        let of =
+            |key: &str| answers.iter().filter_map(|line| line["stats"]["by_source"][source][key].as_u64()).sum::<u64>();
+        let counts = ["rounds", "drafted", "accepted"].map(of);
+        let told = ["rounds", "drafted_tokens", "accepted_tokens"]
+            .map(|name| last.labelled(&format!("eesd_source_{name}_total"), &format!("source=\"{source}\"")));
+        assert_eq!(told, counts.map(|count| count as f64), "{source}");
+        let [rounds, drafted, accepted] = counts;
+        if rounds > 0 {
+            by_source[source] = json!({"rounds": rounds, "drafted": drafted, "accepted": accepted});
+        }
+    }
+    let in_all =
+        |key: &str| by_source.as_object().unwrap().values().filter_map(|counts| counts[key].as_f64()).sum::<f64>();
+    assert_eq!((in_all("drafted"), in_all("accepted")), (sum("drafted"), sum("accepted")));
     for state in ["waiting", "prefilling", "decoding", "swapped_out"] {
         assert_eq!(last.labelled("eesd_requests", &format!("state=\"{state}\"")), 0.0);
     }
@@ -108,6 +124,7 @@ fn metrics_over_http_are_what_happened() {
     let summary: Value = serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
     let expected = json!({"answered": submitted - 4, "failed": 4, "cut_short": 0, "taken_over": 0});
     assert_eq!((&summary["requests"], &summary["batch_size"]), (&expected, &json!(8)));
+    assert_eq!(summary["by_source"], by_source);
     assert_eq!((&summary["model"], &summary["controller"]), (&json!("pycode-4m"), &json!("goodput-ts")));
     for (key, name) in [
         ("generated", "generated_tokens"),
@@ -287,7 +304,7 @@ fn live_statistics_are_lines_on_standard_error() {
     for part in [" s: ", " waiting, ", " running, ", " swapped out, ", " done; ", " tok/s, mean accepted length "] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
-    for part in [" rows a pass; ", "goodput-ts drafts ", " a round; ", " pages held, ", " kept, ", " preemptions\n"] {
+    for part in [" rows a pass; ", "goodput-ts drafts ", " a round", " pages held, ", " kept, ", " preemptions\n"] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
     assert!(!line.contains('\x1b'), "{line:?}");

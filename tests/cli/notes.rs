@@ -2,6 +2,7 @@
 
 use super::*;
 use eesd::load::{Checkpoint, ExitBlock};
+use serde_json::json;
 
 const GENERATION: &str = r#"{"bos_token_id": 0, "eos_token_id": [1, -1], "num_beams": 4, "chat_format": "x"}"#;
 const NOTES: [&str; 2] = [
@@ -52,6 +53,30 @@ fn a_block_of_another_fine_tune_is_told_beside_the_same_answer() {
     let notes = told.stderr.lines().filter(|line| line.starts_with("exit-2.safetensors: trained on another model"));
     assert_eq!(notes.count(), 1, "{}", told.stderr);
     assert_eq!(with(&["-q"]).stderr, "");
+}
+
+/// With the block after three layers drafts cost more than they are accepted more often than after one.
+#[test]
+fn of_several_exit_blocks_the_most_promising_drafts_and_is_named() {
+    for (exits, best) in [(&[1, 3][..], 1), (&[3, 2, 1], 2)] {
+        let dir = TempDir::new().unwrap();
+        let folder = model_folder(&dir, exits, &[]);
+        let told = generate(&["-m", &folder]);
+        let named = format!(
+            "exit-{best}.safetensors drafts, which of {} blocks promises most: 1.12x with 1 draft",
+            exits.len()
+        );
+        assert!(told.stderr.contains(&named) && told.stderr.contains("held-out text"), "{}", told.stderr);
+        assert_eq!(told.stdout, generate(&["-m", &folder, "--no-exit"]).stdout);
+        let chosen = generate(&["-m", &folder, "--exit", "3"]);
+        assert!(!chosen.stderr.contains("promises"), "{}", chosen.stderr);
+
+        let inspected: Value = serde_json::from_str(&ok(&["inspect", "-m", &folder, "--json"]).stdout).unwrap();
+        for block in inspected["exit_blocks"].as_array().unwrap() {
+            assert_eq!(block["default"], block["exit_layer"] == best, "{block}");
+            assert_eq!((&block["promise"]["held_out"], &block["promise"]["k"]), (&json!(true), &json!(1)), "{block}");
+        }
+    }
 }
 
 #[test]

@@ -68,7 +68,8 @@ fn bench(more: &[&str]) -> String {
 fn a_trace_has_every_round_with_what_was_believed_drafted_and_accepted() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("trace.json");
-    let jsonl = lines(&bench(&["-o", "jsonl", "--batch-size", "2", "--trace", path.to_str().unwrap(), "--profile"]));
+    let jsonl =
+        lines(&bench(&["-o", "jsonl", "-b", "2", "--draft", "exit", "--trace", path.to_str().unwrap(), "--profile"]));
     let trace: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
     let span =
@@ -105,16 +106,17 @@ fn a_trace_has_every_round_with_what_was_believed_drafted_and_accepted() {
 
 #[test]
 fn bench_prints_each_format() {
-    let table = bench(&[]);
+    let table = bench(&["--draft", "exit"]);
     let rows: Vec<&str> = table.lines().collect();
     assert_eq!(rows.len(), 6, "{table}");
-    assert!(rows.iter().all(|row| row.starts_with('|') && row.matches('|').count() == 14), "{table}");
-    assert!(rows[0].contains("acceptance by position") && rows[2].contains("pp32") && rows[3].contains("| off"));
+    assert!(rows.iter().all(|row| row.starts_with('|') && row.matches('|').count() == 16), "{table}");
+    assert!(rows[0].contains("acceptance by position") && rows[0].contains("exit accepted in rounds"));
+    assert!(rows[0].contains("slowest answer") && rows[2].contains("pp32") && rows[3].contains("| off"));
 
     let csv = bench(&["-o", "csv"]);
     assert!(csv.starts_with("model,bytes,") && csv.lines().count() == 5);
     let jsonl = lines(&bench(&["-o", "jsonl", "--batch-size", "2"]));
-    let json: Value = serde_json::from_str(&bench(&["-o", "json", "--temp", "0.8"])).unwrap();
+    let json: Value = serde_json::from_str(&bench(&["--json", "--temp", "0.8"])).unwrap();
     for rows in [&jsonl, json.as_array().unwrap()] {
         let names: Vec<&Value> = rows.iter().map(|row| &row["controller"]).collect();
         assert_eq!(names, [&Value::Null, &json!("off"), &json!("fixed:2"), &json!("goodput-ts")]);

@@ -59,9 +59,17 @@ fn prompts_come_from_flag_file_and_pipe() {
 fn drafts_are_coloured_only_when_asked() {
     let plain = generate(&[]).stdout;
     assert_eq!(generate(&["--show-drafts"]).stdout, plain, "a pipe is not a terminal");
-    let coloured = generate(&["--show-drafts", "--color", "always"]).stdout;
-    assert!(coloured.contains("\x1b[32m"));
-    assert_eq!(coloured.replace("\x1b[32m", "").replace("\x1b[0m", ""), plain);
+    let uncoloured =
+        |text: &str| ["\x1b[32m", "\x1b[36m", "\x1b[0m"].iter().fold(text.to_owned(), |t, c| t.replace(c, ""));
+    let always = |more: &[&str]| generate(&[&["--show-drafts", "--color", "always"], more].concat()).stdout;
+    let by_exit = always(&["--draft", "exit", "--controller", "fixed:3"]);
+    assert!(by_exit.contains("\x1b[32m") && !by_exit.contains("\x1b[36m"), "{by_exit}");
+    // Whether anything is looked up is decided by what it costs here.
+    let looked_up = always(&["--no-exit"]);
+    assert!(!looked_up.contains("\x1b[32m"), "{looked_up}");
+    for coloured in [by_exit, looked_up, always(&[])] {
+        assert_eq!(uncoloured(&coloured), plain);
+    }
     let off = generate(&["--show-drafts", "--color", "always", "--controller", "off"]).stdout;
     assert_eq!(off, plain, "nothing is drafted");
 }
@@ -113,12 +121,12 @@ fn a_reader_that_leaves_ends_the_text_quietly() {
 }
 
 #[test]
-fn without_an_exit_block_decoding_is_plain() {
+fn without_an_exit_block_other_sources_draft() {
     let dir = TempDir::new().unwrap();
     let folder = model_folder(&dir, &[], &[]);
     let run = generate(&["-m", &folder]);
     assert_eq!(run.stdout, generate(&[]).stdout);
-    assert!(run.stderr.contains("decoding plainly"), "{}", run.stderr);
+    assert!(run.stderr.contains("no exit-N.safetensors: drafting by lookup"), "{}", run.stderr);
     let refused = self::run(&["generate", "-m", &folder, "-p", "x", "--controller", "fixed:2"]);
     assert!(refused.code == 1 && refused.stderr.contains("--exit FILE"), "{}", refused.stderr);
     let verify = self::run(&["verify", "-m", &folder]);

@@ -2,7 +2,7 @@
 
 use crate::folder::{Folder, Tensors};
 use crate::grown::grown;
-use eesd::load::{Checkpoint, ExitBlock};
+use eesd::load::{Checkpoint, ExitBlock, most_promising};
 use eesd::model::{ExitWeights, Matrix};
 use std::collections::BTreeMap;
 
@@ -229,4 +229,34 @@ fn a_model_in_shards_has_its_block() {
 fn without_its_feature_the_bundled_model_says_so() {
     let message = Checkpoint::bundled().err().unwrap().to_string();
     assert_eq!(message, "this binary was built without the feature `bundled-model`: give a model folder with -m");
+}
+
+/// What a block's file says of its acceptance decides which one is taken; where it says nothing, or nothing sensible, some
+/// acceptance is assumed, and the cheapest one is.
+#[test]
+fn the_most_promising_block_is_the_one_whose_file_says_so() {
+    let folder = Folder::of("llama");
+    let save = |after: usize, overlap: Option<&str>| {
+        let checkpoint = folder.open().unwrap();
+        let exit = ExitWeights::from_model(&checkpoint.weights(), after, 3);
+        let metadata = overlap.map(|overlap| ("held_out_overlap".to_owned(), overlap.to_owned())).into_iter().collect();
+        ExitBlock::save(&folder.path(&format!("exit-{after}.safetensors")), &exit, &metadata, &checkpoint).unwrap();
+    };
+    for (overlaps, best, said) in [
+        ([Some("0.5"), Some("0.99"), Some("0.6")], 2, true),
+        ([Some("0.9"), Some("0.8"), Some("0.91")], 1, true),
+        ([None, None, None], 1, false),
+        ([Some("much"), Some("NaN"), Some("7")], 1, false),
+        ([Some("0.1"), None, Some("0.2")], 2, false),
+    ] {
+        overlaps.iter().enumerate().for_each(|(i, overlap)| save(i + 1, *overlap));
+        let checkpoint = folder.open().unwrap();
+        let (blocks, weights) = (checkpoint.exit_blocks().unwrap(), checkpoint.weights());
+        let taken = &blocks[most_promising(&blocks, &weights).unwrap()];
+        let promise = taken.promise(&weights);
+        assert_eq!((taken.after(), promise.held_out), (best, said), "{overlaps:?}: {promise}");
+        assert!((1..=16).contains(&promise.drafts), "{promise}");
+        assert!(blocks.iter().all(|block| block.promise(&weights).speed_up <= promise.speed_up));
+    }
+    assert_eq!(most_promising(&[], &folder.open().unwrap().weights()), None);
 }

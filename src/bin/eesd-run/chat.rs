@@ -32,7 +32,8 @@ pub fn run(args: ChatArgs) -> Outcome {
     }
     model.tokenizer()?;
     let drafting = Drafting::new(&args.draft, &model, true, reporter)?;
-    let machine = Machine::new(&args.machine, args.prefill.prefill.into(), &model, 1, args.draft.draft_max, reporter)?;
+    let machine =
+        Machine::new(&args.machine, args.prefill.prefill.into(), &model, 1, args.draft.by.draft_max, reporter)?;
     let backend = machine.backend(&model, drafting.exit.as_ref(), reporter)?;
     let engine = drafting.engine(&model, backend);
     let sampling = settings::sampling(&args.sampling, &model, reporter)?;

@@ -34,20 +34,20 @@ impl Drafting {
     /// If the exit block is missing or does not fit, or a controller is asked for that has none to draft with.
     pub fn new(args: &DraftArgs, model: &Model, all_of_one: bool, reporter: Reporter) -> Outcome<Self> {
         let plain = args.controller == Some(ControllerSpec::Off);
-        if plain || args.draft == Drafters::Only(Sources::OFF) {
+        if plain || args.by.draft == Drafters::Only(Sources::OFF) {
             let why = if plain { "--controller off" } else { "--draft off" };
             let idle = [
-                ("--exit", args.exit.is_some()),
+                ("--exit", args.by.exit.is_some()),
                 ("--controller", !plain && args.controller.is_some()),
                 ("--draft-index", args.draft_index.is_some()),
-                ("--draft", plain && args.draft != Drafters::Auto && args.draft != Drafters::Only(Sources::OFF)),
+                ("--draft", plain && args.by.draft != Drafters::Auto && args.by.draft != Drafters::Only(Sources::OFF)),
             ];
             for (flag, _) in idle.iter().filter(|(_, given)| *given) {
                 reporter.note(&format!("{flag} changes nothing with {why}: decoding plainly"));
             }
             return Ok(Self::OFF);
         }
-        let sources = match args.draft {
+        let sources = match args.by.draft {
             Drafters::Auto => Sources::ALL.with(Source::Shared, all_of_one || args.draft_index.is_some()),
             Drafters::Only(sources) => sources,
         };
@@ -58,24 +58,24 @@ impl Drafting {
             Some(path) => Some((path.clone(), model.checkpoint.read_draft_index(path)?)),
             None => None,
         };
-        let asked = args.exit.is_some() || args.controller.is_some();
+        let asked = args.by.exit.is_some() || args.controller.is_some();
         if !sources.has(Source::Exit) && asked {
             return Err(Failure::usage(format!(
                 "--exit and --controller are for --draft exit, not for --draft {sources}"
             )));
         }
-        if args.no_exit || !sources.has(Source::Exit) {
+        if args.by.no_exit || !sources.has(Source::Exit) {
             return Ok(Self { sources: sources.with(Source::Exit, false), index, ..Self::OFF });
         }
-        let Some(exit) = model.exit_block(args.exit.as_ref(), reporter)? else {
+        let Some(exit) = model.exit_block(args.by.exit.as_ref(), reporter)? else {
             return Ok(Self { index, ..Self::without_block(args, model, sources, reporter)? });
         };
         let controller = args.controller.clone().unwrap_or_default();
         if let ControllerSpec::Fixed(k) = controller
-            && k > args.draft_max
+            && k > args.by.draft_max
         {
             reporter
-                .note(&format!("--controller {controller}: at most {0} drafts, by --draft-max {0}", args.draft_max));
+                .note(&format!("--controller {controller}: at most {0} drafts, by --draft-max {0}", args.by.draft_max));
         }
         Ok(Self { exit: Some(exit), controller, sources, index })
     }
@@ -85,7 +85,7 @@ impl Drafting {
         let others = sources.with(Source::Exit, false);
         let flag = match &args.controller {
             Some(controller) => Some(format!("--controller {controller}")),
-            None => (args.draft != Drafters::Auto).then(|| format!("--draft {sources}")),
+            None => (args.by.draft != Drafters::Auto).then(|| format!("--draft {sources}")),
         };
         if let Some(flag) = flag {
             return Err(Failure::failed(format!(
@@ -126,17 +126,18 @@ impl Drafting {
 }
 
 impl Model {
-    /// The exit block asked for; by default the bundled model's best one, or the only one there is.
+    /// The exit block asked for; by default the bundled model's best one, or of those in the folder the one that promises
+    /// most.
     ///
     /// # Errors
-    /// If it is missing or does not fit the model, or if there are several to choose from.
+    /// If it is missing or does not fit the model.
     pub fn exit_block(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
-        let block = self.choose_exit(choice)?;
+        let block = self.choose_exit(choice, reporter)?;
         block.iter().flat_map(ExitBlock::notes).for_each(|note| reporter.note(note));
         Ok(block)
     }
 
-    fn choose_exit(&self, choice: Option<&ExitChoice>) -> Outcome<Option<ExitBlock>> {
+    fn choose_exit(&self, choice: Option<&ExitChoice>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
         let layer = match (choice, &self.folder) {
             (Some(ExitChoice::File(path)), _) => return self.open_exit(path).map(Some),
             (Some(ExitChoice::Layer(n)), Some(folder)) => {
@@ -147,19 +148,32 @@ impl Model {
             (None, None) => Some(BUNDLED_EXIT),
         };
         let mut blocks = self.checkpoint.exit_blocks()?;
-        let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
-        match layer {
-            Some(n) => match blocks.into_iter().find(|block| block.after() == n) {
-                Some(block) => Ok(Some(block)),
-                None => Err(Failure::failed(format!("--exit {n}: {} has exit blocks {there}", self.place()))),
-            },
-            None if blocks.len() > 1 => Err(Failure::failed(format!(
-                "{}: several exit blocks, choose one: --exit N with N one of {there} (`eesd-run inspect` compares them), \
-                 or --no-exit to decode plainly",
-                self.place()
-            ))),
-            None => Ok(blocks.pop()),
+        let Some(n) = layer else { return self.most_promising(blocks, reporter) };
+        match blocks.iter().position(|block| block.after() == n) {
+            Some(index) => Ok(Some(blocks.swap_remove(index))),
+            None => {
+                let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
+                Err(Failure::failed(format!("--exit {n}: {} has exit blocks {there}", self.place())))
+            }
         }
+    }
+
+    fn most_promising(&self, mut blocks: Vec<ExitBlock>, reporter: Reporter) -> Outcome<Option<ExitBlock>> {
+        if blocks.len() < 2 {
+            return Ok(blocks.pop());
+        }
+        let weights = self.weights(reporter)?;
+        let (count, best) = (blocks.len(), eesd::load::most_promising(&blocks, &weights));
+        let best = best.map(|index| blocks.swap_remove(index));
+        if let Some(block) = &best {
+            let promise = block.promise(&weights);
+            reporter.note(&format!(
+                "exit-{}.safetensors drafts, which of {count} blocks promises most: {promise} (--exit N takes another, \
+                 `eesd-run inspect` compares them)",
+                block.after()
+            ));
+        }
+        Ok(best)
     }
 
     fn open_exit(&self, path: &Path) -> Outcome<ExitBlock> {

@@ -13,6 +13,7 @@ use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::{self, Model};
 use crate::show_prompt;
+use eesd::draft::Source;
 use eesd::engine::{Completion, Engine, EngineError, Event, Finish, Request};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -62,7 +63,7 @@ pub fn run(args: GenerateArgs) -> Outcome {
         BatchSize::Fixed(size) => size,
     };
     let prefill = args.prefill.prefill.into();
-    let mut machine = Machine::new(&args.machine, prefill, &model, most, args.draft.draft_max, reporter)?;
+    let mut machine = Machine::new(&args.machine, prefill, &model, most, args.draft.by.draft_max, reporter)?;
 
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
     let file = file.map(|path| AnswerFile::open(path, args.resume)).transpose()?;
@@ -236,10 +237,10 @@ pub fn stream(
             Event::Prefilled { .. } => {}
             Event::Token(emission) => {
                 length += emission.text.len();
-                written = if emission.drafted.is_some() && colour && !emission.text.is_empty() {
-                    output.text(&format!("\x1b[32m{}\x1b[0m", emission.text))
-                } else {
-                    output.text(&emission.text)
+                written = match emission.drafted.filter(|_| colour && !emission.text.is_empty()) {
+                    Some(Source::Exit) => output.text(&format!("\x1b[32m{}\x1b[0m", emission.text)),
+                    Some(Source::Lookup | Source::Shared) => output.text(&format!("\x1b[36m{}\x1b[0m", emission.text)),
+                    None => output.text(&emission.text),
                 };
             }
             Event::Done(completion) => last = Some(Ok(completion)),

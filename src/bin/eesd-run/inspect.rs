@@ -4,7 +4,6 @@ mod formats;
 mod text;
 
 use crate::args::InspectArgs;
-use crate::cost;
 use crate::failure::Outcome;
 use crate::output::Output;
 use crate::report::Reporter;
@@ -12,8 +11,8 @@ use crate::settings::Model;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, KvFormat};
 use eesd::kv::PAGE_TOKENS;
-use eesd::load::ExitBlock;
-use eesd::model::{Geometry, ModelWeights, RopeScaling};
+use eesd::load::{BUNDLED_EXIT, ExitBlock, Promise, most_promising};
+use eesd::model::{Geometry, ModelWeights, RopeScaling, cost};
 use formats::Formats;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -111,6 +110,19 @@ struct Exit {
     /// A draft step's bytes over a plain step's.
     draft_step_cost: f64,
     predicted: Vec<Prediction>,
+    promise: Promised,
+    /// It drafts where no other is asked for.
+    default: bool,
+}
+
+/// What its own acceptance makes of that.
+#[derive(Debug, Serialize)]
+struct Promised {
+    acceptance: f64,
+    /// Its file says so, of held-out text; else it is assumed.
+    held_out: bool,
+    k: usize,
+    speed_up: f64,
 }
 
 /// The best that a fixed draft length can do at an acceptance rate.
@@ -129,6 +141,10 @@ impl Report {
         let (geometry, weights) = (checkpoint.geometry(), model.weights(reporter)?);
         let per_token = cache_bytes_per_token(geometry, !blocks.is_empty());
         let formats = Formats::of(&weights, geometry);
+        let default = match model.folder {
+            Some(_) => most_promising(&blocks, &weights),
+            None => blocks.iter().position(|block| block.after() == BUNDLED_EXIT),
+        };
         let largest_block = blocks.iter().map(ExitBlock::bytes).max().unwrap_or(0);
         Ok(Self {
             name: checkpoint.name().to_owned(),
@@ -164,18 +180,23 @@ impl Report {
             end_tokens: checkpoint.generation().end_tokens.clone(),
             cache_bytes_per_token: per_token,
             memory: fits(model.bytes() + largest_block, per_token, geometry.max_positions as u64),
-            exit_blocks: blocks.iter().map(|block| Exit::of(&weights, block)).collect(),
+            exit_blocks: blocks
+                .iter()
+                .enumerate()
+                .map(|(i, block)| Exit::of(&weights, block, default == Some(i)))
+                .collect(),
         })
     }
 }
 
 impl Exit {
-    fn of(weights: &ModelWeights<'_>, block: &ExitBlock) -> Self {
+    fn of(weights: &ModelWeights<'_>, block: &ExitBlock, default: bool) -> Self {
         let r = cost::draft_ratio(weights, &block.weights());
         let predict = |alpha: f64| {
             let (best_k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
             Prediction { alpha, best_k, speed_up }
         };
+        let Promise { acceptance, held_out, drafts, speed_up } = block.promise(weights);
         Self {
             exit_layer: block.after(),
             file: block.path().to_owned(),
@@ -185,6 +206,8 @@ impl Exit {
             metadata: block.metadata().clone(),
             draft_step_cost: r,
             predicted: ALPHAS.into_iter().map(predict).collect(),
+            promise: Promised { acceptance, held_out, k: drafts, speed_up },
+            default,
         }
     }
 }

@@ -11,7 +11,6 @@ mod bench;
 mod chart;
 mod chat;
 mod completions;
-mod cost;
 mod distill;
 mod doctor;
 mod drafting;

@@ -2,9 +2,14 @@
 
 use crate::progress::{self, Progress};
 use crate::stderr::say;
-use eesd::engine::Stats;
+use eesd::draft::Source;
+use eesd::engine::{SourceStats, Stats};
 use eesd::model::Scheme;
+use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
+
+/// Counts in the order of [`Source::ALL`].
+pub type BySource = [SourceStats; Source::ALL.len()];
 
 /// Talks to people, or not at all.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +82,36 @@ pub fn drafting(stats: &Stats) -> String {
         return String::new();
     }
     let by_position = acceptance(&stats.acceptance_by_position());
-    format!(", mean accepted length {:.2}, acceptance by position {by_position}", stats.mean_accepted_length())
+    let mut line =
+        format!(", mean accepted length {:.2}, acceptance by position {by_position}", stats.mean_accepted_length());
+    // What an exit block did alone is what has been said.
+    if stats.by_source.iter().zip(Source::ALL).any(|(counts, source)| source != Source::Exit && counts.rounds > 0) {
+        line += &format!(", by source {}", sources(&stats.by_source, stats.rounds));
+    }
+    line
+}
+
+/// What each source did that drafted in so many rounds: `exit .31 in .62 of rounds, lookup .45 in .18 of rounds`.
+pub fn sources(by_source: &BySource, rounds: usize) -> String {
+    let share = |part: usize, of: usize| acceptance(&[part as f64 / of.max(1) as f64]);
+    let told = |(source, counts): (Source, SourceStats)| {
+        let SourceStats { rounds: drafting, drafted, accepted } = counts;
+        format!("{source} {} in {} of rounds", share(accepted, drafted), share(drafting, rounds))
+    };
+    drafting_sources(by_source).map(told).collect::<Vec<_>>().join(", ")
+}
+
+/// The same for machines: counts by the source's name.
+pub fn sources_json(by_source: &BySource) -> Value {
+    let counts = |(source, counts): (Source, SourceStats)| {
+        let SourceStats { rounds, drafted, accepted } = counts;
+        (source.name().to_owned(), json!({"rounds": rounds, "drafted": drafted, "accepted": accepted}))
+    };
+    Value::Object(drafting_sources(by_source).map(counts).collect())
+}
+
+fn drafting_sources(by_source: &BySource) -> impl Iterator<Item = (Source, SourceStats)> {
+    Source::ALL.into_iter().zip(*by_source).filter(|(_, counts)| counts.rounds > 0)
 }
 
 /// Acceptance rates as `.91 .85 .80`; a sure one is `1`.

@@ -1,7 +1,7 @@
 //! Flags of `bench`.
 
 use super::values;
-use super::{ControllerList, ExitChoice, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs, TemplateArgs};
+use super::{ControllerList, DrafterArgs, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs, TemplateArgs};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -12,28 +12,30 @@ pub struct BenchArgs {
     pub model: ModelArgs,
     /// Prompts: JSON lines as `generate --input` reads them, or a text with an empty line between two (- reads JSON lines
     /// from standard input); default: those that come with the bundled model
-    #[arg(long, value_name = "FILE", help_heading = "Measurement")]
-    pub input: Option<PathBuf>,
+    ///
+    /// Several files, with commas between them or by a flag each, are sets of their own: the table then has a row for
+    /// each, and last the geometric mean.
+    #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = "Measurement")]
+    pub input: Vec<PathBuf>,
     #[command(flatten)]
     pub template: TemplateArgs,
-    /// Use only the first prompts
+    /// Use only the first prompts of each file
     #[arg(long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, help_heading = "Measurement")]
     pub prompts: Option<usize>,
     /// Tokens to generate for each prompt
     #[arg(short = 'n', long = "max-tokens", visible_alias = "n-gen", value_name = "N", value_parser = values::count, allow_negative_numbers = true,
         default_value = "96", help_heading = "Measurement")]
     pub max_tokens: usize,
-    /// Length of the prompt whose prefill is timed
-    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, default_value = "256", help_heading = "Measurement")]
-    pub pp: usize,
-    /// Controllers to compare; `off` is always among them
-    #[arg(
-        long,
-        value_name = "LIST",
-        help_heading = "Measurement",
-        default_value = "off,fixed:1,fixed:2,fixed:4,fixed:8,threshold:0.6,beta-ts,calibration-ts,goodput-ts"
-    )]
-    pub controllers: ControllerList,
+    /// Length of the prompt whose prefill is timed [default: 256; with several files none is]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Measurement")]
+    pub pp: Option<usize>,
+    /// Controllers of an exit block to compare, each with the other sources of --draft [default: off, fixed:1, fixed:2,
+    /// fixed:4, fixed:8, threshold:0.6, beta-ts, calibration-ts and goodput-ts; with several files goodput-ts]
+    ///
+    /// `off`, which is plain decoding without any source of drafts, is always among them. Where no exit block drafts, the
+    /// other sources do against it.
+    #[arg(long, value_name = "LIST", conflicts_with = "no_exit", help_heading = "Measurement")]
+    pub controllers: Option<ControllerList>,
     /// Repetitions, after a warm-up that also checks that all outputs are equal
     #[arg(short, long, value_name = "COUNT", value_parser = values::count, allow_negative_numbers = true, default_value = "3", help_heading = "Measurement")]
     pub repetitions: usize,
@@ -42,12 +44,8 @@ pub struct BenchArgs {
     pub batch_size: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
-    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
-    pub exit: Option<ExitChoice>,
-    /// Most drafts in one round
-    #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
-    pub draft_max: usize,
+    #[command(flatten)]
+    pub draft: DrafterArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
     #[command(flatten)]
@@ -55,6 +53,9 @@ pub struct BenchArgs {
     /// How to print the results
     #[arg(short, long, value_enum, default_value = "md", value_name = "FORMAT", help_heading = "Output")]
     pub output_format: TableFormat,
+    /// Print one JSON array, as --output-format json does
+    #[arg(long, conflicts_with = "output_format", help_heading = "Output")]
+    pub json: bool,
     /// Draw speed, acceptance and draft lengths into this file
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
     pub plot: Option<PathBuf>,

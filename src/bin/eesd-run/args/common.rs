@@ -141,25 +141,11 @@ impl From<PrefillChoice> for Prefill {
 /// Who drafts, and how far.
 #[derive(Debug, clap::Args)]
 pub struct DraftArgs {
-    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
-    ///
-    /// Default: N = 2 for the bundled model; in a folder the only block there is. Where there are
-    /// several, one has to be chosen; where there is none, decoding is plain.
-    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
-    pub exit: Option<ExitChoice>,
-    /// Do without an exit block, as a list for --draft without exit does
-    #[arg(long, conflicts_with_all = ["exit", "controller"], help_heading = "Drafting")]
-    pub no_exit: bool,
-    /// Who drafts: auto, off, or a list of exit, lookup and shared
-    ///
-    /// exit: the exit block. lookup: what followed the last tokens where they stood before in the same text. shared: what
-    /// followed them in texts that this run has finished, or that --draft-index knows. auto: exit where there is a
-    /// block, lookup, and shared where all requests come from one file or there is a --draft-index. Each round goes to the
-    /// source that is expected to be worth most; none changes an answer. off: plain decoding.
-    #[arg(long, value_name = "LIST", default_value = "auto", hide_default_value = true, help_heading = "Drafting")]
-    pub draft: Drafters,
+    #[command(flatten)]
+    pub by: DrafterArgs,
     /// off, fixed:K, threshold:C, beta-ts, calibration-ts or goodput-ts [default: goodput-ts]
-    #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, help_heading = "Drafting")]
+    #[arg(long, value_name = "NAME[:ARG]", value_parser = values::controller, conflicts_with = "no_exit",
+        help_heading = "Drafting")]
     pub controller: Option<ControllerSpec>,
     /// Look texts up in this file too, and leave this run's there for the next one
     ///
@@ -167,6 +153,29 @@ pub struct DraftArgs {
     /// read it can read them.
     #[arg(long, value_name = "FILE", help_heading = "Drafting")]
     pub draft_index: Option<PathBuf>,
+}
+
+/// Who drafts.
+#[derive(Debug, clap::Args)]
+pub struct DrafterArgs {
+    /// Exit block: a file, or the N of an exit-N.safetensors beside the model
+    ///
+    /// Default: N = 2 for the bundled model; in a folder the only block there is, or of several the one that promises
+    /// most by what a draft step costs here and by the acceptance that its file tells of, which is named (`eesd-run
+    /// inspect` compares them). Where there is none, the other sources draft.
+    #[arg(long, value_name = "FILE|N", help_heading = "Drafting")]
+    pub exit: Option<ExitChoice>,
+    /// Do without an exit block, as a list for --draft without exit does
+    #[arg(long, conflicts_with = "exit", help_heading = "Drafting")]
+    pub no_exit: bool,
+    /// Who drafts: auto, off, or a list of exit, lookup and shared
+    ///
+    /// exit: the exit block. lookup: what followed the last tokens where they stood before in the same text. shared: what
+    /// followed them in texts that this run has finished, or that --draft-index knows. auto: exit where there is a
+    /// block, lookup, and, but for `bench`, shared where all requests come from one file or there is a --draft-index. Each round goes to the
+    /// source that is expected to be worth most; none changes an answer. off: plain decoding.
+    #[arg(long, value_name = "LIST", default_value = "auto", hide_default_value = true, help_heading = "Drafting")]
+    pub draft: Drafters,
     /// Most drafts in one round
     #[arg(long, value_name = "K", value_parser = values::up_to_1024, allow_negative_numbers = true, default_value = "16", help_heading = "Drafting")]
     pub draft_max: usize,

@@ -12,7 +12,8 @@ mod verify;
 
 pub use bench::{BenchArgs, TableFormat};
 pub use common::{
-    DraftArgs, KvChoice, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs, Verification,
+    DraftArgs, DrafterArgs, KvChoice, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs,
+    Verification,
 };
 pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
 pub use eesd::backend::Device;
@@ -88,7 +89,9 @@ batches (custom_id, method, url, body) are answered in OpenAI's form, one line w
 
 Statistics, in \"stats\" of a line, --stats, --metrics and --stats-json: a round drafts and verifies once; the mean \
 accepted length is 1 + accepted / rounds, where a round of several requests counts once for each; drafted \
-counts drafts that were tested; acceptance by position is of those tested there. queued_s is from \
+counts drafts that were tested; acceptance by position is of those tested there. by_source has rounds, drafted \
+and accepted of each source that drafted (exit, lookup, shared): in lines, the part of its drafts that was accepted and \
+the part of all rounds that it drafted. queued_s is from \
 submission to admission, first_token_s from admission to the first token; time to first token is both \
 together. Time per output token is decoding, divided by the tokens of the answer. Prefilled tokens went \
 through the model, reused ones were found in the cache. A verification pass has a row for each draft and \
@@ -163,7 +166,7 @@ pub struct GenerateArgs {
     /// Print one JSON object per answer instead of its text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Colour what the draft wrote and the verifier kept
+    /// Colour what was drafted and kept: green where the exit block wrote it, cyan where it was found in a text
     #[arg(long, conflicts_with_all = ["json", "output", "input"], help_heading = "Output")]
     pub show_drafts: bool,
     /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set
@@ -203,7 +206,7 @@ pub struct ChatArgs {
     pub machine: MachineArgs,
     #[command(flatten)]
     pub prefill: PrefillArgs,
-    /// Colour what the draft wrote and the verifier kept
+    /// Colour what was drafted and kept: green where the exit block wrote it, cyan where it was found in a text
     #[arg(long, help_heading = "Output")]
     pub show_drafts: bool,
     /// Colours of --show-drafts; auto: on a terminal, unless NO_COLOR is set

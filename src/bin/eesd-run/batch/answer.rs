@@ -1,6 +1,7 @@
 //! Answers as lines of their own: a line for each sample, written as soon as it is finished.
 
 use super::job::{Job, Row};
+use crate::report;
 use eesd::engine::{Completion, Finish, Stats};
 use eesd::load::Tokenizer;
 use eesd::model::Scheme;
@@ -66,6 +67,7 @@ fn statistics(stats: &Stats) -> Value {
         "rounds": stats.rounds,
         "drafted": stats.drafted(),
         "accepted": stats.accepted(),
+        "by_source": report::sources_json(&stats.by_source),
         "mean_accepted_length": stats.mean_accepted_length(),
         "acceptance_by_position": stats.acceptance_by_position(),
         "draft_lengths": stats.lengths,

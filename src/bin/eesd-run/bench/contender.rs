@@ -1,24 +1,33 @@
-//! One controller's part in a benchmark: its turns, its tokens, its times.
+//! One contender's part in a benchmark: its turns, its tokens, its times.
 
 use super::costs::Round;
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;
 use eesd::TokenId;
 use eesd::control::{Controller, ControllerSpec, DraftPlan, Outcome as RoundOutcome, RoundTimes, Step};
-use eesd::engine::{Engine, EngineError, Event, Request, Stats};
+use eesd::draft::{Source, Sources};
+use eesd::engine::{Engine, EngineError, Event, Proposing, Request, Stats};
 use eesd::profile;
 use eesd::sample::Philox;
 use std::mem;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A controller, what it has learned so far, and how it did.
+/// A controller with sources of drafts, what they have learned so far, and how they did.
 pub struct Contender {
-    /// The controller's name and argument.
-    pub spec: ControllerSpec,
+    /// The controller's name and argument; where it is off, the sources that draft.
+    pub name: String,
+    spec: ControllerSpec,
+    /// Those beside the exit block.
+    sources: Sources,
+    /// Which prompts, for people: nothing, or ` of ` and the set.
+    of: String,
     watched: Watched,
+    proposing: Proposing,
     /// Tokens and seconds of decoding of each repetition.
     pub repetitions: Vec<(usize, f64)>,
+    /// Seconds of decoding of each prompt's answer in each repetition.
+    pub answers: Vec<Vec<f64>>,
     /// Counts over all repetitions.
     pub stats: Stats,
     /// Every round of the repetitions.
@@ -29,18 +38,41 @@ pub struct Contender {
 pub struct Turn {
     /// Tokens of each prompt's answer.
     pub tokens: Vec<Vec<TokenId>>,
-    /// Seconds from the end of prefill to the last token.
-    seconds: f64,
+    /// Number of the first prompt.
+    first: usize,
+    /// Seconds from the end of prefill to the last token, of each answer.
+    seconds: Vec<f64>,
     stats: Stats,
     /// Every round played.
     pub rounds: Vec<Round>,
 }
 
 impl Contender {
-    /// A controller that knows nothing yet.
-    pub fn new(spec: &ControllerSpec) -> Self {
-        let watched = Watched(Arc::new(Mutex::new(Watch { controller: spec.build(), rounds: Vec::new(), told: 0 })));
-        Self { spec: spec.clone(), watched, repetitions: Vec::new(), stats: Stats::default(), rounds: Vec::new() }
+    /// A controller, and sources beside the exit block, that know nothing yet.
+    pub fn new(spec: &ControllerSpec, sources: Sources) -> Self {
+        let sources = sources.with(Source::Exit, false);
+        Self {
+            name: if *spec == ControllerSpec::Off { sources.to_string() } else { spec.to_string() },
+            watched: Watched::new(spec),
+            proposing: sources.proposers().into(),
+            spec: spec.clone(),
+            sources,
+            of: String::new(),
+            repetitions: Vec::new(),
+            answers: Vec::new(),
+            stats: Stats::default(),
+            rounds: Vec::new(),
+        }
+    }
+
+    /// The same, on the prompts of this set.
+    pub fn on(self, set: &str) -> Self {
+        Self { of: format!(" of {set}"), ..self }
+    }
+
+    /// Whether this is plain decoding.
+    pub fn is_plain(&self) -> bool {
+        self.spec == ControllerSpec::Off && self.sources.is_off()
     }
 
     /// Answers all prompts of a chunk, numbered from `first`, side by side; `None` if interrupted.
@@ -49,15 +81,28 @@ impl Contender {
     /// If a request is malformed or a pass fails.
     pub fn play(&mut self, engine: &mut Engine, chunk: &[Request], first: usize) -> Outcome<Option<Turn>> {
         engine.set_controller(Box::new(self.watched.clone()));
-        let _range = profile::range(format!("{} on prompts {first} to {}", self.spec, first + chunk.len() - 1));
-        let mut turn =
-            Turn { tokens: vec![Vec::new(); chunk.len()], seconds: 0.0, stats: Stats::default(), rounds: Vec::new() };
+        engine.set_proposing(mem::take(&mut self.proposing));
+        let before = engine.snapshot().totals.rounds;
+        let ran = self.run(engine, chunk, first);
+        self.proposing = engine.set_proposing(Proposing::default());
+        let played = engine.snapshot().totals.rounds - before;
+        // Those before them were played for nothing but to time them.
+        let mut rounds = mem::take(&mut self.watched.lock().rounds);
+        let rounds = rounds.split_off(rounds.len().saturating_sub(played));
+        Ok(ran?.map(|turn| Turn { rounds, ..turn }))
+    }
+
+    fn run(&self, engine: &mut Engine, chunk: &[Request], first: usize) -> Outcome<Option<Turn>> {
+        let Self { name, of, .. } = self;
+        let _range = profile::range(format!("{name} on prompts {first} to {}{of}", first + chunk.len() - 1));
+        let (tokens, seconds) = (vec![Vec::new(); chunk.len()], vec![0.0; chunk.len()]);
+        let mut turn = Turn { tokens, first, seconds, stats: Stats::default(), rounds: Vec::new() };
         let mut failed: Option<(usize, EngineError)> = None;
         engine.run(&mut chunk.iter().cloned(), chunk.len(), &mut |index, event| {
             match event {
                 Event::Prefilled { .. } | Event::Token(_) => {}
                 Event::Done(completion) => {
-                    turn.seconds = turn.seconds.max(completion.stats.decode.as_secs_f64());
+                    turn.seconds[index] = completion.stats.decode.as_secs_f64();
                     turn.stats.add(&completion.stats);
                     turn.tokens[index] = completion.tokens;
                 }
@@ -65,9 +110,8 @@ impl Contender {
             }
             if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        turn.rounds = mem::take(&mut self.watched.lock().rounds);
         match failed {
-            Some((prompt, error)) => Err(Failure::failed(format!("prompt {prompt}: {}", with_causes(&error)))),
+            Some((prompt, error)) => Err(Failure::failed(format!("prompt {prompt}{of}: {}", with_causes(&error)))),
             None if interrupt::pressed() => Ok(None),
             None => Ok(Some(turn)),
         }
@@ -82,9 +126,10 @@ impl Contender {
             if expected != found {
                 let at = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
                 return Err(Failure::failed(format!(
-                    "not lossless, so no speed is reported: prompt {}, token {at}: {} gave {:?}, off gave {:?}",
+                    "not lossless, so no speed is reported: prompt {}{}, token {at}: {} gave {:?}, off gave {:?}",
                     first + i,
-                    self.spec,
+                    self.of,
+                    self.name,
                     found.get(at),
                     expected.get(at)
                 )));
@@ -93,8 +138,11 @@ impl Contender {
         Ok(())
     }
 
-    /// A new repetition begins.
+    /// A new repetition begins, as a run of its own: what was learned is forgotten, so that nothing is answered by
+    /// somebody who has seen the answer.
     pub fn begin_repetition(&mut self) {
+        self.watched = Watched::new(&self.spec);
+        self.proposing = self.sources.proposers().into();
         self.repetitions.push((0, 0.0));
     }
 
@@ -102,8 +150,10 @@ impl Contender {
     pub fn count(&mut self, turn: &Turn) {
         if let Some((tokens, seconds)) = self.repetitions.last_mut() {
             *tokens += turn.stats.generated;
-            *seconds += turn.seconds;
+            *seconds += turn.seconds.iter().copied().fold(0.0, f64::max);
         }
+        self.answers.resize(self.answers.len().max(turn.first + turn.seconds.len()), Vec::new());
+        self.answers[turn.first..].iter_mut().zip(&turn.seconds).for_each(|(of, &seconds)| of.push(seconds));
         self.stats.add(&turn.stats);
         self.rounds.extend_from_slice(&turn.rounds);
     }
@@ -117,11 +167,14 @@ struct Watched(Arc<Mutex<Watch>>);
 struct Watch {
     controller: Box<dyn Controller>,
     rounds: Vec<Round>,
-    /// Sequences that have reported the last round.
-    told: usize,
 }
 
 impl Watched {
+    /// A controller that knows nothing yet.
+    fn new(spec: &ControllerSpec) -> Self {
+        Self(Arc::new(Mutex::new(Watch { controller: spec.build(), rounds: Vec::new() })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Watch> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,6 +187,10 @@ impl Controller for Watched {
 
     fn start(&mut self, slot: usize) {
         self.lock().controller.start(slot);
+    }
+
+    fn is_off(&self) -> bool {
+        self.lock().controller.is_off()
     }
 
     fn proceed(&mut self, step: &Step<'_>, rng: &mut Philox) -> bool {
@@ -153,36 +210,20 @@ impl Controller for Watched {
     }
 
     fn observe_times(&mut self, times: &RoundTimes<'_>) {
-        self.lock().controller.observe_times(times);
+        let mut watch = self.lock();
+        watch.controller.observe_times(times);
+        watch.rounds.push(Round {
+            rows: times.rows,
+            draft_seconds: times.draft_steps.iter().map(|&(_, seconds)| seconds).collect(),
+            verify_seconds: times.verify_seconds,
+        });
     }
 
     fn observe(&mut self, outcome: &RoundOutcome<'_>) {
-        self.lock().observe(outcome);
+        self.lock().controller.observe(outcome);
     }
 
     fn state(&self) -> serde_json::Value {
         self.lock().controller.state()
-    }
-}
-
-impl Watch {
-    /// Each sequence of a batch reports the round; together they are one.
-    fn observe(&mut self, outcome: &RoundOutcome<'_>) {
-        self.controller.observe(outcome);
-        if self.told == 0 {
-            self.rounds.push(Round {
-                rows: outcome.rows,
-                drafts: Vec::new(),
-                draft_seconds: Vec::new(),
-                verify_seconds: outcome.verify_seconds,
-            });
-        }
-        if let Some(round) = self.rounds.last_mut() {
-            round.drafts.push(outcome.confidences.len());
-            if round.draft_seconds.len() < outcome.draft_seconds.len() {
-                round.draft_seconds = outcome.draft_seconds.to_vec();
-            }
-        }
-        self.told = (self.told + 1) % outcome.batch;
     }
 }

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 pub struct Round {
     /// Rows of its verification pass.
     pub rows: usize,
-    /// Drafts of each of its sequences.
-    pub drafts: Vec<usize>,
     /// Seconds of each draft step.
     pub draft_seconds: Vec<f64>,
     /// Seconds of verification and acceptance.
@@ -70,12 +68,7 @@ mod tests {
 
     #[test]
     fn costs_are_medians_and_lines_between_them() {
-        let round = |rows, drafts, verify_seconds| Round {
-            rows,
-            drafts: vec![drafts],
-            draft_seconds: vec![0.5; drafts],
-            verify_seconds,
-        };
+        let round = |rows, drafts, verify_seconds| Round { rows, draft_seconds: vec![0.5; drafts], verify_seconds };
         let costs = Costs::measured([round(1, 0, 1.0), round(1, 0, 1.0), round(1, 0, 9.0), round(5, 4, 2.0)]);
         assert_eq!(costs.verify(1), 1.0);
         assert_eq!(costs.verify(3), 1.5);

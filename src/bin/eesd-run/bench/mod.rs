@@ -1,59 +1,56 @@
-//! `eesd-run bench`: every controller against plain decoding, in one run, interleaved.
+//! `eesd-run bench`: whoever drafts against plain decoding, in one run, interleaved.
 //!
-//! 1. Warm-up: each controller answers all prompts. Its tokens must be those of `off`, or nothing is
+//! 1. Warm-up: each contender answers all prompts. Its tokens must be those of `off`, or nothing is
 //!    reported; the costs of its passes are what the predictions are made of.
-//! 2. Repetitions: controllers take turns on each batch of prompts (A B A B …), and must keep giving
-//!    the same tokens.
+//! 2. Repetitions: contenders take turns on each batch of prompts (A B A B …), and must keep giving
+//!    the same tokens. In each repetition they begin knowing nothing, and learn from turn to turn.
 //! 3. Report: a table, and a picture and a trace of the repetitions where asked for.
 //!
-//! All controllers share one engine with the exit block loaded, so `off` too fills the exit layer's
-//! K and V (below one percent of a plain step); what each has learned it keeps from turn to turn.
+//! All contenders share one engine with the exit block loaded, so `off` too fills the exit layer's
+//! K and V (below one percent of a plain step).
 
 pub mod contender;
 pub mod costs;
+mod grid;
 mod plot;
+mod prefill;
 mod profiling;
+mod set;
+mod sets;
 mod table;
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, DraftArgs, Drafters, TableFormat};
+use crate::drafting::Drafting;
 use crate::failure::{Failure, Outcome};
 use crate::files::{self, Named};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::output::Output;
-use crate::progress::Progress;
-use crate::prompts;
 use crate::report::Reporter;
 use crate::settings::{self, EVERY_PROMPT, Model};
 use contender::Contender;
-use costs::{Costs, Round};
-use eesd::TokenId;
 use eesd::control::ControllerSpec;
-use eesd::engine::{Engine, Request};
+use eesd::draft::{Source, Sources};
 use eesd::sample::VerifyMode;
+use prefill::Prefill;
 use profiling::Recording;
-use std::ops::ControlFlow;
-use table::Subject;
+use set::Set;
+use table::{Row, Subject};
 
 /// Seed of sampled benchmarks where none is given.
 const SEED: u64 = 0;
+/// Tokens of the prompt whose prefill is timed, where nobody says.
+const PREFILL: usize = 256;
 
 /// Decides, warms up, measures, reports.
 pub fn run(args: BenchArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
-    if args.sampling.logprobs.is_some() {
-        return Err(Failure::usage("--logprobs has nowhere to go in a benchmark: use `generate --json`"));
-    }
-    let read: Vec<Named<'_>> = args.input.iter().map(|path| ("--input", path.as_path())).collect();
-    let written = [("--plot", &args.plot), ("--trace", &args.trace)];
-    let written = written.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
-    files::all_different(&read, &written.collect::<Vec<_>>())?;
+    check(&args)?;
     let model = Model::open(&args.model, reporter)?.with_template(&args.template)?;
-    if args.input.is_none() {
+    if args.input.is_empty() {
         model.note_idle_template(&args.template, "add --input FILE.jsonl", reporter);
     }
-    let mut prompts = prompts::of_file_or_bundled(args.input.as_deref(), &model, reporter)?;
-    prompts.truncate(args.prompts.unwrap_or(usize::MAX));
+    let prompts = set::prompts(&args, &model, reporter)?;
     let mut sampling = settings::sampling(&args.sampling, &model, reporter)?;
     if sampling.temperature > 0.0 {
         if sampling.verify == Some(VerifyMode::Rejection) {
@@ -64,33 +61,51 @@ pub fn run(args: BenchArgs) -> Outcome {
         sampling.seed.get_or_insert(SEED);
         sampling.verify = Some(VerifyMode::Coupled);
     }
-    let exit = model.exit_block(args.exit.as_ref(), reporter)?;
-    let controllers = controllers(&args.controllers.0, exit.is_some(), &model)?;
+    let several = prompts.len() > 1;
+    let BenchArgs { draft: by, controllers, .. } = args;
+    let (draft_max, drafters) = (by.draft_max, by.draft);
+    let controllers = controllers.map(|list| list.0);
+    let plain = controllers.as_ref().is_some_and(|list| list.iter().all(|spec| *spec == ControllerSpec::Off));
+    let controller = plain.then_some(ControllerSpec::Off);
+    let drafting = Drafting::new(&DraftArgs { by, controller, draft_index: None }, &model, false, reporter)?;
+    let contending = contending(controllers, drafters, &drafting, several, &model)?;
     let machine =
-        Machine::new(&args.machine, args.prefill.prefill.into(), &model, args.batch_size, args.draft_max, reporter)?;
-    let backend = machine.backend(&model, exit.as_ref(), reporter)?;
+        Machine::new(&args.machine, args.prefill.prefill.into(), &model, args.batch_size, draft_max, reporter)?;
+    let backend = machine.backend(&model, drafting.exit.as_ref(), reporter)?;
     let mut engine = model.engine(backend, &ControllerSpec::Off).with_options(EVERY_PROMPT);
     interrupt::listen();
 
     let base = settings::request(Some(args.max_tokens), sampling, &args.sampling, &model);
-    let requests: Vec<Request> = prompts.into_iter().map(|prompt| Request { prompt, ..base.clone() }).collect();
-    let chunks: Vec<&[Request]> = requests.chunks(args.batch_size).collect();
-    let mut contenders: Vec<Contender> = controllers.iter().map(Contender::new).collect();
-    let prefill = Prefill::new(&requests, args.pp.min(machine.context().saturating_sub(1)));
+    let contenders = |name: &Option<String>| {
+        let new = contending.iter().map(|(spec, sources)| Contender::new(spec, *sources));
+        new.map(|contender| name.iter().fold(contender, |contender, name| contender.on(name))).collect()
+    };
+    let mut sets: Vec<Set> = prompts
+        .into_iter()
+        .map(|(name, prompts)| Set::new(prompts, &base, args.batch_size, contenders(&name), name))
+        .collect();
+    let prefill = Prefill::of(&sets, args.pp.unwrap_or(PREFILL).min(machine.context().saturating_sub(1)));
+    if several && args.pp.is_some() {
+        reporter.note("--pp changes nothing with several files: no prefill is timed");
+    }
 
-    let progress = reporter.progress(chunks.len() * contenders.len(), "warm-up");
-    let (expected, costs) = warm_up(&mut engine, &chunks, &mut contenders, &progress)?;
+    let turns: usize = sets.iter().map(Set::turns).sum();
+    let progress = reporter.progress(turns, "warm-up");
+    for set in &mut sets {
+        set.warm_up(&mut engine, &progress)?;
+    }
     progress.end();
 
-    let recording = Recording::begin(&args, &mut engine, reporter)?;
-    let progress = reporter.progress(args.repetitions * chunks.len() * contenders.len(), "measuring");
+    let recording = Recording::begin(args.trace.as_deref(), args.profile, &mut engine, reporter)?;
+    let progress = reporter.progress(args.repetitions * turns, "measuring");
     let mut prefill_speeds = Vec::new();
     for _ in 0..args.repetitions {
-        if let Some(speed) = prefill.measure(&mut engine)? {
+        if !several && let Some(speed) = prefill.measure(&mut engine)? {
             prefill_speeds.push(speed);
         }
-        contenders.iter_mut().for_each(Contender::begin_repetition);
-        repetition(&mut engine, &chunks, &mut contenders, &expected, &progress)?;
+        for set in &mut sets {
+            set.repetition(&mut engine, &progress)?;
+        }
     }
     progress.end();
     recording.end(&mut engine, reporter)?;
@@ -106,104 +121,77 @@ pub fn run(args: BenchArgs) -> Outcome {
         exit_layer: engine.backend().exit_layer(),
         batch: args.batch_size,
     };
-    let rows = table::rows(&contenders, &costs, &prefill_speeds, prefill.length, args.max_tokens)?;
+    let mut rows: Vec<Row> = Vec::new();
+    rows.extend(table::prefill_row(&prefill_speeds, prefill.length));
+    for set in sets.iter().filter(|set| set.is_measured()) {
+        rows.extend(table::rows(set, args.max_tokens));
+    }
+    if !sets.iter().any(Set::is_measured) {
+        return Err(Failure::failed("interrupted before anything was measured"));
+    }
     if let Some(path) = &args.plot {
         let svg = plot::draw(&subject, &rows)?;
         std::fs::write(path, svg).map_err(|e| Failure::file(path, "written", &e))?;
         reporter.note(&format!("plot written to {}", path.display()));
     }
-    Output::stdout().text(&table::print(&subject, &rows, args.output_format)?)
+    let format = if args.json { TableFormat::Json } else { args.output_format };
+    let means = if several { sets::means(&sets, &rows) } else { Vec::new() };
+    Output::stdout().text(&table::print(&subject, &rows, &means, format)?)
 }
 
-/// `off` first, then the others, each once.
-fn controllers(asked: &[ControllerSpec], can_draft: bool, model: &Model) -> Outcome<Vec<ControllerSpec>> {
-    let mut controllers = vec![ControllerSpec::Off];
-    for controller in asked {
-        if !controllers.contains(controller) {
-            controllers.push(controller.clone());
-        }
+/// Refuses what makes no sense together.
+fn check(args: &BenchArgs) -> Outcome {
+    if args.sampling.logprobs.is_some() {
+        return Err(Failure::usage("--logprobs has nowhere to go in a benchmark: use `generate --json`"));
     }
-    if controllers.len() > 1 && !can_draft {
-        return Err(Failure::failed(format!(
-            "{}: no exit-N.safetensors to draft with: give one with --exit FILE, or measure --controllers off",
-            model.place()
-        )));
-    }
-    Ok(controllers)
-}
-
-/// Every contender over every chunk; returns the tokens that `off` gave for each prompt, and what
-/// the passes cost.
-fn warm_up(
-    engine: &mut Engine,
-    chunks: &[&[Request]],
-    contenders: &mut [Contender],
-    progress: &Progress,
-) -> Outcome<(Vec<Vec<TokenId>>, Costs)> {
-    let (mut expected, mut rounds): (Vec<Vec<TokenId>>, Vec<Round>) = Default::default();
-    for chunk in chunks {
-        let first = expected.len();
-        for contender in contenders.iter_mut() {
-            let Some(turn) = contender.play(engine, chunk, first)? else {
-                return Err(Failure::failed("interrupted before anything was measured"));
-            };
-            rounds.extend(turn.rounds);
-            if expected.len() == first {
-                expected.extend(turn.tokens);
-            } else {
-                contender.check(&expected[first..], &turn.tokens, first)?;
-            }
-            progress.advance();
+    let read: Vec<Named<'_>> = args.input.iter().map(|path| ("--input", path.as_path())).collect();
+    let written = [("--plot", &args.plot), ("--trace", &args.trace)];
+    let written = written.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
+    files::all_different(&read, &written.collect::<Vec<_>>())?;
+    for (number, path) in args.input.iter().enumerate() {
+        if args.input[..number].contains(path) {
+            return Err(Failure::usage(format!("--input {}: is there twice", path.display())));
         }
-    }
-    Ok((expected, Costs::measured(rounds)))
-}
-
-/// Every contender over every chunk, in turns; a chunk counts when all of them have played it.
-fn repetition(
-    engine: &mut Engine,
-    chunks: &[&[Request]],
-    contenders: &mut [Contender],
-    expected: &[Vec<TokenId>],
-    progress: &Progress,
-) -> Outcome {
-    let mut first = 0;
-    for chunk in chunks {
-        let mut turns = Vec::new();
-        for contender in contenders.iter_mut() {
-            let Some(turn) = contender.play(engine, chunk, first)? else { return Ok(()) };
-            contender.check(&expected[first..], &turn.tokens, first)?;
-            turns.push(turn);
-            progress.advance();
-        }
-        for (contender, turn) in contenders.iter_mut().zip(&turns) {
-            contender.count(turn);
-        }
-        first += chunk.len();
     }
     Ok(())
 }
 
-/// The prefill of one prompt of a given length, made of the benchmark's own prompts.
-struct Prefill {
-    request: Request,
-    length: usize,
+/// Who takes part, each once, plain decoding first: a controller, and the sources that draft beside its exit block.
+fn contending(
+    asked: Option<Vec<ControllerSpec>>,
+    drafters: Drafters,
+    drafting: &Drafting,
+    several: bool,
+    model: &Model,
+) -> Outcome<Vec<(ControllerSpec, Sources)>> {
+    let others = drafting.sources.with(Source::Exit, false);
+    let mut contending = vec![(ControllerSpec::Off, Sources::OFF)];
+    if drafting.exit.is_some() {
+        let controllers = asked.unwrap_or_else(|| if several { vec![ControllerSpec::default()] } else { all() });
+        for controller in controllers {
+            if !contending.iter().any(|(known, _)| *known == controller) {
+                contending.push((controller, others));
+            }
+        }
+    } else if asked.is_some_and(|list| list.iter().any(|controller| *controller != ControllerSpec::Off)) {
+        return Err(match drafters {
+            Drafters::Only(sources) if !sources.has(Source::Exit) => {
+                Failure::usage(format!("--controllers is for --draft exit, not for --draft {sources}"))
+            }
+            _ => Failure::failed(format!(
+                "{}: no exit-N.safetensors to draft with: give one with --exit FILE, or leave --controllers out",
+                model.place()
+            )),
+        });
+    } else if !others.is_off() {
+        contending.push((ControllerSpec::Off, others));
+    }
+    Ok(contending)
 }
 
-impl Prefill {
-    fn new(requests: &[Request], length: usize) -> Self {
-        let tokens = requests.iter().flat_map(|request| &request.prompt).copied();
-        let prompt: Vec<TokenId> = tokens.clone().cycle().take(length.max(2)).collect();
-        Self { length: prompt.len(), request: Request::new(prompt, 1) }
-    }
-
-    /// Tokens per second; `None` after an interrupt.
-    fn measure(&self, engine: &mut Engine) -> Outcome<Option<f64>> {
-        if interrupt::pressed() {
-            return Ok(None);
-        }
-        let done = engine.generate(&self.request, &mut |_| ControlFlow::Continue(()))?;
-        // The last prompt token goes through the model with the first round.
-        Ok(Some((self.length - 1) as f64 / done.stats.prefill.as_secs_f64()))
-    }
+/// One of each kind, and fixed lengths of several sizes.
+fn all() -> Vec<ControllerSpec> {
+    let fixed = [1, 2, 4, 8].map(ControllerSpec::Fixed);
+    let choosing = ["threshold:0.6", "beta-ts", "calibration-ts", "goodput-ts"];
+    fixed.into_iter().chain(choosing.iter().filter_map(|name| name.parse().ok())).collect()
 }

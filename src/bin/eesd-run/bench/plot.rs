@@ -13,12 +13,16 @@ const MOST_POSITIONS: usize = 16;
 /// Drafts that must have been tested at a position before its acceptance rate says anything.
 const LEAST_TESTED: usize = 20;
 
-/// A controller's results with its colour.
+/// A contender's results, on one set where there are several, with its colour.
 struct Bar<'a> {
-    name: &'a str,
+    name: String,
     colour: RGBColor,
     speed: f64,
     sd: f64,
+    /// Predicted speed; `None` of plain decoding.
+    predicted: Option<f64>,
+    /// Chooses how far to draft.
+    chooses: bool,
     decoding: &'a Decoding,
 }
 
@@ -36,10 +40,23 @@ pub fn draw(subject: &Subject, rows: &[Row]) -> Outcome<String> {
 fn draw_into(svg: &mut String, subject: &Subject, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
     let mut colours = COLOURS.iter().cycle();
     let mut bars = Vec::new();
+    let mut plain = 1.0;
     for row in rows {
-        if let (Some(name), Some(decoding)) = (&row.controller, &row.decoding) {
-            let colour = if name == "off" { OFF } else { *colours.next().unwrap_or(&INK) };
-            bars.push(Bar { name, colour, speed: row.tokens_per_second, sd: row.sd, decoding });
+        if let (Some(controller), Some(decoding)) = (&row.controller, &row.decoding) {
+            let off = controller == "off";
+            let name = row.set.as_ref().map_or_else(|| controller.clone(), |set| format!("{set}, {controller}"));
+            if off {
+                plain = row.tokens_per_second;
+            }
+            bars.push(Bar {
+                name,
+                colour: if off { OFF } else { *colours.next().unwrap_or(&INK) },
+                speed: row.tokens_per_second,
+                sd: row.sd,
+                predicted: (!off).then_some(decoding.predicted * plain),
+                chooses: !off && !controller.starts_with("fixed"),
+                decoding,
+            });
         }
     }
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
@@ -65,7 +82,7 @@ fn speeds(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::E
         .caption("Speed: measured, and ◇ predicted", text(16, INK))
         .margin(16)
         .x_label_area_size(44)
-        .y_label_area_size(110)
+        .y_label_area_size(150)
         .build_cartesian_2d(0.0..fastest * 1.22, n..0.0)?;
     chart
         .configure_mesh()
@@ -80,7 +97,6 @@ fn speeds(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::E
         .axis_style(FAINT)
         .label_style(text(13, INK))
         .draw()?;
-    let baseline = bars.first().map_or(1.0, |off| off.speed);
     for (i, bar) in bars.iter().enumerate() {
         let y = i as f64;
         chart.draw_series([Rectangle::new([(0.0, y + 0.18), (bar.speed, y + 0.82)], bar.colour.filled())])?;
@@ -88,15 +104,14 @@ fn speeds(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::E
         chart.draw_series([PathElement::new(whisker, INK.stroke_width(2))])?;
         let name = text(13, INK).pos(Pos::new(HPos::Right, VPos::Center));
         let gain = text(13, INK).pos(Pos::new(HPos::Left, VPos::Center));
-        chart.draw_series([EmptyElement::at((0.0, y + 0.5)) + Text::new(bar.name.to_owned(), (-8, 0), name)])?;
-        let predicted = (bar.decoding.predicted * baseline, y + 0.5);
-        if i > 0 {
+        chart.draw_series([EmptyElement::at((0.0, y + 0.5)) + Text::new(bar.name.clone(), (-8, 0), name)])?;
+        if let Some(predicted) = bar.predicted {
             let diamond = vec![(0, -6), (6, 0), (0, 6), (-6, 0)];
-            chart.draw_series([EmptyElement::at(predicted)
+            chart.draw_series([EmptyElement::at((predicted, y + 0.5))
                 + Polygon::new(diamond.clone(), WHITE.filled())
                 + PathElement::new([diamond, vec![(0, -6)]].concat(), INK.stroke_width(1))])?;
         }
-        let beside = (bar.speed + bar.sd).max(if i > 0 { predicted.0 } else { 0.0 });
+        let beside = (bar.speed + bar.sd).max(bar.predicted.unwrap_or(0.0));
         let label = format!("{:.2}x", bar.decoding.speed_up);
         chart.draw_series([EmptyElement::at((beside, y + 0.5)) + Text::new(label, (12, 0), gain)])?;
     }
@@ -123,7 +138,7 @@ fn acceptance(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::erro
         chart.draw_series(LineSeries::new(points.clone(), bar.colour.stroke_width(2)))?;
         chart
             .draw_series(points.iter().map(|&point| Circle::new(point, 3, bar.colour.filled())))?
-            .label(bar.name)
+            .label(bar.name.clone())
             .legend(key(bar.colour));
     }
     legend(&mut chart, SeriesLabelPosition::LowerLeft)
@@ -131,8 +146,7 @@ fn acceptance(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::erro
 
 /// Bars side by side: which part of the rounds drafted how many tokens, for controllers that choose.
 fn lengths(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::Error>> {
-    let choosing: Vec<&Bar<'_>> =
-        bars.iter().filter(|bar| bar.name != "off" && !bar.name.starts_with("fixed")).collect();
+    let choosing: Vec<&Bar<'_>> = bars.iter().filter(|bar| bar.chooses).collect();
     let shown = if choosing.is_empty() { bars.iter().collect() } else { choosing };
     let longest = shown.iter().map(|bar| bar.decoding.draft_lengths.len()).max().unwrap_or(1).min(MOST_POSITIONS + 1);
     let highest = shown.iter().flat_map(|bar| &bar.decoding.draft_lengths).copied().fold(0.1, f64::max);
@@ -150,7 +164,7 @@ fn lengths(area: &Area<'_>, bars: &[Bar<'_>]) -> Result<(), Box<dyn std::error::
             let x = k as f64 + left;
             Rectangle::new([(x, 0.0), (x + width, share)], bar.colour.filled())
         });
-        chart.draw_series(rectangles)?.label(bar.name).legend(key(bar.colour));
+        chart.draw_series(rectangles)?.label(bar.name.clone()).legend(key(bar.colour));
     }
     legend(&mut chart, SeriesLabelPosition::UpperRight)
 }

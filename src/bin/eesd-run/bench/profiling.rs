@@ -1,13 +1,12 @@
 //! What others see of the measured repetitions: a trace, and profilers.
 
-use crate::args::BenchArgs;
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use eesd::engine::Engine;
 use eesd::profile;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The repetitions are being recorded, where that was asked for.
 pub struct Recording {
@@ -20,16 +19,16 @@ impl Recording {
     ///
     /// # Errors
     /// If the trace's file cannot be made, which is better known before the measurement.
-    pub fn begin(args: &BenchArgs, engine: &mut Engine, reporter: Reporter) -> Outcome<Self> {
-        let open = |path: &PathBuf| {
+    pub fn begin(trace: Option<&Path>, profiler: bool, engine: &mut Engine, reporter: Reporter) -> Outcome<Self> {
+        let open = |path: &Path| {
             let file = File::create(path).map_err(|e| Failure::file(path, "written", &e))?;
-            Ok::<_, Failure>((path.clone(), file))
+            Ok::<_, Failure>((path.to_owned(), file))
         };
-        let trace = args.trace.as_ref().map(open).transpose()?;
+        let trace = trace.map(open).transpose()?;
         if trace.is_some() {
             profile::start_trace();
         }
-        if args.profile {
+        if profiler {
             if !engine.set_profiling(true)? {
                 reporter.note("--profile changes nothing on the processor: `perf record` or --trace shows its passes");
             }
@@ -37,7 +36,7 @@ impl Recording {
                 reporter.note("this build has no NVTX ranges: NVIDIA's header was not found beside nvcc");
             }
         }
-        Ok(Self { trace, profiler: args.profile })
+        Ok(Self { trace, profiler })
     }
 
     /// Ends, and writes the trace.

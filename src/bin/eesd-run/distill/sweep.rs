@@ -3,7 +3,6 @@
 use super::training::{Run, Trained};
 use crate::bench::contender::Contender;
 use crate::bench::costs::{Costs, Round};
-use crate::cost;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
@@ -12,7 +11,9 @@ use crate::settings::EVERY_PROMPT;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
+use eesd::draft::Sources;
 use eesd::engine::{Engine, Request};
+use eesd::model::cost;
 
 /// Held-out texts that are continued, the tokens of each that are a prompt, and those of its continuation.
 const PROMPTS: usize = 16;
@@ -70,7 +71,8 @@ fn requests(run: &Run<'_>) -> Outcome<Vec<Request>> {
 
 /// Plain decoding, and this block's drafts, in turns; `None` if interrupted. All answers must be those of plain decoding.
 fn measure(n: usize, engine: &mut Engine, requests: &[Request], tick: &dyn Fn()) -> Outcome<Option<Speed>> {
-    let mut contenders = [ControllerSpec::Off, ControllerSpec::Fixed(4)].map(|spec| Contender::new(&spec));
+    let contender = |spec: &ControllerSpec| Contender::new(spec, Sources::OFF);
+    let mut contenders = [ControllerSpec::Off, ControllerSpec::Fixed(4)].map(|spec| contender(&spec));
     let Some((expected, rounds)) = play(engine, requests, &mut contenders, None)? else { return Ok(None) };
     tick();
     let costs = Costs::measured(rounds);
@@ -84,7 +86,7 @@ fn measure(n: usize, engine: &mut Engine, requests: &[Request], tick: &dyn Fn())
         (0..=4).map(|k| (k, predicted(k))).fold((0, 1.0), |best, next| if next.1 > best.1 { next } else { best });
     let fixed = ControllerSpec::Fixed(best.0.max(1));
     let mut contenders: Vec<Contender> =
-        [ControllerSpec::Off, fixed, ControllerSpec::default()].iter().map(Contender::new).collect();
+        [ControllerSpec::Off, fixed, ControllerSpec::default()].iter().map(contender).collect();
     for _ in 0..REPETITIONS {
         contenders.iter_mut().for_each(Contender::begin_repetition);
         if play(engine, requests, &mut contenders, Some(&expected))?.is_none() {

@@ -3,7 +3,6 @@
 use super::start::with_start;
 use super::student::student;
 use crate::args::{BlockArgs, DistillArgs, TrainingArgs};
-use crate::cost;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
@@ -17,7 +16,7 @@ use eesd::backend::training::parameters::{Head, Layout, Rounding};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
 use eesd::load::ExitBlock;
-use eesd::model::{Dtype, ExitWeights};
+use eesd::model::{Dtype, ExitWeights, cost};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;

@@ -56,7 +56,7 @@ mod tests {
         let counts: Vec<(&str, usize)> = formats.layers.iter().map(|(name, share)| (&**name, share.matrices)).collect();
         assert_eq!(counts, [("bf16", 5), ("f32", 2), ("q4_k", 3), ("q6_k", 1), ("q8_0", 3)]);
         let bytes: u64 = formats.layers.values().map(|share| share.bytes).sum();
-        let all = checkpoint.weights().layers.iter().map(crate::cost::layer_bytes).sum::<u64>();
+        let all = checkpoint.weights().layers.iter().map(eesd::model::cost::layer_bytes).sum::<u64>();
         // The rest are two norms and the biases of q, k and v in each of two layers, in f32.
         assert_eq!(all - bytes, 2 * (2 * 256 + 128 + 64 + 64) * 4);
         assert_eq!((formats.main(), &*formats.embedding, formats.head.as_deref()), ("bf16", "q8_0", None));

@@ -1,7 +1,7 @@
 //! The report for people.
 
 use super::formats::Share;
-use super::{Exit, Fit, Report, USABLE};
+use super::{Exit, Fit, Promised, Report, USABLE};
 use crate::report::{bytes, count};
 
 /// The whole report, one fact a line.
@@ -12,7 +12,7 @@ pub fn print(report: &Report) -> String {
     lines.extend(report.memory.iter().map(|fit| memory(fit, report.max_positions as u64)));
     lines.push(String::new());
     if report.exit_blocks.is_empty() {
-        lines.push("exit blocks  none beside the model: decoding is plain".into());
+        lines.push("exit blocks  none beside the model: lookups alone draft".into());
     }
     lines.extend(report.exit_blocks.iter().flat_map(exit));
     lines.join("\n") + "\n"
@@ -89,6 +89,13 @@ fn memory(fit: &Fit, longest: u64) -> String {
     format!("  {:>3} GB     {room}", fit.memory_gb)
 }
 
+fn promise(exit: &Exit) -> String {
+    let Promised { acceptance, held_out, k, speed_up } = exit.promise;
+    let whence = if held_out { "as its file says of held-out text" } else { "which is assumed: its file does not say" };
+    let default = if exit.default { "; drafts where no other block is asked for" } else { "" };
+    format!("{speed_up:.2}x (k = {k}) at {acceptance:.2}, {whence}{default}")
+}
+
 fn exit(exit: &Exit) -> Vec<String> {
     let whose = if exit.own_head { "head of its own" } else { "the model's head" };
     let head = format!("{whose}, drafts from {} tokens", exit.draft_vocab);
@@ -100,5 +107,6 @@ fn exit(exit: &Exit) -> Vec<String> {
         format!("  metadata   {}", metadata.join(", ")),
         format!("  cost       a draft step costs {:.3} plain steps, by bytes read", exit.draft_step_cost),
         format!("  predicted  {} by acceptance rate", predicted.join(", ")),
+        format!("  promise    {}", promise(exit)),
     ]
 }

@@ -2,6 +2,7 @@
 //! elsewhere; without it, a line now and then where there is no terminal.
 
 use super::Sample;
+use crate::report;
 use crate::stderr::say;
 use eesd::engine::Snapshot;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -81,6 +82,17 @@ impl Display {
             totals.accepted - before.accepted,
         ]
         .map(|count| count as f64);
+        let mut by_source = totals.by_source;
+        for (counts, before) in by_source.iter_mut().zip(before.by_source) {
+            counts.rounds -= before.rounds;
+            counts.drafted -= before.drafted;
+            counts.accepted -= before.accepted;
+        }
+        let sources = report::sources(&by_source, totals.sequences - before.sequences);
+        let who = match controller.is_off() && !sources.is_empty() {
+            true => "lookups draft".into(),
+            false => format!("{} drafts", controller.spec()),
+        };
         let running = snapshot.prefilling + snapshot.decoding;
         let done = written.taken_over + written.answered + written.failed + written.cut_short;
         let of = self.requests.map_or(String::new(), |requests| format!(" of {requests}"));
@@ -96,7 +108,11 @@ impl Display {
                 1.0 + accepted / sequences.max(1.0),
                 rows / rounds.max(1.0),
             ),
-            format!("{} drafts {:.2} a round", controller.spec(), (rows - sequences) / sequences.max(1.0)),
+            format!(
+                "{who} {:.2} a round{}{sources}",
+                (rows - sequences) / sequences.max(1.0),
+                if sources.is_empty() { "" } else { ": " },
+            ),
             format!(
                 "{} of {} pages held, {} kept, {} preemptions",
                 snapshot.pages - snapshot.free_pages,
@@ -113,7 +129,7 @@ mod tests {
     use super::*;
     use crate::batch::Written;
     use eesd::control::Fixed;
-    use eesd::engine::Totals;
+    use eesd::engine::{SourceStats, Totals};
 
     #[test]
     fn speeds_are_those_since_the_last_look() {
@@ -123,6 +139,11 @@ mod tests {
             sequences: 10 * times,
             rows: 40 * times,
             accepted: 20 * times,
+            by_source: [
+                SourceStats { rounds: 6 * times, drafted: 20 * times, accepted: 15 * times },
+                SourceStats { rounds: times, drafted: 10 * times, accepted: 5 * times },
+                SourceStats::default(),
+            ],
             preemptions: times,
             ..Totals::default()
         };
@@ -142,7 +163,10 @@ mod tests {
             controller: &Fixed { length: 3 },
         };
         let mut display = Display::new(Some(6000));
-        let rest = ["fixed:3 drafts 3.00 a round", "6 of 9 pages held, 5 kept, 1 preemptions"];
+        let rest = [
+            "fixed:3 drafts 3.00 a round: exit .75 in .60 of rounds, lookup .50 in .10 of rounds",
+            "6 of 9 pages held, 5 kept, 1 preemptions",
+        ];
         let requests = "1 waiting, 5 running, 4 swapped out, 6 of 6000 done (3 failed)";
         let expected = [requests, "15 tok/s, mean accepted length 3.00, 8.0 rows a pass", rest[0], rest[1]];
         assert_eq!(display.parts(&sample(2, 1)), expected);

@@ -3,6 +3,7 @@
 use super::{Monitor, Sample};
 use crate::failure::Outcome;
 use eesd::control::Controller;
+use eesd::draft::Source;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use serde_json::Value;
 use std::time::SystemTime;
@@ -108,6 +109,15 @@ fn counters(families: &Families, sample: &Sample<'_>) -> Outcome {
         ("swapped_pages_total", "Pages copied out of the cache for it.", totals.swapped_pages),
     ] {
         families.count(name, help, &[], count)?;
+    }
+    for (source, counts) in Source::ALL.iter().zip(totals.by_source) {
+        for (name, help, count) in [
+            ("source_rounds_total", "Requests in all rounds, by the source that drafted for them.", counts.rounds),
+            ("source_drafted_tokens_total", "Drafts tested, by their source.", counts.drafted),
+            ("source_accepted_tokens_total", "Drafts accepted, by their source.", counts.accepted),
+        ] {
+            families.count(name, help, &[("source", source.name())], count)?;
+        }
     }
     Ok(())
 }

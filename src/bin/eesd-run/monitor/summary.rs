@@ -1,6 +1,7 @@
 //! What a batch came to, as JSON.
 
 use super::{Monitor, Sample};
+use crate::report;
 use serde_json::{Value, json};
 
 impl Monitor {
@@ -33,6 +34,7 @@ impl Monitor {
             "draft_steps": totals.draft_steps,
             "drafted": totals.drafted,
             "accepted": totals.accepted,
+            "by_source": report::sources_json(&totals.by_source),
             "mean_accepted_length": totals.mean_accepted_length(),
             "acceptance_by_position": sum.acceptance_by_position(),
             "draft_lengths": sum.lengths,

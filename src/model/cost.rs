@@ -2,7 +2,7 @@
 //! and a round with `k` drafts, each accepted with chance `α`, emits `(1 - α^{k+1}) / (1 - α)` tokens
 //! for the price of `1 + k·r` steps.
 
-use eesd::model::{ExitWeights, LayerWeights, ModelWeights};
+use super::{ExitWeights, LayerWeights, ModelWeights};
 
 /// Bytes of one decoder layer's tensors.
 pub fn layer_bytes(layer: &LayerWeights<'_>) -> u64 {
