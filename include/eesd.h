@@ -410,7 +410,7 @@ typedef struct eesd_model_info {
    */
   char quantized[16];
   /**
-   * N of the exit block, the layers before it; 0: there is none, decoding is plain.
+   * N of the exit block, the layers before it; 0: there is none.
    */
   size_t exit_layer;
   /**
@@ -560,7 +560,7 @@ typedef struct eesd_session_info {
    */
   size_t draft_max;
   /**
-   * Layers before the exit block; 0: decoding is plain.
+   * Layers before the exit block; 0: none drafts.
    */
   size_t exit_layer;
 } eesd_session_info;

@@ -274,7 +274,7 @@ impl StepTimes {
         self.fit().map_or(Value::Object(Default::default()), |costs| {
             json!({
                 "speed": speed,
-                "draft_milliseconds_by_sequences": costs.draft.as_ref().map(milliseconds),
+                "draft_milliseconds_by_sequences": costs.draft.as_ref().map_or_else(Vec::new, milliseconds),
                 "verify_milliseconds_by_rows": milliseconds(&costs.rows),
                 "verify_milliseconds_per_fresh_row": costs.per_fresh * speed * 1e3,
             })

@@ -113,7 +113,7 @@ pub struct ModelInfo {
     pub bytes: u64,
     /// "q8" or "q4", as eesd_model_params asked; "": as stored.
     pub quantized: [c_char; 16],
-    /// N of the exit block, the layers before it; 0: there is none, decoding is plain.
+    /// N of the exit block, the layers before it; 0: there is none.
     pub exit_layer: usize,
     /// Parameters of the exit block.
     pub exit_parameters: u64,

@@ -44,7 +44,7 @@ pub struct SessionInfo {
     pub kv: [c_char; 16],
     /// Most drafts in one round.
     pub draft_max: usize,
-    /// Layers before the exit block; 0: decoding is plain.
+    /// Layers before the exit block; 0: none drafts.
     pub exit_layer: usize,
 }
 
