@@ -52,7 +52,7 @@
 #define EESD_EXIT_DEFAULT 0
 
 /**
- * exit_layer: no exit block. Decoding is plain.
+ * exit_layer: no exit block. Lookups draft alone.
  */
 #define EESD_EXIT_NONE -1
 

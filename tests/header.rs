@@ -3,12 +3,13 @@
 use std::path::Path;
 
 /// In the order in which a reader of the header wants them.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "version",
     "status",
     "argument",
     "log",
     "device",
+    "exit_choice",
     "model",
     "session_params",
     "session",

@@ -96,14 +96,15 @@ pub fn play(drafter: &Drafter, text: &[Sourced], costs: Costs, seed: u64) -> Rep
             controller.observe_pace(sources.pace(1));
         }
         let (mut confidences, mut draft_seconds) = (Vec::new(), Vec::new());
-        while taken == 0 {
+        let mut drafting = taken == 0;
+        while drafting {
             let step = Step { slot: 0, batch: 1, confidences: &confidences, limit };
             let mut rng = Philox::new(seed, total.tokens, Purpose::Controller, confidences.len() as u32);
-            if !controller.proceed(&step, &mut rng) {
-                break;
+            drafting = controller.proceed(&step, &mut rng);
+            if drafting {
+                confidences.push(text[at + confidences.len()].exit.confidence);
+                draft_seconds.push(costs.measured(total.rounds, costs.draft, &mut noise));
             }
-            confidences.push(text[at + confidences.len()].exit.confidence);
-            draft_seconds.push(costs.measured(total.rounds, costs.draft, &mut noise));
         }
         let sampled = confidences.len();
         let right = text[at..at + sampled].iter().take_while(|p| p.exit.accepted).count();

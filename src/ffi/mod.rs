@@ -30,6 +30,7 @@
 mod answer;
 mod argument;
 mod device;
+mod exit_choice;
 mod generate;
 mod handle;
 mod log;
@@ -46,12 +47,13 @@ mod worker;
 pub use answer::{Completion, Finish, Logprob, Stats, Token, TokenLogprobs, eesd_finish_name};
 pub use argument::Text;
 pub use device::{DeviceInfo, eesd_cuda_device_count, eesd_device_get_info};
+pub use exit_choice::{EESD_EXIT_DEFAULT, EESD_EXIT_NONE};
 pub use generate::{Event, EventKind, TokenCallback, eesd_cancel, eesd_generate, eesd_next_event, eesd_submit};
 pub use handle::eesd_live_handles;
 pub use log::{LogCallback, LogLevel, eesd_set_log_callback};
 pub use model::{
-    ChatMessage, EESD_EXIT_DEFAULT, EESD_EXIT_NONE, Model, ModelInfo, ModelParams, eesd_apply_chat_template,
-    eesd_detokenize, eesd_model_free, eesd_model_get_info, eesd_model_load, eesd_model_params_default, eesd_tokenize,
+    ChatMessage, Model, ModelInfo, ModelParams, eesd_apply_chat_template, eesd_detokenize, eesd_model_free,
+    eesd_model_get_info, eesd_model_load, eesd_model_params_default, eesd_tokenize,
 };
 pub use request::{LogitBias, Request, Verify, eesd_request_default};
 pub use session::{Session, SessionInfo, eesd_session_create, eesd_session_free, eesd_session_get_info};

@@ -4,11 +4,12 @@ use super::argument::{
     Incoming, Place, Text, Versioned, check_size, fill, fixed, optional_string, slice, string, structure, terminated,
     text, within,
 };
+use super::exit_choice::{EESD_EXIT_DEFAULT, exit_block};
 use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
-use crate::load::{BUNDLED_EXIT, Chat, Checkpoint, ExitBlock, Message, Tokenizer, most_promising};
+use crate::load::{Chat, Checkpoint, ExitBlock, Message, Tokenizer};
 use crate::model::{ModelWeights, Quantised, Scheme};
 use std::ffi::c_char;
 use std::num::NonZeroUsize;
@@ -48,12 +49,6 @@ impl Handled for Model {
         Object::Model(this)
     }
 }
-
-/// exit_layer: in a folder the only block there is, of several the one that promises most (the log says which, and what),
-/// or none where there is none; of the model inside the library, which has blocks after 1, 2 and 3 layers, that after 2.
-pub const EESD_EXIT_DEFAULT: i32 = 0;
-/// exit_layer: no exit block. Decoding is plain.
-pub const EESD_EXIT_NONE: i32 = -1;
 
 /// Which model to open. Begin with eesd_model_params_default().
 #[repr(C)]
@@ -204,47 +199,6 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
         place.write(handle::register(Arc::new(Model { checkpoint, exit, quantised }))?);
         Ok(())
     })
-}
-
-/// The exit block asked for; by default the bundled model's best one, or of those there are the one that promises most.
-fn exit_block(checkpoint: &Checkpoint, layer: i32, file: Option<&Path>, bundled: bool) -> Outcome<Option<ExitBlock>> {
-    let layer = match (layer, file) {
-        (EESD_EXIT_DEFAULT, Some(file)) => return Ok(Some(checkpoint.open_exit(file)?)),
-        (found, Some(_)) => {
-            let found = format!("exit_layer: {found} beside exit_file (expected EESD_EXIT_DEFAULT, which is 0)");
-            return Err(Failure::argument(found));
-        }
-        (EESD_EXIT_NONE, None) => return Ok(None),
-        (EESD_EXIT_DEFAULT, None) => bundled.then_some(BUNDLED_EXIT),
-        (layer, None) => {
-            let wrong = || format!("exit_layer: {layer} (expected a layer, EESD_EXIT_DEFAULT or EESD_EXIT_NONE)");
-            Some(usize::try_from(layer).map_err(|_| Failure::argument(wrong()))?)
-        }
-    };
-    let mut blocks = checkpoint.exit_blocks()?;
-    let there = blocks.iter().map(|block| block.after().to_string()).collect::<Vec<_>>().join(", ");
-    let name = checkpoint.name();
-    match layer {
-        Some(n) => match blocks.into_iter().find(|block| block.after() == n) {
-            Some(block) => Ok(Some(block)),
-            None => {
-                Err(Failure::new(Status::LoadFailed, format!("exit_layer: {n} (expected one of {name}'s: {there})")))
-            }
-        },
-        None => {
-            let weights = checkpoint.weights();
-            let best = most_promising(&blocks, &weights).map(|index| blocks.swap_remove(index));
-            if let Some(block) = best.as_ref().filter(|_| !blocks.is_empty()) {
-                let (after, promise) = (block.after(), block.promise(&weights));
-                log(LogLevel::Info, || {
-                    format!(
-                        "{name}: of the exit blocks after {there} layers, that after {after} promises most: {promise}"
-                    )
-                });
-            }
-            Ok(best)
-        }
-    }
 }
 
 fn scheme(name: &str) -> Outcome<Scheme> {

@@ -152,8 +152,9 @@ fn a_small_draft_vocabulary_is_of_frequent_tokens() {
     let table = String::from_utf8(verified.stdout).unwrap();
     assert!(verified.status.success() && table.contains("lossless: every check passed"), "{table}");
     let mut generate = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-    generate.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40", "--controller", "fixed:2", "--exit"]);
-    let drafting = generate.arg(&block).output().unwrap();
+    generate.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40", "--draft", "exit"]);
+    generate.args(["--controller", "fixed:2", "--exit"]).arg(&block);
+    let drafting = generate.output().unwrap();
     let statistics = String::from_utf8(drafting.stderr).unwrap();
     assert!(
         statistics.contains("mean accepted length 1.") || statistics.contains("mean accepted length 2."),
