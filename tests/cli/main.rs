@@ -2,6 +2,7 @@
 
 mod batches;
 mod closed_streams;
+mod drafts;
 mod files;
 mod forms;
 mod gguf;
