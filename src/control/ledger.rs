@@ -51,3 +51,8 @@ impl Ledger {
 pub fn probe_every(cost: f64) -> f64 {
     (cost / PROBE_SHARE).clamp(PROBE_EVERY.0, PROBE_EVERY.1)
 }
+
+/// The size that a batch counts as, of which each has a ledger: the nearest power of two, by its exponent.
+pub fn size(batch: usize) -> u32 {
+    (batch.clamp(1, 1 << 20) as f64).log2().round() as u32
+}

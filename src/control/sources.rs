@@ -15,7 +15,7 @@ mod exits;
 mod trust;
 
 use super::RoundTimes;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, size};
 use super::step_times::{StepCosts, StepTimes};
 use crate::draft::{Evidence, Source};
 use crate::sample::Philox;
@@ -255,9 +255,4 @@ fn best(candidates: &[Candidate], prices: &Prices<'_>) -> usize {
         }
     }
     taken
-}
-
-/// The size that a batch counts as: the nearest power of two, by its exponent.
-fn size(batch: usize) -> u32 {
-    (batch.clamp(1, 1 << 20) as f64).log2().round() as u32
 }

@@ -22,9 +22,9 @@ pub struct SourceError {
 
 impl Sources {
     /// None: plain decoding.
-    pub const OFF: Self = Self { has: [false; 3] };
+    pub const OFF: Self = Self { has: [false; Source::ALL.len()] };
     /// Every source.
-    pub const ALL: Self = Self { has: [true; 3] };
+    pub const ALL: Self = Self { has: [true; Source::ALL.len()] };
 
     /// Whether a source is among them.
     pub fn has(self, source: Source) -> bool {

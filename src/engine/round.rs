@@ -18,6 +18,7 @@ impl Engine {
     ) -> Result<ControlFlow<()>, BackendError> {
         let mut range = profile::range("round");
         range.note("controller", || self.controller.state());
+        range.note("choice", || self.proposing.choice.state());
         let start = self.clock.now();
         self.propose();
         let proposed = self.clock.since(start);

@@ -43,6 +43,10 @@ fn what_is_no_index_is_refused_and_left_as_it_is() {
     assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
     assert!(refused.stderr.contains("texts: damaged safetensors file"), "{}", refused.stderr);
     assert_eq!(std::fs::read(&file).unwrap(), b"diary");
+    let nowhere = folder.path().join("no/such/folder");
+    let refused = run(&["generate", "-m", BUNDLED, "-p", "x", "--draft-index", nowhere.to_str().unwrap()]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "told before anything is answered");
+    assert!(refused.stderr.contains("folder: cannot be written: "), "{}", refused.stderr);
 }
 
 #[test]

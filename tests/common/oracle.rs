@@ -4,6 +4,7 @@ use super::hash_backend::HashBackend;
 use eesd::TokenId;
 use eesd::draft::{Evidence, Proposal, Proposer, Source, Sources, Text};
 use eesd::engine::{Clock, Engine};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Proposes what the checking backend finds likeliest, and something else now and then.
@@ -41,12 +42,37 @@ impl Proposer for Oracle {
     fn end(&mut self, _text: &Text<'_>, _finished: bool) {}
 }
 
-/// The engine with every source there is, and an oracle that is right so often, in 256ths; on a clock that stands still, so
-/// that all that is proposed is worth its time.
-pub fn proposing(engine: Engine, vocab: usize, right: u64) -> Engine {
+/// Proposes nothing, and keeps what it is told of texts that are over.
+#[derive(Clone, Default)]
+pub struct Listener {
+    /// Of those that others may know, the tokens.
+    pub finished: Arc<Mutex<Vec<Vec<TokenId>>>>,
+}
+
+impl Proposer for Listener {
+    fn source(&self) -> Source {
+        Source::Shared
+    }
+
+    fn propose(&mut self, _text: &Text<'_>, _most: usize) -> Proposal {
+        Proposal::default()
+    }
+
+    fn end(&mut self, text: &Text<'_>, finished: bool) {
+        if finished {
+            self.finished.lock().unwrap().push(text.tokens.to_vec());
+        }
+    }
+}
+
+/// The engine with every source there is, an oracle that is right so often, in 256ths, and who listens; on a clock that
+/// stands still, so that all that is proposed is worth its time.
+pub fn proposing(engine: Engine, vocab: usize, right: u64) -> (Engine, Listener) {
+    let listener = Listener::default();
     let mut proposers = Sources::ALL.proposers();
     proposers.push(Box::new(Oracle { vocab, right }));
-    engine.with_proposers(proposers).with_clock(standing())
+    proposers.push(Box::new(listener.clone()));
+    (engine.with_proposers(proposers).with_clock(standing()), listener)
 }
 
 /// A clock that stands still.

@@ -190,7 +190,7 @@ fn answers_to_which_tokens_are_proposed_follow_the_models_own_distribution() {
     for (i, (controller, right)) in controllers().into_iter().zip([0, 256, 200, 128]).enumerate() {
         let name = controller.spec();
         let trial = 300 + i as u64;
-        let engine = proposing(engine(controller, 100), VOCAB, right);
+        let (engine, _) = proposing(engine(controller, 100), VOCAB, right);
         let found = p_values_of(engine, &|i| request(trial << 32 | i, false), 3, |_| true);
         assert!(found.iter().all(|&p| p > 1e-5), "{name}: {found:?}");
         all.extend(found);
@@ -204,7 +204,7 @@ fn answers_to_which_tokens_are_proposed_follow_the_models_own_distribution() {
 fn proposals_taken_for_samples_of_the_draft_would_be_noticed() {
     let mut backend = HashBackend::new(VOCAB, LIMITS, 100);
     backend.proposals_are_samples = true;
-    let engine = proposing(engine_over(backend, controller("off")), VOCAB, 128);
+    let (engine, _) = proposing(engine_over(backend, controller("off")), VOCAB, 128);
     let found = p_values_of(engine, &|i| request(400 << 32 | i, false), 3, |_| true);
     assert!(found.iter().any(|&p| p < 1e-9), "{found:?}");
 }

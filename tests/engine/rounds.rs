@@ -71,7 +71,7 @@ proptest! {
         let pages = context.div_ceil(64) + spare_pages;
         let mut engine = engine(limits(pages, 5, context), agreement);
         if let Some(right) = right {
-            engine = proposing(engine, VOCAB, right);
+            engine = proposing(engine, VOCAB, right).0;
         }
         let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
         let mut streamed: Vec<Vec<TokenId>> = vec![Vec::new(); requests.len()];

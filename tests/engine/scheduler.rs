@@ -9,7 +9,7 @@ use crate::common::oracle::proposing;
 use crate::common::timed_backend::TimedBackend;
 use eesd::TokenId;
 use eesd::backend::Limits;
-use eesd::draft::Sources;
+use eesd::draft::{Source, Sources};
 use eesd::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, Totals};
 use eesd::kv::PAGE_TOKENS;
 use eesd::sample::SamplingParams;
@@ -71,7 +71,7 @@ fn request() -> impl Strategy<Value = Request> {
         |(prompt, max_tokens, sampling, ignore_end, drafts)| Request {
             sampling,
             ignore_end,
-            sources: if drafts { Sources::ALL } else { Sources::OFF },
+            sources: if drafts { Sources::ALL.with(Source::Shared, max_tokens % 4 > 0) } else { Sources::OFF },
             draft_max: (max_tokens % 3 == 0).then_some(max_tokens % 5),
             ..Request::new(prompt, max_tokens)
         },
@@ -113,8 +113,10 @@ proptest! {
     ) {
         let pages = CONTEXT.div_ceil(PAGE_TOKENS) + spare_pages;
         let mut engine = engine(pages, slots, EngineOptions { token_budget, reuse_prefixes });
+        let mut listener = None;
         if let Some(right) = right {
-            engine = proposing(engine, VOCAB, right);
+            let (with_proposals, listening) = proposing(engine, VOCAB, right);
+            (engine, listener) = (with_proposals, Some(listening));
         }
         let (mut requests, mut done, mut cancelled) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for op in ops {
@@ -148,6 +150,16 @@ proptest! {
                 let completion = &cancelled[&id];
                 prop_assert!(completion.finish == Finish::Cancelled && plain.starts_with(&completion.tokens));
             }
+        }
+        if let Some(listener) = listener {
+            // Others learn of what has finished, and of nothing that was cancelled or keeps to itself.
+            let may_tell = |(id, _): &(&usize, &Completion)| requests[**id].sources.has(Source::Shared);
+            let text = |(&id, completion): (&usize, &Completion)| [&requests[id].prompt, &completion.tokens[..]].concat();
+            let mut expected: Vec<Vec<TokenId>> = done.iter().filter(may_tell).map(text).collect();
+            let mut told = listener.finished.lock().unwrap().clone();
+            expected.sort();
+            told.sort();
+            prop_assert_eq!(told, expected);
         }
         let now = engine.snapshot();
         prop_assert_eq!((now.free_pages, now.waiting + now.prefilling + now.decoding + now.swapped_out), (pages, 0));

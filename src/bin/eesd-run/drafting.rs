@@ -10,6 +10,7 @@ use eesd::control::ControllerSpec;
 use eesd::draft::{Source, Sources};
 use eesd::engine::Engine;
 use eesd::load::{BUNDLED_EXIT, ExitBlock};
+use eesd::replace::Replacement;
 use std::path::{Path, PathBuf};
 
 /// Who drafts, and how far.
@@ -55,7 +56,7 @@ impl Drafting {
             return Err(Failure::usage(format!("--draft-index is for --draft shared, not for --draft {sources}")));
         }
         let index = match &args.draft_index {
-            Some(path) => Some((path.clone(), model.checkpoint.read_draft_index(path)?)),
+            Some(path) => Some((path.clone(), texts(path, model)?)),
             None => None,
         };
         let asked = args.by.exit.is_some() || args.controller.is_some();
@@ -123,6 +124,14 @@ impl Drafting {
         }
         Ok(())
     }
+}
+
+/// The texts of an index that can be written again when the run is over: better to be told before it.
+fn texts(path: &Path, model: &Model) -> Outcome<Vec<TokenId>> {
+    let texts = model.checkpoint.read_draft_index(path)?;
+    Replacement::of(path)
+        .map_err(|error| Failure::failed(format!("--draft-index {}: cannot be written: {error}", path.display())))?;
+    Ok(texts)
 }
 
 impl Model {

@@ -15,7 +15,7 @@
 use super::best_set::{BestSet, Prices};
 use super::sequence::{Draft, Outlook, Sequence};
 use crate::control::calibration::Calibration;
-use crate::control::ledger::{Ledger, probe_every};
+use crate::control::ledger::{Ledger, probe_every, size};
 use crate::control::step_times::StepTimes;
 use crate::control::{Outcome, RoundTimes, Step};
 use crate::sample::Philox;
@@ -309,11 +309,6 @@ impl Size {
         (self.varied, self.since_varied) = (self.varied + 1, 0);
         Some(drafts)
     }
-}
-
-/// The size that a batch counts as: the nearest power of two, by its exponent.
-fn size(batch: usize) -> u32 {
-    (batch.clamp(1, 1 << 20) as f64).log2().round() as u32
 }
 
 /// The slots of some sequences, those first that have not drafted for longest.
