@@ -803,8 +803,8 @@ typedef int32_t (*eesd_token_callback)(const struct eesd_token *token, void *use
 /**
  * Counts and times of one answer. Times are in seconds.
  *
- * How far to draft is decided by measured times (but with "off", and "fixed:K" with draft "exit"), so rounds, drafted and accepted differ
- * from run to run where the answer does not.
+ * How far to draft is decided by measured times (but with "off", and "fixed:K" with draft "exit"), so rounds, drafted and
+ * accepted differ from run to run where the answer does not.
  */
 typedef struct eesd_stats {
   /**

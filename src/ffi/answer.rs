@@ -86,8 +86,8 @@ pub extern "C" fn eesd_finish_name(finish: i32) -> *const c_char {
 
 /// Counts and times of one answer. Times are in seconds.
 ///
-/// How far to draft is decided by measured times (but with "off", and "fixed:K" with draft "exit"), so rounds, drafted and accepted differ
-/// from run to run where the answer does not.
+/// How far to draft is decided by measured times (but with "off", and "fixed:K" with draft "exit"), so rounds, drafted and
+/// accepted differ from run to run where the answer does not.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Stats {
