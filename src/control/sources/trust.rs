@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 /// Most matching tokens of all bins but the last.
 const MATCHED: [usize; 5] = [1, 2, 3, 5, 9];
 const KINDS: usize = 4;
-/// Agreement before anything is learned (measured with SmolLM2-135M-Instruct, see benches/RESULTS.md): by matching tokens;
-/// of places fewer than six in ten go on so, not all do, only one was found, all of several do.
+/// Agreement before anything is learned, rounded from answers of SmolLM2-135M-Instruct (benches/RESULTS.md has it on others, and
+/// how to measure it): by matching tokens; of places fewer than six in ten go on so, not all do, only one was found, all of
+/// several do.
 const USUAL: [[f64; KINDS]; MATCHED.len() + 1] = [
     [0.10, 0.40, 0.30, 0.55],
     [0.24, 0.46, 0.54, 0.77],
