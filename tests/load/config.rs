@@ -29,19 +29,20 @@ fn fixtures_open_with_their_geometry() {
     let long = Rope { theta: 1e6, scaling: RopeScaling::Default };
     let llama3 =
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 64 };
+    let narrow = || Geometry { intermediate_size: 96, ..llama() };
     let expected = [
         ("llama", llama(), 869_504),
         (
             "llama3_rope_sharded",
-            Geometry { tied_head: true, rope: Rope { theta: 5e5, scaling: llama3 }, ..llama() },
-            803_968,
+            Geometry { tied_head: true, rope: Rope { theta: 5e5, scaling: llama3 }, ..narrow() },
+            410_752,
         ),
-        ("mistral", Geometry { family: "mistral".into(), head_dim: 64, rope: long.clone(), ..llama() }, 1_066_112),
-        ("qwen2", Geometry { family: "qwen2".into(), tied_head: true, rope: long.clone(), ..llama() }, 804_992),
+        ("mistral", Geometry { family: "mistral".into(), head_dim: 64, rope: long.clone(), ..narrow() }, 672_896),
+        ("qwen2", Geometry { family: "qwen2".into(), tied_head: true, rope: long.clone(), ..narrow() }, 411_776),
         (
             "qwen3",
-            Geometry { family: "qwen3".into(), head_dim: 64, qk_norm: true, tied_head: true, rope: long, ..llama() },
-            1_001_088,
+            Geometry { family: "qwen3".into(), head_dim: 64, qk_norm: true, tied_head: true, rope: long, ..narrow() },
+            607_872,
         ),
     ];
     for (name, geometry, parameters) in expected {
