@@ -289,7 +289,7 @@ fn proposals_are_kept_by_chance_as_the_library_keeps_them() {
     };
     let mut backend = subject.cuda(Some(2), &options(6));
     let mut texts: Vec<Text> = (0..6).map(|slot| Text::new(&subject, slot, of_slot(slot))).collect();
-    let kept = play_with(&mut *backend, &mut texts, 6, &Drafting { length: &|_, _| 0, propose: &propose });
+    let kept = play_with(&mut *backend, &mut texts, 9, &Drafting { length: &|_, _| 0, propose: &propose });
     assert!(kept > 10, "{kept} kept");
 }
 
