@@ -9,6 +9,8 @@
 mod batch_table;
 #[path = "simulator/picture.rs"]
 mod picture;
+#[path = "simulator/recorded_table.rs"]
+mod recorded_table;
 #[path = "simulator/request_table.rs"]
 mod request_table;
 mod simulator;
@@ -79,6 +81,9 @@ struct Args {
     /// An exit block beside lookups instead.
     #[arg(long, conflicts_with_all = ["batches", "requests"])]
     sources: bool,
+    /// Lookups in these recorded texts instead, by batch size, on several machines.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batches", "requests", "sources"])]
+    lookups: Option<PathBuf>,
     /// With `--batches`: plain rounds that a batch's texts are long enough for.
     #[arg(long, default_value_t = 3000)]
     rounds: usize,
@@ -113,6 +118,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if args.sources {
         costs.iter().for_each(|&costs| println!("{}", source_table::markdown(costs, &seeds)));
+        return Ok(());
+    }
+    if let Some(path) = &args.lookups {
+        let texts = simulator::sources::recorded(path)?;
+        println!("{}", recorded_table::markdown(&texts, args.first_seed));
         return Ok(());
     }
     if args.requests {

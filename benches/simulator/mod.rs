@@ -6,9 +6,10 @@
 //! the wrong path after a miss the confidences would be others; here they are the right path's.
 
 pub mod batches;
+mod found;
 mod recording;
 pub mod requests;
-mod rounds;
+pub mod rounds;
 pub mod sources;
 pub mod streams;
 

@@ -14,6 +14,9 @@ pub trait Machine {
 
     /// A time as the controller gets to see it, in seconds.
     fn measured(&mut self, time: f64) -> f64;
+
+    /// A round is over.
+    fn next_round(&mut self) {}
 }
 
 /// A text on its way.

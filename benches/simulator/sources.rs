@@ -1,24 +1,30 @@
 //! Texts that several sources draft for: the exit block, as in a [`Stream`](super::Stream), and lookups, which find
 //! something at some positions of the text and nothing at others.
 
+mod play;
+
+use super::found::{self, Lookups};
+use super::rounds::Machine;
 use super::{Costs, MAX_DRAFT, Position, Replay};
-use eesd::control::{Asked, ControllerSpec, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told};
-use eesd::draft::{Evidence, Source};
+use eesd::control::ControllerSpec;
+use eesd::draft::Evidence;
 use eesd::sample::{Philox, Purpose};
+use std::io;
+use std::path::Path;
+
+pub use play::{Played, play_together};
 
 /// What a lookup finds at a position.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// What its first token rests on; of each further one, one more token matches.
-    pub evidence: Evidence,
-    /// Tokens proposed.
-    pub tokens: usize,
-    /// Those that the text goes on with.
+    /// What each token rests on.
+    pub evidence: Vec<Evidence>,
+    /// Tokens that the text goes on with.
     pub agreed: usize,
 }
 
 /// A position of a text: what drafting its token gives, by the exit block and by a lookup.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sourced {
     pub exit: Position,
     pub found: Option<Found>,
@@ -46,8 +52,8 @@ pub fn passages(tokens: usize, passage: usize, chances: &[(f64, f64)], seed: u64
         let exit = Position { confidence: random.uniform() as f32, accepted: random.uniform() < exit };
         let finds = random.uniform() < 1.0 / 3.0;
         let agreed = (0..8).take_while(|_| random.uniform() < lookup).count();
-        let evidence = Evidence { matched: 3, share: 1.0, seen: 1 };
-        Sourced { exit, found: finds.then_some(Found { evidence, tokens: 8, agreed }) }
+        let evidence = || (3..11).map(|matched| Evidence { matched, share: 1.0, seen: 1 }).collect();
+        Sourced { exit, found: finds.then(|| Found { evidence: evidence(), agreed }) }
     };
     (0..tokens).map(&mut position).collect()
 }
@@ -59,85 +65,54 @@ pub fn best_single(text: &[Sourced], costs: Costs) -> f64 {
     exits.chain(lookups).map(|drafter| play(&drafter, text, costs, 0).speedup()).fold(0.0, f64::max)
 }
 
+/// The texts of a file of recorded lookups, which no exit block drafts for.
+///
+/// # Errors
+/// If it cannot be read, or is no such file.
+pub fn recorded(path: &Path) -> io::Result<Vec<Vec<Sourced>>> {
+    let exit = Position { confidence: 0.0, accepted: false };
+    let text = |line: &str| -> io::Result<Vec<Sourced>> {
+        let Lookups { found } = serde_json::from_str(line)?;
+        Ok(found.into_iter().map(|found| Sourced { exit, found: found.map(Found::from) }).collect())
+    };
+    std::fs::read_to_string(path)?.lines().map(text).collect()
+}
+
+impl From<found::Found> for Found {
+    fn from(found::Found(agreed, matched, runs): found::Found) -> Self {
+        let alike = |run: found::Run| std::iter::repeat_n((f32::from(run.1) / 100.0, run.2), run.0);
+        let places = runs.into_iter().flat_map(alike).zip(matched..);
+        Self { evidence: places.map(|((share, seen), matched)| Evidence { matched, share, seen }).collect(), agreed }
+    }
+}
+
+/// One text on a machine of these costs.
+struct Alone {
+    costs: Costs,
+    noise: Philox,
+    round: usize,
+}
+
+impl Machine for Alone {
+    fn draft(&self, _sequences: usize) -> f64 {
+        self.costs.draft
+    }
+
+    fn verify(&self, _batch: usize, rows: usize) -> f64 {
+        self.costs.verify(rows, None)
+    }
+
+    fn measured(&mut self, time: f64) -> f64 {
+        self.costs.measured(self.round, time, &mut self.noise)
+    }
+
+    fn next_round(&mut self) {
+        self.round += 1;
+    }
+}
+
 /// Plays a text to its end.
 pub fn play(drafter: &Drafter, text: &[Sourced], costs: Costs, seed: u64) -> Replay {
-    let (spec, lookups) = match drafter {
-        Drafter::Exit(spec) => (spec.clone(), false),
-        Drafter::Both(spec) => (spec.clone(), true),
-        Drafter::Lookup(_) | Drafter::Lookups => (ControllerSpec::Off, true),
-    };
-    let (mut controller, mut sources) = (spec.build(), SourceTs::default());
-    let mut total = Replay::default();
-    controller.start(0);
-    sources.start(0);
-    let mut at = 0;
-    while at < text.len() {
-        // The last token of a text need not be drafted: the model's own one follows anyway.
-        let limit = MAX_DRAFT.min(text.len() - at - 1);
-        let mut noise = Philox::new(seed, total.tokens, Purpose::Bonus, 0);
-        let found = text[at].found.filter(|_| lookups && limit > 0).map(|found| {
-            let tokens = found.tokens.min(limit);
-            let evidence = |i| Evidence { matched: found.evidence.matched + i, ..found.evidence };
-            (found.agreed.min(tokens), (0..tokens).map(evidence).collect::<Vec<Evidence>>())
-        });
-        let offers: Vec<Offer<'_>> =
-            found.iter().map(|(_, evidence)| Offer { source: Source::Lookup, evidence }).collect();
-        let taken = match drafter {
-            Drafter::Lookup(length) => found.as_ref().map_or(0, |(_, evidence)| evidence.len().min(*length)),
-            _ if offers.is_empty() => 0,
-            _ => {
-                let may_draft = matches!(drafter, Drafter::Both(_));
-                let asked = Asked { slot: 0, offers: &offers, may_draft };
-                let mut rng = Philox::new(seed, total.tokens, Purpose::Sources, 0);
-                sources.choose(&[asked], 1, std::slice::from_mut(&mut rng))[0].map_or(0, |choice| choice.tokens)
-            }
-        };
-        if lookups {
-            controller.observe_pace(sources.pace(1));
-        }
-        let (mut confidences, mut draft_seconds) = (Vec::new(), Vec::new());
-        let mut drafting = taken == 0;
-        while drafting {
-            let step = Step { slot: 0, batch: 1, confidences: &confidences, limit };
-            let mut rng = Philox::new(seed, total.tokens, Purpose::Controller, confidences.len() as u32);
-            drafting = controller.proceed(&step, &mut rng);
-            if drafting {
-                confidences.push(text[at + confidences.len()].exit.confidence);
-                draft_seconds.push(costs.measured(total.rounds, costs.draft, &mut noise));
-            }
-        }
-        let sampled = confidences.len();
-        let right = text[at..at + sampled].iter().take_while(|p| p.exit.accepted).count();
-        let accepted = if taken > 0 { found.as_ref().map_or(0, |(agreed, _)| taken.min(*agreed)) } else { right };
-        let rows = taken + sampled + 1;
-        let verify = costs.verify(rows, None);
-        let verify_seconds = costs.measured(total.rounds, verify, &mut noise);
-        let steps: Vec<(usize, f64)> = draft_seconds.iter().map(|&seconds| (1, seconds)).collect();
-        let times = RoundTimes { batch: 1, proposed: taken, draft_steps: &steps, rows, verify_seconds };
-        controller.observe_times(&times);
-        if taken == 0 {
-            controller.observe(&Outcome {
-                slot: 0,
-                batch: 1,
-                rows,
-                confidences: &confidences,
-                accepted,
-                draft_seconds: &draft_seconds,
-                verify_seconds,
-            });
-        }
-        let judged: Vec<Judged<'_>> = (found.iter().zip(&offers))
-            .map(|((agreed, evidence), &offer)| {
-                let seen = (*agreed).min(accepted + 1);
-                Judged { offer, agreed: seen, refused: seen < evidence.len().min(accepted + 1) }
-            })
-            .collect();
-        sources.observe(&times, &[Told { slot: 0, offers: &judged, sampled, proposed: taken, accepted }]);
-        at += accepted + 1;
-        total.tokens += accepted + 1;
-        total.rounds += 1;
-        total.drafts += taken + sampled;
-        total.time += verify + costs.draft * sampled as f64;
-    }
-    total
+    let noise = Philox::new(seed, 0, Purpose::Bonus, 0);
+    play_together(drafter, &[text], 1, &mut Alone { costs, noise, round: 0 }, seed).total
 }
