@@ -122,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(path) = &args.lookups {
         let texts = simulator::sources::recorded(path)?;
-        println!("{}", recorded_table::markdown(&texts, args.first_seed));
+        println!("{}", recorded_table::markdown(&texts, &seeds));
         return Ok(());
     }
     if args.requests {

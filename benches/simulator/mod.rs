@@ -7,9 +7,10 @@
 
 pub mod batches;
 mod found;
+pub mod recorded;
 mod recording;
 pub mod requests;
-pub mod rounds;
+mod rounds;
 pub mod sources;
 pub mod streams;
 

@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use trust::Trust;
 
+/// Proposals have to be worth so many times their time: the best of many seem better than they are.
+const MARGIN: f64 = 1.05;
 /// Plain rounds that taking proposals may lose at a stretch.
 const MAY_LOSE: f64 = 6.0;
 /// In debt, of so many rounds one takes proposals.
@@ -124,10 +126,10 @@ struct Prices<'a> {
 }
 
 impl Prices<'_> {
-    /// So many proposed tokens, in tokens.
+    /// What so many proposed tokens have to be worth, in tokens.
     fn of(&self, proposed: usize) -> f64 {
         let verify = |rows| self.costs.hoped_verify(rows, rows);
-        self.rate * (verify(self.batch + proposed) - verify(self.batch))
+        MARGIN * self.rate * (verify(self.batch + proposed) - verify(self.batch))
     }
 }
 
@@ -193,6 +195,11 @@ impl SourceTs {
             *choice = choice.filter(|choice| choice.tokens > 0 && worth > least);
         }
         choices
+    }
+
+    /// Whether nothing is known of what rows cost.
+    pub fn wants_step_times(&self) -> bool {
+        self.times.is_empty()
     }
 
     /// Learns what a round took that was played for nothing but to time it.

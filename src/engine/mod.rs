@@ -195,6 +195,7 @@ impl Engine {
     /// Puts other sources of drafts in place of those beside the exit block, with what they have learned, and returns
     /// those that were; sequences already running are new to them.
     pub fn set_proposing(&mut self, proposing: Proposing) -> Proposing {
+        self.times_told = false;
         let before = std::mem::replace(&mut self.proposing, proposing);
         self.prefilling.iter().chain(&self.running).for_each(|sequence| self.proposing.choice.start(sequence.slot));
         before

@@ -83,6 +83,11 @@ impl Engine {
 }
 
 impl Proposing {
+    /// Whether it should be told, before the first round, of rounds that were played for nothing but to time them.
+    pub(super) fn wants_step_times(&self) -> bool {
+        !self.proposers.is_empty() && self.choice.wants_step_times()
+    }
+
     /// Tells that a sequence has come to an end, with all it came to if it is `finished`.
     pub(super) fn end(&mut self, sequence: &Running, finished: bool) {
         for proposer in self.proposers.iter_mut() {

@@ -1,5 +1,5 @@
-//! Rounds played for nothing but to time them, so that a controller knows what passes of many rows cost before the
-//! first request has paid for finding out, and a job how many requests are worth running side by side.
+//! Rounds played for nothing but to time them, so that a controller, and the choice among sources, know what passes of many
+//! rows cost before the first request has paid for finding out, and a job how many requests are worth running side by side.
 //!
 //! They are rounds of texts of one token, which need no prompt to be taken in first: on a large model that alone would
 //! take longer than all that is worth knowing. Each begins only where it is expected to end in time, by what half of it
@@ -27,9 +27,21 @@ const MOST_ROUNDS: u32 = 32;
 /// A batch is worth its size if it is faster than all smaller ones by this factor.
 const WORTH: f64 = 1.03;
 
+/// What each sequence of a round has drafted for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drafts {
+    /// By the exit block.
+    Sampled(usize),
+    /// Without a pass.
+    Proposed(usize),
+}
+
+const NONE: Drafts = Drafts::Sampled(0);
+
 /// A round that was played to be timed.
 struct TimedRound {
     batch: usize,
+    drafts: Drafts,
     draft_steps: Vec<(usize, f64)>,
     verify_seconds: f64,
 }
@@ -40,8 +52,8 @@ pub(super) struct Timed {
     rounds: Vec<TimedRound>,
     /// Batches of all sizes that may be worth it were played without drafts.
     every_batch: bool,
-    /// Rounds were played for a controller.
-    steps: bool,
+    /// Rounds were played with drafts of these kinds, and so long.
+    kinds: Vec<Drafts>,
 }
 
 /// Plays rounds.
@@ -49,8 +61,9 @@ struct Player<'a> {
     backend: &'a mut dyn Backend,
     clock: &'a Clock,
     tables: &'a [BlockTable],
-    most_drafts: usize,
-    rounds: &'a mut Vec<TimedRound>,
+    /// As many as there is room for, of each kind that there may be.
+    longest: Vec<Drafts>,
+    timed: &'a mut Timed,
 }
 
 impl Engine {
@@ -64,32 +77,32 @@ impl Engine {
         if !std::mem::replace(&mut self.timed.every_batch, true) {
             self.play(|player| player.every_batch())?;
         }
-        let batches = || self.timed.rounds.iter().filter(|round| round.draft_steps.is_empty());
+        let batches = || self.timed.rounds.iter().filter(|round| round.drafts == NONE);
         let rate = |round: &TimedRound| round.batch as f64 / round.verify_seconds.max(f64::MIN_POSITIVE);
         let best = batches().map(rate).fold(0.0, f64::max);
         Ok(batches().filter(|round| WORTH * rate(round) >= best).map(|round| round.batch).min().unwrap_or(1))
     }
 
-    /// Times rounds for a controller that wants to know, once, before anything runs.
+    /// Times rounds for those who want to know, once, before anything runs.
     pub(super) fn tell_step_times(&mut self) -> Result<(), BackendError> {
         let idle = self.running.is_empty() && self.prefilling.is_empty();
-        if self.times_told || !idle || self.backend.limits().slots < 2 || !self.controller.wants_step_times() {
+        let (drafting, proposing) = (self.controller.wants_step_times(), self.proposing.wants_step_times());
+        if self.times_told || !idle || self.backend.limits().slots < 2 || !(drafting || proposing) {
             return Ok(());
         }
         self.times_told = true;
-        if !std::mem::replace(&mut self.timed.steps, true) {
-            self.play(|player| player.steps())?;
-        }
+        self.play(|player| player.steps())?;
         for (i, round) in self.timed.rounds.iter().enumerate() {
-            let alike = |other: &TimedRound| other.batch == round.batch && other.drafts() == round.drafts();
+            let alike = |other: &TimedRound| other.batch == round.batch && other.drafts == round.drafts;
             let first = !self.timed.rounds[..i].iter().any(alike);
             // It was to warm up, but better than nothing.
             if !first || !self.timed.rounds[i + 1..].iter().any(alike) {
-                let TimedRound { batch, draft_steps, verify_seconds } = round;
-                let (batch, rows, verify_seconds) = (*batch, round.rows(), *verify_seconds);
-                let times = RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds };
-                self.controller.observe_times(&times);
-                self.proposing.choice.observe_times(&times);
+                if drafting {
+                    self.controller.observe_times(&round.times());
+                }
+                if proposing {
+                    self.proposing.choice.observe_times(&round.times());
+                }
             }
         }
         Ok(())
@@ -100,7 +113,11 @@ impl Engine {
         let _range = profile::range("time steps");
         let limits = self.backend.limits();
         let room = limits.max_draft.min(limits.context.saturating_sub(TEXT.len()));
-        let most_drafts = if self.backend.exit_layer().is_some() { room } else { 0 };
+        let samples = self.backend.exit_layer().is_some() && self.controller.wants_step_times();
+        let sampled = samples.then_some(Drafts::Sampled(room));
+        let proposed = self.proposing.wants_step_times().then_some(Drafts::Proposed(room));
+        let most_drafts = if sampled.or(proposed).is_some() { room } else { 0 };
+        let longest = sampled.into_iter().chain(proposed).collect();
         let mut tables: Vec<BlockTable> = Vec::new();
         while tables.len() < limits.slots {
             let mut table = BlockTable::default();
@@ -110,20 +127,33 @@ impl Engine {
             tables.push(table);
         }
         let (backend, clock) = (&mut *self.backend, &self.clock);
-        let rounds_played = &mut self.timed.rounds;
-        let played = rounds(&mut Player { backend, clock, tables: &tables, most_drafts, rounds: rounds_played });
+        let played = rounds(&mut Player { backend, clock, tables: &tables, longest, timed: &mut self.timed });
         tables.iter_mut().for_each(|table| self.pages.release(table));
         played
     }
 }
 
-impl TimedRound {
-    fn drafts(&self) -> usize {
-        self.draft_steps.len()
+impl Drafts {
+    fn length(self) -> usize {
+        match self {
+            Self::Sampled(length) | Self::Proposed(length) => length,
+        }
     }
 
-    fn rows(&self) -> usize {
-        self.batch * (self.drafts() + 1)
+    /// As many of the same kind; none are none of either.
+    fn of_length(self, length: usize) -> Self {
+        match self {
+            Self::Proposed(_) if length > 0 => Self::Proposed(length),
+            _ => Self::Sampled(length),
+        }
+    }
+}
+
+impl TimedRound {
+    fn times(&self) -> RoundTimes<'_> {
+        let Self { batch, drafts, ref draft_steps, verify_seconds } = *self;
+        let proposed = if let Drafts::Proposed(length) = drafts { batch * length } else { 0 };
+        RoundTimes { batch, proposed, draft_steps, rows: batch * (drafts.length() + 1), verify_seconds }
     }
 
     fn seconds(&self) -> f64 {
@@ -143,16 +173,16 @@ impl Player<'_> {
         let end = self.clock.now() + MOST_TIME;
         let (mut best, mut useless) = (0.0, 0);
         for batch in self.sizes() {
-            let rate = batch as f64 / self.round(batch, 0)?.max(f64::MIN_POSITIVE);
+            let rate = batch as f64 / self.round(batch, NONE)?.max(f64::MIN_POSITIVE);
             useless = if rate >= WORTH * best { 0 } else { useless + 1 };
             best = f64::max(best, rate);
             if useless == 2 {
                 break;
             }
         }
-        let sizes: Vec<usize> = self.sizes().filter(|&batch| self.shortest(batch, 0).is_some()).collect();
+        let sizes: Vec<usize> = self.sizes().filter(|&batch| self.shortest(batch, NONE).is_some()).collect();
         for _ in 1..REPETITIONS {
-            sizes.iter().try_for_each(|&batch| self.round_in_time(batch, 0, end))?;
+            sizes.iter().try_for_each(|&batch| self.round_in_time(batch, NONE, end))?;
         }
         Ok(())
     }
@@ -160,18 +190,23 @@ impl Player<'_> {
     /// What a controller wants to know: rounds without drafts, then with longer and longer ones.
     fn steps(&mut self) -> Result<(), BackendError> {
         let sizes: Vec<usize> = self.sizes().collect();
-        if self.rounds.is_empty() {
+        if self.timed.rounds.is_empty() {
             let end = self.clock.now() + MOST_TIME;
             for _ in 0..REPETITIONS {
-                sizes.iter().try_for_each(|&batch| self.round_in_time(batch, 0, end))?;
+                sizes.iter().try_for_each(|&batch| self.round_in_time(batch, NONE, end))?;
             }
         }
-        let longest = sizes.iter().filter_map(|&batch| self.shortest(batch, 0)).fold(0.0, f64::max);
+        let longest = sizes.iter().filter_map(|&batch| self.shortest(batch, NONE)).fold(0.0, f64::max);
         let end = self.clock.now() + MOST_TIME.min(Duration::from_secs_f64(longest) * MOST_ROUNDS);
-        let most = self.most_drafts;
+        let new: Vec<Drafts> = self.longest.drain(..).filter(|kind| !self.timed.kinds.contains(kind)).collect();
+        self.timed.kinds.extend(&new);
+        let room = new.into_iter().flat_map(|longest| DRAFTS.map(|length| (length, longest)));
+        let mut drafts: Vec<(usize, Drafts)> = room.filter(|(length, longest)| *length <= longest.length()).collect();
+        drafts.sort_by_key(|&(length, _)| length);
         for _ in 0..REPETITIONS {
-            for drafts in DRAFTS.into_iter().filter(|&drafts| drafts <= most) {
-                for &batch in sizes.iter().filter(|&&batch| self.may_pay(batch, drafts / 2)).collect::<Vec<_>>() {
+            for drafts in drafts.iter().map(|&(length, longest)| longest.of_length(length)) {
+                let half = drafts.of_length(drafts.length() / 2);
+                for &batch in sizes.iter().filter(|&&batch| self.may_pay(batch, half)).collect::<Vec<_>>() {
                     self.round_in_time(batch, drafts, end)?;
                 }
             }
@@ -180,17 +215,24 @@ impl Player<'_> {
     }
 
     /// Whether rounds of more drafts than these may ever pay: a row more takes less than a row of a plain round.
-    fn may_pay(&self, batch: usize, drafts: usize) -> bool {
-        let (Some(plain), Some(with)) = (self.shortest(batch, 0), self.shortest(batch, drafts)) else { return false };
-        drafts == 0 || with - plain < drafts as f64 * plain
+    fn may_pay(&self, batch: usize, drafts: Drafts) -> bool {
+        let (Some(plain), Some(with)) = (self.shortest(batch, NONE), self.shortest(batch, drafts)) else {
+            return false;
+        };
+        drafts == NONE || with - plain < drafts.length() as f64 * plain
     }
 
     /// Plays a round if it can be expected to end in time.
-    fn round_in_time(&mut self, batch: usize, drafts: usize, end: Duration) -> Result<(), BackendError> {
+    fn round_in_time(&mut self, batch: usize, drafts: Drafts, end: Duration) -> Result<(), BackendError> {
         // Twice the rows take at most twice as long.
-        let half = if drafts > 0 { self.shortest(batch, drafts / 2) } else { self.shortest(batch / 2, 0) };
+        let length = drafts.length();
+        let half = if length > 0 {
+            self.shortest(batch, drafts.of_length(length / 2))
+        } else {
+            self.shortest(batch / 2, NONE)
+        };
         let expected = self.shortest(batch, drafts).or(half.map(|half| 2.0 * half));
-        let first = self.rounds.is_empty();
+        let first = self.timed.rounds.is_empty();
         let left = end.saturating_sub(self.clock.now()).as_secs_f64();
         if first || expected.is_some_and(|seconds| seconds <= left) {
             self.round(batch, drafts)?;
@@ -199,43 +241,57 @@ impl Player<'_> {
     }
 
     /// Seconds of the shortest such round so far.
-    fn shortest(&self, batch: usize, drafts: usize) -> Option<f64> {
-        let alike = self.rounds.iter().filter(|round| round.batch == batch && round.drafts() == drafts);
+    fn shortest(&self, batch: usize, drafts: Drafts) -> Option<f64> {
+        let alike = self.timed.rounds.iter().filter(|round| round.batch == batch && round.drafts == drafts);
         alike.map(TimedRound::seconds).min_by(f64::total_cmp)
     }
 
-    /// Plays a round of so many sequences, each with so many drafts; returns its seconds.
-    fn round(&mut self, batch: usize, drafts: usize) -> Result<f64, BackendError> {
+    /// Plays a round of so many sequences, each with these drafts; returns its seconds.
+    fn round(&mut self, batch: usize, drafts: Drafts) -> Result<f64, BackendError> {
         let vocab = self.backend.geometry().vocab_size;
         let greedy = Sampler::new(SamplingParams::default(), vocab).expect("the default sampling parameters are valid");
         let tables = &self.tables[..batch];
         let mut tokens = vec![TEXT.to_vec(); batch];
-        let mut draft_steps = Vec::with_capacity(drafts);
-        for _ in 0..drafts {
-            let start = self.clock.now();
-            let drafted = self.backend.draft(&sequences(tables, &tokens, &greedy))?;
-            draft_steps.push((batch, self.clock.since(start).as_secs_f64()));
-            tokens.iter_mut().zip(drafted).for_each(|(tokens, draft)| tokens.push(draft.token));
+        let mut draft_steps = Vec::new();
+        let mut proposed = 0;
+        match drafts {
+            Drafts::Sampled(length) => {
+                for _ in 0..length {
+                    let start = self.clock.now();
+                    let drafted = self.backend.draft(&sequences(tables, &tokens, 0, &greedy))?;
+                    draft_steps.push((batch, self.clock.since(start).as_secs_f64()));
+                    tokens.iter_mut().zip(drafted).for_each(|(tokens, draft)| tokens.push(draft.token));
+                }
+            }
+            Drafts::Proposed(length) => {
+                proposed = length;
+                tokens.iter_mut().for_each(|tokens| tokens.resize(TEXT.len() + length, TEXT[0]));
+            }
         }
         let start = self.clock.now();
-        self.backend.verify(&sequences(tables, &tokens, &greedy))?;
+        self.backend.verify(&sequences(tables, &tokens, proposed, &greedy))?;
         let verify_seconds = self.clock.since(start).as_secs_f64();
-        let round = TimedRound { batch, draft_steps, verify_seconds };
+        let round = TimedRound { batch, drafts, draft_steps, verify_seconds };
         let seconds = round.seconds();
-        self.rounds.push(round);
+        self.timed.rounds.push(round);
         Ok(seconds)
     }
 }
 
-/// Sequences in slots 0, 1, 2, ... with their texts and drafts.
-fn sequences<'a>(tables: &'a [BlockTable], tokens: &'a [Vec<TokenId>], sampler: &'a Sampler) -> Vec<Sequence<'a>> {
+/// Sequences in slots 0, 1, 2, ... with their texts and drafts, of which so many are proposed.
+fn sequences<'a>(
+    tables: &'a [BlockTable],
+    tokens: &'a [Vec<TokenId>],
+    proposed: usize,
+    sampler: &'a Sampler,
+) -> Vec<Sequence<'a>> {
     let sequence = |(slot, (table, tokens)): (usize, (&'a BlockTable, &'a Vec<TokenId>))| Sequence {
         slot,
         pages: table.pages(),
         tokens,
         committed: TEXT.len(),
         prompt: TEXT.len(),
-        proposed: 0,
+        proposed,
         sampler,
     };
     tables.iter().zip(tokens).enumerate().map(sequence).collect()

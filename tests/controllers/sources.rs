@@ -1,6 +1,7 @@
 //! The choice among sources of drafts, on made-up texts.
 
-use super::simulator::sources::{Drafter, best_single, passages, play};
+use super::simulator::recorded::{Case, MACHINES};
+use super::simulator::sources::{Drafter, best_single, passages, play, recorded};
 use super::simulator::{Costs, Rows};
 use super::{exact, parse};
 
@@ -58,6 +59,22 @@ fn what_rows_cost_is_found_out() {
             let costs = Costs { rows, jitter: 0.1, ..exact(0.2) };
             let found = over_best(&Drafter::Lookups, TOKENS, &[(0.0, lookup)], costs);
             assert!(found > least, "{rows:?}, lookup {lookup}: {found}");
+        }
+    }
+}
+
+/// What a chat model's answers to six public sets of prompts repeat, on machines as they were measured and are expected to
+/// be: at any batch size the choice keeps up with the best length in hindsight, and with plain decoding.
+#[test]
+fn in_recorded_texts_it_keeps_up_with_the_best_length_at_every_batch_size() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces/smollm2-135m-lookups.jsonl");
+    let texts = recorded(&path).unwrap();
+    for costs in &MACHINES {
+        for &batch in costs.batches {
+            let case = Case::new(costs, batch, &texts);
+            let (length, best) = case.best_length();
+            let found = (1..4).map(|seed| case.chosen(seed).0).sum::<f64>() / 3.0;
+            assert!(found > 0.98 * best, "{}, batch {batch}: {found}, of {length} tokens {best}", costs.name);
         }
     }
 }

@@ -4,6 +4,7 @@
 use crate::common::timed_backend::{Cost, TimedBackend};
 use eesd::backend::Limits;
 use eesd::control::{Controller, ControllerSpec, Outcome, RoundTimes, Step};
+use eesd::draft::Sources;
 use eesd::engine::{Clock, Engine, Request};
 use eesd::sample::Philox;
 use std::ops::ControlFlow;
@@ -142,4 +143,28 @@ fn a_suggested_batch_is_timed_once_for_the_controller_too() {
     let told = told.lock().unwrap();
     assert!([1, 2, 4, 8, 16, 32].iter().all(|&batch| told.contains(&(batch, 0))), "{told:?}");
     assert!(told.iter().any(|&(_, drafts)| drafts > 0), "{told:?}");
+}
+
+/// Where nothing but proposals drafts, what their rows cost is found out before the first answer too, and once.
+#[test]
+fn rounds_of_proposals_are_timed_once_before_the_first_answer() {
+    let (engine, clock, verified) = engine(small, off());
+    let sources: Sources = "lookup".parse().unwrap();
+    let mut engine = engine.with_proposers(sources.proposers());
+    let answer = |engine: &mut Engine| {
+        engine.generate(&Request::new(vec![3], 1), &mut |_| ControlFlow::Continue(())).unwrap();
+        std::mem::take(&mut *verified.lock().unwrap())
+    };
+    let rounds = answer(&mut engine);
+    let timed: Vec<(usize, usize)> = [0, 1, 2, 4]
+        .into_iter()
+        .flat_map(|length| [1, 2, 4, 8, 16, 32].map(|batch| (batch * (length + 1), batch)))
+        .collect();
+    assert!(timed.iter().all(|round| rounds.contains(round)), "{rounds:?}");
+    assert!(clock.now() <= Duration::from_secs_f64(0.5 + small(1)), "{:?}", clock.now());
+    assert_eq!(answer(&mut engine), [(1, 1)], "its own round");
+    let learned = engine.set_proposing(sources.proposers().into());
+    assert_eq!(answer(&mut engine), [(1, 1)], "others are told of the same rounds");
+    engine.set_proposing(learned);
+    assert_eq!(answer(&mut engine), [(1, 1)]);
 }

@@ -94,6 +94,9 @@ pub fn play_together(
         Drafter::Lookup(_) | Drafter::Lookups => ControllerSpec::Off,
     };
     let mut choosing = Choosing { drafter, controller: spec.build(), sources: SourceTs::default(), seed };
+    if batch > 1 {
+        choosing.time_rounds(machine, batch);
+    }
     let mut waiting = texts.iter();
     let mut running: Vec<Running<'_>> = Vec::new();
     let mut played = Played { total: Replay::default(), slowest: f64::INFINITY };
@@ -119,6 +122,17 @@ pub fn play_together(
 }
 
 impl Choosing<'_> {
+    /// Plays rounds to time them, as an engine of several slots does before its first one.
+    fn time_rounds(&mut self, machine: &mut dyn Machine, slots: usize) {
+        let sizes = std::iter::successors(Some(1), |size| Some(2 * size)).take_while(|&size| size <= slots);
+        let lengths = [0, 1, 2, 4, 8].repeat(3);
+        for (batch, length) in sizes.flat_map(|batch| lengths.iter().map(move |&length| (batch, length))) {
+            let (proposed, rows) = (batch * length, batch * (length + 1));
+            let verify_seconds = machine.measured(machine.verify(batch, rows));
+            self.sources.observe_times(&RoundTimes { batch, proposed, draft_steps: &[], rows, verify_seconds });
+        }
+    }
+
     /// Plays a round and adds it to `total`.
     fn round(&mut self, running: &mut [Running<'_>], machine: &mut dyn Machine, total: &mut Replay) {
         let batch = running.len();
