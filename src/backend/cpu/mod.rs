@@ -147,6 +147,9 @@ impl CpuBackend {
     ) -> Result<Box<dyn Backend>, BackendError> {
         weights.check(geometry).map_err(BackendError::Model)?;
         exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
+        if exit.is_some_and(|exit| exit.input.is_some() || exit.recurrent.is_some()) {
+            return Err(BackendError::Exit("cpu: a matrix for its input or recurrent drafts".into()));
+        }
         let simd = options.simd.unwrap_or_else(Simd::detect);
         if !simd.is_available() {
             return Err(BackendError::Device(format!("this processor has no {simd}")));

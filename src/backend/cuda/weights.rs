@@ -271,6 +271,11 @@ pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Re
         of_layer(layer).into_iter().try_for_each(|format| same(format!("layer {index}"), format))?;
     }
     if let Some(exit) = exit {
+        let lacking = [("input", exit.input), ("recurrent", exit.recurrent)].into_iter().find(|(_, of)| of.is_some());
+        if let Some((name, _)) = lacking {
+            let why = format!("cuda: exit.{name}.weight, for which there is no kernel (expected a block without it)");
+            return Err(BackendError::Exit(why));
+        }
         let head = exit.head.map(|head| head.format);
         of_layer(&exit.layer).into_iter().chain(head).try_for_each(|format| same("the exit block".into(), format))?;
     }
