@@ -2,7 +2,7 @@
 //! something at some positions of the text and nothing at others.
 
 use super::{Costs, MAX_DRAFT, Position, Replay};
-use eesd::control::{Asked, ControllerSpec, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told};
+use eesd::control::{Asked, ControllerSpec, DraftStep, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told};
 use eesd::draft::{Evidence, Source};
 use eesd::sample::{Philox, Purpose};
 
@@ -112,8 +112,9 @@ pub fn play(drafter: &Drafter, text: &[Sourced], costs: Costs, seed: u64) -> Rep
         let rows = taken + sampled + 1;
         let verify = costs.verify(rows, None);
         let verify_seconds = costs.measured(total.rounds, verify, &mut noise);
-        let steps: Vec<(usize, f64)> = draft_seconds.iter().map(|&seconds| (1, seconds)).collect();
-        let times = RoundTimes { batch: 1, proposed: taken, draft_steps: &steps, rows, verify_seconds };
+        let step = |&seconds| DraftStep::through_layers(1, seconds);
+        let draft_steps = &draft_seconds.iter().map(step).collect::<Vec<_>>()[..];
+        let times = RoundTimes { batch: 1, proposed: taken, recurrent: 0, draft_steps, rows, verify_seconds };
         controller.observe_times(&times);
         if taken == 0 {
             controller.observe(&Outcome {

@@ -5,10 +5,11 @@
 //! take longer than all that is worth knowing. Each begins only where it is expected to end in time, by what half of it
 //! took, so that the first answer waits for about as long as [`MOST_TIME`] says, whatever the model's size.
 
+use super::round::way_of_next;
 use super::{Clock, Engine};
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Sequence};
-use crate::control::RoundTimes;
+use crate::control::{DraftStep, RoundTimes, Way};
 use crate::kv::BlockTable;
 use crate::profile;
 use crate::sample::{Sampler, SamplingParams};
@@ -30,7 +31,7 @@ const WORTH: f64 = 1.03;
 /// A round that was played to be timed.
 struct TimedRound {
     batch: usize,
-    draft_steps: Vec<(usize, f64)>,
+    draft_steps: Vec<DraftStep>,
     verify_seconds: f64,
 }
 
@@ -87,7 +88,8 @@ impl Engine {
             if !first || !self.timed.rounds[i + 1..].iter().any(alike) {
                 let TimedRound { batch, draft_steps, verify_seconds } = round;
                 let (batch, rows, verify_seconds) = (*batch, round.rows(), *verify_seconds);
-                let times = RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds };
+                let recurrent = draft_steps.iter().filter(|step| step.way == Way::Recurrent).count() * batch;
+                let times = RoundTimes { batch, proposed: 0, recurrent, draft_steps, rows, verify_seconds };
                 self.controller.observe_times(&times);
                 self.proposing.choice.observe_times(&times);
             }
@@ -127,7 +129,7 @@ impl TimedRound {
     }
 
     fn seconds(&self) -> f64 {
-        self.draft_steps.iter().map(|&(_, seconds)| seconds).sum::<f64>() + self.verify_seconds
+        self.draft_steps.iter().map(|step| step.seconds).sum::<f64>() + self.verify_seconds
     }
 }
 
@@ -211,14 +213,18 @@ impl Player<'_> {
         let tables = &self.tables[..batch];
         let mut tokens = vec![TEXT.to_vec(); batch];
         let mut draft_steps = Vec::with_capacity(drafts);
-        for _ in 0..drafts {
+        let mut recurrent = 0;
+        for drafted in 0..drafts {
+            let way = way_of_next(self.backend, drafted);
+            let sequences = sequences(tables, &tokens, recurrent, &greedy);
             let start = self.clock.now();
-            let drafted = self.backend.draft(&sequences(tables, &tokens, &greedy))?;
-            draft_steps.push((batch, self.clock.since(start).as_secs_f64()));
+            let drafted = self.backend.draft_by(way, &sequences)?;
+            draft_steps.push(DraftStep { way, sequences: batch, seconds: self.clock.since(start).as_secs_f64() });
+            recurrent = sequences[0].recurrent_after(way);
             tokens.iter_mut().zip(drafted).for_each(|(tokens, draft)| tokens.push(draft.token));
         }
         let start = self.clock.now();
-        self.backend.verify(&sequences(tables, &tokens, &greedy))?;
+        self.backend.verify(&sequences(tables, &tokens, recurrent, &greedy))?;
         let verify_seconds = self.clock.since(start).as_secs_f64();
         let round = TimedRound { batch, draft_steps, verify_seconds };
         let seconds = round.seconds();
@@ -228,7 +234,12 @@ impl Player<'_> {
 }
 
 /// Sequences in slots 0, 1, 2, ... with their texts and drafts.
-fn sequences<'a>(tables: &'a [BlockTable], tokens: &'a [Vec<TokenId>], sampler: &'a Sampler) -> Vec<Sequence<'a>> {
+fn sequences<'a>(
+    tables: &'a [BlockTable],
+    tokens: &'a [Vec<TokenId>],
+    recurrent: usize,
+    sampler: &'a Sampler,
+) -> Vec<Sequence<'a>> {
     let sequence = |(slot, (table, tokens)): (usize, (&'a BlockTable, &'a Vec<TokenId>))| Sequence {
         slot,
         pages: table.pages(),
@@ -236,6 +247,7 @@ fn sequences<'a>(tables: &'a [BlockTable], tokens: &'a [Vec<TokenId>], sampler: 
         committed: TEXT.len(),
         prompt: TEXT.len(),
         proposed: 0,
+        recurrent,
         sampler,
     };
     tables.iter().zip(tokens).enumerate().map(sequence).collect()

@@ -4,7 +4,8 @@
 //! - `lanes` is the one vector type, `math` and `norm` what is written with it;
 //! - `pool` keeps threads awake during a pass, `memory` is what they share;
 //! - `pack` lays weights out, `gemm` multiplies by them, and by quantised ones with `codes`; `cache` and `attention`;
-//! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes.
+//! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes, `exit` the exit block's part of
+//!   them.
 //!
 //! Every output element is summed in one fixed order, whatever the instruction set, the number of
 //! rows, of threads, or the way a prompt was cut.
@@ -12,6 +13,7 @@
 mod attention;
 mod cache;
 mod codes;
+mod exit;
 mod gemm;
 mod lanes;
 mod layer;
@@ -147,9 +149,6 @@ impl CpuBackend {
     ) -> Result<Box<dyn Backend>, BackendError> {
         weights.check(geometry).map_err(BackendError::Model)?;
         exit.map_or(Ok(()), |exit| exit.check(geometry)).map_err(BackendError::Exit)?;
-        if exit.is_some_and(|exit| exit.input.is_some() || exit.recurrent.is_some()) {
-            return Err(BackendError::Exit("cpu: a matrix for its input or recurrent drafts".into()));
-        }
         let simd = options.simd.unwrap_or_else(Simd::detect);
         if !simd.is_available() {
             return Err(BackendError::Device(format!("this processor has no {simd}")));
