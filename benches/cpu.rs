@@ -164,7 +164,16 @@ impl Verification {
         let mut verification = Self { backend, pages, tokens, committed, sampler };
         for _ in 0..DRAFTS {
             let Self { backend, pages, tokens, sampler, .. } = &mut verification;
-            let sequence = Sequence { slot: 0, pages, tokens, committed, prompt: prompt.len(), proposed: 0, sampler };
+            let sequence = Sequence {
+                slot: 0,
+                pages,
+                tokens,
+                committed,
+                prompt: prompt.len(),
+                proposed: 0,
+                recurrent: 0,
+                sampler,
+            };
             let drafts = backend.draft(&[sequence]).expect("a draft");
             tokens.extend(drafts.iter().map(|draft| draft.token));
         }
@@ -173,8 +182,16 @@ impl Verification {
 
     fn run(&mut self) {
         let Self { backend, pages, tokens, committed, sampler } = self;
-        let sequence =
-            Sequence { slot: 0, pages, tokens, committed: *committed, prompt: *committed - 1, proposed: 0, sampler };
+        let sequence = Sequence {
+            slot: 0,
+            pages,
+            tokens,
+            committed: *committed,
+            prompt: *committed - 1,
+            proposed: 0,
+            recurrent: 0,
+            sampler,
+        };
         backend.verify(&[sequence]).expect("a pass");
     }
 }
@@ -203,6 +220,7 @@ fn decode(backend: &mut dyn Backend, pages: &[Vec<PageId>], tokens: &[u32]) {
         committed: tokens.len(),
         prompt: CONTEXT,
         proposed: 0,
+        recurrent: 0,
         sampler: &sampler,
     };
     let batch: Vec<Sequence<'_>> = pages.iter().map(Vec::as_slice).enumerate().map(sequence).collect();

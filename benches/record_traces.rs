@@ -71,6 +71,7 @@ fn record(
             committed,
             prompt: prompt.len(),
             proposed: 0,
+            recurrent: 0,
             sampler: &sampler,
         };
         let draft = backend.draft(&[sequence(&tokens)])?[0];

@@ -4,10 +4,9 @@
 // out    residual [tokens, hidden] f32; operand [tokens, stride] = residual * norm; squares (norm.cuh)
 // grid   (tokens), 256 threads: a warp takes 32 columns at a time
 // bytes  2 read, 6 written per element
-#include "common/matrix.cuh"
+#include "common/embedding.cuh"
 #include "common/memory.cuh"
 #include "common/norm.cuh"
-#include "common/skinny.cuh"
 
 struct EmbeddingArgs {
   const uint32_t* ids;
@@ -21,24 +20,17 @@ struct EmbeddingArgs {
   float* squares;
 };
 
-// Index of element (row, column) in a packed matrix (common/matrix.cuh, common/skinny.cuh).
-__device__ __forceinline__ size_t packed_index(int row, int column, int chunks) {
-  const int step = column / 4 % 4, lane = row % 8 * 4 + column % CHUNK / 16;
-  const size_t unit = row / 16 * block_units(chunks) + (column / CHUNK * 4 + step) * WARP + lane;
-  return unit * 8 + column % 4 / 2 * 4 + row % 16 / 8 * 2 + column % 2;
-}
-
 template <class T> __device__ __forceinline__ void embed(const EmbeddingArgs& args) {
-  const int token = blockIdx.x, lane = threadIdx.x % WARP, chunks = (args.hidden + CHUNK - 1) / CHUNK;
+  const int token = blockIdx.x, lane = threadIdx.x % WARP;
   const int slots = (args.hidden + SQUARES_WIDTH - 1) / SQUARES_WIDTH;
-  const T* table = static_cast<const T*>(args.table);
+  const EmbeddingTable<T> table(args.table, args.packed, args.hidden);
   await_previous_kernel();
   const int row = int(args.ids[token]);
   for (int slot = threadIdx.x / WARP; slot < slots; slot += blockDim.x / WARP) {
     const int column = slot * SQUARES_WIDTH + lane;
     float x = 0;
     if (column < args.hidden) {
-      x = widen(table[args.packed ? packed_index(row, column, chunks) : size_t(row) * args.hidden + column]);
+      x = table.at(row, column);
       args.residual[size_t(token) * args.hidden + column] = x;
       static_cast<T*>(args.operand)[size_t(token) * args.stride + column] = narrow<T>(x * args.norm[column]);
     }

@@ -1,7 +1,9 @@
-// Output projection + residual, and down projection + residual; prepares the next norm.
+// Output projection + residual, and down projection + residual; or a projection that begins a residual stream. Prepares
+// the next norm.
 //
-// in     projection: W of `o_proj` or `down_proj`, x [tokens, inputs]; residual [tokens, hidden] f32
-// out    residual += W x + bias; operand [tokens, stride] = residual * next_norm in the weights' format;
+// in     projection: W of `o_proj` or `down_proj`, or an exit block's matrix, x [tokens, inputs]; from [tokens, hidden]
+//        f32, residual itself or null, which is zeros
+// out    residual [tokens, hidden] f32 = from + W x + bias; operand [tokens, stride] = residual * next_norm in the weights' format;
 //        squares [tokens, hidden/32] (norm.cuh)
 // bias   [hidden] or null
 //
@@ -11,6 +13,7 @@
 struct ResidualArgs {
   ProjectionArgs projection;
   const float* bias;
+  const float* from;
   float* residual;
   const float* next_norm;
   void* operand;
@@ -26,9 +29,10 @@ template <class T, Form> struct ResidualEpilogue {
     const int hidden = args.projection.outputs;
     float x = 0;  // columns past the last one add nothing to the squares
     if (output < hidden) {
-      float* residual = args.residual + size_t(token) * hidden + output;
-      x = *residual + (args.bias ? sum + args.bias[output] : sum);
-      *residual = x;
+      const size_t at = size_t(token) * hidden + output;
+      x = args.bias ? sum + args.bias[output] : sum;
+      if (args.from) x = args.from[at] + x;
+      args.residual[at] = x;
       static_cast<T*>(args.operand)[size_t(token) * args.stride + output] = narrow<T>(x * args.next_norm[output]);
     }
     const int slots = (hidden + SQUARES_WIDTH - 1) / SQUARES_WIDTH;

@@ -56,6 +56,7 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
             let arguments = Residual {
                 projection,
                 bias: Address(0),
+                from: buffers.residual.at(),
                 residual: buffers.residual.at(),
                 next_norm: buffers.next_norm.at(),
                 operand: buffers.out.at(),

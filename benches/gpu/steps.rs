@@ -210,5 +210,5 @@ impl Rounds {
 }
 
 fn sequence<'a>(table: &'a BlockTable, sampler: &'a Sampler, tokens: &'a [TokenId], committed: usize) -> Sequence<'a> {
-    Sequence { slot: 0, pages: table.pages(), tokens, committed, prompt: 1, proposed: 0, sampler }
+    Sequence { slot: 0, pages: table.pages(), tokens, committed, prompt: 1, proposed: 0, recurrent: 0, sampler }
 }

@@ -1,7 +1,7 @@
 //! Rounds of texts that run side by side, as an engine plays them.
 
 use super::{MAX_DRAFT, Position, Replay};
-use eesd::control::{Controller, Outcome, RoundTimes, Step};
+use eesd::control::{Controller, DraftStep, Outcome, RoundTimes, Step};
 use eesd::sample::{Philox, Purpose};
 
 /// What passes take.
@@ -62,7 +62,7 @@ pub fn play(
 ) {
     let batch = running.len();
     let mut drafting: Vec<usize> = (0..batch).collect();
-    let mut steps: Vec<(usize, f64)> = Vec::new();
+    let mut steps: Vec<DraftStep> = Vec::new();
     loop {
         drafting.retain(|&i| running[i].confidences.len() < running[i].limit());
         if drafting.is_empty() {
@@ -87,7 +87,7 @@ pub fn play(
         let time = machine.draft(drafting.len());
         total.time += time;
         let seconds = machine.measured(time);
-        steps.push((drafting.len(), seconds));
+        steps.push(DraftStep::through_layers(drafting.len(), seconds));
         for &i in &drafting {
             let r = &mut running[i];
             r.confidences.push(r.text[r.at + r.confidences.len()].confidence);
@@ -98,7 +98,8 @@ pub fn play(
     let time = machine.verify(batch, rows);
     total.time += time;
     let verify_seconds = machine.measured(time);
-    controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps: &steps, rows, verify_seconds });
+    let (proposed, recurrent, draft_steps) = (0, 0, &steps[..]);
+    controller.observe_times(&RoundTimes { batch, proposed, recurrent, draft_steps, rows, verify_seconds });
     for r in running {
         let accepted = r.accepted();
         controller.observe(&Outcome {
@@ -126,10 +127,12 @@ pub fn profile(controller: &mut dyn Controller, machine: &mut dyn Machine, slots
     let sizes = std::iter::successors(Some(1), |size| Some(2 * size)).take_while(|&size| size <= slots);
     for (batch, drafts) in sizes.flat_map(|batch| DRAFTS.map(|drafts| (batch, drafts))) {
         let step = machine.draft(batch);
-        let steps: Vec<(usize, f64)> = (0..drafts).map(|_| (batch, machine.measured(step))).collect();
+        let steps: Vec<DraftStep> =
+            (0..drafts).map(|_| DraftStep::through_layers(batch, machine.measured(step))).collect();
         let rows = batch * (drafts + 1);
         let verify = machine.verify(batch, rows);
         let verify_seconds = machine.measured(verify);
-        controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps: &steps, rows, verify_seconds });
+        let (proposed, recurrent, draft_steps) = (0, 0, &steps[..]);
+        controller.observe_times(&RoundTimes { batch, proposed, recurrent, draft_steps, rows, verify_seconds });
     }
 }

@@ -137,6 +137,7 @@ impl Construction {
             committed: tokens.len() - drafted,
             prompt: self.prompts[slot].len(),
             proposed: 0,
+            recurrent: 0,
             sampler,
         };
         texts.iter().enumerate().map(sequence).collect()

@@ -78,6 +78,11 @@ impl Limits {
             let found = format!("{} of {} drafts proposed", sequence.proposed, len - committed);
             return Err(BackendError::Device(format!("{found} (expected at most all)")));
         }
+        let sampled = sequence.sampled();
+        if sequence.recurrent > 0 && sequence.recurrent >= sampled {
+            let found = format!("{} of {sampled} sampled drafts recurrent", sequence.recurrent);
+            return Err(BackendError::Device(format!("{found} (expected at most all but the first)")));
+        }
         self.check_room(sequence.pages, len)
     }
 

@@ -17,7 +17,7 @@
 //! use eesd::sample::{Sampler, SamplingParams};
 //!
 //! fn sequence<'a>(tokens: &'a [u32], sampler: &'a Sampler) -> Sequence<'a> {
-//!     Sequence { slot: 0, pages: &[PageId(0)], tokens, committed: 4, prompt: 4, proposed: 0, sampler }
+//!     Sequence { slot: 0, pages: &[PageId(0)], tokens, committed: 4, prompt: 4, proposed: 0, recurrent: 0, sampler }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,6 +43,7 @@
 pub mod cpu;
 pub mod cuda;
 mod device;
+mod kept;
 mod limits;
 mod non_finite;
 mod rope;
@@ -52,7 +53,7 @@ pub use device::Device;
 pub use limits::Limits;
 
 use crate::TokenId;
-use crate::control::DraftPlan;
+use crate::control::{DraftPlan, Way};
 use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Sampler, Verdict};
@@ -101,12 +102,39 @@ pub trait Backend: Send {
     /// If there is no such page, their number is another, or the device fails.
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError>;
 
-    /// One draft step: First-N and the exit block on the last token of each sequence, at most one
-    /// row per slot. Keeps `h_N` and `q` for [`verify`](Self::verify). Nothing is drafted after proposed tokens.
+    /// One draft step: First-N and the exit block on the [fresh](Sequence::fresh) rows of each sequence, at most one
+    /// sequence per slot; the last row's logits give the draft. Keeps `h_N` and `q` for [`verify`](Self::verify). Nothing
+    /// is drafted after proposed tokens.
     ///
     /// # Errors
     /// If the device fails.
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError>;
+
+    /// Whether the exit block is a recurrent one, which can [draft recurrently](Self::draft_recurrently).
+    fn is_recurrent(&self) -> bool {
+        false
+    }
+
+    /// One draft step of a recurrent exit block: the block alone, on its own state at each sequence's last draft, which the
+    /// step before this one made, and on that draft. Keeps `q`. The draft it starts from stays without `h_N`; keys and
+    /// values that the step gives its row are the round's, until a later pass gives it those from `h_N`.
+    ///
+    /// # Errors
+    /// If the exit block is no recurrent one, or the device fails.
+    fn draft_recurrently(&mut self, _batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        Err(BackendError::not_recurrent())
+    }
+
+    /// One draft step, one way or the other.
+    ///
+    /// # Errors
+    /// Those of the way.
+    fn draft_by(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        match way {
+            Way::FirstLayers => self.draft(batch),
+            Way::Recurrent => self.draft_recurrently(batch),
+        }
+    }
 
     /// Whether [`draft_planned`](Self::draft_planned) costs less than a [`draft`](Self::draft) for each token.
     fn follows_plans(&self) -> bool {
@@ -128,8 +156,8 @@ pub trait Backend: Send {
     }
 
     /// The rest of a round, for any draft lengths `k ≥ 0`: First-N and exit K/V for the rows that come without `h_N` (the
-    /// last token, and whatever was [proposed](Sequence::proposed)), Last-M over the `k + 1` rows since the pending one,
-    /// acceptance.
+    /// last token, and whatever was [proposed](Sequence::proposed) or drafted [recurrently](Sequence::recurrent)), Last-M
+    /// over the `k + 1` rows since the pending one, acceptance.
     ///
     /// # Errors
     /// If the device fails.
@@ -175,12 +203,16 @@ fn draft_step_by_step<B: Backend + ?Sized>(
     plan: &DraftPlan,
     ends: &[TokenId],
 ) -> Result<Vec<Draft>, BackendError> {
-    let mut tokens = sequence.tokens.to_vec();
+    let (mut tokens, mut recurrent) = (sequence.tokens.to_vec(), sequence.recurrent);
     let mut drafts = Vec::new();
     let mut following = plan.follow();
     let mut going = plan.limit > 0;
     while going {
-        for draft in backend.draft(&[Sequence { tokens: &tokens, ..*sequence }])? {
+        let next = Sequence { tokens: &tokens, recurrent, ..*sequence };
+        let way = plan.way(next.drafted());
+        let drafted = backend.draft_by(way, &[next])?;
+        recurrent = next.recurrent_after(way);
+        for draft in drafted {
             tokens.push(draft.token);
             drafts.push(draft);
             going = !ends.contains(&draft.token) && following.goes_on(draft.confidence);
@@ -249,6 +281,9 @@ pub struct Sequence<'a> {
     /// How many of the drafts, the last ones, were proposed by somebody who ran no pass for them, and was certain of each:
     /// they are no samples, and have no `h_N` yet.
     pub proposed: usize,
+    /// How many of the drafts before those, the last ones, were made [recurrently](Backend::draft_recurrently), since any
+    /// [`draft`](Backend::draft): each began from a row that has no `h_N` yet.
+    pub recurrent: usize,
     /// Sampling parameters and seed.
     pub sampler: &'a Sampler,
 }
@@ -259,14 +294,27 @@ impl Sequence<'_> {
         self.tokens.len() - self.committed
     }
 
-    /// Drafts made by [`Backend::draft`]. As many rows of the round, from the pending token on, have their `h_N`.
+    /// Drafts that are samples of the exit block's distributions.
     pub fn sampled(&self) -> usize {
         self.drafted() - self.proposed
     }
 
-    /// Rows of the round that come without `h_N`: the last sampled draft, or else the pending token, and all proposed ones.
+    /// Rows of the round, from the pending token on, that have their `h_N`: those that went through the first layers.
+    pub fn hidden(&self) -> usize {
+        self.sampled() - self.recurrent
+    }
+
+    /// Rows of the round that come without `h_N`: all others, at least the last sampled draft, or else the pending token.
     pub fn fresh(&self) -> usize {
-        self.proposed + 1
+        self.drafted() + 1 - self.hidden()
+    }
+
+    /// What [`recurrent`](Self::recurrent) is after one more draft, made this way.
+    pub fn recurrent_after(&self, way: Way) -> usize {
+        match way {
+            Way::FirstLayers => 0,
+            Way::Recurrent => self.recurrent + 1,
+        }
     }
 }
 
@@ -324,4 +372,10 @@ pub enum BackendError {
     /// The device reported an error.
     #[error("device: {0}")]
     Device(String),
+}
+
+impl BackendError {
+    fn not_recurrent() -> Self {
+        Self::Exit("it is not recurrent, so that every draft goes through the model's first layers".to_owned())
+    }
 }

@@ -1,7 +1,8 @@
 //! What draft steps and rounds of a sequence that runs alone cost, measured as they happen.
 //!
 //! Decisions need ratios of costs alone, and the machine's speed changes: other programs come and go,
-//! processors grow hot. So the unit is the draft step. A round's verification is kept as its time over
+//! processors grow hot. So the unit is the draft step; through the first layers, where later drafts of a round are
+//! recurrent and cost less. A round's verification is kept as its time over
 //! that of the draft steps around it, which other programs slowed down as much. The verifications
 //! of recent rounds with a number of rows count by their trimmed mean, because a page fault or a
 //! preemption makes single times many times too long.
@@ -13,17 +14,19 @@
 
 mod chain;
 
-use super::Outcome;
 use super::aftermath::{Aftermath, SOON};
 use super::recent::Recent;
+use super::{Outcome, Way};
 use chain::{Chain, Point};
 use std::collections::BTreeMap;
 
 /// What a round costs, in draft steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundCosts<'a> {
-    /// Seconds of a draft step, lately.
+    /// Seconds of a round's first draft step, lately.
     pub step_seconds: f64,
+    /// A later one.
+    later: f64,
     /// Of a plain round soon after drafts, what is left of it where it is not.
     aftermath: f64,
     verify: &'a Fit,
@@ -32,7 +35,10 @@ pub struct RoundCosts<'a> {
 impl RoundCosts<'_> {
     /// A round with `drafts` drafts.
     pub fn round(&self, drafts: usize) -> f64 {
-        if drafts == 0 { self.plain() } else { drafts as f64 + self.verify.at(drafts + 1) }
+        if drafts == 0 {
+            return self.plain();
+        }
+        1.0 + (drafts - 1) as f64 * self.later + self.verify.at(drafts + 1)
     }
 
     /// A round that drafts nothing, among others.
@@ -57,6 +63,9 @@ impl RoundCosts<'_> {
 pub struct Costs {
     /// Seconds.
     draft: Recent<8>,
+    /// How drafts after a round's first one are made, and what a recurrent one takes, in first ones.
+    pub later: Way,
+    recurrent: Recent<8>,
     /// Rounds since a draft step was measured.
     since_draft: usize,
     /// Rounds by rows verified.
@@ -129,7 +138,11 @@ impl Costs {
     /// What rounds cost; `None` before a draft step and a verification have been measured.
     pub fn round(&self) -> Option<RoundCosts<'_>> {
         let (step_seconds, aftermath) = (self.draft.mean()?, self.aftermath.ratio());
-        Some(RoundCosts { step_seconds, aftermath, verify: self.fit.as_ref()? })
+        let later = match self.later {
+            Way::FirstLayers => 1.0,
+            Way::Recurrent => self.recurrent.mean().unwrap_or(1.0),
+        };
+        Some(RoundCosts { step_seconds, later, aftermath, verify: self.fit.as_ref()? })
     }
 
     /// What the last observed round, which had so many drafts, took in plain rounds.
@@ -158,8 +171,12 @@ impl Costs {
     }
 
     fn measure(&mut self, rows: usize, outcome: &Outcome<'_>) {
-        for &seconds in outcome.draft_seconds {
-            self.draft.follow(seconds, MOVED);
+        for (drafted, &seconds) in outcome.draft_seconds.iter().enumerate() {
+            let recurrent = drafted > 0 && self.later == Way::Recurrent;
+            match self.draft.mean().filter(|_| recurrent) {
+                Some(first) => self.recurrent.follow(seconds / first, MOVED),
+                None => self.draft.follow(seconds, MOVED),
+            };
         }
         self.since_draft = if outcome.draft_seconds.is_empty() { self.since_draft + 1 } else { 0 };
         let Some(step) = self.draft.mean().filter(|_| self.since_draft <= SPEED_KNOWN) else { return };
@@ -247,6 +264,27 @@ mod tests {
             round(drafts, 0.2, (1.0 + 0.1 * drafts as f64) * slow)(&mut costs);
         }
         assert!(close(found(&costs), |drafts| 1.0 + 0.3 * drafts as f64), "{:?}", found(&costs));
+    }
+
+    /// A round's first draft costs much, and later ones a quarter of it.
+    #[test]
+    fn recurrent_drafts_cost_what_they_cost() {
+        let mut costs = Costs { later: Way::Recurrent, ..Costs::default() };
+        for i in 0..400 {
+            let (drafts, slow) = (i % 5, if i / 100 % 2 == 1 { 3.0 } else { 1.0 });
+            let step = |drafted| if drafted == 0 { 0.4 * slow } else { 0.1 * slow };
+            costs.observe(&Outcome {
+                slot: 0,
+                batch: 1,
+                rows: drafts + 1,
+                confidences: &vec![0.5; drafts],
+                accepted: 0,
+                draft_seconds: &(0..drafts).map(step).collect::<Vec<_>>(),
+                verify_seconds: slow * (1.0 + 0.05 * drafts as f64),
+            });
+        }
+        let cost = |drafts| if drafts == 0 { 1.0 } else { 1.3 + 0.15 * drafts as f64 };
+        assert!(close(found(&costs), cost), "{:?}", found(&costs));
     }
 
     /// Rows that cost nothing and then much: what a further one costs is not what they cost on average.

@@ -107,6 +107,7 @@ impl Controller for GoodputTs {
     }
 
     fn observe_times(&mut self, times: &RoundTimes<'_>) {
+        self.alone.observe_steps(times.draft_steps);
         self.together.observe_times(times);
     }
 

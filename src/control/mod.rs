@@ -42,7 +42,7 @@ pub use beta_ts::BetaTs;
 pub use calibration_ts::CalibrationTs;
 pub use fixed::{Fixed, Off};
 pub use goodput_ts::GoodputTs;
-pub use plan::{DraftPlan, Following, Rule};
+pub use plan::{DraftPlan, Following, Rule, Way};
 pub use sources::{Asked, Choice, Judged, Offer, SourceTs, Told};
 pub use spec::{ControllerError, ControllerSpec};
 pub use threshold::Threshold;
@@ -82,6 +82,24 @@ pub struct Outcome<'a> {
     pub verify_seconds: f64,
 }
 
+/// A draft step, as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DraftStep {
+    /// How its drafts were made.
+    pub way: Way,
+    /// Sequences in it.
+    pub sequences: usize,
+    /// What it took; an equal share of all steps of its round where they were made by a plan.
+    pub seconds: f64,
+}
+
+impl DraftStep {
+    /// One through the first layers.
+    pub fn through_layers(sequences: usize, seconds: f64) -> Self {
+        Self { way: Way::FirstLayers, sequences, seconds }
+    }
+}
+
 /// What the passes of one round took, over all its sequences.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundTimes<'a> {
@@ -89,8 +107,11 @@ pub struct RoundTimes<'a> {
     pub batch: usize,
     /// Tokens that were proposed, over all sequences.
     pub proposed: usize,
-    /// Each draft step: sequences in it, and seconds.
-    pub draft_steps: &'a [(usize, f64)],
+    /// Drafts that were made [recurrently](Way::Recurrent) and left the rows that they began from without hidden states,
+    /// over all sequences.
+    pub recurrent: usize,
+    /// Each draft step.
+    pub draft_steps: &'a [DraftStep],
     /// Rows of the verification pass, over all sequences.
     pub rows: usize,
     /// Seconds of everything but the draft steps.
@@ -98,8 +119,14 @@ pub struct RoundTimes<'a> {
 }
 
 impl RoundTimes<'_> {
-    /// Rows of the verification pass that came without hidden states: each sequence's last token, and what was proposed.
+    /// Rows of the verification pass that came without hidden states: one for each sequence, and for each token that was
+    /// proposed or drafted recurrently.
     pub fn fresh(&self) -> usize {
+        self.undrafted() + self.recurrent
+    }
+
+    /// Rows that the pass would have had without any draft of the exit block.
+    pub fn undrafted(&self) -> usize {
         self.batch + self.proposed
     }
 }

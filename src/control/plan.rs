@@ -1,6 +1,16 @@
 //! A round's draft length decided ahead, as far as it can be: a table that a device follows by itself, so that
 //! the host need not be asked after every draft.
 
+/// How a draft is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// Through the model's first layers and the exit block.
+    #[default]
+    FirstLayers,
+    /// By a recurrent exit block alone, from the draft before it.
+    Recurrent,
+}
+
 /// When one round's draft ends. After each draft its confidence is looked up in a table.
 ///
 /// A plan is made before anything is drafted, and uses of each draft what a controller may use: its confidence,
@@ -9,6 +19,8 @@
 pub struct DraftPlan {
     /// Most drafts; 0: none at all.
     pub limit: usize,
+    /// How all drafts but the round's first are made, which goes through the first layers.
+    pub later: Way,
     /// Upper edges of all bins of confidence but the last, ascending: a confidence is in bin `n` if it reaches `n`
     /// of them, NaN in bin 0.
     pub edges: Vec<f32>,
@@ -36,12 +48,30 @@ impl Rule {
 impl DraftPlan {
     /// This many drafts, whatever their confidence.
     pub fn of_length(length: usize) -> Self {
-        Self { limit: length, edges: Vec::new(), rules: Vec::new() }
+        Self { limit: length, later: Way::default(), edges: Vec::new(), rules: Vec::new() }
+    }
+
+    /// How the draft after so many of the round is made.
+    pub fn way(&self, drafted: usize) -> Way {
+        if drafted == 0 { Way::FirstLayers } else { self.later }
     }
 
     /// Number of bins of confidence.
     pub fn bins(&self) -> usize {
         self.edges.len() + 1
+    }
+
+    /// What is left of the plan after its first draft, which had this confidence; `None`: no draft follows.
+    pub fn rest(&self, confidence: f32) -> Option<Self> {
+        let mut following = self.follow();
+        if !following.goes_on(confidence) {
+            return None;
+        }
+        let mut rules = self.rules.get(self.bins()..).unwrap_or_default().to_vec();
+        rules.iter_mut().take(self.bins()).for_each(|rule| rule.kept *= following.survival);
+        // No rules would mean to go on.
+        let limit = if rules.len() < self.rules.len() && rules.is_empty() { 1 } else { self.limit - 1 };
+        Some(Self { limit, rules, edges: self.edges.clone(), later: self.later })
     }
 
     /// A round under this plan, before its first draft.
@@ -91,11 +121,32 @@ mod tests {
         assert_eq!(length(&DraftPlan::of_length(1), &[1.0; 4]), 1);
     }
 
+    /// Whatever is drafted, a plan and what is left of it after the first draft come to the same length.
+    #[test]
+    fn a_plan_in_two_parts_is_the_same_plan() {
+        let rule = |kept, worth| Rule { kept, worth };
+        let row = [rule(0.3, 1.0), rule(0.5, 3.0), rule(0.9, 2.5), Rule::GO];
+        let plan = |limit: usize, rows: usize| DraftPlan {
+            edges: vec![0.2, 0.5, 0.8],
+            rules: row.repeat(rows),
+            ..DraftPlan::of_length(limit)
+        };
+        let plans = [DraftPlan::of_length(1), DraftPlan::of_length(4), plan(2, 1), plan(5, 4), plan(5, 2), plan(1, 0)];
+        let mut lengths = Vec::new();
+        for (plan, number) in plans.iter().flat_map(|plan| (0..256).map(move |number| (plan, number))) {
+            let confidences: Vec<f32> = (0..4).map(|draft| [0.1, 0.3, 0.6, 0.9][number >> (2 * draft) & 3]).collect();
+            let rest = plan.rest(confidences[0]).map_or(0, |rest| self::length(&rest, &confidences[1..]));
+            assert_eq!(1 + rest, self::length(plan, &confidences), "{plan:?}, {confidences:?}");
+            lengths.push(rest);
+        }
+        assert!((0..4).all(|length| lengths.contains(&length)), "of all lengths");
+    }
+
     #[test]
     fn survival_is_the_product_of_what_was_kept() {
         // A draft in bin 1 is kept half the time, and the next one is worth three times its price.
         let sure = Rule { kept: 0.5, worth: 3.0 };
-        let plan = DraftPlan { limit: 5, edges: vec![0.25], rules: [Rule::STOP, sure].repeat(4) };
+        let plan = DraftPlan { edges: vec![0.25], rules: [Rule::STOP, sure].repeat(4), ..DraftPlan::of_length(5) };
         assert_eq!(length(&plan, &[0.25; 5]), 2, "1/2 × 3 > 1, 1/4 × 3 is not");
         assert_eq!(length(&plan, &[0.2499; 5]), 1);
         assert_eq!(length(&plan, &[f32::NAN; 5]), 1);

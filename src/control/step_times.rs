@@ -1,8 +1,8 @@
 //! What the passes of a round of several sequences take: a table of step times, filled by rounds played to be timed
 //! and refined by every round.
 //!
-//! A draft step's time depends on its rows, one for each sequence in it. The rest of a round runs the first layers on the
-//! fresh rows, which are each sequence's last token and what was proposed, and all others on every row, so its time is a
+//! A draft step's time depends on its [way](Way) and on its rows, one for each sequence in it. The rest of a round runs the first layers on the
+//! fresh rows, which are each sequence's last token and what was proposed or drafted recurrently, and all others on every row, so its time is a
 //! function of the rows plus a share per fresh one. The share is what tells passes with the same rows of different numbers
 //! of fresh ones apart.
 //!
@@ -12,9 +12,9 @@
 
 mod moved;
 
-use super::RoundTimes;
 use super::curve::{Curve, Point};
 use super::recent::Recent;
+use super::{DraftStep, RoundTimes, Way};
 use moved::Moved;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -53,8 +53,10 @@ const ENOUGH: usize = 3;
 /// Step times as they were measured.
 #[derive(Debug, Clone, Default)]
 pub struct StepTimes {
-    /// By sequences in the step.
-    draft: Cells,
+    /// By way, and by sequences in the step.
+    draft: [Cells; 2],
+    /// How drafts after a round's first one are made, as far as is known.
+    later: Way,
     /// By rows.
     verify: Cells,
     /// Time over the table's, of recent rounds.
@@ -74,8 +76,9 @@ pub struct StepTimes {
 /// What passes cost, in seconds at the table's speed.
 #[derive(Debug, Clone)]
 pub struct StepCosts {
-    /// `None` while no draft was measured.
-    draft: Option<Curve>,
+    /// By way; `None` while no such draft was measured.
+    draft: [Option<Curve>; 2],
+    later: Way,
     rows: Curve,
     /// What decisions take rows to cost: what is thought dear by mistake is never tried again, what is thought cheap is.
     hopeful: Curve,
@@ -83,10 +86,20 @@ pub struct StepCosts {
 }
 
 impl StepCosts {
-    /// A draft step of this many sequences.
-    pub fn draft(&self, sequences: usize) -> f64 {
-        let of_some = || self.draft.as_ref().map_or(f64::INFINITY, |draft| draft.at(sequences as f64));
-        if sequences == 0 { 0.0 } else { of_some() }
+    /// A draft step of this many sequences; one that was never measured costs what one through the first layers does.
+    pub fn step(&self, way: Way, sequences: usize) -> f64 {
+        let [through_layers, _] = &self.draft;
+        let curve = self.draft[way as usize].as_ref().or(through_layers.as_ref());
+        if sequences == 0 { 0.0 } else { curve.map_or(f64::INFINITY, |draft| draft.at(sequences as f64)) }
+    }
+
+    /// The next draft of this many sequences after so many drafts of each, but for its rows' share of verification that
+    /// every row has: a row that is drafted from without hidden states needs the first layers then.
+    pub fn draft(&self, drafted: usize, sequences: usize) -> f64 {
+        match if drafted == 0 { Way::FirstLayers } else { self.later } {
+            Way::FirstLayers => self.step(Way::FirstLayers, sequences),
+            Way::Recurrent => self.step(Way::Recurrent, sequences) + self.per_fresh * sequences as f64,
+        }
     }
 
     /// The rest of a round: verifying `rows` rows, of which `fresh` come without hidden states, and all else.
@@ -106,13 +119,13 @@ impl StepCosts {
 
     /// A whole round.
     pub fn round(&self, times: &RoundTimes<'_>) -> f64 {
-        let drafting: f64 = times.draft_steps.iter().map(|&(sequences, _)| self.draft(sequences)).sum();
+        let drafting: f64 = times.draft_steps.iter().map(|step| self.step(step.way, step.sequences)).sum();
         drafting + self.verify(times.fresh(), times.rows)
     }
 
     /// The same without its draft steps and their rows.
     pub fn undrafted(&self, times: &RoundTimes<'_>) -> f64 {
-        self.verify(times.fresh(), times.fresh())
+        self.verify(times.undrafted(), times.undrafted())
     }
 }
 
@@ -149,11 +162,12 @@ impl StepTimes {
     pub fn observe(&mut self, times: &RoundTimes<'_>) {
         self.rounds += 1;
         self.drafted = !times.draft_steps.is_empty();
-        let step = |&(sequences, seconds)| Pass { rows: sequences, fresh: sequences, seconds };
+        self.later = times.draft_steps.get(1).map_or(self.later, |step| step.way);
         let verify = Pass { rows: times.rows, fresh: times.fresh(), seconds: times.verify_seconds };
-        let steps = || times.draft_steps.iter().map(step).filter(Pass::is_one);
+        let steps =
+            || times.draft_steps.iter().map(|step| (step.way, Pass::of(step))).filter(|(_, pass)| pass.is_one());
         let ratio = |(pass, expected): (Pass, Option<f64>)| expected.map(|expected| pass.seconds / expected);
-        let drafting = median(steps().filter_map(|pass| ratio((pass, self.expected_draft(pass)))));
+        let drafting = median(steps().filter_map(|(way, pass)| ratio((pass, self.expected_draft(way, pass)))));
         let verifying = Some(verify).filter(Pass::is_one).and_then(|pass| ratio((pass, self.expected_verify(pass))));
         let present = match (drafting, verifying) {
             // Nothing makes a pass too short.
@@ -179,9 +193,9 @@ impl StepTimes {
         if !steady && (same || !was_steady) {
             return;
         }
-        for pass in steps() {
-            let pass = pass.credible(speed, self.expected_draft(pass));
-            self.draft.measure(pass, self.rounds);
+        for (way, pass) in steps() {
+            let pass = pass.credible(speed, self.expected_draft(way, pass));
+            self.draft[way as usize].measure(pass, self.rounds);
         }
         if verify.is_one() {
             let pass = verify.credible(speed, self.expected_verify(verify));
@@ -208,7 +222,7 @@ impl StepTimes {
 
     /// What passes cost by now; `None` while too little was measured.
     pub fn costs(&mut self) -> Option<&StepCosts> {
-        self.verify_costs().filter(|costs| costs.draft.is_some())
+        self.verify_costs().filter(|costs| costs.draft[0].is_some())
     }
 
     /// The same as far as verification goes: with or without draft steps measured.
@@ -224,12 +238,12 @@ impl StepTimes {
     /// How many drafts a sequence should make for the sake of the table, if any: one and none in turn while nothing is
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
-        let known = self.costs.as_ref().is_some_and(|costs| costs.draft.is_some()) || self.knows_drafts();
+        let known = self.costs.as_ref().is_some_and(|costs| costs.draft[0].is_some()) || self.knows_drafts();
         (!known).then_some(usize::from(!self.drafted))
     }
 
     fn knows_drafts(&self) -> bool {
-        self.draft.passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH
+        self.draft[0].passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH
     }
 
     /// The machine's present time over that of the table.
@@ -240,22 +254,23 @@ impl StepTimes {
     fn fit(&self) -> Option<StepCosts> {
         let per_fresh = self.verify.per_fresh();
         let rows = Curve::fit(&self.verify.points(per_fresh, self.rounds))?;
-        let draft =
-            if self.wanted_drafts().is_none() { Curve::fit(&self.draft.points(0.0, self.rounds)) } else { None };
-        Some(StepCosts { draft, hopeful: rows.hopeful(), rows, per_fresh })
+        let known = self.wanted_drafts().is_none();
+        let fit = |cells: &Cells| Curve::fit(&cells.points(0.0, self.rounds)).filter(|_| known);
+        let draft = self.draft.each_ref().map(fit);
+        Some(StepCosts { draft, later: self.later, hopeful: rows.hopeful(), rows, per_fresh })
     }
 
     /// A draft step's time at the table's speed, if much is known of steps like it.
-    fn expected_draft(&self, pass: Pass) -> Option<f64> {
-        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft.as_ref()?.known(pass.rows as f64));
-        self.draft.expected(pass, 0.0).or_else(fitted)
+    fn expected_draft(&self, way: Way, pass: Pass) -> Option<f64> {
+        let way = way as usize;
+        let fitted = || self.costs.as_ref().and_then(|costs| costs.draft[way].as_ref()?.known(pass.rows as f64));
+        self.draft[way].expected(pass, 0.0).or_else(fitted)
     }
 
     /// The same of a verification.
     fn expected_verify(&self, pass: Pass) -> Option<f64> {
-        let fitted = |costs: &StepCosts| {
-            costs.rows.known(pass.rows as f64).map(|cost| cost + costs.per_fresh * pass.fresh as f64)
-        };
+        let fresh = pass.fresh as f64;
+        let fitted = |costs: &StepCosts| Some(costs.rows.known(pass.rows as f64)? + costs.per_fresh * fresh);
         self.measured_verify(pass).or_else(|| self.costs.as_ref().and_then(fitted))
     }
 
@@ -268,14 +283,16 @@ impl StepTimes {
     /// The table in milliseconds at the present speed, for people.
     pub fn state(&self) -> Value {
         let speed = self.speed();
-        let milliseconds = |curve: &Curve| -> Vec<Value> {
-            curve.corners().iter().map(|&(rows, cost)| json!([rows, cost * speed * 1e3])).collect()
+        let corner = |&(rows, cost): &(f64, f64)| json!([rows, cost * speed * 1e3]);
+        let milliseconds = |curve: Option<&Curve>| -> Vec<Value> {
+            curve.map_or(&[][..], Curve::corners).iter().map(corner).collect()
         };
         self.fit().map_or(Value::Object(Default::default()), |costs| {
             json!({
                 "speed": speed,
-                "draft_milliseconds_by_sequences": costs.draft.as_ref().map_or_else(Vec::new, milliseconds),
-                "verify_milliseconds_by_rows": milliseconds(&costs.rows),
+                "draft_milliseconds_by_sequences": milliseconds(costs.draft[0].as_ref()),
+                "recurrent_draft_milliseconds_by_sequences": milliseconds(costs.draft[1].as_ref()),
+                "verify_milliseconds_by_rows": milliseconds(Some(&costs.rows)),
                 "verify_milliseconds_per_fresh_row": costs.per_fresh * speed * 1e3,
             })
         })
@@ -290,6 +307,10 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 impl Pass {
+    fn of(step: &DraftStep) -> Self {
+        Self { rows: step.sequences, fresh: step.sequences, seconds: step.seconds }
+    }
+
     /// Whether it is one, of one or more rows, and its time is a time.
     fn is_one(&self) -> bool {
         self.rows > 0 && self.fresh > 0 && self.seconds.is_finite() && self.seconds >= 0.0

@@ -25,7 +25,7 @@ impl Controller for Threshold {
 
     fn plan(&mut self, step: &Step<'_>, _draws: &dyn Fn(usize) -> Philox) -> Option<DraftPlan> {
         let rules = [Rule::STOP, Rule::GO].repeat(step.limit.saturating_sub(1));
-        Some(DraftPlan { limit: step.limit, edges: vec![self.confidence], rules })
+        Some(DraftPlan { edges: vec![self.confidence], rules, ..DraftPlan::of_length(step.limit) })
     }
 
     fn observe(&mut self, _outcome: &Outcome<'_>) {}

@@ -2,12 +2,18 @@
 
 use super::running::{Broken, Running, take_broken};
 use super::{Engine, Event};
-use crate::backend::{BackendError, Sequence};
-use crate::control::{Outcome, RoundTimes, Step};
+use crate::backend::{Backend, BackendError, Sequence};
+use crate::control::{DraftPlan, DraftStep, Outcome, RoundTimes, Step, Way};
 use crate::profile;
 use crate::sample::{Philox, Verdict};
 use std::ops::ControlFlow;
 use std::time::Duration;
+
+/// How the next draft of a round is made, after so many: where the exit block is recurrent all but the first without the
+/// first layers.
+pub(super) fn way_of_next(backend: &dyn Backend, drafted: usize) -> Way {
+    if drafted > 0 && backend.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
+}
 
 impl Engine {
     /// Plays one round for every running sequence (EESD section 3.1; invariants: at its start and
@@ -63,9 +69,8 @@ impl Engine {
         self.running.extract_if(.., leaves).filter_map(Running::broken).collect()
     }
 
-    /// Drafts in lock-step until the controller has stopped every sequence; returns the steps: sequences in each, and
-    /// seconds.
-    fn draft(&mut self) -> Result<Vec<(usize, f64)>, BackendError> {
+    /// Drafts in lock-step until the controller has stopped every sequence; returns the steps.
+    fn draft(&mut self) -> Result<Vec<DraftStep>, BackendError> {
         if self.backend.exit_layer().is_none() {
             return Ok(Vec::new());
         }
@@ -83,18 +88,20 @@ impl Engine {
             range.note("sequences", || active.len().into());
             let step = self.clock.now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
-            let drafts = self.backend.draft(&batch)?;
+            // All of them have made a draft in every step so far.
+            let way = way_of_next(&*self.backend, steps.len());
+            let drafts = self.backend.draft_by(way, &batch)?;
             let seconds = self.clock.since(step).as_secs_f64();
-            steps.push((active.len(), seconds));
+            steps.push(DraftStep { way, sequences: active.len(), seconds });
             for (&i, draft) in active.iter().zip(drafts) {
-                self.running[i].push_draft(draft, seconds);
+                self.running[i].push_draft(draft, way, seconds);
             }
         }
     }
 
     /// Drafts the whole round by a plan, where a sequence runs alone, its controller can plan, and the
     /// backend is the faster for it; else returns nothing, and drafts nothing.
-    fn draft_planned(&mut self) -> Result<Option<Vec<(usize, f64)>>, BackendError> {
+    fn draft_planned(&mut self) -> Result<Option<Vec<DraftStep>>, BackendError> {
         let limits = self.backend.limits();
         let [sequence] = &mut self.running[..] else { return Ok(None) };
         let limit = sequence.drafts_with_room(&limits);
@@ -107,13 +114,29 @@ impl Engine {
         if plan.limit == 0 {
             return Ok(Some(Vec::new()));
         }
+        let mut plan = DraftPlan { later: way_of_next(&*self.backend, 1), ..plan };
         let _range = profile::range("draft loop");
+        let mut steps = Vec::new();
+        if plan.later == Way::Recurrent {
+            // Its first draft costs another time, and is measured apart.
+            let start = self.clock.now();
+            let first = self.backend.draft(&[sequence.as_sequence()])?;
+            let step = DraftStep::through_layers(1, self.clock.since(start).as_secs_f64());
+            first.iter().for_each(|&draft| sequence.push_draft(draft, step.way, step.seconds));
+            steps.push(step);
+            let rest = first.first().and_then(|draft| plan.rest(draft.confidence));
+            let Some(rest) = rest.filter(|_| !sequence.drafted_an_end()) else { return Ok(Some(steps)) };
+            plan = rest;
+        }
+        let way = plan.way(sequence.drafted());
         let start = self.clock.now();
         let drafts = self.backend.draft_planned(&sequence.as_sequence(), &plan, sequence.output.end_tokens())?;
         // Nobody sees where one draft ends and the next begins, and each costs the same but for its longer context.
         let seconds = self.clock.since(start).as_secs_f64() / drafts.len().max(1) as f64;
-        let steps = vec![(1, seconds); drafts.len()];
-        drafts.into_iter().for_each(|draft| sequence.push_draft(draft, seconds));
+        for draft in drafts {
+            steps.push(DraftStep { way, sequences: 1, seconds });
+            sequence.push_draft(draft, way, seconds);
+        }
         Ok(Some(steps))
     }
 
@@ -150,7 +173,7 @@ impl Engine {
     }
 
     /// Tells the controller how the drafts fared, and commits what was accepted.
-    fn accept(&mut self, verdicts: &[Verdict], draft_steps: &[(usize, f64)], verifying: Duration) {
+    fn accept(&mut self, verdicts: &[Verdict], draft_steps: &[DraftStep], verifying: Duration) {
         let _range = profile::range("accept");
         let batch = self.running.len();
         let rows = self.running.iter().map(|s| s.drafted() + 1).sum();
@@ -160,7 +183,8 @@ impl Engine {
         self.totals.draft_steps += draft_steps.len();
         let verify_seconds = verifying.as_secs_f64();
         let proposed = self.running.iter().map(Running::proposed).sum();
-        let times = RoundTimes { batch, proposed, draft_steps, rows, verify_seconds };
+        let recurrent = self.running.iter().map(|sequence| sequence.as_sequence().recurrent).sum();
+        let times = RoundTimes { batch, proposed, recurrent, draft_steps, rows, verify_seconds };
         self.controller.observe_times(&times);
         let reuse = self.reuses_prefixes();
         for (sequence, verdict) in self.running.iter_mut().zip(verdicts) {

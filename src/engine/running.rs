@@ -6,6 +6,7 @@ use super::propose::Offered;
 use super::request::{Completion, Finish, Request, SourceStats, Stats};
 use crate::TokenId;
 use crate::backend::{Draft, Limits, Sequence};
+use crate::control::Way;
 use crate::draft::{Source, Sources};
 use crate::kv::{BlockTable, PAGE_TOKENS};
 use crate::sample::{Philox, Purpose, Sampler, Verdict};
@@ -35,6 +36,8 @@ pub(super) struct Running {
     pub offered: Offered,
     /// How many of this round's drafts, the last ones, were proposed.
     proposed: usize,
+    /// How many of the drafts before those, the last ones, were made recurrently.
+    recurrent: usize,
     /// Confidence of each of this round's drafts.
     pub confidences: Vec<f32>,
     /// Seconds of each draft step of this round that it took part in.
@@ -86,6 +89,7 @@ impl Running {
             prompt,
             offered: Offered::default(),
             proposed: 0,
+            recurrent: 0,
             confidences: Vec::new(),
             draft_seconds: Vec::new(),
             output,
@@ -112,6 +116,7 @@ impl Running {
             committed: self.committed,
             prompt: self.prompt,
             proposed: self.proposed,
+            recurrent: self.recurrent,
             sampler: &self.sampler,
         }
     }
@@ -212,7 +217,8 @@ impl Running {
     }
 
     /// Takes in one draft.
-    pub fn push_draft(&mut self, draft: Draft, seconds: f64) {
+    pub fn push_draft(&mut self, draft: Draft, way: Way, seconds: f64) {
+        self.recurrent = self.as_sequence().recurrent_after(way);
         self.tokens.push(draft.token);
         self.confidences.push(draft.confidence);
         self.draft_seconds.push(seconds);
@@ -273,7 +279,7 @@ impl Running {
         stats.verify += round.saturating_sub(draft);
         self.confidences.clear();
         self.draft_seconds.clear();
-        self.proposed = 0;
+        (self.proposed, self.recurrent) = (0, 0);
         self.offered = Offered::default();
         counts.map(|counts| (drafter, counts))
     }

@@ -5,10 +5,11 @@
 //! take longer than all that is worth knowing. Each begins only where it is expected to end in time, by what half of it
 //! took, so that the first answer waits for about as long as [`MOST_TIME`] says, whatever the model's size.
 
+use super::round::way_of_next;
 use super::{Clock, Engine};
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Sequence};
-use crate::control::RoundTimes;
+use crate::control::{DraftStep, RoundTimes, Way};
 use crate::kv::BlockTable;
 use crate::profile;
 use crate::sample::{Sampler, SamplingParams};
@@ -42,7 +43,7 @@ const NONE: Drafts = Drafts::Sampled(0);
 struct TimedRound {
     batch: usize,
     drafts: Drafts,
-    draft_steps: Vec<(usize, f64)>,
+    draft_steps: Vec<DraftStep>,
     verify_seconds: f64,
 }
 
@@ -153,11 +154,12 @@ impl TimedRound {
     fn times(&self) -> RoundTimes<'_> {
         let Self { batch, drafts, ref draft_steps, verify_seconds } = *self;
         let proposed = if let Drafts::Proposed(length) = drafts { batch * length } else { 0 };
-        RoundTimes { batch, proposed, draft_steps, rows: batch * (drafts.length() + 1), verify_seconds }
+        let recurrent = batch * draft_steps.iter().filter(|step| step.way == Way::Recurrent).count();
+        RoundTimes { batch, proposed, recurrent, draft_steps, rows: batch * (drafts.length() + 1), verify_seconds }
     }
 
     fn seconds(&self) -> f64 {
-        self.draft_steps.iter().map(|&(_, seconds)| seconds).sum::<f64>() + self.verify_seconds
+        self.draft_steps.iter().map(|step| step.seconds).sum::<f64>() + self.verify_seconds
     }
 }
 
@@ -253,13 +255,17 @@ impl Player<'_> {
         let tables = &self.tables[..batch];
         let mut tokens = vec![TEXT.to_vec(); batch];
         let mut draft_steps = Vec::new();
-        let mut proposed = 0;
+        let (mut proposed, mut recurrent) = (0, 0);
         match drafts {
             Drafts::Sampled(length) => {
-                for _ in 0..length {
+                for drafted in 0..length {
+                    let way = way_of_next(self.backend, drafted);
+                    let sequences = sequences(tables, &tokens, (0, recurrent), &greedy);
                     let start = self.clock.now();
-                    let drafted = self.backend.draft(&sequences(tables, &tokens, 0, &greedy))?;
-                    draft_steps.push((batch, self.clock.since(start).as_secs_f64()));
+                    let drafted = self.backend.draft_by(way, &sequences)?;
+                    let seconds = self.clock.since(start).as_secs_f64();
+                    draft_steps.push(DraftStep { way, sequences: batch, seconds });
+                    recurrent = sequences[0].recurrent_after(way);
                     tokens.iter_mut().zip(drafted).for_each(|(tokens, draft)| tokens.push(draft.token));
                 }
             }
@@ -269,7 +275,7 @@ impl Player<'_> {
             }
         }
         let start = self.clock.now();
-        self.backend.verify(&sequences(tables, &tokens, proposed, &greedy))?;
+        self.backend.verify(&sequences(tables, &tokens, (proposed, recurrent), &greedy))?;
         let verify_seconds = self.clock.since(start).as_secs_f64();
         let round = TimedRound { batch, drafts, draft_steps, verify_seconds };
         let seconds = round.seconds();
@@ -278,11 +284,11 @@ impl Player<'_> {
     }
 }
 
-/// Sequences in slots 0, 1, 2, ... with their texts and drafts, of which so many are proposed.
+/// Sequences in slots 0, 1, 2, ... with their texts and drafts, of which so many are proposed or were made recurrently.
 fn sequences<'a>(
     tables: &'a [BlockTable],
     tokens: &'a [Vec<TokenId>],
-    proposed: usize,
+    (proposed, recurrent): (usize, usize),
     sampler: &'a Sampler,
 ) -> Vec<Sequence<'a>> {
     let sequence = |(slot, (table, tokens)): (usize, (&'a BlockTable, &'a Vec<TokenId>))| Sequence {
@@ -292,6 +298,7 @@ fn sequences<'a>(
         committed: TEXT.len(),
         prompt: TEXT.len(),
         proposed,
+        recurrent,
         sampler,
     };
     tables.iter().zip(tokens).enumerate().map(sequence).collect()

@@ -6,7 +6,7 @@ use super::error::short;
 use super::source::Bytes;
 use super::store::{self, Stored};
 use super::tensors::Tensors;
-use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_LAYER, EXIT_NORM};
+use super::weights::{self, EXIT_HEAD, EXIT_IDS, EXIT_INPUT, EXIT_LAYER, EXIT_NORM, EXIT_RECURRENT, ExitParts};
 use super::{Checkpoint, LoadError};
 use crate::TokenId;
 use crate::model::{BlockType, DraftVocab, ExitWeights, Format, LayerWeights, Matrix, RowOrder};
@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "eesd-exit-1";
+/// The format of blocks that may have a matrix for their input and one for recurrent drafts. Blocks without are written in
+/// the first one still, which older versions read.
+const RECURRENT_FORMAT: &str = "eesd-exit-2";
 /// The key for what tensors of bytes are: matrices of 8 bits, which safetensors has no name for.
 const MATRICES: &str = "matrices";
 const IN_BLOCKS: BlockType = BlockType::Q8_0;
@@ -23,9 +26,8 @@ pub struct ExitBlock {
     path: PathBuf,
     config: Config,
     after: usize,
-    /// Rows of its own head; `None`: it shares the model's.
-    draft_vocab: Option<usize>,
-    /// The tokens of those rows, where the file lists them.
+    parts: ExitParts,
+    /// The tokens of its own head's rows, where the file lists them.
     draft_ids: Option<Vec<TokenId>>,
     metadata: BTreeMap<String, String>,
     notes: Vec<String>,
@@ -41,8 +43,9 @@ impl ExitBlock {
             found: metadata.get(key).map_or("missing".into(), |value| short(format!("{value:?}"))),
             expected,
         };
-        if metadata.get("format").is_none_or(|format| format != FORMAT) {
-            return Err(wrong("format", format!("{FORMAT:?}")));
+        let format = metadata.get("format").map(String::as_str);
+        if !matches!(format, Some(FORMAT | RECURRENT_FORMAT)) {
+            return Err(wrong("format", format!("{FORMAT:?} or {RECURRENT_FORMAT:?}")));
         }
         // Before the tensors: another model's block should be called just that.
         let notes = base.check(&path, &metadata)?.into_iter().collect();
@@ -58,10 +61,19 @@ impl ExitBlock {
         }
         // A head of more rows than the vocabulary, or of none, fails the check against what is possible.
         let rows = tensors.shape(EXIT_HEAD).map(|shape| shape.first().copied().unwrap_or(0));
-        let draft_vocab = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
-        let draft_ids = draft_ids(&mut tensors, &path, draft_vocab, config.geometry.vocab_size)?;
-        weights::check(&tensors, &weights::exit_plan(config, draft_vocab), config)?;
-        Ok(Self { path, config: config.clone(), after, draft_vocab, draft_ids, metadata, notes, tensors })
+        let head = rows.map(|rows| rows.clamp(1, config.geometry.vocab_size));
+        let has = |name: &str| match tensors.shape(name) {
+            Some(_) if format == Some(FORMAT) => Err(LoadError::UnexpectedTensor {
+                path: path.clone(),
+                tensor: name.into(),
+                why: format!("blocks of {FORMAT:?} have none (expected the format {RECURRENT_FORMAT:?})"),
+            }),
+            shape => Ok(shape.is_some()),
+        };
+        let parts = ExitParts { input: has(EXIT_INPUT)?, recurrent: has(EXIT_RECURRENT)?, head };
+        let draft_ids = draft_ids(&mut tensors, &path, head, config.geometry.vocab_size)?;
+        weights::check(&tensors, &weights::exit_plan(config, parts), config)?;
+        Ok(Self { path, config: config.clone(), after, parts, draft_ids, metadata, notes, tensors })
     }
 
     /// The exit layer `N`: how many of the model's layers come before the block.
@@ -86,24 +98,23 @@ impl ExitBlock {
 
     /// How many tokens it can draft: all of the vocabulary, or a part.
     pub fn draft_vocab(&self) -> usize {
-        self.draft_vocab.unwrap_or(self.config.geometry.vocab_size)
+        self.parts.head.unwrap_or(self.config.geometry.vocab_size)
     }
 
     /// Number of its parameters; a shared head does not count.
     pub fn parameters(&self) -> u64 {
-        weights::parameters(&weights::exit_plan(&self.config, self.draft_vocab))
+        weights::parameters(&weights::exit_plan(&self.config, self.parts))
     }
 
     /// Bytes of its tensors as stored.
     pub fn bytes(&self) -> u64 {
         let ids = self.draft_ids.as_ref().map_or(0, |ids| ids.len() * size_of::<i64>());
-        self.tensors.bytes(weights::exit_plan(&self.config, self.draft_vocab).keys()) + ids as u64
+        self.tensors.bytes(weights::exit_plan(&self.config, self.parts).keys()) + ids as u64
     }
 
     /// Views of the tensors.
     pub fn weights(&self) -> ExitWeights<'_> {
-        let own_head = self.draft_vocab.is_some();
-        weights::exit(&self.tensors, &self.config, self.after, own_head, self.draft_ids.as_deref())
+        weights::exit(&self.tensors, &self.config, self.after, self.parts, self.draft_ids.as_deref())
     }
 
     /// Writes an exit block for this model, and for whatever else has its geometry and its vocabulary.
@@ -121,7 +132,8 @@ impl ExitBlock {
         model: &Checkpoint,
     ) -> Result<(), LoadError> {
         let mut metadata = metadata.clone();
-        metadata.insert("format".into(), FORMAT.into());
+        let plain = weights.input.is_none() && weights.recurrent.is_none();
+        metadata.insert("format".into(), if plain { FORMAT } else { RECURRENT_FORMAT }.into());
         metadata.insert("exit_layer".into(), weights.after.to_string());
         model.base().write(&mut metadata);
         let stored = stored(weights);
@@ -183,8 +195,8 @@ fn stored<'a>(exit: &ExitWeights<'a>) -> BTreeMap<String, Stored<'a>> {
     let mut tensors: BTreeMap<_, _> =
         always.into_iter().chain(present).map(|(name, tensor)| (format!("{EXIT_LAYER}{name}"), tensor)).collect();
     tensors.insert(EXIT_NORM.into(), exit.norm.into());
-    if let Some(head) = exit.head {
-        tensors.insert(EXIT_HEAD.into(), matrix(head));
+    for (name, optional) in [(EXIT_INPUT, exit.input), (EXIT_RECURRENT, exit.recurrent), (EXIT_HEAD, exit.head)] {
+        tensors.extend(optional.map(|of| (name.into(), matrix(of))));
     }
     if let Some(ids) = exit.draft_ids {
         tensors.insert(EXIT_IDS.into(), ids.into());

@@ -3,7 +3,7 @@
 
 use super::ExitBlock;
 use crate::model::ModelWeights;
-use crate::model::cost;
+use crate::model::cost::{self, DraftCosts};
 use std::fmt;
 
 /// What distillation writes into a block's metadata: on text that it was not trained on, how much of the model's
@@ -33,8 +33,8 @@ impl ExitBlock {
         let said = self.metadata().get(HELD_OUT).and_then(|text| text.parse::<f64>().ok());
         let said = said.filter(|acceptance| (0.0..=1.0).contains(acceptance));
         let acceptance = said.unwrap_or(ASSUMED);
-        let ratio = cost::draft_ratio(model, &self.weights());
-        let lengths = (1..=MOST_DRAFTS).map(|drafts| (drafts, cost::speed_up(ratio, acceptance, drafts)));
+        let costs = DraftCosts::of(model, &self.weights());
+        let lengths = (1..=MOST_DRAFTS).map(|drafts| (drafts, cost::speed_up(costs, acceptance, drafts)));
         let best = lengths.reduce(|best, next| if next.1 > best.1 { next } else { best });
         let (drafts, speed_up) = best.unwrap_or((1, 1.0));
         Promise { acceptance, held_out: said.is_some(), drafts, speed_up }

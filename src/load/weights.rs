@@ -14,10 +14,21 @@ const EMBED: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
 pub(super) const HEAD_MODULE: &str = "lm_head";
+pub(super) const EXIT_INPUT: &str = "exit.input.weight";
+pub(super) const EXIT_RECURRENT: &str = "exit.recurrent.weight";
 pub(super) const EXIT_LAYER: &str = "exit.layer.";
 pub(super) const EXIT_NORM: &str = "exit.norm.weight";
 pub(super) const EXIT_HEAD: &str = "exit.lm_head.weight";
 pub(super) const EXIT_IDS: &str = "exit.draft_ids";
+
+/// Which tensors an exit block has that not every one has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExitParts {
+    pub input: bool,
+    pub recurrent: bool,
+    /// Rows of its own head; `None`: it shares the model's.
+    pub head: Option<usize>,
+}
 
 /// The tensors of the model.
 pub(super) fn model_plan(Config { geometry, biases }: &Config) -> Plan {
@@ -33,13 +44,20 @@ pub(super) fn model_plan(Config { geometry, biases }: &Config) -> Plan {
     plan
 }
 
-/// The tensors of an exit block; `draft_vocab`: rows of its own head, where it has one.
-pub(super) fn exit_plan(Config { geometry, biases }: &Config, draft_vocab: Option<usize>) -> Plan {
+/// The tensors of an exit block with these parts.
+pub(super) fn exit_plan(Config { geometry, biases }: &Config, parts: ExitParts) -> Plan {
     let mut plan = Plan::new();
+    let hidden = geometry.hidden_size;
+    if parts.input {
+        plan.insert(EXIT_INPUT.into(), vec![hidden, hidden]);
+    }
+    if parts.recurrent {
+        plan.insert(EXIT_RECURRENT.into(), vec![hidden, 2 * hidden]);
+    }
     plan_layer(&mut plan, EXIT_LAYER, geometry, *biases);
-    plan.insert(EXIT_NORM.into(), vec![geometry.hidden_size]);
-    if let Some(rows) = draft_vocab {
-        plan.insert(EXIT_HEAD.into(), vec![rows, geometry.hidden_size]);
+    plan.insert(EXIT_NORM.into(), vec![hidden]);
+    if let Some(rows) = parts.head {
+        plan.insert(EXIT_HEAD.into(), vec![rows, hidden]);
     }
     plan
 }
@@ -171,14 +189,16 @@ pub(super) fn exit<'a>(
     tensors: &'a Tensors,
     Config { geometry, biases }: &Config,
     after: usize,
-    own_head: bool,
+    parts: ExitParts,
     draft_ids: Option<&'a [TokenId]>,
 ) -> ExitWeights<'a> {
     ExitWeights {
         after,
+        input: parts.input.then(|| tensors.matrix(EXIT_INPUT)),
+        recurrent: parts.recurrent.then(|| tensors.matrix(EXIT_RECURRENT)),
         layer: layer(tensors, EXIT_LAYER, geometry, *biases),
         norm: tensors.vector(EXIT_NORM),
-        head: own_head.then(|| tensors.matrix(EXIT_HEAD)),
+        head: parts.head.map(|_| tensors.matrix(EXIT_HEAD)),
         draft_ids,
     }
 }

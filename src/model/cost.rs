@@ -1,8 +1,8 @@
 //! What a round is worth where reading weights is what costs: a draft step costs `r` plain steps,
 //! and a round with `k` drafts, each accepted with chance `α`, emits `(1 - α^{k+1}) / (1 - α)` tokens
-//! for the price of `1 + k·r` steps.
+//! for the price of `1 + k·r` steps. Of a recurrent exit block all drafts of a round but the first cost less.
 
-use super::{ExitWeights, LayerWeights, ModelWeights};
+use super::{ExitWeights, LayerWeights, Matrix, ModelWeights};
 
 /// Bytes of one decoder layer's tensors.
 pub fn layer_bytes(layer: &LayerWeights<'_>) -> u64 {
@@ -25,14 +25,44 @@ pub fn layer_bytes(layer: &LayerWeights<'_>) -> u64 {
     (matrices + vectors) as u64
 }
 
-/// `r`: bytes that a draft step reads (layers before the exit, the exit layer, its head) over those
-/// of a plain step (all layers, the head).
+/// What the draft steps of a round cost, in plain steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DraftCosts {
+    /// `r` of the first one.
+    pub first: f64,
+    /// Of each after it.
+    pub later: f64,
+}
+
+impl From<f64> for DraftCosts {
+    /// All alike.
+    fn from(r: f64) -> Self {
+        Self { first: r, later: r }
+    }
+}
+
+impl DraftCosts {
+    /// By the bytes that they read: layers before the exit, the exit layer and its matrices, its head; of a recurrent
+    /// block's later drafts without the model's layers. Those of a plain step are all layers and the head.
+    pub fn of(model: &ModelWeights<'_>, exit: &ExitWeights<'_>) -> Self {
+        let layers = |layers: &[LayerWeights<'_>]| layers.iter().map(layer_bytes).sum::<u64>();
+        let bytes = |matrix: Matrix<'_>| matrix.bytes.len() as u64;
+        let block = layer_bytes(&exit.layer) + bytes(exit.head.unwrap_or(model.head));
+        let first = layers(&model.layers[..exit.after]) + exit.input.map_or(0, bytes) + block;
+        let later = exit.recurrent.map_or(first, |recurrent| bytes(recurrent) + block);
+        let plain = (layers(&model.layers) + bytes(model.head)) as f64;
+        Self { first: first as f64 / plain, later: later as f64 / plain }
+    }
+
+    /// Of so many drafts.
+    fn sum(self, drafts: usize) -> f64 {
+        if drafts == 0 { 0.0 } else { self.first + (drafts - 1) as f64 * self.later }
+    }
+}
+
+/// `r` of a round's first draft step.
 pub fn draft_ratio(model: &ModelWeights<'_>, exit: &ExitWeights<'_>) -> f64 {
-    let layers = |layers: &[LayerWeights<'_>]| layers.iter().map(layer_bytes).sum::<u64>();
-    let exit_head = exit.head.unwrap_or(model.head).bytes.len() as u64;
-    let draft = layers(&model.layers[..exit.after]) + layer_bytes(&exit.layer) + exit_head;
-    let plain = layers(&model.layers) + model.head.bytes.len() as u64;
-    draft as f64 / plain as f64
+    DraftCosts::of(model, exit).first
 }
 
 /// Tokens that a round with `k` drafts emits on average, each accepted with chance `alpha`.
@@ -41,12 +71,13 @@ pub fn tokens_per_round(alpha: f64, k: usize) -> f64 {
 }
 
 /// Speed against plain decoding with `k` drafts a round.
-pub fn speed_up(r: f64, alpha: f64, k: usize) -> f64 {
-    tokens_per_round(alpha, k) / (1.0 + k as f64 * r)
+pub fn speed_up(r: impl Into<DraftCosts>, alpha: f64, k: usize) -> f64 {
+    tokens_per_round(alpha, k) / (1.0 + r.into().sum(k))
 }
 
 /// The draft length up to `most` that gains most, and its speed-up; 0 where drafting does not pay.
-pub fn best(r: f64, alpha: f64, most: usize) -> (usize, f64) {
+pub fn best(r: impl Into<DraftCosts>, alpha: f64, most: usize) -> (usize, f64) {
+    let r = r.into();
     let speeds = (0..=most).map(|k| (k, speed_up(r, alpha, k)));
     speeds.reduce(|best, next| if next.1 > best.1 { next } else { best }).unwrap_or((0, 1.0))
 }
@@ -61,6 +92,10 @@ mod tests {
         let best_k = |alpha| best(0.11, alpha, 16).0;
         assert_eq!([best_k(0.6), best_k(0.8), best_k(0.9)], [3, 6, 9]);
         assert_eq!(best(0.5, 0.3, 16), (0, 1.0));
+        // A first draft that does not pay for itself pays for those after it.
+        let (k, speed) = best(DraftCosts { first: 0.8, later: 0.05 }, 0.7, 16);
+        assert!(k > 4 && speed > 1.3, "{speed} with {k}");
+        assert_eq!(speed_up(DraftCosts { first: 0.8, later: 0.1 }, 1.0, 3), 2.0);
     }
 
     #[test]

@@ -265,11 +265,20 @@ pub struct ModelWeights<'a> {
 }
 
 /// The exit block: one layer of the model's geometry, a norm and a head, fed by the residual stream
-/// after the first `after` layers (EESD, Findings of ACL 2024, section 3).
+/// after the first `after` layers, `h_N` (EESD, Findings of ACL 2024, section 3).
+///
+/// Ours, beyond the paper: the layer may read `h_N` through a matrix of its own, and a *recurrent* block makes all drafts
+/// of a round but the first without the model's layers, from its own residual stream and the embedding of the last draft.
 #[derive(Debug, Clone, Copy)]
 pub struct ExitWeights<'a> {
     /// `N`: how many model layers come before the exit; `0 < after < L`.
     pub after: usize,
+    /// What the layer reads where `h_N` is known: `input · h_N`, `[hidden, hidden]`; `None`: `h_N` itself.
+    pub input: Option<Matrix<'a>>,
+    /// What it reads where a draft was made from the draft before: `recurrent · [s ; e]`, `[hidden, 2 · hidden]`, where `s`
+    /// is its own residual stream at the draft before, ahead of `norm`, and `e` that draft's embedding, RMS-normalised
+    /// without a weight; `None`: it cannot, and every draft goes through the model's first layers.
+    pub recurrent: Option<Matrix<'a>>,
     /// The trained layer; its attention has the sliding window of model layer `after` (counted from 0).
     pub layer: LayerWeights<'a>,
     /// The norm before the head.
@@ -290,7 +299,8 @@ impl<'a> ExitWeights<'a> {
     /// If `after` is not in `1..L` or `copied` not in `0..L`.
     pub fn from_model(weights: &ModelWeights<'a>, after: usize, copied: usize) -> Self {
         assert!(after > 0 && after < weights.layers.len(), "exit layer {after} of {}", weights.layers.len());
-        Self { after, layer: weights.layers[copied], norm: weights.norm, head: None, draft_ids: None }
+        let layer = weights.layers[copied];
+        Self { after, input: None, recurrent: None, layer, norm: weights.norm, head: None, draft_ids: None }
     }
 
     /// What it drafts from, of a vocabulary of `vocab` tokens.
@@ -312,10 +322,13 @@ impl<'a> ExitWeights<'a> {
     /// The first thing that does not fit: what it is, what was found, what was expected.
     pub fn check(&self, geometry: &Geometry) -> Result<(), String> {
         Self::check_place(self.after, geometry)?;
+        let hidden = geometry.hidden_size;
+        self.input.map_or(Ok(()), |input| input.check("input", hidden, hidden))?;
+        self.recurrent.map_or(Ok(()), |recurrent| recurrent.check("recurrent", hidden, 2 * hidden))?;
         self.layer.check(geometry)?;
-        self.norm.check("norm", geometry.hidden_size)?;
+        self.norm.check("norm", hidden)?;
         if let Some(head) = self.head {
-            head.check("lm_head", head.rows.clamp(1, geometry.vocab_size), geometry.hidden_size)?;
+            head.check("lm_head", head.rows.clamp(1, geometry.vocab_size), hidden)?;
         }
         if self.head.is_none() && self.draft_ids.is_some() {
             return Err("draft_ids without a head (expected the lm_head whose rows they name)".into());

@@ -14,6 +14,9 @@ mod perplexity;
 mod prometheus;
 mod prompts;
 mod quantize;
+mod recurrent;
+#[path = "../common/recurrent.rs"]
+mod recurrent_blocks;
 mod reports;
 mod requests;
 mod resume;

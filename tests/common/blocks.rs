@@ -110,7 +110,7 @@ impl Case {
         let head = matrix(19, g.vocab_size, g.hidden_size);
         let norm = vector(20, g.hidden_size, 1.0);
         let model = ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head };
-        let exit = ExitWeights { after: 1, layer, norm, head: None, draft_ids: None };
+        let exit = ExitWeights { after: 1, input: None, recurrent: None, layer, norm, head: None, draft_ids: None };
         exit.check(g).unwrap();
         let token = |column: u32| if self.listed { 2 * column + 1 } else { column };
         let ids: Vec<u32> = (0..self.draft_vocab as u32).map(token).collect();

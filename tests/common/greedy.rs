@@ -29,6 +29,7 @@ pub fn follow(
             committed,
             prompt: prompt.len(),
             proposed: 0,
+            recurrent: 0,
             sampler: &sampler,
         };
         let next = backend.verify(&[sequence]).unwrap()[0].next;

@@ -4,6 +4,7 @@
 
 use eesd::TokenId;
 use eesd::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
+use eesd::control::Way;
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::model::{Geometry, Rope, RopeScaling};
 use eesd::sample::{Drafted, History, Verdict};
@@ -25,6 +26,8 @@ pub struct HashBackend {
     cells: Vec<Cell>,
     drafted: Vec<Vec<Drafted>>,
     logits: Vec<Vec<f32>>,
+    /// Its exit block is a recurrent one, whose later drafts are others.
+    pub recurrent: bool,
     /// Judges what was proposed as if the exit block had drawn it: wrong, for tests of tests.
     pub proposals_are_samples: bool,
 }
@@ -50,7 +53,8 @@ impl HashBackend {
         let cells = vec![Cell::default(); limits.pages * PAGE_TOKENS];
         let drafted = vec![Vec::new(); limits.slots];
         let logits = vec![Vec::new(); limits.slots];
-        Self { geometry, limits, agreement, cells, drafted, logits, proposals_are_samples: false }
+        let (recurrent, proposals_are_samples) = (false, false);
+        Self { geometry, limits, agreement, cells, drafted, logits, recurrent, proposals_are_samples }
     }
 
     /// The target's logits after `tokens`.
@@ -59,9 +63,9 @@ impl HashBackend {
         (0..vocab as u64).map(|v| (mix(seed ^ v << 32) % 1000) as f32 / 100.0).collect()
     }
 
-    fn draft_logits(&self, tokens: &[TokenId]) -> Vec<f32> {
+    fn draft_logits(&self, way: Way, tokens: &[TokenId]) -> Vec<f32> {
         let target = Self::target(self.geometry.vocab_size, tokens);
-        let luck = tokens.iter().rev().take(3).fold(7, |h, &t| mix(h ^ u64::from(t))) % 256;
+        let luck = tokens.iter().rev().take(3).fold(7 + way as u64, |h, &t| mix(h ^ u64::from(t))) % 256;
         if luck < self.agreement { target } else { target.into_iter().rev().collect() }
     }
 
@@ -77,6 +81,24 @@ impl HashBackend {
             assert!(cell.first == some && cell.exit == some, "position {position} of token {token} holds {cell:?}");
             assert!(!whole || cell.last == some, "position {position} of token {token} holds {cell:?}");
         }
+    }
+
+    /// A draft for each sequence, whose rows are in the cache.
+    fn draft_from(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        let mut drafts = Vec::new();
+        for s in batch {
+            self.check_before(s.pages, s.tokens, s.committed - 1, true);
+            assert_eq!(s.proposed, 0, "nothing can be drafted from a proposed token");
+            if s.drafted() == 0 {
+                self.drafted[s.slot].clear();
+            }
+            assert!(s.drafted() == self.drafted[s.slot].len() && s.drafted() < self.limits.max_draft);
+            let logits = self.draft_logits(way, s.tokens);
+            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, s.drafted(), &logits, None);
+            drafts.push(Draft { token: drafted.token, confidence: drafted.confidence });
+            self.drafted[s.slot].push(drafted);
+        }
+        Ok(drafts)
     }
 }
 
@@ -134,25 +156,31 @@ impl Backend for HashBackend {
         Ok(())
     }
 
+    fn is_recurrent(&self) -> bool {
+        self.recurrent
+    }
+
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        let mut drafts = Vec::new();
+        for s in batch {
+            let fresh = s.tokens.len() - s.fresh();
+            self.check_before(s.pages, s.tokens, fresh, false);
+            for (position, &token) in s.tokens.iter().enumerate().skip(fresh) {
+                *self.cell(s.pages, position) = Cell { first: Some(token), last: None, exit: Some(token) };
+            }
+        }
+        self.draft_from(Way::FirstLayers, batch)
+    }
+
+    fn draft_recurrently(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        assert!(self.recurrent);
         for s in batch {
             let position = s.tokens.len() - 1;
-            self.check_before(s.pages, s.tokens, position, false);
-            self.check_before(s.pages, s.tokens, s.committed - 1, true);
-            let token = s.tokens[position];
-            *self.cell(s.pages, position) = Cell { first: Some(token), last: None, exit: Some(token) };
-            assert_eq!(s.proposed, 0, "nothing can be drafted from a proposed token");
-            if s.drafted() == 0 {
-                self.drafted[s.slot].clear();
-            }
-            assert!(s.drafted() == self.drafted[s.slot].len() && s.drafted() < self.limits.max_draft);
-            let logits = self.draft_logits(s.tokens);
-            let drafted = s.sampler.draft(History { tokens: s.tokens, prompt: s.prompt }, s.drafted(), &logits, None);
-            drafts.push(Draft { token: drafted.token, confidence: drafted.confidence });
-            self.drafted[s.slot].push(drafted);
+            // Nothing of the model's, and of the exit layer what is the round's alone.
+            self.check_before(s.pages, s.tokens, s.tokens.len() - s.fresh(), false);
+            *self.cell(s.pages, position) = Cell::default();
+            assert!(s.sampled() > 0, "a recurrent draft begins with a draft");
         }
-        Ok(drafts)
+        self.draft_from(Way::Recurrent, batch)
     }
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
@@ -164,7 +192,7 @@ impl Backend for HashBackend {
             let last = s.tokens.len() - 1;
             assert!(last < self.limits.context, "position {last} is outside the context");
             self.check_before(s.pages, s.tokens, s.committed - 1, true);
-            // Only rows that were drafted from have been through the first layers.
+            // Only rows that were drafted from have been through the first layers, and not all of them.
             self.check_before(s.pages, s.tokens, s.tokens.len() - s.fresh(), false);
             assert_eq!(self.drafted[s.slot].len(), s.sampled());
             for position in s.committed - 1..=last {
@@ -177,7 +205,14 @@ impl Backend for HashBackend {
             let history = History { tokens: s.tokens, prompt: s.prompt };
             for (i, &token) in s.tokens.iter().enumerate().skip(s.committed + s.sampled()) {
                 let history = History { tokens: &s.tokens[..i], prompt: s.prompt };
-                let sample = || s.sampler.draft(history, i - s.committed, &self.draft_logits(history.tokens), None);
+                let sample = || {
+                    s.sampler.draft(
+                        history,
+                        i - s.committed,
+                        &self.draft_logits(Way::FirstLayers, history.tokens),
+                        None,
+                    )
+                };
                 let wrong = self.proposals_are_samples.then(|| Drafted { token, ..sample() });
                 self.drafted[s.slot].push(wrong.unwrap_or_else(|| Drafted::certain(token)));
             }

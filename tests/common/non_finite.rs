@@ -127,6 +127,7 @@ pub fn a_broken_proposal_is_known_until_another_takes_its_place(make: Make<'_>) 
             committed: 12,
             prompt: 12,
             proposed: 4,
+            recurrent: 0,
             sampler: &sampler,
         };
         backend.verify(&[round]).unwrap();

@@ -38,7 +38,8 @@ impl Text {
 
     fn round(&mut self, backend: &mut dyn Backend, drafts: usize) -> Round {
         let (pages, prompt, sampler, committed) = (&self.pages, self.prompt, &self.sampler, self.tokens.len());
-        let sequence = Sequence { slot: 1, pages, tokens: &self.tokens, committed, prompt, proposed: 0, sampler };
+        let sequence =
+            Sequence { slot: 1, pages, tokens: &self.tokens, committed, prompt, proposed: 0, recurrent: 0, sampler };
         let drafts = match drafts {
             0 => Vec::new(),
             drafts => backend.draft_planned(&sequence, &DraftPlan::of_length(drafts), &[]).unwrap(),

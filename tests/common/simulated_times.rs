@@ -1,6 +1,6 @@
 //! Controllers that go by how long steps take, told of simulated times: what they do is the same on every machine.
 
-use eesd::control::{Controller, ControllerSpec, DraftPlan, Outcome, RoundTimes, Step};
+use eesd::control::{Controller, ControllerSpec, DraftPlan, DraftStep, Outcome, RoundTimes, Step};
 use eesd::sample::Philox;
 
 /// The controller of a specification, on a machine of simulated speed.
@@ -28,10 +28,12 @@ fn rest(rows: usize) -> f64 {
 }
 
 fn tell(controller: &mut dyn Controller, batch: usize, steps: &[usize], rows: usize) {
-    let draft_steps: Vec<(usize, f64)> = steps.iter().map(|&sequences| (sequences, draft_step(sequences))).collect();
+    let step = |&sequences: &usize| DraftStep::through_layers(sequences, draft_step(sequences));
+    let draft_steps: Vec<DraftStep> = steps.iter().map(step).collect();
     controller.observe_times(&RoundTimes {
         batch,
         proposed: 0,
+        recurrent: 0,
         draft_steps: &draft_steps,
         rows,
         verify_seconds: rest(rows),
@@ -56,7 +58,7 @@ impl Controller for Simulated {
     }
 
     fn observe_times(&mut self, times: &RoundTimes<'_>) {
-        let steps: Vec<usize> = times.draft_steps.iter().map(|&(sequences, _)| sequences).collect();
+        let steps: Vec<usize> = times.draft_steps.iter().map(|step| step.sequences).collect();
         tell(&mut *self.0, times.batch, &steps, times.rows);
     }
 

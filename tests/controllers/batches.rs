@@ -5,7 +5,7 @@ use crate::simulator::batches::{Case, Load, Mix, Regime};
 use crate::simulator::streams::Kind;
 use crate::simulator::{Costs, Rows, replay};
 use crate::{any_seconds, has_null, parse};
-use eesd::control::{Controller, Outcome, RoundTimes, Step};
+use eesd::control::{Controller, DraftStep, Outcome, RoundTimes, Step};
 use eesd::sample::{Philox, Purpose};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -83,7 +83,7 @@ impl Controller for Recorder<'_> {
         proceed
     }
     fn observe_times(&mut self, times: &RoundTimes<'_>) {
-        let steps: f64 = times.draft_steps.iter().map(|&(sequences, _)| self.regime.draft(sequences)).sum();
+        let steps: f64 = times.draft_steps.iter().map(|step| self.regime.draft(step.sequences)).sum();
         let plain = self.regime.verify(times.batch);
         self.drafting += (steps + self.regime.verify(times.rows) - plain) / plain;
         self.rounds += 1;
@@ -144,9 +144,11 @@ fn a_batch_of_one_is_a_sequence_alone() {
             proceed == [true]
         }
         fn observe(&mut self, outcome: &Outcome<'_>) {
-            let steps: Vec<(usize, f64)> = outcome.draft_seconds.iter().map(|&seconds| (1, seconds)).collect();
+            let step = |&seconds| DraftStep::through_layers(1, seconds);
+            let steps: Vec<DraftStep> = outcome.draft_seconds.iter().map(step).collect();
             let (rows, verify_seconds) = (outcome.rows, outcome.verify_seconds);
-            self.0.observe_times(&RoundTimes { batch: 1, proposed: 0, draft_steps: &steps, rows, verify_seconds });
+            let (proposed, recurrent, draft_steps) = (0, 0, &steps[..]);
+            self.0.observe_times(&RoundTimes { batch: 1, proposed, recurrent, draft_steps, rows, verify_seconds });
             self.0.observe(outcome);
         }
         fn state(&self) -> Value {
@@ -213,7 +215,10 @@ proptest! {
                 prop_assert_eq!(proceed.len(), steps.len());
                 let within = confidences.len() < limit;
                 prop_assert!(within || !proceed.contains(&true), "{} went beyond its limit", text);
-                controller.observe_times(&RoundTimes { batch, proposed: 0, draft_steps, rows, verify_seconds });
+                let step = |&(sequences, seconds): &(usize, f64)| DraftStep::through_layers(sequences, seconds);
+                let draft_steps = &draft_steps.iter().map(step).collect::<Vec<_>>()[..];
+                let (proposed, recurrent) = (0, 0);
+                controller.observe_times(&RoundTimes { batch, proposed, recurrent, draft_steps, rows, verify_seconds });
                 for &slot in slots {
                     let (accepted, draft_seconds) = (slot % 3, &[][..]);
                     controller.observe(&Outcome { slot, batch, rows, confidences, accepted, draft_seconds, verify_seconds });

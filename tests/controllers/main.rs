@@ -2,6 +2,7 @@
 
 mod batches;
 mod plans;
+mod recurrent;
 mod requests;
 #[path = "../../benches/simulator/mod.rs"]
 mod simulator;

@@ -2,7 +2,7 @@
 
 use crate::parse;
 use crate::simulator::requests::{Case, Change, Pass};
-use eesd::control::{Controller, Outcome, RoundTimes, Step};
+use eesd::control::{Controller, DraftStep, Outcome, RoundTimes, Step};
 use eesd::sample::{Philox, Purpose};
 
 /// Back at 95 % of the best fixed length within 50 requests or 2,000 rounds of any change, and over the whole never below
@@ -76,10 +76,12 @@ fn lock_step_round(controller: &mut dyn Controller, asked: bool, accepted: usize
         drafts = controller.proceed_together(&steps, BATCH, &mut draws) == [true; BATCH];
     }
     let (rows, verify_seconds) = if drafts { (2 * BATCH, 1.01) } else { (BATCH, 1.0) };
-    let (draft_steps, draft_seconds) = if drafts { (vec![(BATCH, 0.1)], vec![0.1]) } else { (Vec::new(), Vec::new()) };
+    let (draft_steps, draft_seconds) =
+        if drafts { (vec![DraftStep::through_layers(BATCH, 0.1)], vec![0.1]) } else { (Vec::new(), Vec::new()) };
     controller.observe_times(&RoundTimes {
         batch: BATCH,
         proposed: 0,
+        recurrent: 0,
         draft_steps: &draft_steps,
         rows,
         verify_seconds,

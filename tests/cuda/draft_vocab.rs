@@ -26,8 +26,16 @@ fn drafts(
         let mut drafts = Vec::new();
         for _ in 0..count {
             let pages = pages.pages();
-            let sequence =
-                Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: 3, proposed: 0, sampler: &sampler };
+            let sequence = Sequence {
+                slot: 0,
+                pages,
+                tokens: &tokens,
+                committed,
+                prompt: 3,
+                proposed: 0,
+                recurrent: 0,
+                sampler: &sampler,
+            };
             let draft = backend.draft(&[sequence]).unwrap()[0];
             tokens.push(draft.token);
             drafts.push(draft);

@@ -76,6 +76,7 @@ impl Text {
             committed: prompt,
             prompt,
             proposed: 0,
+            recurrent: 0,
             sampler: &self.sampler,
         }
     }
@@ -120,12 +121,13 @@ fn samplings() -> [SamplingParams; 4] {
 fn plans(met: &[Draft]) -> Vec<DraftPlan> {
     let mut sorted: Vec<f32> = met.iter().map(|draft| draft.confidence).collect();
     sorted.sort_by(f32::total_cmp);
-    let threshold = |edge| DraftPlan { limit: 8, edges: vec![edge], rules: [Rule::STOP, Rule::GO].repeat(7) };
+    let threshold =
+        |edge| DraftPlan { edges: vec![edge], rules: [Rule::STOP, Rule::GO].repeat(7), ..DraftPlan::of_length(8) };
     let rule = |kept: f64| Rule { kept, worth: 1.0 / (0.5 * kept) };
     let table = DraftPlan {
-        limit: 8,
         edges: vec![sorted[1], sorted[3], sorted[6]],
         rules: [0.7, 0.8, 0.9, 0.99].map(rule).repeat(7),
+        ..DraftPlan::of_length(8)
     };
     let lengths = [1, 2, 8].map(DraftPlan::of_length);
     let thresholds = sorted.iter().step_by(2).copied().map(threshold);
@@ -171,8 +173,11 @@ fn drafts_of_a_loop_are_those_made_step_by_step() {
 fn what_a_loop_cannot_do_is_done_step_by_step() {
     let subject = Subject::fixture("llama");
     let text = Text::new(&subject, 12, SamplingParams::default());
-    let many_edges =
-        DraftPlan { limit: 4, edges: (1..20).map(|i| i as f32 / 1000.0).collect(), rules: [Rule::GO; 20].repeat(3) };
+    let many_edges = DraftPlan {
+        edges: (1..20).map(|i| i as f32 / 1000.0).collect(),
+        rules: [Rule::GO; 20].repeat(3),
+        ..DraftPlan::of_length(4)
+    };
     let many_ends: Vec<TokenId> = (600..640).collect();
     let device = emulated(0, 1 << 30);
     let mut backend = on(&device, &CudaOptions { draft_loops: false, ..options(2) }).unwrap();

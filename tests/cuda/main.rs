@@ -16,6 +16,9 @@ mod passes;
 mod prefill;
 mod products;
 mod proposals;
+mod recurrent;
+#[path = "../common/recurrent.rs"]
+mod recurrent_blocks;
 #[path = "../common/requests.rs"]
 mod requests;
 mod sampling;

@@ -102,8 +102,16 @@ fn passes_that_cannot_be_are_refused() {
     let sampler = Sampler::new(SamplingParams::default(), subject.geometry().vocab_size).unwrap();
     let pages = table(0, 64);
     let (pages, tokens) = (pages.pages(), subject.text(1, 64));
-    let sequence =
-        Sequence { slot: 0, pages, tokens: &tokens[..5], committed: 5, prompt: 3, proposed: 0, sampler: &sampler };
+    let sequence = Sequence {
+        slot: 0,
+        pages,
+        tokens: &tokens[..5],
+        committed: 5,
+        prompt: 3,
+        proposed: 0,
+        recurrent: 0,
+        sampler: &sampler,
+    };
     let refused = |result: Result<(), BackendError>, why: &str| {
         let error = result.err().unwrap_or_else(|| panic!("not refused: {why}")).to_string();
         assert!(error.contains(why), "{error}");

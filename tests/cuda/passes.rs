@@ -96,17 +96,43 @@ fn three_ways(backend: &mut dyn Backend, prompt: &[TokenId], k: usize, first_pag
     }
     let mut tokens = prompt.to_vec();
     for _ in 0..k {
-        let round = Sequence { slot, pages, tokens: &tokens, committed: n, prompt: n, proposed: 0, sampler: &sampler };
+        let round = Sequence {
+            slot,
+            pages,
+            tokens: &tokens,
+            committed: n,
+            prompt: n,
+            proposed: 0,
+            recurrent: 0,
+            sampler: &sampler,
+        };
         let draft = backend.draft(&[round]).unwrap();
         tokens.push(draft[0].token);
     }
-    let round = Sequence { slot, pages, tokens: &tokens, committed: n, prompt: n, proposed: 0, sampler: &sampler };
+    let round = Sequence {
+        slot,
+        pages,
+        tokens: &tokens,
+        committed: n,
+        prompt: n,
+        proposed: 0,
+        recurrent: 0,
+        sampler: &sampler,
+    };
     backend.verify(&[round]).unwrap();
     let speculative = backend.target_logits(slot).unwrap();
     let mut plain = Vec::new();
     for end in n..=n + k {
-        let step =
-            Sequence { slot, pages, tokens: &tokens[..end], committed: end, prompt: n, proposed: 0, sampler: &sampler };
+        let step = Sequence {
+            slot,
+            pages,
+            tokens: &tokens[..end],
+            committed: end,
+            prompt: n,
+            proposed: 0,
+            recurrent: 0,
+            sampler: &sampler,
+        };
         backend.verify(&[step]).unwrap();
         plain.extend(backend.target_logits(slot).unwrap());
     }

@@ -41,6 +41,7 @@ fn logits_after(backend: &mut dyn Backend, prompts: &[Vec<TokenId>]) -> Vec<Vec<
             committed: prompt.len(),
             prompt: prompt.len(),
             proposed: 0,
+            recurrent: 0,
             sampler: &sampler,
         };
         backend.verify(&[sequence]).unwrap();

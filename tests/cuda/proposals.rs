@@ -41,7 +41,7 @@ fn batch<'a>(
     let sequence = |slot: usize| {
         let (tokens, [sampled, proposed]) = (&texts[slot], drafts[slot]);
         let committed = tokens.len() - sampled - proposed;
-        Sequence { slot, pages: tables[slot].pages(), tokens, committed, prompt: 1, proposed, sampler }
+        Sequence { slot, pages: tables[slot].pages(), tokens, committed, prompt: 1, proposed, recurrent: 0, sampler }
     };
     (0..texts.len()).map(sequence).collect()
 }
@@ -87,6 +87,7 @@ fn check_rounds(subject: &Subject, exit: Option<usize>, prompts: [usize; SLOTS],
                     committed: tokens.len(),
                     prompt: 1,
                     proposed: 0,
+                    recurrent: 0,
                     sampler: &sampler,
                 };
                 let next = plain.verify(&[step]).unwrap()[0].next;
@@ -144,6 +145,7 @@ fn the_cache_is_the_same_however_a_text_came_about() {
                 committed: len,
                 prompt: 1,
                 proposed: 0,
+                recurrent: 0,
                 sampler: &sampler,
             };
             // Now and then a draft that is verified in front of the proposals, or that gives way to them.
@@ -161,6 +163,7 @@ fn the_cache_is_the_same_however_a_text_came_about() {
                 committed: len,
                 prompt: 1,
                 proposed,
+                recurrent: 0,
                 sampler: &sampler,
             };
             backend.verify(&[round]).unwrap();
@@ -180,6 +183,7 @@ fn the_cache_is_the_same_however_a_text_came_about() {
             committed: all.len(),
             prompt: 1,
             proposed: 0,
+            recurrent: 0,
             sampler: &sampler,
         };
         let draft = backend.draft(&[next]).unwrap()[0];
@@ -314,6 +318,7 @@ fn rounds_with_proposals_are_few_graphs() {
                 committed,
                 prompt: 1,
                 proposed: 0,
+                recurrent: 0,
                 sampler: &sampler,
             };
             let draft = backend.draft(&[sequence]).unwrap()[0];
@@ -328,6 +333,7 @@ fn rounds_with_proposals_are_few_graphs() {
             committed,
             prompt: 1,
             proposed,
+            recurrent: 0,
             sampler: &sampler,
         };
         backend.verify(&[round]).unwrap();

@@ -35,6 +35,7 @@ impl Text {
             committed: self.tokens.len() - drafted,
             prompt: PROMPT,
             proposed,
+            recurrent: 0,
             sampler: &self.sampler,
         }
     }

@@ -84,7 +84,7 @@ fn proposing<'a>(
     proposed: usize,
     sampler: &'a Sampler,
 ) -> Sequence<'a> {
-    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, proposed, sampler }
+    Sequence { slot, pages, tokens, committed: tokens.len() - drafted, prompt: 1, proposed, recurrent: 0, sampler }
 }
 
 /// Puts all but the last token in the cache, in chunks, and gives the logits after the last one.

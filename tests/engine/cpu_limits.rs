@@ -29,6 +29,7 @@ fn sequences_that_do_not_fit_are_refused() {
         committed: 5,
         prompt: 5,
         proposed: 0,
+        recurrent: 0,
         sampler: &sampler,
     };
     let bad = [

@@ -198,7 +198,27 @@ fn answers_to_which_tokens_are_proposed_follow_the_models_own_distribution() {
     assert!(uniformity(all.clone()) > 1e-3, "{all:?}");
 }
 
-/// The test above sees what it is to see: a proposed token that is kept with the chance that a sample of the exit block's
+/// Later drafts of a round are samples of other distributions than the first, and each is judged by its own.
+#[test]
+fn answers_drafted_recurrently_follow_the_models_own_distribution() {
+    let mut all = Vec::new();
+    let controllers = || [controller("fixed:4"), controller("goodput-ts"), Box::new(Adversary), Box::new(Gambler) as _];
+    for (controller, trial) in controllers().into_iter().zip(500..) {
+        let name = controller.spec();
+        let mut backend = HashBackend::new(VOCAB, LIMITS, 100);
+        backend.recurrent = true;
+        let mut engine = engine_over(backend, controller);
+        if trial % 2 == 1 {
+            (engine, _) = proposing(engine, VOCAB, 128);
+        }
+        let found = p_values_of(engine, &|i| request(trial << 32 | i, false), 3, |_| true);
+        assert!(found.iter().all(|&p| p > 1e-5), "{name}: {found:?}");
+        all.extend(found);
+    }
+    assert!(uniformity(all.clone()) > 1e-3, "{all:?}");
+}
+
+/// The test of proposals sees what it is to see: a proposed token that is kept with the chance that a sample of the exit block's
 /// distribution would be.
 #[test]
 fn proposals_taken_for_samples_of_the_draft_would_be_noticed() {

@@ -61,6 +61,7 @@ impl Subject {
                     committed,
                     prompt: 5,
                     proposed: 0,
+                    recurrent: 0,
                     sampler: &sampler,
                 };
                 let draft = backend.draft(&[sequence]).unwrap()[0];

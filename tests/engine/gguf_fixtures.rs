@@ -127,8 +127,16 @@ fn greedy(backend: &mut dyn Backend, pages: &[PageId], expected: &Expected, tole
     let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
     for (index, (&wanted, &margin)) in expected.greedy.iter().zip(&expected.margins).enumerate() {
         let committed = tokens.len();
-        let sequence =
-            Sequence { slot: 0, pages, tokens: &tokens, committed, prompt: PROMPT, proposed: 0, sampler: &sampler };
+        let sequence = Sequence {
+            slot: 0,
+            pages,
+            tokens: &tokens,
+            committed,
+            prompt: PROMPT,
+            proposed: 0,
+            recurrent: 0,
+            sampler: &sampler,
+        };
         let next = backend.verify(&[sequence]).unwrap()[0].next;
         if next != wanted {
             if margin > 2.0 * tolerance {

@@ -5,6 +5,7 @@ use crate::common::adversary::Adversary;
 use crate::common::exits::exit_after;
 use crate::common::grown::grown;
 use crate::common::oracle::standing;
+use crate::common::recurrent::recurrent;
 use crate::common::requests::{run, tokens};
 use crate::common::simulated_times;
 use eesd::TokenId;
@@ -13,7 +14,7 @@ use eesd::control::Controller;
 use eesd::draft::{Source, Sources};
 use eesd::engine::{Engine, Event, Request};
 use eesd::load::{Checkpoint, ExitBlock, bundled_prompts};
-use eesd::model::ExitWeights;
+use eesd::model::{Dtype, ExitWeights};
 use eesd::sample::{SamplingParams, VerifyMode};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -30,6 +31,8 @@ struct Subject {
     shipped: Vec<ExitBlock>,
     prompts: Vec<Vec<TokenId>>,
     kv: KvFormat,
+    /// Its blocks are made recurrent.
+    recurrent: bool,
 }
 
 impl Subject {
@@ -57,7 +60,7 @@ impl Subject {
         let tokenizer = checkpoint.tokenizer().unwrap();
         let prompts = bundled_prompts().iter().map(|prompt| tokenizer.encode(prompt, true).unwrap()).collect();
         let shipped = checkpoint.exit_blocks().unwrap();
-        Self { checkpoint, shipped, prompts, kv: KvFormat::Full }
+        Self { checkpoint, shipped, prompts, kv: KvFormat::Full, recurrent: false }
     }
 
     fn fixture(folder: &Path) -> Self {
@@ -65,7 +68,7 @@ impl Subject {
         let vocab = checkpoint.geometry().vocab_size as u64;
         let token = |prompt: u64, i: u64| ((prompt * 7919 + i * i * 31 + i * 17) % vocab) as TokenId;
         let prompts = (0..32).map(|p| (0..3 + p % 40).map(|i| token(p, i)).collect()).collect();
-        Self { checkpoint, shipped: Vec::new(), prompts, kv: KvFormat::Full }
+        Self { checkpoint, shipped: Vec::new(), prompts, kv: KvFormat::Full, recurrent: false }
     }
 
     /// The exits to try, each with something else.
@@ -75,7 +78,9 @@ impl Subject {
     }
 
     fn exit(&self, after: usize) -> ExitWeights<'_> {
-        exit_after(&self.checkpoint, &self.shipped, after)
+        let exit = exit_after(&self.checkpoint, &self.shipped, after);
+        let matrices = (self.kv == KvFormat::Full).then_some(Dtype::BF16);
+        if self.recurrent { recurrent(exit, matrices) } else { exit }
     }
 
     /// An engine whose end tokens never come, so that every request has its full length.
@@ -142,6 +147,41 @@ fn proposed_ids_equal_plain_ids() {
         }
     }
     assert!(kept.into_iter().all(|kept| kept > 1000), "kept of lookups, and of other texts: {kept:?}");
+}
+
+/// Drafts made without the first layers, alone and side by side, with lookups between them and without, greedy and coupled.
+#[test]
+fn recurrently_drafted_ids_equal_plain_ids() {
+    let coupled = SamplingParams { temperature: 0.8, seed: Some(3), ..SamplingParams::default() };
+    let mut accepted = 0;
+    for subject in Subject::all() {
+        let subject = Subject { recurrent: true, ..subject };
+        let name = subject.checkpoint.name();
+        for sampling in [SamplingParams::default(), coupled.clone()] {
+            // Left with few tokens, even an untrained block is right now and then.
+            let few = (20..24).map(|token| (token, 90.0)).collect();
+            let narrow = SamplingParams { logit_bias: few, ..sampling.clone() };
+            let both = [sampling, narrow].into_iter().cycle();
+            let request =
+                |(prompt, sampling): (&Vec<TokenId>, _)| Request { sampling, ..Request::new(prompt.clone(), 40) };
+            let requests: Vec<Request> = subject.prompts.iter().zip(both).take(4).map(request).collect();
+            let plain = run(&mut subject.engine(1, "off", 1), &requests, 1);
+            for (exit, slots) in subject.exits().zip([1, 3, 5]) {
+                let mut engine = subject.engine(exit, "off", slots);
+                for controller in ["fixed:4", "goodput-ts", "adversary"] {
+                    engine.set_controller(build(controller));
+                    let found = run(&mut engine, &requests, slots);
+                    assert_eq!(tokens(&found), tokens(&plain), "{name}, exit {exit}, {controller}");
+                    let later = found.iter().flat_map(|completion| completion.stats.accepted_at.iter().skip(1));
+                    accepted += later.sum::<usize>();
+                }
+                engine.set_controller(build("fixed:3"));
+                let mut engine = engine.with_clock(standing()).with_proposers(Sources::ALL.proposers());
+                assert_eq!(tokens(&run(&mut engine, &requests, slots)), tokens(&plain), "{name}, exit {exit}, lookups");
+            }
+        }
+    }
+    assert!(accepted >= 1000, "only {accepted} recurrent drafts were accepted");
 }
 
 /// A model so deep that it gains from its drafts, with a trained block.

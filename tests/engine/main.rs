@@ -19,6 +19,7 @@ mod common {
     pub mod hash_backend;
     pub mod non_finite;
     pub mod oracle;
+    pub mod recurrent;
     pub mod requests;
     pub mod saved_pages;
     pub mod simulated_times;
@@ -41,6 +42,8 @@ mod prompt_files;
 mod quantised_folders;
 #[cfg(feature = "bundled-model")]
 mod real_rounds;
+mod recurrent;
+mod recurrent_distribution;
 #[cfg(feature = "bundled-model")]
 mod regimes;
 mod rounds;

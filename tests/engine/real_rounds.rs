@@ -264,8 +264,16 @@ fn a_position_drafted_again_is_drawn_anew() {
         let chunk = Chunk { pages: &pages, start: 0, tokens: &prompt[..prompt.len() - 2] };
         backend.prefill(&[chunk]).unwrap();
         let mut draw = |tokens: &[TokenId], committed| {
-            let sequence =
-                Sequence { slot: 0, pages: &pages, tokens, committed, prompt: 1, proposed: 0, sampler: &sampler };
+            let sequence = Sequence {
+                slot: 0,
+                pages: &pages,
+                tokens,
+                committed,
+                prompt: 1,
+                proposed: 0,
+                recurrent: 0,
+                sampler: &sampler,
+            };
             backend.draft(&[sequence]).unwrap()[0].token
         };
         // As the second draft of one round, and as the first of the next.
@@ -288,8 +296,16 @@ fn penalties_of_a_draft_count_the_drafts_before_it() {
     let tokens = [0, 7, 7, 8, 8, 8];
     backend.prefill(&[Chunk { pages: &pages, start: 0, tokens: &tokens[..5] }]).unwrap();
     for committed in [4, 5, 6] {
-        let sequence =
-            Sequence { slot: 0, pages: &pages, tokens: &tokens, committed, prompt: 1, proposed: 0, sampler: &sampler };
+        let sequence = Sequence {
+            slot: 0,
+            pages: &pages,
+            tokens: &tokens,
+            committed,
+            prompt: 1,
+            proposed: 0,
+            recurrent: 0,
+            sampler: &sampler,
+        };
         assert_eq!(backend.draft(&[sequence]).unwrap()[0].token, 8, "{committed} tokens committed");
     }
 }

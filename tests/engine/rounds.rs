@@ -26,7 +26,11 @@ fn limits(pages: usize, slots: usize, context: usize) -> Limits {
 }
 
 fn engine(limits: Limits, agreement: u64) -> Engine {
-    Engine::new(Box::new(HashBackend::new(VOCAB, limits, agreement)), Box::new(Adversary), None, vec![END])
+    engine_over(HashBackend::new(VOCAB, limits, agreement))
+}
+
+fn engine_over(backend: HashBackend) -> Engine {
+    Engine::new(Box::new(backend), Box::new(Adversary), None, vec![END])
 }
 
 fn sources() -> impl Strategy<Value = Sources> {
@@ -67,9 +71,12 @@ proptest! {
         spare_pages in 0usize..12,
         agreement in 0u64..=256,
         right in prop::option::of(0u64..=256),
+        recurrent in prop::bool::ANY,
     ) {
         let pages = context.div_ceil(64) + spare_pages;
-        let mut engine = engine(limits(pages, 5, context), agreement);
+        let mut backend = HashBackend::new(VOCAB, limits(pages, 5, context), agreement);
+        backend.recurrent = recurrent;
+        let mut engine = engine_over(backend);
         if let Some(right) = right {
             engine = proposing(engine, VOCAB, right).0;
         }

@@ -18,7 +18,7 @@ fn plan(noise: &mut Noise, limit: usize, edges: Option<usize>) -> DraftPlan {
     let edges: Vec<f32> = (1..=edges).map(|i| i as f32 / (edges + 1) as f32).collect();
     let mut rule = |_| Rule { kept: 0.8 + 0.2 * noise.unit().abs(), worth: 1.0 + 4.0 * noise.unit().abs() };
     let rules = (0..(limit - 1) * (edges.len() + 1)).map(&mut rule).collect();
-    DraftPlan { limit, edges, rules }
+    DraftPlan { edges, rules, ..DraftPlan::of_length(limit) }
 }
 
 /// What the kernel reads and writes.

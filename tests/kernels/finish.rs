@@ -88,13 +88,14 @@ fn residual() {
         let (bias, norm) = (noise.floats(hidden, 1.0), noise.floats(hidden, 2.0));
         let before = noise.floats(TOKENS * hidden, 4.0);
         let stride = chunks(hidden) * 64;
-        for bias in [from(&bias), NULL] {
+        for (bias, adds) in [(from(&bias), true), (NULL, true), (NULL, false)] {
             assert_finished_alike(|on, form| {
                 let (mut residual, mut operand) = (before.clone(), vec![0u16; TOKENS * stride]);
                 let mut squares = vec![f32::NAN; TOKENS * hidden.div_ceil(32)];
                 let arguments = Residual {
                     projection: sums.projection(form, case.projection(&packed, hidden, 0, TOKENS)),
                     bias,
+                    from: if adds { from(&residual) } else { NULL },
                     residual: to(&mut residual),
                     next_norm: from(&norm),
                     operand: to(&mut operand),

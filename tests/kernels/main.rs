@@ -67,7 +67,9 @@ fn every_kernel_is_registered() {
             expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
         }
         expected.extend([format!("wrapper_mma_{format}")]);
-        expected.extend(["embedding", "gather_rows", "random_weights"].map(|name| format!("{name}_{format}")));
+        expected.extend(
+            ["embedding", "gather_rows", "random_weights", "recurrent_input"].map(|name| format!("{name}_{format}")),
+        );
     }
     for pass in ["flash_attention", "flash_attention_dkv", "flash_attention_dq"] {
         expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{pass}_{head_dim}")));

@@ -30,6 +30,7 @@ const ACCEPT: Family = ("verdicts::rejection_rounds_with_proposals", &["accept.c
 const PROPOSE: Family = ("proposals::what_follows_is_as_often_as_the_target_has_it", &["accept.cu"]);
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
+const RECURRENT: Family = ("rows::recurrent_input", &["recurrent_input.cu"]);
 const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
 const FINISH_RESIDUAL: Family = ("finish::residual", &["qkv.cu", "residual.cu"]);
 const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
@@ -49,7 +50,7 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 53] = [
+const MUTANTS: [Mutant; 55] = [
     // Barriers left out.
     mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
     mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
@@ -144,6 +145,15 @@ const MUTANTS: [Mutant; 53] = [
         Check::Orders,
         FINISH_GATE_UP,
     ),
+    // A recurrent draft from another text's state, and under no norm.
+    mutant(
+        "recurrent_input.cu",
+        "size_t(args.index[token]) * hidden",
+        "size_t(token) * hidden",
+        Check::Orders,
+        RECURRENT,
+    ),
+    mutant("recurrent_input.cu", "table.at(row, column) * factor", "table.at(row, column)", Check::Orders, RECURRENT),
     // Proposals judged by what the exit block says of them, replaced by themselves, or taken for drafts that were made.
     mutant("accept.cu", "if (accepted >= about.sampled)", "if (accepted >= about.drafts)", Check::Orders, ACCEPT),
     mutant("accept.cu", "if (accepted >= about.sampled)", "if (accepted >= about.drafts)", Check::Orders, PROPOSE),

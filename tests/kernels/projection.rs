@@ -172,11 +172,12 @@ fn keys_and_values_without_queries() {
 
 #[test]
 fn residual() {
-    for (format, inputs, hidden, with_bias) in [
-        (FORMATS[0], 600, 104, false),
-        (FORMATS[1], 1024, 64, true),
-        (FORMATS[1], 72, 8, true),
-        (FORMATS[0], 8, 72, false),
+    for (format, inputs, hidden, with_bias, adds) in [
+        (FORMATS[0], 600, 104, false, true),
+        (FORMATS[1], 1024, 64, true, true),
+        (FORMATS[1], 72, 8, true, false),
+        (FORMATS[0], 8, 72, false, true),
+        (FORMATS[0], 144, 72, false, false),
     ] {
         let case = Case::new(format, inputs, 130, 4);
         let rows = case.weights(hidden, 5);
@@ -196,6 +197,7 @@ fn residual() {
             let arguments = Residual {
                 projection: case.projection(&packed, hidden, first, tokens),
                 bias: if with_bias { from(&bias) } else { NULL },
+                from: if adds { from(&residual) } else { NULL },
                 residual: to(&mut residual),
                 next_norm: from(&norm),
                 operand: to(&mut operand),
@@ -216,7 +218,8 @@ fn residual() {
             for output in 0..hidden {
                 let at = token * hidden + output;
                 let (sum, magnitude) = case.expected(&rows[output], token, false);
-                let expected = f64::from(before[at]) + sum + if with_bias { f64::from(bias[output]) } else { 0.0 };
+                let before = if adds { f64::from(before[at]) } else { 0.0 };
+                let expected = before + sum + if with_bias { f64::from(bias[output]) } else { 0.0 };
                 let x = f64::from(residual[at]);
                 assert_close(x, expected, SUM_TOLERANCE * (magnitude + 5.0), || format!("({token}, {output})"));
                 let scaled = widen(format, operand[token * stride + output]);

@@ -1,9 +1,11 @@
-//! `embedding`, `gather_rows` and `keep_rows`: exact copies, the operand rounded once, squares within f32
-//! rounding.
+//! `embedding`, `gather_rows`, `keep_rows` and `recurrent_input`: exact copies, the operand rounded once, squares within
+//! f32 rounding.
 
 use crate::device::Device;
-use crate::support::{FORMATS, NULL, Noise, assert_close, device, from, narrow, schedules, to, widen};
-use eesd::backend::cuda::kernels::{Address, Embedding, Format, GatherRows, KeepRows, keep_rows, per_token};
+use crate::support::{FORMATS, NULL, Noise, assert_close, device, from, narrow, schedules, to, unit_roundoff, widen};
+use eesd::backend::cuda::kernels::{
+    Address, Embedding, Format, GatherRows, KeepRows, RecurrentInput, keep_rows, per_token,
+};
 use eesd::backend::cuda::pack::{chunks, pack};
 
 /// Widths of the residual stream, none of them whole warps.
@@ -131,6 +133,62 @@ fn gather_rows_in_place() {
             out.residual.copy_from_slice(&residual);
             gather(&schedule, format, &mut out, NULL, &index, &norm);
             residual.chunks(hidden).enumerate().for_each(|(token, row)| out.check(format, token, row, &norm));
+        }
+    }
+}
+
+/// Each token's state rounded once, and its embedding under a norm without a weight, whatever other tokens there are.
+#[test]
+fn recurrent_input() {
+    const EPSILON: f32 = 1e-3;
+    let (ids, index) = ([5u32, 49, 0, 5].to_vec(), [2u32, 0, 3, 1].to_vec());
+    for (hidden, format) in [8, 72, 200, 600].into_iter().flat_map(|hidden| FORMATS.map(|format| (hidden, format))) {
+        let mut noise = Noise::new(7);
+        let (table, states) = (noise.numbers(format, 50 * hidden, 0.2), noise.floats(4 * hidden, 3.0));
+        let bytes: Vec<Vec<u8>> =
+            table.chunks(hidden).map(|row| row.iter().flat_map(|e| e.to_le_bytes()).collect()).collect();
+        let packed = pack(&bytes.iter().map(|row| Some(row.as_slice())).collect::<Vec<_>>(), hidden);
+        let stride = chunks(2 * hidden) * 64;
+        let run = |on: &Device, is_packed: i32, first: usize, tokens: usize| {
+            let mut operand = vec![0u16; tokens * stride];
+            let arguments = RecurrentInput {
+                ids: from(&ids[first..]),
+                table: if is_packed == 1 { from(&packed) } else { from(&table) },
+                packed: is_packed,
+                hidden: hidden as i32,
+                states: from(&states),
+                index: from(&index[first..]),
+                operand: to(&mut operand),
+                stride: stride as i32,
+                epsilon: EPSILON,
+            };
+            // SAFETY: buffers of the sizes that cuda/recurrent_input.cu states.
+            unsafe { per_token(on, "recurrent_input", format, tokens, &arguments) }.unwrap();
+            operand
+        };
+        let operand = run(&device(3), 0, 0, ids.len());
+        for (token, row) in operand.chunks(stride).enumerate() {
+            let state = &states[index[token] as usize * hidden..][..hidden];
+            let rounded: Vec<u16> = state.iter().map(|&x| narrow(format, f64::from(x))).collect();
+            assert_eq!(row[..hidden], rounded, "the state of {token}");
+            let embedding: Vec<f64> =
+                table[ids[token] as usize * hidden..][..hidden].iter().map(|&e| widen(format, e)).collect();
+            let mean = embedding.iter().map(|x| x * x).sum::<f64>() / hidden as f64;
+            for (column, x) in embedding.iter().enumerate() {
+                let expected = x / (mean + f64::from(EPSILON)).sqrt();
+                let tolerance = expected.abs() * (unit_roundoff(format) + 1e-6);
+                assert_close(widen(format, row[hidden + column]), expected, tolerance, || {
+                    format!("({token}, {column})")
+                });
+            }
+            assert!(row[2 * hidden..].iter().all(|&e| e == 0), "written past the row");
+        }
+        for schedule in schedules() {
+            for (is_packed, token) in [(0, 1), (1, 2)] {
+                assert_eq!(run(&schedule, is_packed, 0, ids.len()), operand, "{hidden}, packed: {is_packed}");
+                let alone = run(&schedule, is_packed, token, 1);
+                assert_eq!(alone, operand[token * stride..][..stride], "{hidden}, token {token} alone");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod chat;
 mod config;
 mod exit;
 mod exit_copies;
+mod exit_recurrent;
 mod export;
 mod files;
 mod folder;

@@ -2,7 +2,9 @@
 
 use super::super::rounds::Machine;
 use super::{Drafter, MAX_DRAFT, Replay, Sourced};
-use eesd::control::{Asked, Controller, ControllerSpec, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told};
+use eesd::control::{
+    Asked, Controller, ControllerSpec, DraftStep, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told,
+};
 use eesd::draft::{Evidence, Source};
 use eesd::sample::{Philox, Purpose};
 
@@ -129,7 +131,14 @@ impl Choosing<'_> {
         for (batch, length) in sizes.flat_map(|batch| lengths.iter().map(move |&length| (batch, length))) {
             let (proposed, rows) = (batch * length, batch * (length + 1));
             let verify_seconds = machine.measured(machine.verify(batch, rows));
-            self.sources.observe_times(&RoundTimes { batch, proposed, draft_steps: &[], rows, verify_seconds });
+            self.sources.observe_times(&RoundTimes {
+                batch,
+                proposed,
+                recurrent: 0,
+                draft_steps: &[],
+                rows,
+                verify_seconds,
+            });
         }
     }
 
@@ -142,7 +151,7 @@ impl Choosing<'_> {
         let time = machine.verify(batch, rows);
         let verify_seconds = machine.measured(time);
         let proposed = running.iter().map(|r| r.taken).sum();
-        self.observe(&RoundTimes { batch, proposed, draft_steps: &steps, rows, verify_seconds }, running);
+        self.observe(&RoundTimes { batch, proposed, recurrent: 0, draft_steps: &steps, rows, verify_seconds }, running);
         total.time += time;
         total.rounds += 1;
         total.drafts += rows - batch;
@@ -178,13 +187,8 @@ impl Choosing<'_> {
         self.controller.observe_pace(self.sources.pace(batch));
     }
 
-    /// Drafts for those that took nothing; returns the steps: sequences in each, and seconds.
-    fn draft(
-        &mut self,
-        running: &mut [Running<'_>],
-        machine: &mut dyn Machine,
-        total: &mut Replay,
-    ) -> Vec<(usize, f64)> {
+    /// Drafts for those that took nothing; returns the steps.
+    fn draft(&mut self, running: &mut [Running<'_>], machine: &mut dyn Machine, total: &mut Replay) -> Vec<DraftStep> {
         let batch = running.len();
         let mut drafting: Vec<usize> = (0..batch).filter(|&i| running[i].taken == 0).collect();
         let mut steps = Vec::new();
@@ -213,7 +217,7 @@ impl Choosing<'_> {
             let time = machine.draft(drafting.len());
             total.time += time;
             let seconds = machine.measured(time);
-            steps.push((drafting.len(), seconds));
+            steps.push(DraftStep::through_layers(drafting.len(), seconds));
             for &i in &drafting {
                 let r = &mut running[i];
                 r.confidences.push(r.text[r.at + r.confidences.len()].exit.confidence);

@@ -86,14 +86,14 @@ impl<'a> Pass<'a> {
         worker.barrier();
     }
 
-    /// Takes the residual stream through layer `index` of [`Weights::layers`], which is also its layer
+    /// Takes a residual stream through layer `index` of [`Weights::layers`], which is also its layer
     /// in the cache. Starts and ends at a barrier.
-    pub fn layer(&self, worker: &Worker<'_>, index: usize, window: Option<usize>, extent: Extent) {
+    pub fn layer(&self, worker: &Worker<'_>, stream: &RowBuffer, index: usize, window: Option<usize>, extent: Extent) {
         let Model { geometry, weights, .. } = self.model;
         let layer = &weights.layers[index];
         let work = self.work;
 
-        let normed = self.norm(worker, &layer.input_norm, &layer.qkv);
+        let normed = self.norm(worker, stream, &layer.input_norm, &layer.qkv);
         let first_head = if extent == Extent::Whole { 0 } else { geometry.heads };
         let panels = padded(geometry.head_dim) / LANES;
         let heads = geometry.heads + 2 * geometry.kv_heads;
@@ -132,11 +132,11 @@ impl<'a> Pass<'a> {
             Some(codes) => Inputs { floats: work.mixed.rows(), codes: Some(codes) },
             None => self.inputs(worker, (&work.mixed, geometry.q_size()), &layer.o),
         };
-        self.add_projection(worker, mixed, &layer.o, layer.o_bias.as_deref());
+        self.add_projection(worker, stream, mixed, &layer.o, layer.o_bias.as_deref());
         self.fetch(&layer.gate_up, worker.share(blocks).start * 2 * PAIRS);
         worker.barrier();
 
-        let normed = self.norm(worker, &layer.post_norm, &layer.gate_up);
+        let normed = self.norm(worker, stream, &layer.post_norm, &layer.gate_up);
         let (gated, gated_codes) = (work.gated.rows(), takes_blocks(&layer.down).then(|| work.gated_codes()));
         let pairs = layer.gate_up.count / 2;
         // Whole blocks, so that whoever makes their activations can quantise them, while they are at hand.
@@ -161,7 +161,7 @@ impl<'a> Pass<'a> {
             Some(codes) => Inputs { floats: gated, codes: Some(codes) },
             None => self.inputs(worker, (&work.gated, len), &layer.down),
         };
-        self.add_projection(worker, gated, &layer.down, layer.down_bias.as_deref());
+        self.add_projection(worker, stream, gated, &layer.down, layer.down_bias.as_deref());
         if index + 1 < geometry.layers {
             self.fetch(&weights.layers[index + 1].qkv, worker.share(heads).start * panels);
         } else {
@@ -170,9 +170,9 @@ impl<'a> Pass<'a> {
         worker.barrier();
     }
 
-    /// Logits of all rows. Starts and ends at a barrier.
-    pub fn logits(&self, worker: &Worker<'_>, head: &Head) {
-        let normed = self.norm(worker, &head.norm, &head.matrix);
+    /// Logits of all rows of a residual stream. Starts and ends at a barrier.
+    pub fn logits(&self, worker: &Worker<'_>, stream: &RowBuffer, head: &Head) {
+        let normed = self.norm(worker, stream, &head.norm, &head.matrix);
         worker.divide(head.matrix.count, |columns| {
             // SAFETY: the normalised rows are complete; the columns are this worker's.
             unsafe { self.multiply(worker, normed, &head.matrix, columns, &self.work.logits) };
@@ -180,9 +180,19 @@ impl<'a> Pass<'a> {
         worker.barrier();
     }
 
+    /// `out[row] = matrix · x[row]` for all rows, which `x` has complete. Starts and ends at a barrier.
+    pub fn project(&self, worker: &Worker<'_>, x: &RowBuffer, matrix: &Panels, out: &RowBuffer) {
+        let inputs = self.inputs(worker, (x, matrix.inputs), matrix);
+        worker.divide(matrix.count, |columns| {
+            // SAFETY: the inputs are complete; the columns are this worker's.
+            unsafe { self.multiply(worker, inputs, matrix, columns, out) };
+        });
+        worker.barrier();
+    }
+
     /// The normalised residual stream, as `matrix` takes it: of few rows a copy of this worker's own, of many rows a
     /// shared one (after a barrier).
-    fn norm(&self, worker: &Worker<'_>, weight: &[f32], matrix: &Panels) -> Inputs {
+    fn norm(&self, worker: &Worker<'_>, stream: &RowBuffer, weight: &[f32], matrix: &Panels) -> Inputs {
         let Model { geometry, simd, .. } = self.model;
         let own = self.rows <= OWN_ROWS;
         let normed = if own { self.work.own_normed(worker.index) } else { &self.work.normed };
@@ -190,7 +200,7 @@ impl<'a> Pass<'a> {
         for row in self.own_rows(worker) {
             // SAFETY: the residual stream is complete until the next barrier; the result's row is this worker's.
             unsafe {
-                let x = self.work.hidden.part(row, 0, padded(len)).as_ptr();
+                let x = stream.part(row, 0, padded(len)).as_ptr();
                 let out = normed.part_mut(row, 0, padded(len)).as_mut_ptr();
                 simd.run(RmsNorm { x, weight, len, epsilon, out });
             }
@@ -279,9 +289,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Adds `x · matrix + bias` to the residual stream, in this worker's columns. Not to its padding, which stays zero: 0
+    /// Adds `x · matrix + bias` to a residual stream, in this worker's columns. Not to its padding, which stays zero: 0
     /// times what is not finite would be there for whoever has the row next.
-    fn add_projection(&self, worker: &Worker<'_>, x: Inputs, matrix: &Panels, bias: Option<&[f32]>) {
+    fn add_projection(
+        &self,
+        worker: &Worker<'_>,
+        stream: &RowBuffer,
+        x: Inputs,
+        matrix: &Panels,
+        bias: Option<&[f32]>,
+    ) {
         let work = self.work;
         worker.divide(matrix.count, |panels| {
             let start = panels.start * LANES;
@@ -290,8 +307,7 @@ impl<'a> Pass<'a> {
             unsafe { self.multiply(worker, x, matrix, panels, &work.sums) };
             for row in 0..self.rows {
                 // SAFETY: this worker's columns of both buffers.
-                let (hidden, sums) =
-                    unsafe { (work.hidden.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
+                let (hidden, sums) = unsafe { (stream.part_mut(row, start, len), work.sums.part_mut(row, start, len)) };
                 if let Some(bias) = bias {
                     add(sums, &bias[start..start + len]);
                 }

@@ -4,7 +4,8 @@
 //! - `lanes` is the one vector type, `math` and `norm` what is written with it;
 //! - `pool` keeps threads awake during a pass, `memory` is what they share;
 //! - `pack` lays weights out, `gemm` multiplies by them, and by quantised ones with `codes`; `cache` and `attention`;
-//! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes.
+//! - `weights` and `workspace` hold a model, `layer` runs one layer, `passes` whole passes, `exit` the exit block's part of
+//!   them.
 //!
 //! Every output element is summed in one fixed order, whatever the instruction set, the number of
 //! rows, of threads, or the way a prompt was cut.
@@ -12,6 +13,7 @@
 mod attention;
 mod cache;
 mod codes;
+mod exit;
 mod gemm;
 mod lanes;
 mod layer;

@@ -1,5 +1,6 @@
 //! The passes: prefill, draft step, verify, evaluate.
 
+use super::super::kept::Kept;
 use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
 use super::CpuBackend;
 use super::attention::Span;
@@ -7,6 +8,7 @@ use super::layer::{Extent, Pass};
 use super::pool::{Pool, Worker};
 use super::workspace::PREFILL_ROWS;
 use crate::TokenId;
+use crate::control::Way;
 use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::{Drafted, History, Verdict};
@@ -17,7 +19,9 @@ use std::sync::OnceLock;
 #[derive(Default)]
 pub struct Slot {
     /// What was drafted in this round, and once it is verified what was proposed.
-    drafted: Vec<Drafted>,
+    pub drafted: Vec<Drafted>,
+    /// What the workspace has kept of the round beside them.
+    pub kept: Kept,
     /// The rows of the workspace that have its logits, if the last pass was its verification.
     judged: Option<Range<usize>>,
 }
@@ -85,45 +89,15 @@ impl Backend for CpuBackend {
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        if self.model.weights.exit.is_none() {
-            return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
-        }
-        self.check_batch(batch)?;
-        self.limits.check_drafts(batch, 1)?;
-        let Some(exit) = self.model.weights.exit.as_ref().filter(|_| !batch.is_empty()) else {
-            return Ok(Vec::new());
-        };
-        let (spans, tokens) = fresh_rows(batch);
-        let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
-        self.pool.run(&|worker| {
-            pass.embed(worker, &tokens);
-            for layer in 0..exit.after {
-                pass.model_layer(worker, layer, Extent::Whole);
-            }
-            for index in worker.share(batch.len()) {
-                // SAFETY: the residual stream is complete and only read until the exit layer's projection is added;
-                // slots differ.
-                unsafe { pass.keep(index, &batch[index]) };
-            }
-            pass.layer(worker, pass.exit_layer(), self.model.geometry.windows[exit.after], Extent::Whole);
-            pass.logits(worker, &exit.head);
-        });
-        let (vocab, ids) = (exit.vocab, exit.draft_ids.as_deref());
-        let (work, drawn) = (&self.work, outcomes(batch.len()));
-        each(&mut self.pool, batch.len(), |row| {
-            let sequence = &batch[row];
-            let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
-            // SAFETY: the pass that wrote the logits is over.
-            let logits = unsafe { work.logits.part(row, 0, vocab) };
-            let _ = drawn[row].set(sequence.sampler.draft(history, sequence.drafted(), logits, ids));
-        });
-        let keep = |(sequence, drawn): (&Sequence<'_>, OnceLock<Drafted>)| {
-            let drafted = drawn.into_inner()?;
-            let draft = Draft { token: drafted.token, confidence: drafted.confidence };
-            self.slots[sequence.slot].drafted.push(drafted);
-            Some(draft)
-        };
-        Ok(batch.iter().zip(drawn).filter_map(keep).collect())
+        self.draft_step(Way::FirstLayers, batch)
+    }
+
+    fn is_recurrent(&self) -> bool {
+        self.model.weights.exit.as_ref().is_some_and(|exit| exit.recurrent.is_some())
+    }
+
+    fn draft_recurrently(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.draft_step(Way::Recurrent, batch)
     }
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
@@ -138,7 +112,7 @@ impl Backend for CpuBackend {
         }
         let layers = self.model.geometry.layers;
         let after = self.exit_layer().unwrap_or(layers);
-        let (fresh, tokens) = fresh_rows(batch);
+        let (fresh, tokens) = last_rows(batch, Sequence::fresh);
         let rounds = rounds(batch);
         let first = Pass::new(&self.model, &self.cache, &self.work, &fresh, self.pool.workers());
         let second = Pass::new(&self.model, &self.cache, &self.work, &rounds, self.pool.workers());
@@ -148,7 +122,7 @@ impl Backend for CpuBackend {
                 first.model_layer(worker, layer, Extent::Whole);
             }
             first.exit_keys(worker, after);
-            // Where nothing was sampled the rows of both halves are the same.
+            // Where nothing went through the first layers before, the rows of both halves are the same.
             if second.rows > first.rows {
                 for index in worker.share(batch.len()) {
                     // SAFETY: the residual stream is complete and only read until the next barrier; slots differ.
@@ -160,7 +134,7 @@ impl Backend for CpuBackend {
             for layer in after..layers {
                 second.model_layer(worker, layer, Extent::Whole);
             }
-            second.logits(worker, &self.model.weights.head);
+            second.logits(worker, &self.work.hidden, &self.model.weights.head);
         });
         for (sequence, span) in batch.iter().zip(&rounds) {
             self.slots[sequence.slot].judged = Some(span.row..span.row + span.rows);
@@ -215,7 +189,7 @@ impl Backend for CpuBackend {
                         pass.model_layer(worker, layer, Extent::Whole);
                     }
                     if !embed {
-                        pass.logits(worker, &self.model.weights.head);
+                        pass.logits(worker, &self.work.hidden, &self.model.weights.head);
                     }
                 });
             };
@@ -241,11 +215,15 @@ impl Backend for CpuBackend {
 impl CpuBackend {
     /// Refuses what does not fit, and any pass once a worker is lost. What a slot drafted beyond the sequence's sampled
     /// drafts is forgotten.
-    fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
+    pub fn check_batch(&mut self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         self.limits.check_rounds(batch, self.model.geometry.vocab_size)?;
         self.pool.check()?;
         self.forget_logits();
-        batch.iter().for_each(|sequence| self.slots[sequence.slot].drafted.truncate(sequence.sampled()));
+        for sequence in batch {
+            let slot = &mut self.slots[sequence.slot];
+            slot.drafted.truncate(sequence.sampled());
+            slot.kept.rewind(sequence.sampled());
+        }
         Ok(())
     }
 
@@ -254,12 +232,14 @@ impl CpuBackend {
         self.slots.iter_mut().for_each(|slot| slot.judged = None);
     }
 
-    /// Refuses drafts that were not made here, nor proposed: their rows would be those of others.
-    fn check_drafted(&self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
+    /// Refuses drafts that were not made here, nor proposed, and rows whose `h_N` is not kept: they would be those of
+    /// others.
+    pub fn check_drafted(&self, batch: &[Sequence<'_>]) -> Result<(), BackendError> {
         for sequence in batch {
-            let made = self.slots[sequence.slot].drafted.iter().map(|drafted| drafted.token);
+            let Slot { drafted, kept, .. } = &self.slots[sequence.slot];
             let sampled = &sequence.tokens[sequence.committed..][..sequence.sampled()];
-            if !made.eq(sampled.iter().copied()) {
+            let made = drafted.iter().map(|drafted| drafted.token).eq(sampled.iter().copied());
+            if !made || !kept.has_hidden(sequence) {
                 let found = format!("slot {}: {} drafts", sequence.slot, sequence.sampled());
                 return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
             }
@@ -270,20 +250,8 @@ impl CpuBackend {
 
 impl Pass<'_> {
     /// Layer `index` of the model.
-    fn model_layer(&self, worker: &Worker<'_>, index: usize, extent: Extent) {
-        self.layer(worker, index, self.model.geometry.windows[index], extent);
-    }
-
-    /// Where the exit block's layer is, among the weights and in the cache.
-    fn exit_layer(&self) -> usize {
-        self.model.geometry.layers
-    }
-
-    /// Fills the exit layer's keys and values if the exit is after `layers` layers.
-    fn exit_keys(&self, worker: &Worker<'_>, layers: usize) {
-        if self.model.weights.exit.as_ref().is_some_and(|exit| exit.after == layers) {
-            self.layer(worker, self.exit_layer(), None, Extent::KeysAndValues);
-        }
+    pub fn model_layer(&self, worker: &Worker<'_>, index: usize, extent: Extent) {
+        self.layer(worker, &self.work.hidden, index, self.model.geometry.windows[index], extent);
     }
 
     /// A row of the residual stream.
@@ -300,13 +268,13 @@ impl Pass<'_> {
     /// # Safety
     /// Nobody writes these rows of the residual stream meanwhile, and nobody else touches the rows that the sequence's
     /// slot keeps of them.
-    unsafe fn keep(&self, index: usize, sequence: &Sequence<'_>) {
+    pub unsafe fn keep(&self, index: usize, sequence: &Sequence<'_>) {
         let first = self.spans[index].row;
         for row in 0..sequence.fresh() {
             // SAFETY: the caller's promise.
             unsafe {
                 let hidden = self.hidden(first + row);
-                self.work.kept_mut(sequence.slot, sequence.sampled() + row, hidden.len()).copy_from_slice(hidden);
+                self.work.kept_mut(sequence.slot, sequence.hidden() + row, hidden.len()).copy_from_slice(hidden);
             }
         }
     }
@@ -348,11 +316,12 @@ fn pieces<'a>(batch: &[Chunk<'a>]) -> Vec<(Vec<Span<'a>>, Vec<TokenId>)> {
     passes
 }
 
-/// The rows of each sequence that come without `h_N`.
-fn fresh_rows<'a>(batch: &[Sequence<'a>]) -> (Vec<Span<'a>>, Vec<TokenId>) {
+/// So many of each sequence's last rows: their spans and tokens.
+pub fn last_rows<'a>(batch: &[Sequence<'a>], count: impl Fn(&Sequence<'a>) -> usize) -> (Vec<Span<'a>>, Vec<TokenId>) {
     let (mut spans, mut tokens) = (Vec::with_capacity(batch.len()), Vec::new());
     for sequence in batch {
-        let (rows, start) = (sequence.fresh(), sequence.tokens.len() - sequence.fresh());
+        let rows = count(sequence);
+        let start = sequence.tokens.len() - rows;
         spans.push(Span { pages: sequence.pages, start, row: tokens.len(), rows });
         tokens.extend_from_slice(&sequence.tokens[start..]);
     }
@@ -370,12 +339,12 @@ fn rounds<'a>(batch: &[Sequence<'a>]) -> Vec<Span<'a>> {
     batch.iter().map(span).collect()
 }
 
-fn outcomes<T>(count: usize) -> Vec<OnceLock<T>> {
+pub fn outcomes<T>(count: usize) -> Vec<OnceLock<T>> {
     (0..count).map(|_| OnceLock::new()).collect()
 }
 
 /// Calls `work` for `0..count`, on all workers where there is something to share.
-fn each(pool: &mut Pool, count: usize, work: impl Fn(usize) + Sync) {
+pub fn each(pool: &mut Pool, count: usize, work: impl Fn(usize) + Sync) {
     if count == 1 {
         work(0);
     } else {

@@ -63,12 +63,24 @@ pub struct Head {
 pub struct Exit {
     /// `N`.
     pub after: usize,
+    /// What takes `h_N` to the layer's input; `None`: it is the input.
+    pub input: Option<Panels>,
+    /// What takes its state at a draft and that draft's embedding to the layer's next input.
+    pub recurrent: Option<Recurrent>,
     /// Its norm, and its own head or the model's.
     pub head: Head,
     /// Logits of a draft.
     pub vocab: usize,
     /// Their tokens, ascending; `None`: the first ones.
     pub draft_ids: Option<Vec<TokenId>>,
+}
+
+/// What makes an exit block recurrent.
+pub struct Recurrent {
+    /// From its own residual stream, and after it the normalised embedding.
+    pub matrix: Panels,
+    /// The weight of the embedding's norm: ones, `[hidden]`.
+    pub norm: Vec<f32>,
 }
 
 impl Weights {
@@ -94,6 +106,11 @@ impl Weights {
                 let matrix = exit.head.map_or_else(|| matrix.clone(), |own| packer.matrix(own));
                 Some(Exit {
                     after: exit.after,
+                    input: exit.input.map(|input| packer.matrix(input)),
+                    recurrent: exit.recurrent.map(|of| {
+                        let norm = padded_to_panels(&vec![1.0; geometry.hidden_size]);
+                        Recurrent { matrix: packer.matrix(of), norm }
+                    }),
                     head: Head { norm: vector(&exit.norm), matrix },
                     vocab: exit.draft_vocab(geometry.vocab_size).size,
                     draft_ids: exit.draft_ids.map(<[_]>::to_vec),

@@ -64,6 +64,12 @@ pub struct Workspace {
     pub rows: usize,
     /// Residual stream.
     pub hidden: RowBuffer,
+    /// Residual stream of the exit block, where that is not the model's.
+    pub exit_stream: RowBuffer,
+    /// What a recurrent exit block reads: a row of its residual stream, and after it an embedding.
+    pub recurrent: RowBuffer,
+    /// By slot, the exit block's residual stream at the last draft.
+    pub states: RowBuffer,
     /// `h_N` of the rows of each slot's round.
     kept: RowBuffer,
     round_rows: usize,
@@ -117,7 +123,7 @@ impl Workspace {
         let round_rows = limits.max_draft + 1;
         let rows = PREFILL_ROWS.max(limits.slots * round_rows);
         let width = padded(geometry.head_dim);
-        let longest = geometry.hidden_size.max(geometry.intermediate_size).max(geometry.q_size());
+        let longest = (2 * geometry.hidden_size).max(geometry.intermediate_size).max(geometry.q_size());
         let own = || {
             let zeroed = |len| Memory::zeroed(len, "workspace");
             Ok(Own {
@@ -133,6 +139,9 @@ impl Workspace {
         Ok(Self {
             rows,
             hidden: RowBuffer::new(rows, geometry.hidden_size)?,
+            exit_stream: RowBuffer::new(rows, geometry.hidden_size)?,
+            recurrent: RowBuffer::new(limits.slots, 2 * geometry.hidden_size)?,
+            states: RowBuffer::new(limits.slots, geometry.hidden_size)?,
             kept: RowBuffer::new(limits.slots * round_rows, geometry.hidden_size)?,
             round_rows,
             normed: RowBuffer::new(rows, geometry.hidden_size)?,

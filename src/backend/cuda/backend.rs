@@ -8,7 +8,7 @@ use crate::TokenId;
 use crate::backend::{
     Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence, draft_step_by_step,
 };
-use crate::control::DraftPlan;
+use crate::control::{DraftPlan, Way};
 use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::Verdict;
@@ -54,12 +54,15 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        self.check_drafts(batch, 1)?;
-        if batch.is_empty() {
-            return Ok(Vec::new());
-        }
-        let drafts = self.draft_each(batch);
-        self.settle(batch, drafts)
+        self.draft_step(Way::FirstLayers, batch)
+    }
+
+    fn is_recurrent(&self) -> bool {
+        self.model.weights.exit.as_ref().is_some_and(|exit| exit.recurrent.is_some())
+    }
+
+    fn draft_recurrently(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.draft_step(Way::Recurrent, batch)
     }
 
     fn follows_plans(&self) -> bool {
@@ -75,7 +78,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
         if plan.limit == 0 {
             return Ok(Vec::new());
         }
-        self.check_drafts(&[*sequence], plan.limit)?;
+        self.check_drafts(plan.way(sequence.drafted()), &[*sequence], plan.limit)?;
         let drafts = self.draft_in_a_loop(sequence, plan, ends);
         match self.settle(&[*sequence], drafts)? {
             Some(drafts) => Ok(drafts),
@@ -120,13 +123,37 @@ impl<D: Driver> Backend for CudaBackend<D> {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    /// Refuses what [`check_batch`](Self::check_batch) refuses, and what has no room for `more` drafts.
-    fn check_drafts(&mut self, batch: &[Sequence<'_>], more: usize) -> Result<(), BackendError> {
+    /// One draft for each sequence, all of them made one way.
+    fn draft_step(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.check_drafts(way, batch, 1)?;
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let drafts = self.draft_each(way, batch);
+        self.settle(batch, drafts)
+    }
+
+    /// Refuses what [`check_batch`](Self::check_batch) refuses, what has no room for `more` drafts, and what cannot be
+    /// drafted this way.
+    fn check_drafts(&mut self, way: Way, batch: &[Sequence<'_>], more: usize) -> Result<(), BackendError> {
         if self.model.weights.exit.is_none() {
             return Err(BackendError::Exit("none was given, so nothing can be drafted".to_owned()));
         }
         self.check_batch(batch)?;
-        self.limits.check_drafts(batch, more)
+        self.limits.check_drafts(batch, more)?;
+        match way {
+            Way::Recurrent if !self.is_recurrent() => Err(BackendError::not_recurrent()),
+            Way::Recurrent => {
+                batch.iter().try_for_each(|sequence| self.slots[sequence.slot].kept.check_state(sequence))
+            }
+            Way::FirstLayers => match batch.iter().find(|sequence| sequence.recurrent > 0) {
+                Some(Sequence { slot, recurrent, .. }) => Err(BackendError::Device(format!(
+                    "cuda: slot {slot}: a draft through the first layers after {recurrent} recurrent ones (expected none: \
+                     its kernels take one row of each sequence)"
+                ))),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Refuses what does not fit, and drafts that the device has not made, nor were proposed.
@@ -136,7 +163,9 @@ impl<D: Driver> CudaBackend<D> {
             let number = sequence.slot;
             let slot = &mut self.slots[number];
             slot.drafted.truncate(sequence.sampled());
-            if slot.drafted != sequence.tokens[sequence.committed..][..sequence.sampled()] {
+            slot.kept.rewind(sequence.sampled());
+            let sampled = &sequence.tokens[sequence.committed..][..sequence.sampled()];
+            if slot.drafted != sampled || !slot.kept.has_hidden(sequence) {
                 let found = format!("slot {number}: {} drafts", sequence.sampled());
                 return Err(BackendError::Device(format!("{found} (expected those that were drafted there)")));
             }

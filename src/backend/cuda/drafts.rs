@@ -1,7 +1,7 @@
 //! Drafting: one draft for each sequence of a batch, or all drafts of one sequence's round in a loop on the device.
 //!
 //! A loop is one graph: a copy of the first pass's inputs and the plan, the draft pass and `next_draft` over and over,
-//! and a copy of what was drafted. Batches are drafted step by step: their sequences would need passes of their own
+//! and a copy of what was drafted. All its drafts are made one way. Batches are drafted step by step: their sequences would need passes of their own
 //! shapes as soon as one of them stops.
 
 use super::CudaBackend;
@@ -13,17 +13,21 @@ use super::rounds::judged;
 use super::views::Views;
 use crate::TokenId;
 use crate::backend::{BackendError, Draft, Sequence};
-use crate::control::DraftPlan;
+use crate::control::{DraftPlan, Way};
 use crate::sample::History;
 
 impl<D: Driver> CudaBackend<D> {
-    /// One draft for each sequence.
-    pub(super) fn draft_each(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+    /// One draft for each sequence, all of them made one way.
+    pub(super) fn draft_each(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         let max_draft = self.limits.max_draft;
+        let kind = match way {
+            Way::FirstLayers => Kind::Draft,
+            Way::Recurrent => Kind::Recurrent,
+        };
         self.forget_fresh(batch);
         self.count(batch)?;
-        let views = Views::new(Kind::Draft, batch);
-        let shape = self.shape(Kind::Draft, batch, &views, batch.len(), 0);
+        let views = Views::new(kind, batch);
+        let shape = self.shape(kind, batch, &views, batch.len(), 0);
         let row_of_draft = |sequence: &Sequence<'_>| row_of_draft(sequence, max_draft);
         let judged: Vec<_> = batch
             .iter()
@@ -37,21 +41,22 @@ impl<D: Driver> CudaBackend<D> {
         let choices: &[RowChoice] = bytemuck::cast_slice(&self.host.outbox.contents()[..bytes]);
         let drafts: Vec<_> = batch.iter().map(|sequence| choices[row_of_draft(sequence)]).collect();
         for (sequence, choice) in batch.iter().zip(&drafts) {
-            self.slots[sequence.slot].drafted.push(choice.token);
+            self.slots[sequence.slot].draft(sequence, way, [choice.token]);
         }
         Ok(drafts.iter().map(draft).collect())
     }
 
     /// A round's drafts as the plan has them, `plan.limit` of at least 1 within the limits, in one launch and with one
-    /// wait. `None` if that cannot be done: the device has no loops, or none for so large a plan, or other biases may
-    /// hold from some draft on, of which a loop knows nothing.
+    /// wait. `None` if that cannot be done: the device has no loops, or none for so large a plan, the drafts are made in
+    /// different ways, or other biases may hold from some draft on, of which a loop knows nothing.
     pub(super) fn draft_in_a_loop(
         &mut self,
         sequence: &Sequence<'_>,
         plan: &DraftPlan,
         ends: &[TokenId],
     ) -> Result<Option<Vec<Draft>>, BackendError> {
-        if !self.loops || plan.bins() > MOST_BINS || ends.len() > DraftLoop::LANES {
+        let mixed = plan.limit > 1 && plan.way(sequence.drafted()) != plan.later;
+        if !self.loops || mixed || plan.bins() > MOST_BINS || ends.len() > DraftLoop::LANES {
             return Ok(None);
         }
         let history = History { tokens: sequence.tokens, prompt: sequence.prompt };
@@ -62,8 +67,13 @@ impl<D: Driver> CudaBackend<D> {
         let from = sequence.tokens.len() - 1;
         self.non_finite.forget(sequence.pages, from..from + plan.limit);
         self.count(batch)?;
-        let views = Views::new(Kind::DraftLoop, batch);
-        let shape = self.shape(Kind::DraftLoop, batch, &views, 1, plan.limit - 1);
+        let way = plan.way(sequence.drafted());
+        let kind = match way {
+            Way::FirstLayers => Kind::DraftLoop,
+            Way::Recurrent => Kind::RecurrentLoop,
+        };
+        let views = Views::new(kind, batch);
+        let shape = self.shape(kind, batch, &views, 1, plan.limit - 1);
         let first = row_of_draft(sequence, max_draft);
         let rule = |rule: &crate::control::Rule| DraftRule { kept: rule.kept, worth: rule.worth };
         let state = DraftLoop {
@@ -116,7 +126,7 @@ impl<D: Driver> CudaBackend<D> {
             return Err(BackendError::Device(format!("{drafted} drafts (expected 1 to {})", plan.limit)));
         }
         let choices = &bytemuck::cast_slice::<u8, RowChoice>(choices)[first..][..drafted];
-        self.slots[sequence.slot].drafted.extend(choices.iter().map(|choice| choice.token));
+        self.slots[sequence.slot].draft(sequence, way, choices.iter().map(|choice| choice.token));
         Ok(Some(choices.iter().map(draft).collect()))
     }
 }

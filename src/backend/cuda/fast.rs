@@ -22,7 +22,7 @@ const ELEMENT: usize = 2;
 /// What fast prefill works in.
 #[derive(Clone, Copy)]
 pub struct FastPrefill {
-    /// A matrix by rows: `[outputs, operand_stride(inputs)]`, the largest of a layer.
+    /// A matrix by rows: `[outputs, operand_stride(inputs)]`, the largest of a layer, or an exit block's.
     pub matrix: Address,
     /// `[rows, sums_stride(outputs)]` f32, for the most outputs of a layer.
     pub sums: Address,
@@ -37,8 +37,8 @@ impl FastPrefill {
     pub fn plan(arena: &mut Arena, geometry: &Geometry, rows: usize, library: usize) -> Self {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, .. } = *geometry;
         let (q, kv) = (geometry.q_size(), geometry.kv_size());
-        let matrices =
-            [(q + 2 * kv, hidden), (hidden, q), (2 * mlp.next_multiple_of(BLOCK_ROWS), hidden), (hidden, mlp)];
+        let gate_up = 2 * mlp.next_multiple_of(BLOCK_ROWS);
+        let matrices = [(q + 2 * kv, hidden), (hidden, q), (gate_up, hidden), (hidden, mlp), (hidden, hidden)];
         let [elements, outputs] = matrices
             .map(|(outputs, inputs)| [outputs * operand_stride(inputs), sums_stride(outputs)])
             .into_iter()

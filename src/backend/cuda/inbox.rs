@@ -37,6 +37,10 @@ pub enum Kind {
     Draft,
     /// The drafts of one sequence's round, as many as its plan asks for.
     DraftLoop,
+    /// One recurrent draft for each sequence.
+    Recurrent,
+    /// The recurrent drafts of one sequence's round.
+    RecurrentLoop,
     /// The rest of a round.
     Verify,
     /// Any rows of text into the cache.
@@ -48,6 +52,18 @@ pub const MOST_BINS: usize = 8;
 
 /// Pages of one chunk of 256 positions.
 const CHUNK_PAGES: usize = 4;
+
+impl Kind {
+    /// Whether all its drafts are recurrent.
+    pub fn is_recurrent(self) -> bool {
+        matches!(self, Kind::Recurrent | Kind::RecurrentLoop)
+    }
+
+    /// Whether it makes drafts until a plan ends them.
+    pub fn loops(self) -> bool {
+        matches!(self, Kind::DraftLoop | Kind::RecurrentLoop)
+    }
+}
 
 impl Shape {
     /// Columns of the block table.
@@ -62,7 +78,7 @@ impl Shape {
 
     /// Whether the pass drafts.
     pub fn drafts(&self) -> bool {
-        matches!(self.kind, Kind::Draft | Kind::DraftLoop)
+        !matches!(self.kind, Kind::Verify | Kind::Read)
     }
 }
 
@@ -106,6 +122,8 @@ pub struct Layout {
     pub table: Part<u32>,
     /// Where the fresh rows' `h_N` is kept: a row of its own for each, those of no sequence included.
     pub keep: Part<u32>,
+    /// Where the exit block's state at each draft is kept: its slot.
+    pub states: Part<u32>,
     /// Which kept (or, outside of rounds, fresh) row each later row begins with.
     pub gather: Part<u32>,
     /// `[views + 1]`: those for rows of no sequence come after all others.
@@ -140,7 +158,7 @@ impl Layout {
         let later = if shape.kind == Kind::Verify { batch } else { 0 };
         let judged_rows = if shape.judges() { rows } else { 0 };
         let adjusted_rows = if shape.biases.is_some() { rows } else { 0 };
-        let loops = usize::from(shape.kind == Kind::DraftLoop);
+        let loops = usize::from(shape.kind.loops());
         Self {
             ids: take(&mut bytes, fresh),
             fresh_begin: take(&mut bytes, batch + 1),
@@ -149,6 +167,7 @@ impl Layout {
             start: take(&mut bytes, later),
             table: take(&mut bytes, batch * shape.max_pages()),
             keep: take(&mut bytes, if shape.judges() { fresh } else { 0 }),
+            states: take(&mut bytes, if shape.drafts() { fresh } else { 0 }),
             gather: take(&mut bytes, if shape.drafts() { 0 } else { rows }),
             params: take(&mut bytes, if shape.judges() { views + 1 } else { 0 }),
             judged: take(&mut bytes, judged_rows),

@@ -3,12 +3,12 @@
 use super::driver::Driver;
 use super::kernels::{
     Accept, Address, Adjust, Attention, AttentionForm, Embedding, Form, GateUp, GatherRows, KeepRows, LmHead,
-    NextDraft, Norm, Projection, Qkv, Residual, Sample, attend, keep_rows, next_draft, per_token, project,
-    sampling_kernel,
+    NextDraft, Norm, Projection, Qkv, RecurrentInput, Residual, Sample, attend, keep_rows, next_draft, per_token,
+    project, sampling_kernel,
 };
 use super::pack::chunks;
-use super::pass::{Done, Model, Pass, Span};
-use super::weights::{Head, Layer, Packed, operand_stride};
+use super::pass::{Done, Model, Next, Pass, Span};
+use super::weights::{Exit, Head, Layer, Packed, operand_stride};
 use super::workspace::{SQUARES_WIDTH, Workspace};
 use crate::backend::BackendError;
 use crate::profile;
@@ -34,14 +34,41 @@ impl<D: Driver> Pass<'_, D> {
         unsafe { per_token(self.on, "embedding", self.model.format, span.rows, &arguments) }
     }
 
-    /// One layer, whose cache is layer `cached` and whose window is that of model layer `like`.
+    /// The input of a recurrent exit block's matrix: its state and the last draft of each sequence.
+    pub(super) unsafe fn recurrent_input(&self, span: Span) -> Done {
+        let Model { geometry, weights, work, .. } = self.model;
+        let arguments = RecurrentInput {
+            ids: self.inbox.of(&self.inbox.layout.ids),
+            table: weights.embedding,
+            packed: weights.embedding_packed.into(),
+            hidden: geometry.hidden_size as i32,
+            states: work.states,
+            index: self.inbox.of(&self.inbox.layout.states),
+            operand: work.recurrent_operand,
+            stride: operand_stride(2 * geometry.hidden_size) as i32,
+            epsilon: geometry.rms_norm_eps,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { per_token(self.on, "recurrent_input", self.model.format, span.rows, &arguments) }
+    }
+
+    /// Begins the exit block's residual stream with a projection of `x`.
+    pub(super) unsafe fn begin_exit_stream(&self, span: Span, matrix: Packed, x: Address, exit: &Exit) -> Done {
+        let work = &self.model.work;
+        let next = Next { norm: exit.layer.input_norm, operand: work.operand };
+        // SAFETY: as promised to the pass.
+        unsafe { self.project_to(span, (Address(0), work.exit_residual), matrix, x, Address(0), next) }
+    }
+
+    /// One layer on a residual stream; its cache is layer `cached` and its window that of model layer `like`.
     pub(super) unsafe fn layer(
         &self,
         span: Span,
+        stream: Address,
         layer: &Layer,
         cached: usize,
         like: usize,
-        next_norm: Address,
+        next: Next,
     ) -> Done {
         let _range = profile::numbered("layer", cached);
         let Model { geometry, work, format, .. } = self.model;
@@ -49,7 +76,8 @@ impl<D: Driver> Pass<'_, D> {
         unsafe {
             self.project_qkv(span, layer.qkv, layer.qkv_bias, 0)?;
             self.attend(span, layer, cached, like)?;
-            self.add(span, layer.o, work.attended, layer.o_bias, layer.post_norm)?;
+            let within = Next { norm: layer.post_norm, operand: work.operand };
+            self.project_to(span, (stream, stream), layer.o, work.attended, layer.o_bias, within)?;
             let gate_up = GateUp {
                 projection: self.projection(layer.gate_up, work.operand, span)?,
                 norm: self.norm(),
@@ -59,7 +87,7 @@ impl<D: Driver> Pass<'_, D> {
                 intermediate: geometry.intermediate_size as i32,
             };
             project(self.on, "gate_up", *format, form(span), &gate_up)?;
-            self.add(span, layer.down, work.gated, layer.down_bias, next_norm)
+            self.project_to(span, (stream, stream), layer.down, work.gated, layer.down_bias, next)
         }
     }
 
@@ -131,19 +159,28 @@ impl<D: Driver> Pass<'_, D> {
         unsafe { attend(self.on, *format, form, self.shape.batch, geometry.head_dim, &arguments) }
     }
 
-    /// Adds a projection of `x` to the residual stream and prepares it for `next_norm`.
-    unsafe fn add(&self, span: Span, matrix: Packed, x: Address, bias: Address, next_norm: Address) -> Done {
-        let work = &self.model.work;
+    /// Adds a projection of `x` to one residual stream, or to zeros where that is null, which makes the other, and prepares
+    /// that for what is next.
+    unsafe fn project_to(
+        &self,
+        span: Span,
+        (from, residual): (Address, Address),
+        matrix: Packed,
+        x: Address,
+        bias: Address,
+        next: Next,
+    ) -> Done {
         let arguments = Residual {
             // SAFETY: as promised to the pass.
             projection: unsafe { self.projection(matrix, x, span) }?,
             bias,
-            residual: work.residual,
-            next_norm,
-            operand: work.operand,
+            from,
+            residual,
+            next_norm: next.norm,
+            operand: next.operand,
             stride: operand_stride(self.model.geometry.hidden_size) as i32,
             padding: 0,
-            squares: work.squares,
+            squares: self.model.work.squares,
         };
         // SAFETY: as promised to the pass.
         unsafe { project(self.on, "residual", self.model.format, form(span), &arguments) }
@@ -155,6 +192,19 @@ impl<D: Driver> Pass<'_, D> {
             residual: self.model.work.residual,
             index: self.inbox.of(&self.inbox.layout.keep),
             stored: self.model.work.kept,
+            hidden: self.model.geometry.hidden_size as i32,
+            padding: 0,
+        };
+        // SAFETY: as promised to the pass.
+        unsafe { keep_rows(self.on, self.shape.fresh, &arguments) }
+    }
+
+    /// Keeps the exit block's residual stream at each draft for the one after it.
+    pub(super) unsafe fn keep_states(&self, stream: Address) -> Done {
+        let arguments = KeepRows {
+            residual: stream,
+            index: self.inbox.of(&self.inbox.layout.states),
+            stored: self.model.work.states,
             hidden: self.model.geometry.hidden_size as i32,
             padding: 0,
         };

@@ -220,7 +220,8 @@ impl<D: Driver> CudaBackend<D> {
             Prefill::Exact => None,
             Prefill::Fast => Some(driver.matmul_workspace()?),
         };
-        let lay_out = |base, limits: &Limits| Workspace::plan(base, geometry, limits, &rows, library);
+        let exit_stream = exit.is_some_and(|exit| exit.input.is_some() || exit.recurrent.is_some());
+        let lay_out = |base, limits: &Limits| Workspace::plan(base, geometry, limits, &rows, exit_stream, library);
         let (weight_bytes, (work, work_bytes)) = (plan(Arena::NOWHERE).2, lay_out(Arena::NOWHERE, &limits));
         let page_bytes = Cache::page_bytes(geometry);
         let budget = Budget {

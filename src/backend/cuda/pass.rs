@@ -5,7 +5,7 @@ use super::driver::Driver;
 use super::fast::FastPrefill;
 use super::inbox::{Inbox, Shape};
 use super::kernels::{Address, DraftLoop, Format, PagedBatch};
-use super::weights::Weights;
+use super::weights::{Exit, Weights};
 use super::workspace::{Cache, Workspace};
 use crate::backend::BackendError;
 use crate::model::Geometry;
@@ -38,6 +38,13 @@ pub(super) struct Span {
     pub fast: Option<FastPrefill>,
 }
 
+/// What follows in a residual stream: the norm, and where what is multiplied under it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    pub norm: Address,
+    pub operand: Address,
+}
+
 /// One pass of a model on a device.
 pub struct Pass<'a, D: Driver> {
     pub on: &'a D,
@@ -67,10 +74,54 @@ impl<D: Driver> Pass<'_, D> {
             self.embed(span)?;
             self.layers(span, 0..exit.after)?;
             self.keep()?;
-            self.layer(span, &exit.layer, self.model.geometry.layers, exit.after, exit.head.norm)?;
+            let stream = self.exit_input(span, exit)?;
+            self.draft_from(span, stream, exit)
+        }
+    }
+
+    /// The exit block alone on its state and the last draft of each sequence; a draft from each.
+    ///
+    /// # Safety
+    /// As [`draft`](Self::draft).
+    ///
+    /// # Errors
+    /// If there is no recurrent exit block, or the device refuses or fails.
+    pub unsafe fn draft_recurrently(&self) -> Done {
+        let exit = self.model.weights.exit.as_ref();
+        let Some((exit, recurrent)) = exit.and_then(|exit| Some((exit, exit.recurrent?))) else {
+            return Err(BackendError::not_recurrent());
+        };
+        let (span, work) = (self.fresh(), &self.model.work);
+        // SAFETY: as promised to the pass.
+        unsafe {
+            self.recurrent_input(span)?;
+            self.begin_exit_stream(span, recurrent, work.recurrent_operand, exit)?;
+            self.draft_from(span, work.exit_residual, exit)
+        }
+    }
+
+    /// The exit block on its input; a draft from each row.
+    unsafe fn draft_from(&self, span: Span, stream: Address, exit: &Exit) -> Done {
+        let next = Next { norm: exit.head.norm, operand: self.model.work.operand };
+        // SAFETY: as promised to the pass.
+        unsafe {
+            self.layer(span, stream, &exit.layer, self.model.geometry.layers, exit.after, next)?;
+            if exit.recurrent.is_some() {
+                self.keep_states(stream)?;
+            }
             self.head(span, &exit.head)?;
             self.sample(exit.head.matrix.outputs, exit.draft_ids, true)
         }
+    }
+
+    /// What the exit block's layer reads of rows whose `h_N` is the model's residual stream: the stream that it goes on
+    /// with.
+    unsafe fn exit_input(&self, span: Span, exit: &Exit) -> Result<Address, BackendError> {
+        let work = &self.model.work;
+        let Some(input) = &exit.input else { return Ok(work.residual) };
+        // SAFETY: as promised to the pass.
+        unsafe { self.begin_exit_stream(span, input.matrix, work.exit_operand, exit) }?;
+        Ok(work.exit_residual)
     }
 
     /// All drafts of one sequence's round, as its plan has it: a loop, so to be recorded.
@@ -85,7 +136,7 @@ impl<D: Driver> Pass<'_, D> {
         self.on.begin_loop()?;
         // SAFETY: as promised to the pass; drafts are counted, so the loop ends.
         unsafe {
-            self.draft()?;
+            if self.shape.kind.is_recurrent() { self.draft_recurrently() } else { self.draft() }?;
             self.next_draft()?;
             self.on.end_loop(Address(state.0 + DraftLoop::GO_ON as u64))
         }
@@ -108,6 +159,7 @@ impl<D: Driver> Pass<'_, D> {
             let rest = match &weights.exit {
                 Some(exit) => {
                     self.layers(fresh, 0..exit.after)?;
+                    self.exit_input(fresh, exit)?;
                     self.keys_and_values(fresh, &exit.layer, layers, exit.after)?;
                     self.keep()?;
                     self.gather(self.model.work.kept, weights.layers[exit.after].input_norm)?;
@@ -192,6 +244,7 @@ impl<D: Driver> Pass<'_, D> {
         let Some(exit) = weights.exit.as_ref().filter(|exit| exit.after == index) else { return Ok(()) };
         // SAFETY: as promised to the pass.
         unsafe {
+            self.exit_input(span, exit)?;
             self.keys_and_values(span, &exit.layer, geometry.layers, index)?;
             self.gather(work.residual, weights.layers[index].input_norm)
         }
@@ -207,19 +260,24 @@ impl<D: Driver> Pass<'_, D> {
         Span { rows, most_rows, batch: self.inbox.later_batch(&self.shape), fast: None }
     }
 
-    /// The norm of whatever multiplies the residual stream after layer `index`.
-    fn next_norm(&self, index: usize) -> Address {
-        let weights = &self.model.weights;
-        match &weights.exit {
-            Some(exit) if exit.after == index + 1 => exit.layer.input_norm,
-            _ => weights.layers.get(index + 1).map_or(weights.head.norm, |next| next.input_norm),
-        }
+    /// What follows the residual stream after layer `index`.
+    fn next(&self, index: usize) -> Next {
+        let Model { weights, work, .. } = self.model;
+        let norm = match weights.exit.as_ref().filter(|exit| exit.after == index + 1) {
+            Some(Exit { input: Some(input), .. }) => return Next { norm: input.norm, operand: work.exit_operand },
+            Some(exit) => exit.layer.input_norm,
+            None => weights.layers.get(index + 1).map_or(weights.head.norm, |next| next.input_norm),
+        };
+        Next { norm, operand: work.operand }
     }
 
     unsafe fn layers(&self, span: Span, range: Range<usize>) -> Done {
         for index in range {
             // SAFETY: as promised to the pass.
-            unsafe { self.layer(span, &self.model.weights.layers[index], index, index, self.next_norm(index)) }?;
+            unsafe {
+                let (stream, layer) = (self.model.work.residual, &self.model.weights.layers[index]);
+                self.layer(span, stream, layer, index, index, self.next(index))
+            }?;
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl<D: Driver> CudaBackend<D> {
             (first..=first + sequence.drafted()).map(|row| row as u32).collect::<Vec<_>>()
         };
         let gather: Vec<u32> = batch.iter().flat_map(kept).collect();
-        let firsts = first_rows.iter().zip(first_fresh(batch));
+        let firsts = first_rows.iter().zip(first_fresh(Kind::Verify, batch));
         let verified: Vec<_> =
             batch.iter().zip(firsts).map(|(sequence, (&first, fresh))| verified(sequence, first, fresh)).collect();
         let inbox = self.tell(&shape, batch, &views, |layout, inbox| {
@@ -72,17 +72,16 @@ impl<D: Driver> CudaBackend<D> {
     ) -> Shape {
         let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1) + further;
         let most_drafts = batch.iter().map(Sequence::drafted).max().unwrap_or(0);
-        let most_proposed = batch.iter().map(|sequence| sequence.proposed).max().unwrap_or(0);
+        let most_fresh = batch.iter().map(|sequence| fresh(kind, sequence)).max().unwrap_or(1);
         // Few different numbers here too; query tiles too many have no rows.
         let most_rows = |drafts: usize| (drafts + 1).next_power_of_two().min(self.rows.round);
-        let proposed: usize = batch.iter().map(|sequence| sequence.proposed).sum();
-        let fresh = batch.len() + proposed;
+        let fresh = batch.iter().map(|sequence| fresh(kind, sequence)).sum();
         let others = views.count() - batch.len();
         Shape {
             kind,
             batch: batch.len(),
-            fresh: if proposed > 0 { padded_fresh(fresh) } else { fresh },
-            most_fresh: most_rows(most_proposed),
+            fresh: if fresh > batch.len() { padded_fresh(fresh) } else { fresh },
+            most_fresh: most_rows(most_fresh - 1),
             rows,
             most_rows: if kind == Kind::Verify { most_rows(most_drafts) } else { 1 },
             chunks: chunks_of(longest, self.limits.context),
@@ -102,9 +101,9 @@ impl<D: Driver> CudaBackend<D> {
         let inbox = self.host.inbox(&self.driver, shape, self.limits.max_draft, &mut self.graphs)?;
         let (layout, room) = (&inbox.layout, self.host.inbox.contents_mut());
         let ends = |rows: Vec<usize>| rows.into_iter().map(|row| row as i32);
-        let fresh_start = |sequence: &Sequence<'_>| sequence.tokens.len() - sequence.fresh();
+        let fresh_start = |sequence: &Sequence<'_>| sequence.tokens.len() - fresh(shape.kind, sequence);
         layout.ids.put(room, batch.iter().flat_map(|sequence| &sequence.tokens[fresh_start(sequence)..]).copied());
-        layout.fresh_begin.put(room, ends(first_fresh(batch)));
+        layout.fresh_begin.put(room, ends(first_fresh(shape.kind, batch)));
         layout.fresh_start.put(room, batch.iter().map(|sequence| fresh_start(sequence) as i32));
         if shape.kind == Kind::Verify {
             layout.begin.put(room, ends(first_rows(batch.iter().map(|sequence| sequence.drafted() + 1))));
@@ -112,12 +111,15 @@ impl<D: Driver> CudaBackend<D> {
         }
         layout.table.put(room, batch.iter().flat_map(|sequence| row_of_table(sequence.pages, shape)));
         let kept = |sequence: &Sequence<'_>| {
-            let first = sequence.slot * self.rows.round + sequence.sampled();
-            first..first + sequence.fresh()
+            let first = sequence.slot * self.rows.round + sequence.hidden();
+            first..first + fresh(shape.kind, sequence)
         };
         // Rows of no sequence go behind all rounds.
         let kept = batch.iter().flat_map(kept).chain(self.limits.slots * self.rows.round..);
         layout.keep.put(room, kept.take(shape.fresh).map(|row| row as u32));
+        if shape.drafts() {
+            layout.states.put(room, batch.iter().map(|sequence| sequence.slot as u32));
+        }
         layout.params.put(room, views.params().chain([idle_params()]));
         if shape.biases.is_some() {
             let bias = |&(token, bias): &(TokenId, f32)| TokenBias { token, bias };
@@ -154,6 +156,7 @@ impl<D: Driver> CudaBackend<D> {
                 driver.copy_to_device(inbox.at, host.inbox.at(), inbox.layout.bytes)?;
                 match shape.kind {
                     Kind::Draft => pass.draft()?,
+                    Kind::Recurrent => pass.draft_recurrently()?,
                     _ => pass.verify()?,
                 }
                 driver.copy_to_host(host.outbox.at(), from, bytes)
@@ -235,9 +238,14 @@ pub(super) fn first_rows(rows: impl Iterator<Item = usize>) -> Vec<usize> {
     iter::once(0).chain(ends).collect()
 }
 
-/// The first of each sequence's rows that come without `h_N`, and the end of all.
-fn first_fresh(batch: &[Sequence<'_>]) -> Vec<usize> {
-    first_rows(batch.iter().map(Sequence::fresh))
+/// Rows of a sequence that a pass begins with: those that come without `h_N`, or, of recurrent drafts, the last one.
+fn fresh(kind: Kind, sequence: &Sequence<'_>) -> usize {
+    if kind.is_recurrent() { 1 } else { sequence.fresh() }
+}
+
+/// The first of each sequence's rows that a pass begins with, and the end of all.
+fn first_fresh(kind: Kind, batch: &[Sequence<'_>]) -> Vec<usize> {
+    first_rows(batch.iter().map(|sequence| fresh(kind, sequence)))
 }
 
 /// One sequence's row of the block table.
@@ -263,8 +271,8 @@ fn verified(sequence: &Sequence<'_>, first_row: usize, first_fresh: usize) -> Ve
         committed: sequence.committed as u32,
         drafts: sequence.drafted() as u32,
         sampled: sequence.sampled() as u32,
-        // Before them comes the last sampled draft, or the pending token.
-        proposed: first_fresh as u32 + 1,
+        // Before them come the last sampled draft, or the pending token, and drafts that were made recurrently.
+        proposed: (first_fresh + sequence.fresh() - sequence.proposed) as u32,
     }
 }
 

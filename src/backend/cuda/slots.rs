@@ -2,6 +2,8 @@
 
 use crate::TokenId;
 use crate::backend::Sequence;
+use crate::backend::kept::Kept;
+use crate::control::Way;
 use crate::sample::Verdict;
 
 /// One slot's round, and which tokens the device has counted for it.
@@ -9,6 +11,8 @@ use crate::sample::Verdict;
 pub struct Slot {
     /// What the device drafted in this round; it keeps their distributions. Proposed tokens are told to each pass anew.
     pub drafted: Vec<TokenId>,
+    /// What it has kept of the round beside them.
+    pub kept: Kept,
     /// Rows of the last verification's logits: the first, and how many.
     pub logits: Option<(usize, usize)>,
     /// The tokens in the device's row of counts, and how many of them are the prompt.
@@ -27,6 +31,13 @@ pub struct Recount {
 }
 
 impl Slot {
+    /// The device has made these drafts, one after the other.
+    pub fn draft(&mut self, sequence: &Sequence<'_>, way: Way, drafts: impl IntoIterator<Item = TokenId>) {
+        let before = self.drafted.len();
+        self.drafted.extend(drafts);
+        self.kept.drafted(sequence, way, self.drafted.len() - before);
+    }
+
     /// What is missing from the row of counts for the sequence's committed tokens, which count as counted from
     /// here on.
     pub fn recount(&mut self, sequence: &Sequence<'_>) -> Option<Recount> {
@@ -65,7 +76,16 @@ mod tests {
 
     fn recount(slot: &mut Slot, tokens: &[TokenId], committed: usize) -> Option<Recount> {
         let sampler = Sampler::new(SamplingParams::default(), 10).unwrap();
-        slot.recount(&Sequence { slot: 0, pages: &[], tokens, committed, prompt: 2, proposed: 0, sampler: &sampler })
+        slot.recount(&Sequence {
+            slot: 0,
+            pages: &[],
+            tokens,
+            committed,
+            prompt: 2,
+            proposed: 0,
+            recurrent: 0,
+            sampler: &sampler,
+        })
     }
 
     #[test]
@@ -83,6 +103,7 @@ mod tests {
             committed: 2,
             prompt: 2,
             proposed: 0,
+            recurrent: 0,
             sampler: &sampler,
         };
         slot.count(&round, &Verdict { accepted: 1, next: 5, logprobs: vec![] });

@@ -44,7 +44,8 @@ impl<D: Driver> CudaBackend<D> {
         let ones: Vec<u8> = 1f32.to_le_bytes().repeat(geometry.hidden_size.max(geometry.head_dim));
         let weights = shapes(geometry, &ones);
         let layer = shape_of_layer(geometry, &ones);
-        let exit = ExitWeights { after: exit_after, layer, norm: weights.norm, head: None, draft_ids: None };
+        let (input, recurrent, norm) = (None, None, weights.norm);
+        let exit = ExitWeights { after: exit_after, input, recurrent, layer, norm, head: None, draft_ids: None };
         let (backend, mut cargo) = Self::reserve(driver, geometry, &weights, Some(&exit), options)?;
         // Of the matrices there are shapes alone.
         cargo.retain(|item| matches!(item, Cargo::Floats { .. }));

@@ -103,8 +103,16 @@ mod tests {
         let (plain, words) = (sampler(vec![vec![9]]), sampler(vec![vec![4, 5]]));
         let least = sampler(vec![]).forbidding_among_first(2, vec![7]);
         let tokens = [0, 3, 4, 4, 6];
-        let sequence =
-            |sampler| Sequence { slot: 0, pages: &[], tokens: &tokens, committed: 2, prompt: 2, proposed: 0, sampler };
+        let sequence = |sampler| Sequence {
+            slot: 0,
+            pages: &[],
+            tokens: &tokens,
+            committed: 2,
+            prompt: 2,
+            proposed: 0,
+            recurrent: 0,
+            sampler,
+        };
         let batch = [sequence(&plain), sequence(&words), sequence(&least)];
 
         let verify = Views::new(Kind::Verify, &batch);
@@ -130,6 +138,7 @@ mod tests {
                 committed: 2,
                 prompt: 1,
                 proposed: 0,
+                recurrent: 0,
                 sampler,
             };
             Views::new(Kind::Verify, &[sequence(&plain), sequence(sampler)]).adjusted()

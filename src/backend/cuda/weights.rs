@@ -77,12 +77,24 @@ pub struct Head {
 pub struct Exit {
     /// `N`.
     pub after: usize,
+    /// What takes `h_N` to the layer's input; `None`: it is the input.
+    pub input: Option<ExitInput>,
+    /// What takes its state at a draft and that draft's embedding to the layer's next input.
+    pub recurrent: Option<Packed>,
     /// Its layer.
     pub layer: Layer,
     /// Its norm, and its own head or the model's.
     pub head: Head,
     /// `[outputs of the head]` u32, ascending: their tokens; null: the first ones.
     pub draft_ids: Address,
+}
+
+/// The matrix that an exit block reads `h_N` through.
+pub struct ExitInput {
+    /// `[hidden, hidden]`.
+    pub matrix: Packed,
+    /// `[hidden]` ones: the weight of the norm that `h_N` is not under.
+    pub norm: Address,
 }
 
 /// Where everything lies.
@@ -138,6 +150,11 @@ impl Weights {
             head: Head { norm: plan.vector(&model.norm), matrix },
             exit: exit.map(|exit| Exit {
                 after: exit.after,
+                input: exit.input.map(|input| ExitInput {
+                    matrix: plan.matrix(&[input]),
+                    norm: plan.floats(vec![1.0; geometry.hidden_size]),
+                }),
+                recurrent: exit.recurrent.map(|recurrent| plan.matrix(&[recurrent])),
                 layer: plan.layer(&exit.layer),
                 head: Head {
                     norm: plan.vector(&exit.norm),
@@ -271,8 +288,8 @@ pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Re
         of_layer(layer).into_iter().try_for_each(|format| same(format!("layer {index}"), format))?;
     }
     if let Some(exit) = exit {
-        let head = exit.head.map(|head| head.format);
-        of_layer(&exit.layer).into_iter().chain(head).try_for_each(|format| same("the exit block".into(), format))?;
+        let others = [exit.input, exit.recurrent, exit.head].into_iter().flatten().map(|matrix| matrix.format);
+        of_layer(&exit.layer).into_iter().chain(others).try_for_each(|format| same("the exit block".into(), format))?;
     }
     Ok(format)
 }

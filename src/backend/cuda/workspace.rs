@@ -71,6 +71,14 @@ pub struct Workspace {
     pub operand: Address,
     /// `[rows, hidden / 32]` f32.
     pub squares: Address,
+    /// The exit block's residual stream where that is not the model's, `[rows, hidden]` f32.
+    pub exit_residual: Address,
+    /// `h_N` as the exit block's matrix takes it, `[rows, operand_stride(hidden)]`.
+    pub exit_operand: Address,
+    /// `[slots]` rows of a recurrent exit block's input, `[operand_stride(2 · hidden)]`.
+    pub recurrent_operand: Address,
+    /// The exit block's residual stream at each slot's last draft, `[slots, hidden]` f32.
+    pub states: Address,
     /// `[rows, q_size + 2 kv_size]` f32.
     pub qkv: Address,
     /// `[rows, operand_stride(q_size)]`.
@@ -114,13 +122,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Lays the buffers out from `base` on; returns them and the bytes they take. `library` is how many bytes the
-    /// library of matrix products works in, where there is fast prefill.
+    /// Lays the buffers out from `base` on; returns them and the bytes they take. `exit_stream`: an exit block has a
+    /// residual stream of its own. `library` is how many bytes the library of matrix products works in, where there is fast
+    /// prefill.
     pub fn plan(
         base: Address,
         geometry: &Geometry,
         limits: &Limits,
         rows: &Rows,
+        exit_stream: bool,
         library: Option<usize>,
     ) -> (Self, usize) {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = *geometry;
@@ -130,6 +140,7 @@ impl Workspace {
         let chunks = chunks_of(limits.context, limits.context);
         let head_tiles = vocab.div_ceil(TILE_ROWS);
         let drafts = limits.slots * limits.max_draft;
+        let (exit_rows, exit_slots) = if exit_stream { (rows.any, limits.slots) } else { (0, 0) };
         let answers = arena.array::<Verdict>(1 + limits.slots);
         let workspace = Self {
             any_non_finite: answers,
@@ -138,6 +149,10 @@ impl Workspace {
             residual: arena.array::<f32>(rows.any * hidden),
             operand: arena.take(rows.any * operand_stride(hidden) * ELEMENT),
             squares: arena.array::<f32>(rows.any * hidden.div_ceil(SQUARES_WIDTH)),
+            exit_residual: arena.array::<f32>(exit_rows * hidden),
+            exit_operand: arena.take(exit_rows * operand_stride(hidden) * ELEMENT),
+            recurrent_operand: arena.take(exit_slots * operand_stride(2 * hidden) * ELEMENT),
+            states: arena.array::<f32>(exit_slots * hidden),
             qkv: arena.array::<f32>(rows.any * (geometry.q_size() + 2 * geometry.kv_size())),
             attended: arena.take(rows.any * operand_stride(geometry.q_size()) * ELEMENT),
             gated: arena.take(rows.any * operand_stride(mlp) * ELEMENT),

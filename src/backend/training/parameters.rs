@@ -269,6 +269,8 @@ impl ExportedBlock {
         let head = self.matrix(&layout.head);
         ExitWeights {
             after: layout.after,
+            input: None,
+            recurrent: None,
             layer: LayerWeights {
                 input_norm: self.vector(&layout.input_norm),
                 q: self.matrix(&layout.q.weight),

@@ -12,7 +12,8 @@ use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::{BUNDLED_EXIT, ExitBlock, Promise, most_promising};
-use eesd::model::{Geometry, ModelWeights, RopeScaling, cost};
+use eesd::model::cost::{self, DraftCosts};
+use eesd::model::{Geometry, ModelWeights, RopeScaling};
 use formats::Formats;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -104,11 +105,15 @@ struct Exit {
     file: PathBuf,
     bytes: u64,
     own_head: bool,
+    /// It reads hidden states through a matrix.
+    own_input: bool,
     /// Tokens that it can draft.
     draft_vocab: usize,
     metadata: BTreeMap<String, String>,
     /// A draft step's bytes over a plain step's.
     draft_step_cost: f64,
+    /// The same of a round's drafts after the first, where the block is recurrent.
+    recurrent_draft_step_cost: Option<f64>,
     predicted: Vec<Prediction>,
     promise: Promised,
     /// It drafts where no other is asked for.
@@ -191,9 +196,10 @@ impl Report {
 
 impl Exit {
     fn of(weights: &ModelWeights<'_>, block: &ExitBlock, default: bool) -> Self {
-        let r = cost::draft_ratio(weights, &block.weights());
+        let of = block.weights();
+        let costs = DraftCosts::of(weights, &of);
         let predict = |alpha: f64| {
-            let (best_k, speed_up) = cost::best(r, alpha, MOST_DRAFTS);
+            let (best_k, speed_up) = cost::best(costs, alpha, MOST_DRAFTS);
             Prediction { alpha, best_k, speed_up }
         };
         let Promise { acceptance, held_out, drafts, speed_up } = block.promise(weights);
@@ -201,10 +207,12 @@ impl Exit {
             exit_layer: block.after(),
             file: block.path().to_owned(),
             bytes: block.bytes(),
-            own_head: block.weights().head.is_some(),
+            own_head: of.head.is_some(),
+            own_input: of.input.is_some(),
             draft_vocab: block.draft_vocab(),
             metadata: block.metadata().clone(),
-            draft_step_cost: r,
+            draft_step_cost: costs.first,
+            recurrent_draft_step_cost: of.recurrent.map(|_| costs.later),
             predicted: ALPHAS.into_iter().map(predict).collect(),
             promise: Promised { acceptance, held_out, k: drafts, speed_up },
             default,

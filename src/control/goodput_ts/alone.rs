@@ -9,7 +9,7 @@ use super::sequence::{Draft, Sequence, chances, theta};
 use crate::control::calibration::{BINS, Before, Calibration, EDGES};
 use crate::control::costs::{Costs, RoundCosts};
 use crate::control::ledger::{Ledger, probe_every};
-use crate::control::{DraftPlan, Outcome, Rule, Step};
+use crate::control::{DraftPlan, DraftStep, Outcome, Rule, Step};
 use crate::sample::Philox;
 use serde_json::{Value, json};
 
@@ -96,6 +96,11 @@ impl Alone {
     /// Learns what time is worth where others draft too.
     pub fn observe_pace(&mut self, tokens: f64) {
         self.pace = tokens;
+    }
+
+    /// Learns how drafts after a round's first one are made.
+    pub fn observe_steps(&mut self, steps: &[DraftStep]) {
+        self.costs.later = steps.get(1).map_or(self.costs.later, |step| step.way);
     }
 
     /// Learns from a finished round.
@@ -190,7 +195,7 @@ impl Alone {
             bins = calibration.follow(&bins);
             drafts += 1;
         }
-        DraftPlan { limit: drafts, edges: EDGES.to_vec(), rules }
+        DraftPlan { edges: EDGES.to_vec(), rules, ..DraftPlan::of_length(drafts) }
     }
 
     /// Ledger and costs, for people.

@@ -25,16 +25,18 @@ pub struct Prices<'a> {
     costs: &'a StepCosts,
     batch: usize,
     rows: usize,
-    /// Of a draft step, by its sequences.
-    draft: Vec<f64>,
+    /// Of the next draft step, and of those after it, by their sequences.
+    draft: [Vec<f64>; 2],
     /// Of verifying further rows, by their number.
     verify: Vec<f64>,
 }
 
 impl<'a> Prices<'a> {
-    /// For a round of `batch` sequences, of which `drafting` may draft, beside the verification of `rows` rows.
-    pub fn new(costs: &'a StepCosts, batch: usize, rows: usize, drafting: usize) -> Self {
-        let draft = (0..=drafting).map(|sequences| costs.draft(sequences)).collect();
+    /// For a round of `batch` sequences, of which `drafting` may draft after `drafted` drafts each, beside the verification
+    /// of `rows` rows.
+    pub fn new(costs: &'a StepCosts, batch: usize, rows: usize, drafting: usize, drafted: usize) -> Self {
+        let step = |drafted| (0..=drafting).map(|sequences| costs.draft(drafted, sequences)).collect();
+        let draft = [step(drafted), step(drafted + 1)];
         Self { costs, batch, rows, draft, verify: vec![0.0] }
     }
 
@@ -92,7 +94,8 @@ impl BestSet {
         let (mut sequences, mut worth, mut drafting, mut drafts) = ([0; HORIZON], 0.0, 0.0, 0);
         for (i, candidate) in candidates.iter().enumerate() {
             let others: &mut usize = &mut sequences[candidate.ahead];
-            drafting += prices.draft[*others + 1] - prices.draft[*others];
+            let draft = &prices.draft[candidate.ahead.min(1)];
+            drafting += draft[*others + 1] - draft[*others];
             *others += 1;
             worth += candidate.worth;
             let value = value(worth, drafting + prices.verify[i + 1]);

@@ -152,7 +152,8 @@ impl Together {
                     (outlook.sampled(a.draft, rng).times(a.worth), a.most)
                 };
                 let sequences = asked.iter().zip(outlooks).zip(draws).map(sampled).collect();
-                let mut prices = Prices::new(costs, batch, rows, asked.len());
+                let drafted = asked.iter().map(|a| a.draft.drafts).max().unwrap_or(0);
+                let mut prices = Prices::new(costs, batch, rows, asked.len(), drafted);
                 BestSet::of(sequences, &mut prices, calibration, |worth, seconds| worth - rate * seconds).next
             }
             (Plan::Probe(slots), _) => {
@@ -243,8 +244,9 @@ impl Together {
         let Some(costs) = self.times.costs() else { return Plan::Exactly(0) };
         let size = self.sizes.entry(size(batch)).or_default();
         let plain = costs.hoped_verify(batch, rows);
-        let probe =
-            |tests: usize| (tests, costs.draft(tests) + costs.hoped_verify(batch, rows.saturating_add(tests)) - plain);
+        let probe = |tests: usize| {
+            (tests, costs.draft(0, tests) + costs.hoped_verify(batch, rows.saturating_add(tests)) - plain)
+        };
         let cheaper = |a: (usize, f64), b: (usize, f64)| if b.1 * (a.0 as f64) < a.1 * b.0 as f64 { b } else { a };
         let Some((tests, cost)) = (1..=asked.len()).map(probe).reduce(cheaper) else { return Plan::Exactly(0) };
         if size.undrafted as f64 >= probe_every(cost / plain) {
@@ -252,7 +254,7 @@ impl Together {
         }
         let sequences =
             outlooks.iter().zip(asked).map(|(outlook, a)| (outlook.clone().times(a.worth), a.most)).collect();
-        let mut prices = Prices::new(costs, batch, rows, asked.len());
+        let mut prices = Prices::new(costs, batch, rows, asked.len(), 0);
         // Sequences that do not speculate make a token a round.
         let all = asked.iter().map(|a| a.worth).sum::<f64>() + batch.saturating_sub(asked.len()) as f64;
         let rate = |worth: f64, seconds: f64| (all + worth) / (plain + seconds);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The files (`cuda/<name>.cu`) whose kernels may begin while the kernel before them still runs: in each,
 /// every block that touches anything a kernel writes calls `await_previous_kernel` first, and at least one
 /// block does. Kernels of other files, as those that make weights, are overlapped on neither side.
-const OVERLAPPING: [&str; 15] = [
+const OVERLAPPING: [&str; 16] = [
     "accept",
     "adjust",
     "append",
@@ -27,6 +27,7 @@ const OVERLAPPING: [&str; 15] = [
     "next_draft",
     "prefill_attention",
     "qkv",
+    "recurrent_input",
     "residual",
     "sample",
     "unpack_weights",

@@ -81,11 +81,13 @@ arguments! {
 arguments! {
     /// `cuda/residual.cu`.
     Residual {
-        /// `o_proj` or `down_proj`.
+        /// `o_proj` or `down_proj`, or what begins a residual stream.
         projection: Projection,
         /// f32, or null.
         bias: Address,
-        /// `[tokens, outputs]` f32, read and written.
+        /// `[tokens, outputs]` f32, what it is added to: `residual`, or null, which is zeros.
+        from: Address,
+        /// `[tokens, outputs]` f32.
         residual: Address,
         /// Weight of the norm that follows, f32.
         next_norm: Address,

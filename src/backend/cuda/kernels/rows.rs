@@ -1,4 +1,4 @@
-//! What starts a residual stream: `embedding`, `gather_rows`; and what stores its rows: `keep_rows`.
+//! What starts a residual stream: `embedding`, `gather_rows`, `recurrent_input`; and what stores its rows: `keep_rows`.
 
 use super::{Address, Format, Launcher, Shape, launch};
 use crate::backend::BackendError;
@@ -71,9 +71,33 @@ arguments! {
     }
 }
 
+arguments! {
+    /// `cuda/recurrent_input.cu`.
+    RecurrentInput {
+        /// `[tokens]` u32.
+        ids: Address,
+        /// `[vocab, hidden]`, by rows or packed.
+        table: Address,
+        /// 1 where `table` is packed, else 0.
+        packed: i32,
+        /// Width of the residual stream.
+        hidden: i32,
+        /// `[rows, hidden]` f32.
+        states: Address,
+        /// `[tokens]` u32.
+        index: Address,
+        /// `[tokens, stride]`.
+        operand: Address,
+        /// Of `operand`.
+        stride: i32,
+        /// Added to the mean of squares.
+        epsilon: f32,
+    }
+}
+
 const THREADS: u32 = 256;
 
-/// One block per token: `embedding` and `gather_rows`.
+/// One block per token: `embedding`, `gather_rows` and `recurrent_input`.
 ///
 /// # Safety
 /// As [`Launcher::launch`].

@@ -214,7 +214,7 @@ impl Controller for Watched {
         watch.controller.observe_times(times);
         watch.rounds.push(Round {
             rows: times.rows,
-            draft_seconds: times.draft_steps.iter().map(|&(_, seconds)| seconds).collect(),
+            draft_seconds: times.draft_steps.iter().map(|step| step.seconds).collect(),
             verify_seconds: times.verify_seconds,
         });
     }

@@ -13,29 +13,38 @@ pub struct Round {
     pub verify_seconds: f64,
 }
 
-/// Median seconds of a draft step, and of a verification pass by its rows.
+/// Median seconds of a round's first draft step, of its later ones, and of a verification pass by its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Costs {
-    draft: f64,
+    first_draft: f64,
+    later_draft: f64,
     verify: BTreeMap<usize, f64>,
 }
 
 impl Costs {
     /// Costs of the rounds of a warm-up.
     pub fn measured(rounds: impl IntoIterator<Item = Round>) -> Self {
-        let mut drafts = Vec::new();
+        let (mut first, mut later) = (Vec::new(), Vec::new());
         let mut by_rows: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for round in rounds {
-            drafts.extend_from_slice(&round.draft_seconds);
+            first.extend(round.draft_seconds.first());
+            later.extend(round.draft_seconds.iter().skip(1));
             by_rows.entry(round.rows).or_default().push(round.verify_seconds);
         }
         let verify = by_rows.into_iter().map(|(rows, mut seconds)| (rows, median(&mut seconds))).collect();
-        Self { draft: median(&mut drafts), verify }
+        let first_draft = median(&mut first);
+        let later_draft = if later.is_empty() { first_draft } else { median(&mut later) };
+        Self { first_draft, later_draft, verify }
     }
 
-    /// Seconds of a draft step.
+    /// Seconds of a round's first draft step.
     pub fn draft(&self) -> f64 {
-        self.draft
+        self.first_draft
+    }
+
+    /// Seconds of all draft steps of a round with so many.
+    pub fn drafts(&self, count: usize) -> f64 {
+        if count == 0 { 0.0 } else { self.first_draft + (count - 1) as f64 * self.later_draft }
     }
 
     /// Seconds of a verification pass over `rows` rows: as measured, or on the line between its
@@ -52,7 +61,7 @@ impl Costs {
 
     /// Seconds that these rounds should take.
     pub fn predict(&self, rounds: &[Round]) -> f64 {
-        rounds.iter().map(|round| self.verify(round.rows) + round.draft_seconds.len() as f64 * self.draft).sum()
+        rounds.iter().map(|round| self.verify(round.rows) + self.drafts(round.draft_seconds.len())).sum()
     }
 }
 
@@ -74,5 +83,7 @@ mod tests {
         assert_eq!(costs.verify(3), 1.5);
         assert_eq!(costs.verify(9), 2.0);
         assert_eq!(costs.predict(&[round(3, 2, 7.0)]), 2.5);
+        let recurrent = Costs::measured([Round { rows: 4, draft_seconds: vec![0.5, 0.1, 0.1], verify_seconds: 1.0 }]);
+        assert_eq!([0, 1, 2, 6].map(|count| recurrent.drafts(count)), [0.0, 0.5, 0.6, 1.0]);
     }
 }

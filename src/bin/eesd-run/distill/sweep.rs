@@ -79,9 +79,8 @@ fn measure(n: usize, engine: &mut Engine, requests: &[Request], tick: &dyn Fn())
     let stats = &contenders[1].stats;
     let acceptance = stats.accepted() as f64 / stats.drafted().max(1) as f64;
     let draft_cost = costs.draft() / costs.verify(1);
-    let predicted = |k: usize| {
-        cost::tokens_per_round(acceptance, k) * costs.verify(1) / (costs.verify(k + 1) + k as f64 * costs.draft())
-    };
+    let predicted =
+        |k: usize| cost::tokens_per_round(acceptance, k) * costs.verify(1) / (costs.verify(k + 1) + costs.drafts(k));
     let best =
         (0..=4).map(|k| (k, predicted(k))).fold((0, 1.0), |best, next| if next.1 > best.1 { next } else { best });
     let fixed = ControllerSpec::Fixed(best.0.max(1));

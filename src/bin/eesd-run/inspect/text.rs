@@ -98,14 +98,17 @@ fn promise(exit: &Exit) -> String {
 
 fn exit(exit: &Exit) -> Vec<String> {
     let whose = if exit.own_head { "head of its own" } else { "the model's head" };
-    let head = format!("{whose}, drafts from {} tokens", exit.draft_vocab);
+    let input = if exit.own_input { "input matrix, " } else { "" };
+    let head = format!("{input}{whose}, drafts from {} tokens", exit.draft_vocab);
+    let later = exit.recurrent_draft_step_cost;
+    let later = later.map_or_else(String::new, |cost| format!(", a recurrent one, after a round's first, {cost:.3}"));
     let metadata: Vec<String> = exit.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let predicted: Vec<String> =
         exit.predicted.iter().map(|p| format!("{:.2}x at {} (k = {})", p.speed_up, p.alpha, p.best_k)).collect();
     vec![
         format!("exit block   N = {}, {}, {}, {head}", exit.exit_layer, exit.file.display(), bytes(exit.bytes)),
         format!("  metadata   {}", metadata.join(", ")),
-        format!("  cost       a draft step costs {:.3} plain steps, by bytes read", exit.draft_step_cost),
+        format!("  cost       a draft step costs {:.3} plain steps{later}, by bytes read", exit.draft_step_cost),
         format!("  predicted  {} by acceptance rate", predicted.join(", ")),
         format!("  promise    {}", promise(exit)),
     ]

@@ -4,6 +4,7 @@ use super::Check;
 use crate::failure::Outcome;
 use eesd::TokenId;
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::control::Way;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::sample::{Sampler, SamplingParams};
 
@@ -52,14 +53,26 @@ fn compare(backend: &mut dyn Backend, prompt: &[TokenId], k: usize) -> Outcome<V
     fn at<'a>(tokens: &'a [TokenId], committed: usize, base: Sequence<'a>) -> Sequence<'a> {
         Sequence { tokens, committed, ..base }
     }
-    let base = Sequence { slot: 0, pages, tokens: prompt, committed: n, prompt: n, proposed: 0, sampler: &sampler };
+    let base = Sequence {
+        slot: 0,
+        pages,
+        tokens: prompt,
+        committed: n,
+        prompt: n,
+        proposed: 0,
+        recurrent: 0,
+        sampler: &sampler,
+    };
 
-    let mut tokens = prompt.to_vec();
-    for _ in 0..k {
-        let draft = backend.draft(&[at(&tokens, n, base)])?;
-        tokens.push(draft[0].token);
+    let (mut tokens, mut round) = (prompt.to_vec(), base);
+    for drafted in 0..k {
+        let way = if drafted > 0 && backend.is_recurrent() { Way::Recurrent } else { Way::FirstLayers };
+        let sequence = at(&tokens, n, round);
+        let draft = backend.draft_by(way, &[sequence])?[0];
+        round.recurrent = sequence.recurrent_after(way);
+        tokens.push(draft.token);
     }
-    backend.verify(&[at(&tokens, n, base)])?;
+    backend.verify(&[at(&tokens, n, round)])?;
     let speculative = backend.target_logits(0)?;
     let mut plain = Vec::new();
     for committed in n..=n + k {

@@ -1,0 +1,199 @@
+//! Recurrent exit blocks on the device: drafts near the processor's, nothing of a round's recurrent steps outlives it, loops
+//! draft what steps do, and answers are the model's own.
+
+use crate::recurrent_blocks::recurrent;
+use crate::requests::{run, tokens};
+use crate::support::{Subject, emulated, engine, on_device, options, table};
+use eesd::TokenId;
+use eesd::backend::cpu::{CpuBackend, CpuOptions};
+use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::backend::{Backend, Chunk, Draft, Sequence};
+use eesd::control::Way::{self, FirstLayers, Recurrent};
+use eesd::engine::Request;
+use eesd::kv::BlockTable;
+use eesd::model::{Dtype, ExitWeights};
+use eesd::sample::{Sampler, SamplingParams, Verdict, VerifyMode};
+
+const WAYS: [Way; 4] = [FirstLayers, Recurrent, Recurrent, Recurrent];
+
+fn block(subject: &Subject, after: usize) -> ExitWeights<'_> {
+    recurrent(subject.exit(after), Some(Dtype::BF16))
+}
+
+fn cuda(subject: &Subject, options: &CudaOptions) -> Box<dyn Backend> {
+    on_device(subject.geometry(), &subject.checkpoint.weights(), Some(&block(subject, 2)), options)
+}
+
+/// Leaves a text with one token, if there is any.
+fn forcing(vocab: usize, token: Option<TokenId>) -> Sampler {
+    let logit_bias = token.into_iter().map(|token| (token, 90.0)).collect();
+    Sampler::new(SamplingParams { logit_bias, ..SamplingParams::default() }, vocab).unwrap()
+}
+
+/// A text in a slot, and its round.
+struct Text {
+    slot: usize,
+    pages: BlockTable,
+    tokens: Vec<TokenId>,
+    committed: usize,
+    recurrent: usize,
+    sampler: Sampler,
+}
+
+impl Text {
+    /// All but its last token are taken in.
+    fn new(backend: &mut dyn Backend, slot: usize, text: &[TokenId], forced: Option<TokenId>) -> Self {
+        let pages = table(2 * slot, 128);
+        let sampler = forcing(backend.geometry().vocab_size, forced);
+        backend.prefill(&[Chunk { pages: pages.pages(), start: 0, tokens: &text[..text.len() - 1] }]).unwrap();
+        Self { slot, pages, tokens: text.to_vec(), committed: text.len(), recurrent: 0, sampler }
+    }
+
+    fn sequence(&self) -> Sequence<'_> {
+        let Self { slot, committed, recurrent, .. } = *self;
+        let (pages, tokens, sampler) = (self.pages.pages(), &self.tokens, &self.sampler);
+        Sequence { slot, pages, tokens, committed, prompt: 1, proposed: 0, recurrent, sampler }
+    }
+
+    fn drafts(&mut self, backend: &mut dyn Backend, ways: &[Way]) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        for &way in ways {
+            let draft = backend.draft_by(way, &[self.sequence()]).unwrap()[0];
+            self.recurrent = self.sequence().recurrent_after(way);
+            self.tokens.push(draft.token);
+            drafts.push(draft);
+        }
+        drafts
+    }
+
+    fn verify(&mut self, backend: &mut dyn Backend) -> Verdict {
+        let verdict = backend.verify(&[self.sequence()]).unwrap().remove(0);
+        self.tokens.truncate(self.committed + verdict.accepted);
+        self.tokens.push(verdict.next);
+        (self.committed, self.recurrent) = (self.tokens.len(), 0);
+        verdict
+    }
+}
+
+/// The same tokens, of which the text is left with one, have about the same confidences on both.
+#[test]
+fn drafts_are_near_the_processors() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let subject = Subject::fixture(name);
+        let options_of_cpu = CpuOptions { slots: 2, context: 512, ..CpuOptions::default() };
+        let (weights, exit) = (subject.checkpoint.weights(), block(&subject, 2));
+        let mut cpu = CpuBackend::new(subject.geometry(), &weights, Some(&exit), &options_of_cpu).unwrap();
+        let mut device = cuda(&subject, &options(2));
+        for token in [3, 77, 200] {
+            let text = subject.text(u64::from(token), 40);
+            let confidences = |backend: &mut dyn Backend| {
+                let drafts = Text::new(backend, 1, &text, Some(token)).drafts(backend, &WAYS);
+                assert!(drafts.iter().all(|draft| draft.token == token));
+                drafts.into_iter().map(|draft| draft.confidence).collect::<Vec<f32>>()
+            };
+            let (expected, found) = (confidences(&mut *cpu), confidences(&mut *device));
+            let near = expected.iter().zip(&found).all(|(a, b)| (a / b - 1.0).abs() < 0.1);
+            assert!(near, "{name}, {token}: {found:?}, on the processor {expected:?}");
+            assert!(expected.windows(2).all(|pair| pair[0] != pair[1]), "drafts that tell nothing: {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_of_recurrent_steps_do_not_outlive_their_round() {
+    for name in ["llama", "qwen3"] {
+        let subject = Subject::fixture(name);
+        let backend = &mut *cuda(&subject, &options(2));
+        let mut text = Text::new(backend, 0, &subject.text(5, 40), None);
+        let mut accepted = 0;
+        for round in 0..12 {
+            let (ways, forced) = (&WAYS[..1 + round % 4], Some(20 + 31 * round as TokenId % 200));
+            text.sampler = forcing(backend.geometry().vocab_size, forced);
+            let found = text.drafts(backend, ways);
+            let expected = Text::new(backend, 1, &text.tokens[..text.committed], forced).drafts(backend, ways);
+            assert_eq!(found, expected, "{name}, round {round}, {accepted} recurrent drafts accepted");
+            accepted += text.verify(backend).accepted.saturating_sub(1);
+        }
+        assert!(accepted >= 12, "{name}: only {accepted} recurrent drafts were accepted");
+    }
+}
+
+fn samplings() -> [SamplingParams; 3] {
+    // The seed is for controllers that draw.
+    let greedy = SamplingParams { seed: Some(3), ..SamplingParams::default() };
+    let few = SamplingParams { logit_bias: (20..24).map(|token| (token, 90.0)).collect(), ..greedy.clone() };
+    let verify = Some(VerifyMode::Coupled);
+    let coupled = SamplingParams { temperature: 0.9, frequency_penalty: 0.4, verify, ..few.clone() };
+    [greedy, few, coupled]
+}
+
+#[test]
+fn answers_are_those_of_plain_decoding() {
+    for name in ["llama", "mistral"] {
+        let subject = Subject::fixture(name);
+        let request = |(i, sampling): (usize, SamplingParams)| {
+            let text = subject.text(i as u64, 20 + 9 * i);
+            Request { sampling, ..Request::new(text, 24) }
+        };
+        let requests: Vec<Request> = samplings().into_iter().enumerate().map(request).collect();
+        let answers = |controller: &str, slots: usize| {
+            let found = run(&mut engine(cuda(&subject, &options(slots)), controller), &requests, slots);
+            let later: usize = found.iter().flat_map(|answer| answer.stats.accepted_at.iter().skip(1)).sum();
+            (tokens(&found).into_iter().map(<[_]>::to_vec).collect::<Vec<_>>(), later)
+        };
+        let (plain, _) = answers("off", 1);
+        let mut accepted = 0;
+        for (controller, slots) in [("fixed:4", 1), ("fixed:3", 3), ("threshold:0.01", 1), ("beta-ts:prior=9", 3)] {
+            let (found, later) = answers(controller, slots);
+            assert_eq!(found, plain, "{name}, {controller}, {slots} side by side");
+            accepted += later;
+        }
+        assert!(accepted > 10, "{name}: only {accepted} recurrent drafts were accepted");
+    }
+}
+
+/// All recurrent drafts of a round are one loop on the device, which drafts what single steps do.
+#[test]
+fn loops_draft_what_steps_do() {
+    let subject = Subject::fixture("llama");
+    let (weights, exit) = (subject.checkpoint.weights(), block(&subject, 1));
+    let request = |sampling| Request { sampling, ..Request::new(subject.text(0, 20), 24) };
+    let requests: Vec<Request> = samplings().into_iter().map(request).collect();
+    for controller in ["fixed:4", "threshold:0.01", "beta-ts:prior=9"] {
+        let answers = |draft_loops| {
+            let device = emulated(0, 1 << 30);
+            let options = CudaOptions { draft_loops, ..options(1) };
+            let backend = CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), &options);
+            let found = run(&mut engine(backend.unwrap(), controller), &requests, 1);
+            let seen = |answer: &eesd::engine::Completion| (answer.tokens.clone(), answer.stats.lengths.clone());
+            (found.iter().map(seen).collect::<Vec<_>>(), device.counts().turns)
+        };
+        let ((stepping, none), (looping, turns)) = (answers(false), answers(true));
+        assert_eq!(looping, stepping, "{controller}");
+        let later = |(_, lengths): &(_, Vec<usize>)| {
+            lengths.iter().zip(0..).skip(2).map(|(&rounds, drafts)| rounds as u64 * (drafts - 1)).sum::<u64>()
+        };
+        assert_eq!((none, turns), (0, looping.iter().map(later).sum::<u64>()), "{controller}");
+        assert!(turns > 0, "{controller}");
+    }
+}
+
+#[test]
+fn what_the_kernels_do_not_do_is_refused() {
+    let subject = Subject::fixture("llama");
+    let weights = subject.checkpoint.weights();
+    let eight = recurrent(subject.exit(2), None);
+    let refused = CudaBackend::new(emulated(0, 1 << 30), subject.geometry(), &weights, Some(&eight), &options(1));
+    let message = refused.err().unwrap().to_string();
+    assert!(message.contains("the exit block has weights in q8_0 (expected bf16"), "{message}");
+
+    let backend = &mut *cuda(&subject, &options(2));
+    let mut text = Text::new(backend, 0, &subject.text(1, 30), None);
+    text.drafts(backend, &WAYS[..3]);
+    let message = backend.draft(&[text.sequence()]).unwrap_err().to_string();
+    assert!(message.contains("a draft through the first layers after 2 recurrent ones"), "{message}");
+    let wrong = Sequence { recurrent: 0, ..text.sequence() };
+    let message = backend.verify(&[wrong]).unwrap_err().to_string();
+    assert!(message.contains("3 drafts (expected those that were drafted there)"), "{message}");
+    assert!(backend.verify(&[text.sequence()]).is_ok());
+}
