@@ -7,6 +7,8 @@
 
 #[path = "simulator/batch_table.rs"]
 mod batch_table;
+#[path = "simulator/cascade.rs"]
+mod cascade;
 #[path = "simulator/picture.rs"]
 mod picture;
 #[path = "simulator/recorded_table.rs"]
@@ -84,6 +86,9 @@ struct Args {
     /// Lookups in these recorded texts instead, by batch size, on several machines.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batches", "requests", "sources"])]
     lookups: Option<PathBuf>,
+    /// The cascade instead, and the choice among sources without it, in these recorded texts, which have an exit block's drafts.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batches", "requests", "sources", "lookups"])]
+    cascade: Option<PathBuf>,
     /// With `--batches`: plain rounds that a batch's texts are long enough for.
     #[arg(long, default_value_t = 3000)]
     rounds: usize,
@@ -123,6 +128,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(path) = &args.lookups {
         let texts = simulator::sources::recorded(path)?;
         println!("{}", recorded_table::markdown(&texts, &seeds));
+        return Ok(());
+    }
+    if let Some(path) = &args.cascade {
+        let texts = simulator::sources::recorded(path)?;
+        println!("{}", recorded_table::cascade(&texts, &seeds));
         return Ok(());
     }
     if args.requests {

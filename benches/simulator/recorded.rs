@@ -14,25 +14,35 @@ const DEEP: usize = 4;
 pub struct RowCosts {
     pub name: &'static str,
     rows: &'static [(f64, f64)],
+    /// The first layers' share of a plain step, and that of a draft step, which goes through them and the exit block.
+    first_layers: f64,
+    draft: f64,
     pub batches: &'static [usize],
 }
 
 /// The machines of the table.
 pub const MACHINES: [RowCosts; 3] = [
-    // As `benches/cpu.rs` measured SmolLM2-135M on two cores, in the one and the other state of a machine's memory.
+    // As `benches/cpu.rs` measured SmolLM2-135M on two cores, in the one and the other state of a machine's memory. The exit is after
+    // four layers.
     RowCosts {
         name: "processor, fast memory",
+        first_layers: 4.0 / 30.0,
+        draft: 0.17,
         rows: &[(1.0, 1.0), (2.0, 1.12), (4.0, 1.3), (8.0, 1.5), (16.0, 2.5), (32.0, 4.6)],
         batches: &[1, 4, 8, 16],
     },
     RowCosts {
         name: "processor, slow arithmetic",
+        first_layers: 4.0 / 30.0,
+        draft: 0.17,
         rows: &[(1.0, 1.0), (2.0, 1.25), (4.0, 1.6), (8.0, 2.2), (16.0, 3.8), (32.0, 7.2)],
         batches: &[1, 4, 8, 16],
     },
     // A layer of 13B in µs, from the tables of cuda/README.md; its forty with the head's share cost in proportion.
     RowCosts {
         name: "H200, 13B, predicted",
+        first_layers: 3.0 / 40.0,
+        draft: 0.111,
         rows: &[
             (1.0, 151.0),
             (16.0, 151.0),
@@ -52,6 +62,17 @@ impl RowCosts {
         let [(from, low), (to, high)] = [self.rows[upper - 1], self.rows[upper]];
         (low + (high - low) * (rows - from) / (to - from)) / self.rows[0].1
     }
+
+    /// A pass of so many rows through the first layers and the exit block.
+    pub fn draft(&self, rows: usize) -> f64 {
+        self.draft * self.at(rows as f64)
+    }
+
+    /// The verification of so many rows, of which some come with hidden states.
+    pub fn verify(&self, rows: usize, hidden: usize) -> f64 {
+        let through = |rows: usize| if rows == 0 { 0.0 } else { self.at(rows as f64) };
+        self.first_layers * through(rows - hidden) + (1.0 - self.first_layers) * through(rows)
+    }
 }
 
 /// A machine whose times vary by a tenth, one in a hundred being ten times too long.
@@ -61,12 +82,12 @@ struct Noisy<'a> {
 }
 
 impl Machine for Noisy<'_> {
-    fn draft(&self, _sequences: usize) -> f64 {
-        f64::INFINITY
+    fn draft(&self, sequences: usize) -> f64 {
+        self.costs.draft(sequences)
     }
 
     fn verify(&self, _batch: usize, rows: usize) -> f64 {
-        self.costs.at(rows as f64)
+        self.costs.verify(rows, 0)
     }
 
     fn measured(&mut self, time: f64) -> f64 {
@@ -104,9 +125,10 @@ impl<'a> Case<'a> {
         LENGTHS.map(speed).into_iter().fold((0, 1.0), |a, b| if b.1 > a.1 { b } else { a })
     }
 
-    /// The speed of the choice among sources over plain decoding's, and of the text where that is least.
-    pub fn chosen(&self, seed: u64) -> (f64, f64) {
-        let Played { total, slowest } = self.play(&Drafter::Lookups, seed);
+    /// The speed of the choice among sources over plain decoding's, and of the text where that is least: of lookups alone, or
+    /// of an exit block beside them.
+    pub fn chosen(&self, drafter: &Drafter, seed: u64) -> (f64, f64) {
+        let Played { total, slowest } = self.play(drafter, seed);
         (self.plain / total.time, slowest)
     }
 }

@@ -21,6 +21,8 @@ pub struct Found {
     pub evidence: Vec<Evidence>,
     /// Tokens that the text goes on with.
     pub agreed: usize,
+    /// Whether the exit block drafts the first wrong one too.
+    pub fooled: bool,
 }
 
 /// A position of a text: what drafting its token gives, by the exit block and by a lookup.
@@ -53,7 +55,7 @@ pub fn passages(tokens: usize, passage: usize, chances: &[(f64, f64)], seed: u64
         let finds = random.uniform() < 1.0 / 3.0;
         let agreed = (0..8).take_while(|_| random.uniform() < lookup).count();
         let evidence = || (3..11).map(|matched| Evidence { matched, share: 1.0, seen: 1 }).collect();
-        Sourced { exit, found: finds.then(|| Found { evidence: evidence(), agreed }) }
+        Sourced { exit, found: finds.then(|| Found { evidence: evidence(), agreed, fooled: false }) }
     };
     (0..tokens).map(&mut position).collect()
 }
@@ -65,24 +67,27 @@ pub fn best_single(text: &[Sourced], costs: Costs) -> f64 {
     exits.chain(lookups).map(|drafter| play(&drafter, text, costs, 0).speedup()).fold(0.0, f64::max)
 }
 
-/// The texts of a file of recorded lookups, which no exit block drafts for.
+/// The texts of a file of recorded lookups. Where no exit block was recorded its drafts are all wrong.
 ///
 /// # Errors
 /// If it cannot be read, or is no such file.
 pub fn recorded(path: &Path) -> io::Result<Vec<Vec<Sourced>>> {
-    let exit = Position { confidence: 0.0, accepted: false };
     let text = |line: &str| -> io::Result<Vec<Sourced>> {
-        let Lookups { found } = serde_json::from_str(line)?;
-        Ok(found.into_iter().map(|found| Sourced { exit, found: found.map(Found::from) }).collect())
+        let Lookups { found, confidence, accepted } = serde_json::from_str(line)?;
+        let confidence = confidence.into_iter().chain(std::iter::repeat(0.0));
+        let accepted = accepted.bytes().chain(std::iter::repeat(b'0')).map(|byte| byte == b'1');
+        let exit = confidence.zip(accepted).map(|(confidence, accepted)| Position { confidence, accepted });
+        Ok(found.into_iter().zip(exit).map(|(found, exit)| Sourced { exit, found: found.map(Found::from) }).collect())
     };
     std::fs::read_to_string(path)?.lines().map(text).collect()
 }
 
 impl From<found::Found> for Found {
-    fn from(found::Found(agreed, matched, runs): found::Found) -> Self {
+    fn from(found::Found { right: agreed, matched, places, fooled }: found::Found) -> Self {
         let alike = |run: found::Run| std::iter::repeat_n((f32::from(run.1) / 100.0, run.2), run.0);
-        let places = runs.into_iter().flat_map(alike).zip(matched..);
-        Self { evidence: places.map(|((share, seen), matched)| Evidence { matched, share, seen }).collect(), agreed }
+        let places = places.into_iter().flat_map(alike).zip(matched..);
+        let evidence = places.map(|((share, seen), matched)| Evidence { matched, share, seen }).collect();
+        Self { evidence, agreed, fooled }
     }
 }
 
