@@ -4,10 +4,13 @@
 mod blocks;
 
 use super::adamw::AdamStep;
+use super::chains::Chains;
 use super::cpu::{CpuStudent, frame, pass};
-use super::loss::{LossOptions, LossSum};
+use super::layer::Frame;
+use super::loss::{LossOptions, Losses};
+use super::model_side::ModelSide;
 use super::parameters::Head;
-use super::{Position, Student, TeacherBatch};
+use super::{Position, Student, Targets, TeacherBatch};
 use crate::model::RopeScaling;
 use blocks::{Case, Sizes};
 
@@ -19,14 +22,21 @@ impl Case {
         Self::sized(SIZES, heads, window, lengths)
     }
 
+    /// Its constants in numbers of 64 bits, and its parameters.
+    fn wide(&self) -> (Frame<f64>, Vec<f64>) {
+        let (layout, values) = self.layout();
+        let mut frame = frame::<f64>(&self.geometry, layout, 512).unwrap();
+        frame.model = Some(ModelSide::new(&self.model(), &frame.layout, frame.epsilon));
+        frame.steps = self.steps;
+        (frame, values.into_iter().map(f64::from).collect())
+    }
+
     /// Compares some elements of each tensor, the largest gradients among them.
     fn check(&self, name: &str) {
-        let (layout, values) = self.layout();
-        let frame = frame::<f64>(&self.geometry, layout.clone(), 512).unwrap();
-        let batch = self.batch();
-        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        let (frame, values) = self.wide();
+        let (layout, batch) = (&frame.layout, self.batch());
         let mut gradient = vec![0.0; values.len()];
-        let loss = pass(&frame, &values, &batch, &self.loss, Some(&mut gradient));
+        let loss = pass(&frame, &values, &batch, &self.loss, Some(&mut gradient)).all();
         let (trained, frozen) = gradient.split_at(layout.trained());
         assert!(frozen.iter().all(|&g| g == 0.0), "{name}: the frozen head has a gradient");
         let largest = trained.iter().fold(0f64, |most, g| most.max(g.abs()));
@@ -35,7 +45,7 @@ impl Case {
             let at_shifted = |by: f64| {
                 let mut shifted = values.clone();
                 shifted[at] += by;
-                pass(&frame, &shifted, &batch, &self.loss, None).loss
+                pass(&frame, &shifted, &batch, &self.loss, None).all().loss
             };
             let h = 1e-5;
             let difference = (at_shifted(h) - at_shifted(-h)) / (2.0 * h);
@@ -75,7 +85,36 @@ fn gradients_are_central_differences() {
         Case { loss, ..plain() }.check(&format!("{loss:?}"));
         Case { loss, draft_vocab: 11, ..plain() }.check(&format!("{loss:?}, fewer tokens"));
         Case { loss, draft_vocab: 11, listed: true, ..plain() }.check(&format!("{loss:?}, listed tokens"));
+        Case { loss, states: true, ..plain() }.check(&format!("{loss:?}, hidden states"));
+        let few = Case { draft_vocab: 11, listed: true, states: true, ..plain() };
+        Case { loss, ..few }.check(&format!("{loss:?}, listed tokens, hidden states"));
     }
+}
+
+/// Chains over the ends of segments, of segments that are shorter than a chain, and of rows that do not count.
+#[test]
+fn gradients_of_chains_are_central_differences() {
+    let chains = |steps| Case { input: true, steps, ..Case::new((2, 2), None, &[5, 1, 9, 2]) };
+    Case { input: true, ..Case::new((2, 2), None, &[5, 1, 9]) }.check("an input matrix alone");
+    Case { input: false, ..chains(2) }.check("two steps without an input matrix");
+    for steps in [2, 3, 4, 7] {
+        chains(steps).check(&format!("{steps} steps"));
+    }
+    for (window, steps) in [(1, 4), (2, 4), (3, 3), (4, 3)] {
+        let sliding = Case { steps, input: true, ..Case::new((4, 2), Some(window), &[7, 4]) };
+        sliding.check(&format!("{steps} steps in a window of {window}"));
+    }
+    Case { biases: true, states: true, ..chains(3) }.check("biases");
+    let mut normed = Case { steps: 3, input: true, ..Case::new((4, 1), None, &[6, 3]) };
+    normed.geometry.qk_norm = true;
+    normed.check("norms of queries and keys");
+    for (head, listed) in [(Head::Trained, true), (Head::Frozen, true), (Head::Trained, false)] {
+        let few = Case { head, listed, draft_vocab: 11, states: true, ..chains(3) };
+        few.check(&format!("{head:?} head, listed tokens {listed}"));
+    }
+    Case { head: Head::Shared, states: true, ..chains(3) }.check("the model's head");
+    let loss = LossOptions { soft: 0.6, temperature: 0.7, hard: 0.4, variation: 0.5 };
+    Case { loss, ..chains(4) }.check("every term");
 }
 
 /// Segments past a block of queries, with and without a window that ends inside one.
@@ -87,20 +126,24 @@ fn gradients_hold_across_blocks_of_queries() {
         case.geometry.head_dim = 2;
         case.geometry.intermediate_size = 4;
         case.check(&format!("{window:?}"));
+        Case { steps: 3, input: true, ..case }.check(&format!("{window:?}, chains"));
     }
 }
 
 /// Attention never looks across segments, so neither losses nor gradients know how texts were packed.
 #[test]
 fn segments_do_not_see_each_other() {
-    let case = Case::new((4, 2), None, &[6, 9]);
-    let (layout, values) = case.layout();
-    let frame = frame::<f64>(&case.geometry, layout, 512).unwrap();
-    let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+    segments_are_apart(&Case::new((4, 2), None, &[6, 9]));
+    segments_are_apart(&Case { input: true, steps: 3, ..Case::new((4, 2), None, &[6, 9]) });
+}
+
+fn segments_are_apart(case: &Case) {
+    let (frame, values) = case.wide();
     let whole = case.batch();
+    let Targets::Logits(logits) = &whole.targets else { panic!("hidden states") };
     let mut together = vec![0.0; values.len()];
-    let sum = pass(&frame, &values, &whole, &case.loss, Some(&mut together));
-    let (mut apart, mut sums) = (vec![0.0; values.len()], LossSum::default());
+    let sum = pass(&frame, &values, &whole, &case.loss, Some(&mut together)).all();
+    let (mut apart, mut sums) = (vec![0.0; values.len()], Losses::default());
     for (first, len) in [(0, 6), (6, 9)] {
         let hidden = case.geometry.hidden_size;
         let mine = |p: &&Position| (first..first + len).contains(&p.row);
@@ -109,12 +152,14 @@ fn segments_do_not_see_each_other() {
             whole.scored.iter().filter(mine).map(|p| Position { row: p.row - first, ..*p }).collect();
         let part = TeacherBatch {
             lengths: vec![len],
+            tokens: whole.tokens[first..][..len].to_vec(),
             hidden: whole.hidden[first * hidden..][..len * hidden].to_vec(),
-            logits: whole.logits[before * 23..][..scored.len() * 23].to_vec(),
+            targets: Targets::Logits(logits[before * 23..][..scored.len() * 23].to_vec()),
             scored,
         };
         sums.add(&pass(&frame, &values, &part, &case.loss, Some(&mut apart)));
     }
+    let sums = sums.all();
     assert!((sum.loss - sums.loss).abs() < 1e-9 && sum.agreement == sums.agreement);
     assert!(together.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-9));
 }
@@ -125,21 +170,27 @@ fn step(number: u64) -> AdamStep {
 
 fn student(case: &Case, threads: usize) -> CpuStudent {
     let (layout, values) = case.layout();
-    CpuStudent::new(&case.geometry, layout, values, 64, Some(threads)).unwrap()
+    let student = CpuStudent::new(&case.geometry, layout, values, 64, Some(threads)).unwrap();
+    student.with_model(&case.model(), case.steps).unwrap()
 }
 
 #[test]
 fn training_learns_and_gives_the_same_bits_on_any_number_of_threads() {
     let case = Case { head: Head::Trained, ..Case::new((4, 2), None, &[20, 30, 12]) };
+    learns(&case);
+    learns(&Case { input: true, steps: 3, ..case });
+}
+
+fn learns(case: &Case) {
     let batch = case.batch();
     let run = |threads| {
-        let mut student = student(&case, threads);
-        let first = student.test(&batch, &case.loss).unwrap().mean();
+        let mut student = student(case, threads);
+        let first = student.test(&batch, &case.loss).unwrap().all().mean();
         for number in 1..=60 {
             student.learn(&batch, &case.loss).unwrap();
             student.update(&step(number)).unwrap();
         }
-        (first, student.test(&batch, &case.loss).unwrap().mean(), student.state().unwrap())
+        (first, student.test(&batch, &case.loss).unwrap().all().mean(), student.state().unwrap())
     };
     let (first, last, state) = run(1);
     assert!(last.loss < first.loss && last.divergence < 0.5 * first.divergence, "{first:?} {last:?}");
