@@ -169,3 +169,77 @@ fn add(batch: &mut TeacherBatch, segment: &Segment, rows: usize, hidden: Vec<f32
     };
     batch.scored.extend(scored.clone().enumerate().map(position));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::{CpuBackend, CpuOptions};
+    use crate::distill::data::{Batches, Document};
+    use crate::load::Checkpoint;
+
+    const WINDOW: usize = 300;
+
+    fn backend(checkpoint: &Checkpoint) -> Box<dyn Backend> {
+        let options = CpuOptions { threads: Some(1), context: WINDOW, ..CpuOptions::default() };
+        CpuBackend::new(checkpoint.geometry(), &checkpoint.weights(), None, &options).unwrap()
+    }
+
+    /// Whatever is asked for, in pieces of a long chunk: the same numbers as of the whole model.
+    #[test]
+    fn what_is_read_is_what_the_model_says() {
+        let checkpoint = Checkpoint::open("models/pycode-4m".as_ref()).unwrap();
+        let mut backend = backend(&checkpoint);
+        let (vocab, layers) = (checkpoint.geometry().vocab_size, checkpoint.geometry().layers);
+        let tokens: Vec<TokenId> = (0..WINDOW as u32).map(|i| i * 37 % vocab as u32).collect();
+        let mut table = BlockTable::default();
+        table.reserve(WINDOW, &mut PagePool::new(backend.limits().pages)).unwrap();
+        let chunk = Chunk { pages: table.pages(), start: 0, tokens: &tokens };
+        let expected: Vec<_> = (0..=layers).map(|tap| backend.evaluate(&chunk, tap).unwrap()).collect();
+        for (taps, rows) in [
+            (&[3, layers][..], 40..WINDOW),
+            (&[2], 0..0),
+            (&[0, 1, layers], 250..260),
+            (&[], 3..4),
+            (&[layers], 290..WINDOW),
+        ] {
+            let read = backend.read(&chunk, taps, rows.clone()).unwrap();
+            for (hidden, &tap) in read.hidden.iter().zip(taps) {
+                assert_eq!(hidden, &expected[tap].hidden, "{taps:?}");
+            }
+            assert_eq!(read.logits, expected[0].logits[rows.start * vocab..rows.end * vocab], "{taps:?} {rows:?}");
+        }
+        assert!(backend.read(&chunk, &[layers + 1], 0..0).is_err());
+    }
+
+    /// Both ways of telling a student say the same of the same positions.
+    #[test]
+    fn states_and_logits_are_of_the_same_positions() {
+        let checkpoint = Checkpoint::open("models/pycode-4m".as_ref()).unwrap();
+        let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 4096).collect();
+        let text = [Document { tokens: tokens.clone(), prompt: 70 }, Document { tokens, prompt: 3 }];
+        let plan = TrainPlan { window: 64, batch_tokens: 200, half_life: Some(9.0), ..TrainPlan::default() };
+        let batches = Batches::new(&text, plan.window, plan.batch_tokens, 0).unwrap();
+        let mut teacher = Teacher::new(backend(&checkpoint), 2, plan.window).unwrap();
+        for step in 0..batches.steps_per_epoch() {
+            let segments = batches.batch(step);
+            let (said, states) = (teacher.logits(&segments, &plan).unwrap(), teacher.states(&segments, &plan).unwrap());
+            let (Targets::Logits(logits), Targets::States(last)) = (&said.targets, &states.targets) else {
+                panic!("the wrong targets");
+            };
+            assert_eq!(said.scored.len(), states.scored.len());
+            for (index, (of_logits, of_states)) in said.scored.iter().zip(&states.scored).enumerate() {
+                assert_eq!((of_logits.token, of_logits.weight), (of_states.token, of_states.weight));
+                let row = |batch: &TeacherBatch, row: usize| batch.hidden[row * 192..][..192].to_vec();
+                let mut rounded = row(&said, of_logits.row);
+                round(&mut rounded, 192);
+                assert_eq!(rounded, row(&states, of_states.row));
+                assert_eq!(said.tokens[of_logits.row], states.tokens[of_states.row]);
+                let logits = &logits[index * 4096..][..4096];
+                let total = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+                assert!((total - f64::from(last.log_totals[index])).abs() < 1e-4);
+                let likeliest = last.likeliest[index] as usize;
+                assert!(logits.iter().all(|x| *x <= logits[likeliest]), "{likeliest}");
+            }
+        }
+    }
+}

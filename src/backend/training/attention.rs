@@ -109,7 +109,8 @@ impl<'a, R: Real> Rows<'a, R> {
         for (row, scores) in rows.clone().zip(into.chunks_exact_mut(width)) {
             let (text, own) = scores.split_at_mut(keys.len());
             let seen = self.keys(heads, &(row..row + 1));
-            let seen = seen.start - keys.start..seen.end - keys.start;
+            // A chain that is longer than the window sees nothing of the text.
+            let seen = seen.start.max(keys.start) - keys.start..seen.end.max(keys.start) - keys.start;
             text[..seen.start].fill(R::default());
             text[seen.end..].fill(R::default());
             let q = head_of(self.q, row, heads.q_size(), head, heads.head_dim);

@@ -4,12 +4,11 @@
 mod blocks;
 
 use super::adamw::AdamStep;
-use super::chains::Chains;
 use super::cpu::{CpuStudent, frame, pass};
 use super::layer::Frame;
-use super::loss::{LossOptions, Losses};
+use super::loss::{LossOptions, Losses, Scratch, Taught, lose};
 use super::model_side::ModelSide;
-use super::parameters::Head;
+use super::parameters::{Head, Slot};
 use super::{Position, Student, Targets, TeacherBatch};
 use crate::model::RopeScaling;
 use blocks::{Case, Sizes};
@@ -88,6 +87,136 @@ fn gradients_are_central_differences() {
         Case { loss, states: true, ..plain() }.check(&format!("{loss:?}, hidden states"));
         let few = Case { draft_vocab: 11, listed: true, states: true, ..plain() };
         Case { loss, ..few }.check(&format!("{loss:?}, listed tokens, hidden states"));
+    }
+}
+
+/// One row of the layer, by its definition: what it leaves, given the keys and values of the positions that it sees.
+fn layer(frame: &Frame<f64>, values: &[f64], x: &[f64], position: usize, seen: &mut Vec<(usize, [Vec<f64>; 2])>) -> Vec<f64> {
+    let (layout, heads) = (&frame.layout, frame.heads);
+    let times = |slot: &Slot, x: &[f64]| -> Vec<f64> {
+        let row = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum();
+        values[slot.range.clone()].chunks_exact(slot.shape[1]).map(row).collect()
+    };
+    let norm = |weight: &Slot, x: &[f64]| -> Vec<f64> {
+        let square = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let scale = (square + frame.epsilon).sqrt().recip();
+        x.iter().zip(&values[weight.range.clone()]).map(|(x, w)| x * scale * w).collect()
+    };
+    let add = |a: Vec<f64>, b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
+    let normed = norm(&layout.input_norm, x);
+    let rotated = |slot: &Slot| {
+        let mut x = times(slot, &normed);
+        frame.rotary.rotate(&mut x, slot.shape[0], &[position]);
+        x
+    };
+    let q = rotated(&layout.q.weight);
+    seen.push((position, [rotated(&layout.k.weight), times(&layout.v.weight, &normed)]));
+    let first = heads.window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let mut attended = Vec::new();
+    for head in 0..heads.heads {
+        let of = |x: &[f64], head: usize| x[head * heads.head_dim..][..heads.head_dim].to_vec();
+        let (q, kv) = (of(&q, head), head * heads.kv_heads / heads.heads);
+        let scores: Vec<(f64, Vec<f64>)> = seen
+            .iter()
+            .filter(|(at, _)| *at >= first)
+            .map(|(_, [k, v])| {
+                let score: f64 = q.iter().zip(of(k, kv)).map(|(q, k)| q * k).sum();
+                ((score / (heads.head_dim as f64).sqrt()).exp(), of(v, kv))
+            })
+            .collect();
+        let total: f64 = scores.iter().map(|(score, _)| score).sum();
+        attended.extend((0..heads.head_dim).map(|i| scores.iter().map(|(p, v)| p * v[i]).sum::<f64>() / total));
+    }
+    let middle = add(times(&layout.o.weight, &attended), x);
+    let normed = norm(&layout.post_norm, &middle);
+    let (gate, up) = (times(&layout.gate.weight, &normed), times(&layout.up.weight, &normed));
+    let gated: Vec<f64> = gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
+    add(times(&layout.down.weight, &gated), &middle)
+}
+
+/// Each chain on its own, step by step as a round drafts, costs what all of them together do.
+#[test]
+fn chains_are_what_a_round_does() {
+    for (window, lengths) in [(None, &[5, 2, 9][..]), (Some(3), &[7, 4]), (Some(1), &[6])] {
+        let case = Case { input: true, steps: 4, ..Case::new((4, 2), window, lengths) };
+        let ((frame, values), batch) = (case.wide(), case.batch());
+        let Targets::Logits(targets) = &batch.targets else { panic!("hidden states") };
+        let (layout, vocab, width) = (&frame.layout, SIZES.vocab, SIZES.hidden);
+        let times = |slot: &Slot, x: &[f64]| -> Vec<f64> {
+            let row = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum();
+            values[slot.range.clone()].chunks_exact(slot.shape[1]).map(row).collect()
+        };
+        let read = |row: usize| {
+            let hidden: Vec<f64> = batch.hidden[row * width..][..width].iter().map(|&x| x.into()).collect();
+            times(layout.input.as_ref().unwrap(), &hidden)
+        };
+        let mut expected = vec![0.0; case.steps];
+        let mut first = 0;
+        for &len in lengths {
+            let scored = || batch.scored.iter().enumerate().filter(|(_, p)| (first..first + len).contains(&p.row));
+            let (low, high) = (scored().next().unwrap().1.row, scored().last().unwrap().1.row);
+            for start in low..=high {
+                let mut seen = Vec::new();
+                let mut out = Vec::new();
+                (first..=start).for_each(|row| out = layer(&frame, &values, &read(row), row - first, &mut seen));
+                for step in 0..case.steps {
+                    let row = start + step;
+                    if row > high {
+                        break;
+                    }
+                    if step > 0 {
+                        let embedding = frame.model.as_ref().unwrap().embedding(batch.tokens[row]);
+                        let x = times(layout.recurrent.as_ref().unwrap(), &[&out, embedding].concat());
+                        out = layer(&frame, &values, &x, row - first, &mut seen);
+                    }
+                    let Some((index, position)) = scored().find(|(_, p)| p.row == row) else { continue };
+                    let (normed, _) = frame.norm(&values, &layout.norm, &out);
+                    let mut logits = times(&layout.head, &normed);
+                    let mut taught = Taught::default();
+                    taught.whole(&targets[index * vocab..][..vocab], layout.draft_vocab(), &case.loss);
+                    let scratch = &mut Scratch::default();
+                    let Position { token, weight, .. } = *position;
+                    let vocab = layout.draft_vocab();
+                    expected[step] += lose(&mut logits, &taught, token, weight, vocab, &case.loss, scratch).loss;
+                }
+            }
+            first += len;
+        }
+        let found = pass(&frame, &values, &batch, &case.loss, None);
+        for (step, (found, expected)) in found.drafts.iter().zip(&expected).enumerate() {
+            let error = (found.loss - expected).abs();
+            assert!(error < 1e-6 * expected, "{window:?}, step {step}: {} (expected {expected})", found.loss);
+        }
+    }
+}
+
+/// What a student makes of last hidden states is what it makes of their logits, whichever tokens it drafts.
+#[test]
+fn hidden_states_say_what_their_logits_say() {
+    let whole = Case { states: true, ..Case::new((2, 2), None, &[6, 3]) };
+    for case in [whole.clone(), Case { draft_vocab: 11, listed: true, ..whole.clone() }] {
+        let ((frame, values), mut batch) = (case.wide(), case.batch());
+        let all = whole.wide();
+        let Targets::States(states) = &mut batch.targets else { panic!("logits") };
+        let logits = all.0.model.as_ref().unwrap().logits(&states.last, &[]);
+        for (position, logits) in logits.chunks_exact(SIZES.vocab).enumerate() {
+            states.log_totals[position] = logits.iter().map(|x| x.exp()).sum::<f64>().ln() as f32;
+            let likeliest = (0..SIZES.vocab).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            states.likeliest[position] = likeliest as u32;
+        }
+        let targets = Targets::Logits(logits.iter().map(|&x| x as f32).collect());
+        let said = TeacherBatch { targets, ..batch.clone() };
+        let loss = LossOptions { soft: 0.6, temperature: 0.7, hard: 0.4, variation: 0.5 };
+        for loss in [case.loss, loss] {
+            let mut gradients = [vec![0.0; values.len()], vec![0.0; values.len()]];
+            let found = pass(&frame, &values, &batch, &loss, Some(&mut gradients[0])).all();
+            let expected = pass(&frame, &values, &said, &loss, Some(&mut gradients[1])).all();
+            let near = |a: f64, b: f64| (a - b).abs() < 1e-5 * (1.0 + b.abs());
+            assert!(near(found.loss, expected.loss) && near(found.overlap, expected.overlap), "{found:?} {expected:?}");
+            assert!(near(found.divergence, expected.divergence), "{found:?} {expected:?}");
+            assert_eq!(found.agreement, expected.agreement);
+            assert!(gradients[0].iter().zip(&gradients[1]).all(|(&a, &b)| near(a, b)));
+        }
     }
 }
 
