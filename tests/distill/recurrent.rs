@@ -72,13 +72,13 @@ fn threads_change_no_bit_of_a_recurrent_block() {
     assert_eq!(place.read("one/exit-2.safetensors"), place.read("two/exit-2.safetensors"));
 }
 
-/// With a rate at which held-out text gets worse, a run ends early, and the block that was best is the one written.
+/// With a rate that rises until held-out text gets worse, a run ends early, and the block that was best is the one written.
 #[test]
 fn the_best_block_is_written() {
     let place = Place::new();
     ok(place.training("good", &["--steps", "40", "--measure-every", "40"]));
     let block = place.path("good/exit-2.safetensors");
-    let from = ["--init-from", block.to_str().unwrap(), "--steps", "60", "--warmup", "0", "--lr", "0.05"];
+    let from = ["--init-from", block.to_str().unwrap(), "--steps", "60", "--warmup", "60", "--lr", "0.2"];
     let told = ok(place.training("worse", &[&from[..], &["--measure-every", "1", "--patience", "3"]].concat()));
     assert!(told.contains("held-out text got no better") && told.contains("was best on held-out text"), "{told}");
     let losses: Vec<f64> = held_out(&place, "worse").iter().map(|means| means["loss"].as_f64().unwrap()).collect();
@@ -91,7 +91,7 @@ fn the_best_block_is_written() {
     let overlap = |at: usize| held_out(&place, "worse")[at]["overlap"].as_f64().unwrap();
     // But for the rounding of the file.
     assert!((written - overlap(best)).abs() < 0.01, "{written} {}", overlap(best));
-    assert!((overlap(losses.len() - 1) - overlap(best)).abs() > 0.02, "the last block is as good");
+    assert!(overlap(losses.len() - 1) < overlap(best) - 0.02, "the last block is as good");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::{Position, Targets, TeacherBatch};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Student logits held at a time.
-const LOGITS: usize = 4 << 20;
+/// Student logits held at a time: enough rows that packing the head for a product costs little beside it.
+const LOGITS: usize = 16 << 20;
 
 impl<R: Real> Frame<R> {
     /// The losses of a batch whose residual streams after the layer are `outs`, `[rows, hidden]` of each step. With a

@@ -150,13 +150,18 @@ impl<R: Real> Taught<R> {
         drawn.extend_from_slice(logits);
         let of = softmax(drawn, R::of(1.0), p);
         (self.likeliest, self.log_total) = (first(drawn, of.max).unwrap_or(0) as TokenId, of.log_total);
-        if let Some((log_total, likeliest)) = rest {
-            // Rounded, so it might be a little less than what is known to be in it.
-            (self.likeliest, self.log_total) = (likeliest, f64::from(log_total).max(of.log_total));
-            let seen = R::of((of.log_total - self.log_total).exp());
-            p.iter_mut().for_each(|p| *p *= seen);
+        let Some((log_total, likeliest)) = rest else { return self.soften(false, options) };
+        // Rounded, so it might be a little less than what is known to be in it.
+        (self.likeliest, self.log_total) = (likeliest, f64::from(log_total).max(of.log_total));
+        let seen = R::of((of.log_total - self.log_total).exp());
+        if options.temperature == 1.0 {
+            self.soft.clone_from(p);
+            self.own = cross(p, drawn, R::of(1.0), of.log_total);
         }
-        self.soften(rest.is_some(), options);
+        p.iter_mut().for_each(|p| *p *= seen);
+        if options.temperature != 1.0 {
+            self.soften(true, options);
+        }
     }
 
     /// The logarithm of the sum of exponentials of all tokens' logits.
