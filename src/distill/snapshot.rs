@@ -113,7 +113,8 @@ impl Snapshot {
         let StudentState { values, mean, square } = &self.state;
         let best = self.best.as_ref().map_or(&[][..], |best| &best.values);
         if let Some(Best { step, loss, since, values: _ }) = &self.best {
-            let entries = [("best_step", step.to_string()), ("best_loss", format!("{loss:e}")), ("since", since.to_string())];
+            let entries =
+                [("best_step", step.to_string()), ("best_loss", format!("{loss:e}")), ("since", since.to_string())];
             metadata.extend(entries.map(|(key, value)| (key.to_owned(), value)));
         }
         let bytes =
@@ -160,7 +161,12 @@ impl Best {
     fn read(metadata: &BTreeMap<String, String>, values: Vec<f32>) -> Option<Self> {
         let entry = |key: &str| metadata.get(key);
         let number = |key: &str| entry(key)?.parse().ok();
-        Some(Self { step: number("best_step")?, loss: entry("best_loss")?.parse().ok()?, since: number("since")?, values })
+        Some(Self {
+            step: number("best_step")?,
+            loss: entry("best_loss")?.parse().ok()?,
+            since: number("since")?,
+            values,
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The training run: batches through teacher and student, updates, measurements on held-out text, snapshots.
 
 use super::data::Batches;
+use super::data::Segment;
 use super::error::DistillError;
 use super::plan::TrainPlan;
-use super::data::Segment;
 use super::ridge::Ridge;
 use super::snapshot::{Best, Identity, Snapshot};
 use super::teacher::Teacher;
@@ -100,10 +100,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If the block has no such matrix, the student takes no hidden states, a device or a file fails, or the states are no
     /// numbers.
-    pub fn fit_input(
-        &mut self,
-        on_batch: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
-    ) -> Result<Finish, DistillError> {
+    pub fn fit_input(&mut self, on_batch: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Finish, DistillError> {
         if !self.identity.plan.ridge || self.step > 0 {
             return Ok(Finish::Done);
         }
@@ -185,7 +182,11 @@ impl<'a> Trainer<'a> {
     /// What the teacher says of segments, as the student takes it.
     fn read(&mut self, segments: &[Segment]) -> Result<TeacherBatch, DistillError> {
         let plan = &self.identity.plan;
-        if self.student.takes_states() { self.teacher.states(segments, plan) } else { self.teacher.logits(segments, plan) }
+        if self.student.takes_states() {
+            self.teacher.states(segments, plan)
+        } else {
+            self.teacher.logits(segments, plan)
+        }
     }
 
     /// Remembers the student if it is the best so far.
@@ -244,7 +245,8 @@ impl<'a> Trainer<'a> {
     /// Writes the snapshot, where one is kept.
     fn save(&mut self) -> Result<(), DistillError> {
         if let Some(path) = &self.snapshot {
-            Snapshot { step: self.step, state: self.student.state()?, best: self.best.clone() }.save(path, &self.identity)?;
+            Snapshot { step: self.step, state: self.student.state()?, best: self.best.clone() }
+                .save(path, &self.identity)?;
             self.saved = self.step;
         }
         Ok(())

@@ -76,7 +76,8 @@ impl<'a, R: Real> Rows<'a, R> {
     /// Keys of the text that rows `rows` see, one or another.
     fn keys(&self, heads: &Heads, rows: &Range<usize>) -> Range<usize> {
         // The row's position, less the window, plus one.
-        let first = heads.window.map_or(0, |window| (self.start + rows.start + self.own.len() + 1).saturating_sub(window));
+        let first =
+            heads.window.map_or(0, |window| (self.start + rows.start + self.own.len() + 1).saturating_sub(window));
         let end = self.start + rows.end;
         first.min(end)..end
     }

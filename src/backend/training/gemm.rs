@@ -92,7 +92,7 @@ pub fn gemm<R: Real>(alpha: R, a: Mat<'_, R>, b: Mat<'_, R>, beta: R, c: &mut [R
         let first = index * columns;
         let b = b.columns(first, columns.min(b.columns - first));
         // SAFETY: as above; no two pieces share a column.
-        unsafe { multiply(alpha, a, b, beta, result.from(first), stride) };
+        unsafe { multiply(alpha, a, b, beta, result.at_column(first), stride) };
     });
 }
 
@@ -104,7 +104,7 @@ unsafe impl<R: Send> Sync for Shared<R> {}
 
 impl<R> Shared<R> {
     /// From column `column` on.
-    fn from(&self, column: usize) -> *mut R {
+    fn at_column(&self, column: usize) -> *mut R {
         self.0.wrapping_add(column)
     }
 }

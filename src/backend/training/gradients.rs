@@ -91,7 +91,13 @@ fn gradients_are_central_differences() {
 }
 
 /// One row of the layer, by its definition: what it leaves, given the keys and values of the positions that it sees.
-fn layer(frame: &Frame<f64>, values: &[f64], x: &[f64], position: usize, seen: &mut Vec<(usize, [Vec<f64>; 2])>) -> Vec<f64> {
+fn layer(
+    frame: &Frame<f64>,
+    values: &[f64],
+    x: &[f64],
+    position: usize,
+    seen: &mut Vec<(usize, [Vec<f64>; 2])>,
+) -> Vec<f64> {
     let (layout, heads) = (&frame.layout, frame.heads);
     let times = |slot: &Slot, x: &[f64]| -> Vec<f64> {
         let row = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum();
@@ -154,12 +160,12 @@ fn chains_are_what_a_round_does() {
         let mut first = 0;
         for &len in lengths {
             let scored = || batch.scored.iter().enumerate().filter(|(_, p)| (first..first + len).contains(&p.row));
-            let (low, high) = (scored().next().unwrap().1.row, scored().last().unwrap().1.row);
+            let (low, high) = (scored().next().unwrap().1.row, scored().next_back().unwrap().1.row);
             for start in low..=high {
                 let mut seen = Vec::new();
                 let mut out = Vec::new();
                 (first..=start).for_each(|row| out = layer(&frame, &values, &read(row), row - first, &mut seen));
-                for step in 0..case.steps {
+                for (step, expected) in expected.iter_mut().enumerate() {
                     let row = start + step;
                     if row > high {
                         break;
@@ -177,7 +183,7 @@ fn chains_are_what_a_round_does() {
                     let scratch = &mut Scratch::default();
                     let Position { token, weight, .. } = *position;
                     let vocab = layout.draft_vocab();
-                    expected[step] += lose(&mut logits, &taught, token, weight, vocab, &case.loss, scratch).loss;
+                    *expected += lose(&mut logits, &taught, token, weight, vocab, &case.loss, scratch).loss;
                 }
             }
             first += len;

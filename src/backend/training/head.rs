@@ -103,7 +103,8 @@ impl<R: Real> Frame<R> {
             left = rest;
             rows.push((index, position, mine));
         }
-        let lose = |(taught, scratch): &mut (Taught<R>, Scratch<R>), (index, position, rows): (_, &Position, &mut [R])| {
+        let lose = |(taught, scratch): &mut (Taught<R>, Scratch<R>),
+                    (index, position, rows): (_, &Position, &mut [R])| {
             teach(taught, index);
             let Position { token, weight, .. } = *position;
             let rows = rows.chunks_exact_mut(vocab);

@@ -116,8 +116,7 @@ impl<R: Real> Frame<R> {
         }
         let dout = douts.swap_remove(0);
         let first = &made.steps[0];
-        let (dstream, dstarts) =
-            self.step_backward(values, chains, first, &made.text, &[], dout, &mut dkeys, gradient);
+        let (dstream, dstarts) = self.step_backward(values, chains, first, &made.text, &[], dout, &mut dkeys, gradient);
         let dtext = dkeys.swap_remove(0);
         let (mut dx, mut dnormed) = (vec![R::default(); made.seen.x.len()], vec![R::default(); made.seen.x.len()]);
         for (index, row) in chains.starts().into_iter().enumerate() {

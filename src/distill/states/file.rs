@@ -97,7 +97,9 @@ impl StateFile {
     /// # Errors
     /// If the file cannot be read.
     pub fn get(&mut self, key: u128, rows: usize) -> Result<Option<Vec<u8>>, DistillError> {
-        let Some(&(begin, _)) = self.index.get(&key).filter(|(_, found)| *found as usize == rows) else { return Ok(None) };
+        let Some(&(begin, _)) = self.index.get(&key).filter(|(_, found)| *found as usize == rows) else {
+            return Ok(None);
+        };
         let mut read = || {
             let mut bytes = vec![0; HEAD + rows * self.row_bytes];
             self.file.seek(SeekFrom::Start(begin - HEAD as u64))?;

@@ -57,11 +57,7 @@ impl StateStore {
     ///
     /// # Errors
     /// If the folder or a file cannot be made, read or written, or is in use by another run.
-    pub fn open(
-        keep: &KeepStates,
-        geometry: &Geometry,
-        after: usize,
-    ) -> Result<(Self, Vec<String>), DistillError> {
+    pub fn open(keep: &KeepStates, geometry: &Geometry, after: usize) -> Result<(Self, Vec<String>), DistillError> {
         let io = |source| DistillError::Io { path: keep.folder.clone(), source };
         fs::create_dir_all(&keep.folder).map_err(io)?;
         let width = geometry.hidden_size;

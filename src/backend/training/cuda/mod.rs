@@ -246,7 +246,9 @@ impl<D: Driver> CudaStudent<D> {
     fn check<'a>(&self, batch: &'a TeacherBatch) -> Result<&'a [f32], BackendError> {
         let refused = |found: String| Err(BackendError::Device(found));
         let Targets::Logits(logits) = &batch.targets else {
-            return refused("hidden states of the teacher, which are not learned from on a GPU (expected logits)".into());
+            return refused(
+                "hidden states of the teacher, which are not learned from on a GPU (expected logits)".into(),
+            );
         };
         let (rows, CudaStudentOptions { window, rows: most, .. }) =
             (batch.lengths.iter().sum::<usize>(), &self.options);

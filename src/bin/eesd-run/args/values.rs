@@ -68,7 +68,8 @@ impl FromStr for DraftVocab {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected a whole number, 1 or more, or a percentage above 0 and up to 100, as in 99.5%".into();
+        let expected =
+            || "expected a whole number, 1 or more, or a percentage above 0 and up to 100, as in 99.5%".into();
         match text.strip_suffix('%') {
             Some(percent) => {
                 let percent = percent.parse().ok().filter(|&percent: &f64| percent > 0.0 && percent <= 100.0);

@@ -68,7 +68,9 @@ fn with_matrices<T>(
     }
     let ridge = match args.input_matrix {
         Some(InputMatrix::None) if exit.input.is_some() => {
-            return Err(Failure::usage("--input-matrix none: the block to start from has one (expected ridge, or nothing)"));
+            return Err(Failure::usage(
+                "--input-matrix none: the block to start from has one (expected ridge, or nothing)",
+            ));
         }
         Some(start) => start == InputMatrix::Ridge,
         None => args.recurrent.is_some() && exit.input.is_none(),

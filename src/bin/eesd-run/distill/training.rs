@@ -16,7 +16,8 @@ use eesd::backend::training::loss::{LossOptions, LossSum, Losses};
 use eesd::backend::training::parameters::{Head, Layout, Rounding};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
 use eesd::distill::{
-    Cadence, Finish, Identity, KeepStates, Metrics, StepReport, Teacher, TrainPlan, Trainer, model_digest, snapshot_path,
+    Cadence, Finish, Identity, KeepStates, Metrics, StepReport, Teacher, TrainPlan, Trainer, model_digest,
+    snapshot_path,
 };
 use eesd::load::ExitBlock;
 use eesd::model::{Dtype, ExitWeights, cost};
@@ -133,11 +134,16 @@ impl Run<'_> {
             return Ok(None);
         }
         if trainer.step() < plan.steps {
-            self.reporter.note(&format!("ended after update {} of {}: held-out text got no better", trainer.step(), plan.steps));
+            self.reporter.note(&format!(
+                "ended after update {} of {}: held-out text got no better",
+                trainer.step(),
+                plan.steps
+            ));
         }
         let best = trainer.best().filter(|&best| best < trainer.step());
         if let Some(best) = best {
-            self.reporter.note(&format!("the block after update {best} was best on held-out text, and is the one written"));
+            self.reporter
+                .note(&format!("the block after update {best} was best on held-out text, and is the one written"));
         }
         if trainer.left_out() > 0 {
             self.reporter.note("not all hidden states were kept: --keep-states has no room for more");
@@ -161,7 +167,9 @@ impl Run<'_> {
         let model = self.model.weights(self.reporter)?;
         let first = cost::draft_ratio(&model, exit);
         let Some(recurrent) = exit.recurrent else { return Ok([first; 2]) };
-        let bytes = |exit: &ExitWeights<'_>| cost::layer_bytes(&exit.layer) + exit.head.unwrap_or(model.head).bytes.len() as u64;
+        let bytes = |exit: &ExitWeights<'_>| {
+            cost::layer_bytes(&exit.layer) + exit.head.unwrap_or(model.head).bytes.len() as u64
+        };
         let layers: u64 = model.layers.iter().map(cost::layer_bytes).sum();
         let plain = layers + model.head.bytes.len() as u64;
         Ok([first, (bytes(exit) + recurrent.bytes.len() as u64) as f64 / plain as f64])
@@ -259,7 +267,7 @@ impl Run<'_> {
             DraftVocab::Tokens(size) => size,
             DraftVocab::Coverage(part) => frequencies.fewest(known, part),
         };
-        (size < known.size).then(||frequencies.most_frequent(known, size))
+        (size < known.size).then(|| frequencies.most_frequent(known, size))
     }
 
     /// How much of the training data a block can draft that does not draft all tokens.
@@ -293,7 +301,8 @@ impl Run<'_> {
                 [("agreement", means.agreement), ("overlap", means.overlap), ("divergence", means.divergence)];
             story.extend(figures.map(|(name, value)| (format!("held_out_{name}"), format!("{value:.4}"))));
             if losses.drafts.len() > 1 {
-                let all = [reach::by_draft(losses, |means| means.agreement), reach::by_draft(losses, |means| means.overlap)];
+                let all =
+                    [reach::by_draft(losses, |means| means.agreement), reach::by_draft(losses, |means| means.overlap)];
                 let names = ["held_out_agreement_by_draft", "held_out_overlap_by_draft"];
                 story.extend(names.map(str::to_owned).into_iter().zip(all));
             }
