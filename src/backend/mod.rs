@@ -194,6 +194,22 @@ pub trait Backend: Send {
     /// # Errors
     /// If the device fails, or a position's keys or values are not finite numbers.
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError>;
+
+    /// The same for several taps, ascending, and logits of the rows `logits` alone: no layer after the last that is asked
+    /// for needs to run.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    fn read(&mut self, chunk: &Chunk<'_>, taps: &[usize], logits: Range<usize>) -> Result<Reading, BackendError> {
+        let vocab = self.geometry().vocab_size;
+        let mut reading = Reading::default();
+        for &tap in taps {
+            let read = self.evaluate(chunk, tap)?;
+            reading.hidden.push(read.hidden);
+            reading.logits = read.logits[logits.start * vocab..logits.end * vocab].to_vec();
+        }
+        Ok(reading)
+    }
 }
 
 /// [`Backend::draft_planned`] with a pass for each draft.
@@ -334,6 +350,15 @@ pub struct Evaluation {
     pub logits: Vec<f32>,
     /// Residual stream after the tapped layer, before any norm, `[tokens, hidden]`.
     pub hidden: Vec<f32>,
+}
+
+/// What [`Backend::read`] returns.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// For each tap as in [`Evaluation::hidden`].
+    pub hidden: Vec<Vec<f32>>,
+    /// `[rows asked for, vocab]`.
+    pub logits: Vec<f32>,
 }
 
 /// A pass that could not be run.

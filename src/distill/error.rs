@@ -30,6 +30,22 @@ pub enum DistillError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Hidden states could not be kept.
+    #[error("{path}: {source}; what is there already is kept, and --keep-states 0 trains without")]
+    States {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No input matrix can be fitted.
+    #[error("the input matrix: {found} (expected {expected})")]
+    Input {
+        /// What was wrong.
+        found: String,
+        /// What would be right.
+        expected: &'static str,
+    },
     /// An option has no meaning.
     #[error("{option}: {found} (expected {expected})")]
     Option {

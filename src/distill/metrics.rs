@@ -2,7 +2,7 @@
 
 use super::error::DistillError;
 use super::trainer::StepReport;
-use crate::backend::training::loss::LossSum;
+use crate::backend::training::loss::{LossSum, Losses};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -60,10 +60,17 @@ impl Metrics {
     }
 }
 
-/// Means by their names.
-pub fn means(losses: &LossSum) -> Value {
-    let LossSum { weight: _, loss, divergence, overlap, agreement } = losses;
-    json!({ "loss": loss, "divergence": divergence, "overlap": overlap, "agreement": agreement })
+/// Means by their names: of all steps together, and of each where there are several.
+fn means(losses: &Losses) -> Value {
+    let named = |sums: &LossSum| {
+        let LossSum { weight: _, loss, divergence, overlap, agreement } = sums.mean();
+        json!({ "loss": loss, "divergence": divergence, "overlap": overlap, "agreement": agreement })
+    };
+    let mut means = named(&losses.all());
+    if losses.drafts.len() > 1 {
+        means["drafts"] = losses.drafts.iter().map(named).collect();
+    }
+    means
 }
 
 #[cfg(test)]
@@ -72,8 +79,10 @@ mod tests {
     use std::fs;
 
     fn report(step: u64) -> StepReport {
-        let losses = LossSum { loss: 1.0 / step as f64, ..LossSum::default() };
-        StepReport { step, losses, rate: 0.1, norm: 2.0, tokens: 7, held_out: (step == 3).then_some(losses) }
+        let sums = LossSum { weight: 2.0, loss: 2.0 / step as f64, ..LossSum::default() };
+        let losses = Losses { drafts: vec![sums; if step == 4 { 2 } else { 1 }] };
+        let held_out = (step == 3).then(|| losses.clone());
+        StepReport { step, losses, rate: 0.1, norm: 2.0, tokens: 7, held_out }
     }
 
     #[test]
@@ -88,6 +97,9 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         assert_eq!(whole.lines().count(), 5);
         assert!(whole.lines().nth(2).unwrap().contains("held_out"));
+        let line = |step: usize| serde_json::from_str::<Value>(whole.lines().nth(step - 1).unwrap()).unwrap();
+        assert_eq!((&line(5)["train"]["loss"], &line(5)["train"]["drafts"]), (&json!(0.2), &Value::Null));
+        assert_eq!(line(4)["train"]["drafts"][1]["loss"], 0.25);
         write(3, 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), whole, "lines past the snapshot are done again");
         fs::write(&path, &whole[..whole.len() - 9]).unwrap();

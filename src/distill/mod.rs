@@ -33,8 +33,8 @@
 //!
 //! let mut trainer = Trainer::new(teacher, Box::new(student), &batches, None, identity, None)?;
 //! let mut losses = Vec::new();
-//! let finish = trainer.run(Cadence { measure: 3, save: 3 }, &mut |report| {
-//!     losses.push(report.losses.loss);
+//! let finish = trainer.run(Cadence { measure: 3, save: 3, patience: None }, &mut |report| {
+//!     losses.push(report.losses.all().mean().loss);
 //!     ControlFlow::Continue(())
 //! })?;
 //! assert_eq!(finish, Finish::Done);
@@ -47,13 +47,16 @@ pub mod data;
 mod error;
 mod metrics;
 mod plan;
+mod ridge;
 mod snapshot;
+mod states;
 mod teacher;
 mod trainer;
 
 pub use error::DistillError;
 pub use metrics::Metrics;
 pub use plan::TrainPlan;
-pub use snapshot::{Identity, Snapshot, path_in as snapshot_path};
+pub use snapshot::{Best, Identity, Snapshot, path_in as snapshot_path};
+pub use states::{KeepStates, digest as model_digest};
 pub use teacher::Teacher;
 pub use trainer::{Cadence, Finish, StepReport, Trainer};

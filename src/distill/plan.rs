@@ -30,6 +30,10 @@ pub struct TrainPlan {
     pub decay: f64,
     /// Largest norm of a gradient.
     pub clip: f64,
+    /// Steps of a chain, for recurrent blocks; else 1.
+    pub recurrent: usize,
+    /// The block's input matrix begins as the ridge regression from the hidden states that it reads to the last ones.
+    pub ridge: bool,
     /// The loss.
     pub loss: LossOptions,
     /// Positions to train at after which one counts half as much as the first one of its text, in whichever piece of it;
@@ -53,6 +57,8 @@ impl Default for TrainPlan {
             epsilon: 1e-8,
             decay: 0.01,
             clip: 1.0,
+            recurrent: 1,
+            ridge: false,
             loss: LossOptions::default(),
             half_life: None,
             seed: 0,
@@ -70,8 +76,9 @@ impl TrainPlan {
         let fraction = |x: f64| (0.0..=1.0).contains(&x);
         let weight = |x: f64| x >= 0.0 && x.is_finite();
         let LossOptions { soft, temperature, hard, variation } = self.loss;
-        let checks: [(&'static str, f64, bool, &str); 12] = [
+        let checks: [(&'static str, f64, bool, &str); 13] = [
             ("accumulate", self.accumulate as f64, self.accumulate > 0, "1 or more"),
+            ("recurrent", self.recurrent as f64, self.recurrent > 0, "1 step or more"),
             ("rate", self.rate, positive(self.rate), "a number above 0"),
             ("last rate", self.last_rate, fraction(self.last_rate), "0 to 1 of the highest"),
             ("beta 1", self.betas.0, (0.0..1.0).contains(&self.betas.0), "0 to below 1"),

@@ -12,8 +12,8 @@ use crate::model::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const FORMAT: &str = "eesd-training-1";
-const TENSORS: [&str; 3] = ["values", "mean", "square"];
+const FORMAT: &str = "eesd-training-2";
+const TENSORS: [&str; 4] = ["values", "mean", "square", "best"];
 
 /// What makes a run the same run: a snapshot of another one is refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,21 @@ pub struct Snapshot {
     pub step: u64,
     /// The student.
     pub state: StudentState,
+    /// The best one so far on held-out text, where that has been measured.
+    pub best: Option<Best>,
+}
+
+/// The student that was best on held-out text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Best {
+    /// Updates after which it was.
+    pub step: u64,
+    /// The mean loss on held-out text.
+    pub loss: f64,
+    /// Measurements since then.
+    pub since: u64,
+    /// Its parameters.
+    pub values: Vec<f32>,
 }
 
 impl Identity {
@@ -96,8 +111,14 @@ impl Snapshot {
         let mut metadata = identity.entries();
         metadata.insert("step".into(), self.step.to_string());
         let StudentState { values, mean, square } = &self.state;
+        let best = self.best.as_ref().map_or(&[][..], |best| &best.values);
+        if let Some(Best { step, loss, since, values: _ }) = &self.best {
+            let entries =
+                [("best_step", step.to_string()), ("best_loss", format!("{loss:e}")), ("since", since.to_string())];
+            metadata.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+        }
         let bytes =
-            [values, mean, square].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+            [values, mean, square, best].map(|vector| vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let tensors = TENSORS.iter().zip(&bytes).map(|(name, bytes)| {
             let shape = vec![bytes.len() / Dtype::F32.size()];
             ((*name).to_owned(), Stored { dtype: Dtype::F32.into(), shape, bytes: bytes.into() })
@@ -125,8 +146,27 @@ impl Snapshot {
         }
         let step = metadata.get("step").and_then(|step| step.parse().ok()).filter(|&step| step <= identity.plan.steps);
         let step = step.ok_or_else(|| other("step", format!("at most {}", identity.plan.steps)))?;
-        let [values, mean, square] = <[Vec<f32>; 3]>::try_from(vectors).unwrap_or_default();
-        Ok(Some(Self { step, state: StudentState { values, mean, square } }))
+        let [values, mean, square, best] = <[Vec<f32>; 4]>::try_from(vectors).unwrap_or_default();
+        let best = if best.is_empty() {
+            None
+        } else {
+            let known = Best::read(&metadata, best).filter(|best| best.values.len() == values.len());
+            Some(known.ok_or_else(|| other("best_loss", "that of as many parameters".into()))?)
+        };
+        Ok(Some(Self { step, state: StudentState { values, mean, square }, best }))
+    }
+}
+
+impl Best {
+    fn read(metadata: &BTreeMap<String, String>, values: Vec<f32>) -> Option<Self> {
+        let entry = |key: &str| metadata.get(key);
+        let number = |key: &str| entry(key)?.parse().ok();
+        Some(Self {
+            step: number("best_step")?,
+            loss: entry("best_loss")?.parse().ok()?,
+            since: number("since")?,
+            values,
+        })
     }
 }
 
@@ -150,7 +190,11 @@ mod tests {
             mean: vec![f32::MAX, 3.25],
             square: vec![0.1, 7.0],
         };
-        let snapshot = Snapshot { step: 77, state };
+        let snapshot = Snapshot { step: 77, state, best: None };
+        snapshot.save(&path, &identity(0)).unwrap();
+        assert_eq!(Snapshot::load(&path, &identity(0)).unwrap().as_ref(), Some(&snapshot));
+        let best = Best { step: 70, loss: 0.1 + 0.2, since: 3, values: vec![0.25, -1.0, 3.0] };
+        let snapshot = Snapshot { best: Some(best), ..snapshot };
         snapshot.save(&path, &identity(0)).unwrap();
         assert_eq!(Snapshot::load(&path, &identity(0)).unwrap().as_ref(), Some(&snapshot));
         let Err(error) = Snapshot::load(&path, &identity(1)) else { panic!("another run's snapshot was taken") };

@@ -3,7 +3,7 @@
 
 use eesd::backend::training::loss::LossOptions;
 use eesd::backend::training::parameters::{Head, Layout};
-use eesd::backend::training::{Position, TeacherBatch};
+use eesd::backend::training::{Position, States, Targets, TeacherBatch};
 use eesd::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Rope, RopeScaling, Vector};
 use eesd::sample::{Philox, Purpose};
 
@@ -46,6 +46,11 @@ pub struct Case {
     /// How many tokens to draft: the first ones, or a list of every other one.
     pub draft_vocab: usize,
     pub listed: bool,
+    /// With a matrix for what it reads, and one for what it reads in chains of so many steps.
+    pub input: bool,
+    pub steps: usize,
+    /// Its batch has the teacher's last hidden states, and no logits.
+    pub states: bool,
     pub lengths: Vec<usize>,
     pub loss: LossOptions,
 }
@@ -77,13 +82,16 @@ impl Case {
             head: Head::Trained,
             draft_vocab: vocab,
             listed: false,
+            input: false,
+            steps: 1,
+            states: false,
             lengths: lengths.to_vec(),
             loss,
         }
     }
 
-    /// Its places and parameters.
-    pub fn layout(&self) -> (Layout, Vec<f32>) {
+    /// The model that it is for.
+    pub fn model(&self) -> ModelWeights<'static> {
         let g = &self.geometry;
         let bias = |seed, len| self.biases.then(|| vector(seed, len, 0.0));
         let head_norm = |seed| g.qk_norm.then(|| vector(seed, g.head_dim, 1.0));
@@ -109,8 +117,15 @@ impl Case {
         };
         let head = matrix(19, g.vocab_size, g.hidden_size);
         let norm = vector(20, g.hidden_size, 1.0);
-        let model = ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head };
-        let exit = ExitWeights { after: 1, input: None, recurrent: None, layer, norm, head: None, draft_ids: None };
+        ModelWeights { embed: head, layers: vec![layer; g.layers], norm, head }
+    }
+
+    /// Its places and parameters.
+    pub fn layout(&self) -> (Layout, Vec<f32>) {
+        let (g, model) = (&self.geometry, self.model());
+        let input = self.input.then(|| matrix(21, g.hidden_size, g.hidden_size));
+        let recurrent = (self.steps > 1).then(|| matrix(22, g.hidden_size, 2 * g.hidden_size));
+        let exit = ExitWeights { input, recurrent, ..ExitWeights::from_model(&model, 1, 0) };
         exit.check(g).unwrap();
         let token = |column: u32| if self.listed { 2 * column + 1 } else { column };
         let ids: Vec<u32> = (0..self.draft_vocab as u32).map(token).collect();
@@ -129,11 +144,24 @@ impl Case {
                 weight: 0.5 + row as f64 % 3.0,
             })
             .collect();
+        let Geometry { vocab_size, hidden_size, .. } = self.geometry;
+        let positions = scored.len();
+        let targets = if self.states {
+            Targets::States(States {
+                last: noise(33, positions * hidden_size, 3.0),
+                log_totals: noise(34, positions, 1.0).into_iter().map(|x| x + 4.0).collect(),
+                likeliest: (0..positions).map(|position| (position * 3 % vocab_size) as u32).collect(),
+                vocab: vocab_size,
+            })
+        } else {
+            Targets::Logits(noise(32, positions * vocab_size, 3.0))
+        };
         TeacherBatch {
-            hidden: noise(31, rows * self.geometry.hidden_size, 2.0),
-            logits: noise(32, scored.len() * self.geometry.vocab_size, 3.0),
+            tokens: (0..rows).map(|row| (row * 7 % vocab_size) as u32).collect(),
+            hidden: noise(31, rows * hidden_size, 2.0),
             lengths: self.lengths.clone(),
             scored,
+            targets,
         }
     }
 }

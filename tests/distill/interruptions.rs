@@ -25,33 +25,45 @@ fn until_it_learns(child: &mut Child, log: &Path, least: usize) {
 }
 
 /// The same run, limited to files of so many KiB: beyond that it is killed, or told of an error.
-fn limited(command: &Command, kib: u64, killed: bool) -> Output {
+pub fn limited(command: &Command, kib: u64, killed: bool) -> Output {
     let trap = if killed { "ulimit -c 0" } else { "trap '' XFSZ" };
     let mut limited = Command::new("bash");
     limited.args(["-c", &format!("{trap}; ulimit -f {kib}; exec \"$@\""), "bash"]);
     limited.arg(command.get_program()).args(command.get_args()).output().unwrap()
 }
 
+/// Killed within snapshots, since nothing else is written.
 #[test]
 fn twenty_kills_change_nothing() {
+    twenty_kills(&["--keep-states", "0"]);
+}
+
+/// Killed within hidden states too, in the teacher's first pass and later.
+#[test]
+fn twenty_kills_of_a_recurrent_run_change_nothing() {
+    twenty_kills(&["--recurrent", "3", "--draft-vocab", "300", "--patience", "100"]);
+}
+
+fn twenty_kills(more: &[&str]) {
+    let run = [&RUN[..], more].concat();
     let place = Place::new();
-    ok(place.training("undisturbed", &RUN));
+    ok(place.training("undisturbed", &run));
     let log = place.path("killed/exit-2.metrics.jsonl");
     for kill in 0..20u64 {
         if kill % 4 == 0 {
             // Killed within a snapshot, at one byte or another.
-            let output = limited(&place.training("killed", &RUN), 1 + 3 * kill, true);
+            let output = limited(&place.training("killed", &run), 1 + 3 * kill, true);
             assert!(kill > 0 || output.status.signal() == Some(libc::SIGXFSZ), "{}", stderr(&output));
         } else {
             // Killed at any time after some more updates, so that in the end there are enough to have saved some.
             let before = lines(&log);
-            let mut child = place.training("killed", &RUN).spawn().unwrap();
+            let mut child = place.training("killed", &run).spawn().unwrap();
             until_it_learns(&mut child, &log, before + 1 + kill as usize % 3);
             child.kill().unwrap();
             child.wait().unwrap();
         }
     }
-    let told = ok(place.training("killed", &RUN));
+    let told = ok(place.training("killed", &run));
     assert!(told.contains("done before"), "nothing was saved in twenty runs: {told}");
     assert_eq!(place.read("killed/exit-2.safetensors"), place.read("undisturbed/exit-2.safetensors"));
     let undisturbed = metrics(&place.path("undisturbed/exit-2.metrics.jsonl"));
@@ -213,7 +225,8 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     let place = Place::new();
     ok(place.training("whole", &["--steps", "12"]));
     // A limit on the size of files stands in for a full disk: writing past it fails with an error.
-    let output = limited(&place.training("out", &["--steps", "12", "--save-every", "4"]), 64, false);
+    let run = ["--steps", "12", "--save-every", "4", "--keep-states", "0"];
+    let output = limited(&place.training("out", &run), 64, false);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("exit-2.training"), "{}", stderr(&output));
     let left: Vec<_> = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -4,7 +4,9 @@
 
 mod interruptions;
 mod mistakes;
+mod recurrent;
 mod results;
+mod states;
 
 use serde_json::Value;
 use std::fs;
@@ -53,13 +55,14 @@ impl Place {
             corpus.to_str().unwrap(),
             "--output",
             output.to_str().unwrap(),
-            "-N",
-            "2",
             "--window",
             "48",
             "--batch-tokens",
             "192",
         ]);
+        if !more.contains(&"-N") {
+            command.args(["-N", "2"]);
+        }
         if !more.contains(&"--held-out") {
             command.args(["--held-out", "0.2"]);
         }

@@ -1,7 +1,7 @@
 //! The passes: prefill, draft step, verify, evaluate.
 
 use super::super::kept::Kept;
-use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
+use super::super::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, Reading, SavedPages, Sequence};
 use super::CpuBackend;
 use super::attention::Span;
 use super::layer::{Extent, Pass};
@@ -169,45 +169,57 @@ impl Backend for CpuBackend {
     }
 
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
+        let Reading { mut hidden, logits } = self.read(chunk, &[tap], 0..chunk.tokens.len())?;
+        Ok(Evaluation { logits, hidden: hidden.pop().unwrap_or_default() })
+    }
+
+    fn read(&mut self, chunk: &Chunk<'_>, taps: &[usize], logits: Range<usize>) -> Result<Reading, BackendError> {
         let Geometry { layers, vocab_size, .. } = self.model.geometry;
-        if tap > layers {
+        if let Some(tap) = taps.iter().find(|&&tap| tap > layers) {
             return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
         }
         self.limits.check_chunks(std::slice::from_ref(chunk), vocab_size)?;
         self.pool.check()?;
         self.forget_logits();
-        let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
+        let mut reading = Reading { hidden: vec![Vec::new(); taps.len()], logits: Vec::new() };
+        let mut first = 0;
         for (spans, tokens) in pieces(std::slice::from_ref(chunk)) {
             let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
-            let mut through = |from: usize, to: usize, embed: bool| {
+            self.pool.run(&|worker| pass.embed(worker, &tokens));
+            let mut through = |layers: Range<usize>, head: bool| {
                 self.pool.run(&|worker| {
-                    if embed {
-                        pass.embed(worker, &tokens);
-                    }
-                    for layer in from..to {
+                    for layer in layers.clone() {
                         pass.exit_keys(worker, layer);
                         pass.model_layer(worker, layer, Extent::Whole);
                     }
-                    if !embed {
+                    if head {
                         pass.logits(worker, &self.work.hidden, &self.model.weights.head);
                     }
                 });
             };
-            through(0, tap, true);
-            for row in 0..tokens.len() {
-                // SAFETY: no pass is running.
-                result.hidden.extend_from_slice(unsafe { pass.hidden(row) });
+            let mut done = 0;
+            for (&tap, hidden) in taps.iter().zip(&mut reading.hidden) {
+                through(done..tap, false);
+                done = tap.max(done);
+                for row in 0..tokens.len() {
+                    // SAFETY: no pass is running.
+                    hidden.extend_from_slice(unsafe { pass.hidden(row) });
+                }
             }
-            through(tap, layers, false);
-            for row in 0..tokens.len() {
-                // SAFETY: no pass is running.
-                let logits = unsafe { self.work.logits.part(row, 0, vocab_size) };
-                result.logits.extend_from_slice(logits);
+            let wanted = logits.start.max(first)..logits.end.min(first + tokens.len());
+            if !wanted.is_empty() {
+                through(done..layers, true);
+                for row in wanted {
+                    // SAFETY: no pass is running.
+                    let logits = unsafe { self.work.logits.part(row - first, 0, vocab_size) };
+                    reading.logits.extend_from_slice(logits);
+                }
             }
+            first += tokens.len();
         }
         match self.first_non_finite(chunk.pages, chunk.start..chunk.start + chunk.tokens.len()) {
             Some(position) => Err(BackendError::NonFinite { position }),
-            None => Ok(result),
+            None => Ok(reading),
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use super::adamw::{self, AdamStep};
 use super::attention::Heads;
-use super::layer::{Frame, Rows};
-use super::loss::{LossOptions, LossSum};
+use super::chains::Chains;
+use super::layer::Frame;
+use super::loss::{LossOptions, Losses};
+use super::model_side::ModelSide;
 use super::parameters::Layout;
 use super::rotary::Rotary;
-use super::{Student, StudentState, TeacherBatch};
+use super::{Student, StudentState, Targets, TeacherBatch};
 use crate::backend::BackendError;
 use crate::backend::rope::RopeTable;
-use crate::model::Geometry;
+use crate::model::{Geometry, ModelWeights};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// An exit block that is trained on the processor.
@@ -48,16 +50,34 @@ impl CpuStudent {
         })
     }
 
-    fn pass(&mut self, batch: &TeacherBatch, loss: &LossOptions, learn: bool) -> Result<LossSum, BackendError> {
+    /// Lets it learn from hidden states, and a block that is recurrent in chains of `steps` steps.
+    ///
+    /// # Errors
+    /// If there is no step, or there are several of a block that is not recurrent.
+    pub fn with_model(mut self, model: &ModelWeights<'_>, steps: usize) -> Result<Self, BackendError> {
+        let frame = &mut self.frame;
+        if steps == 0 || steps > 1 && !frame.layout.is_recurrent() {
+            let expected = if steps == 0 { "at least 1" } else { "1 for a block without a recurrent matrix" };
+            return Err(BackendError::Exit(format!("chains of {steps} steps (expected {expected})")));
+        }
+        frame.model = Some(ModelSide::new(model, &frame.layout, frame.epsilon));
+        frame.steps = steps;
+        Ok(self)
+    }
+
+    fn pass(&mut self, batch: &TeacherBatch, loss: &LossOptions, learn: bool) -> Result<Losses, BackendError> {
         let Self { frame, state, gradient, weight, threads } = self;
+        if frame.model.is_none() && matches!(batch.targets, Targets::States(_)) {
+            return Err(BackendError::Device("hidden states for a student without the model's head".into()));
+        }
         let positions = frame.rotary.positions();
         if let Some(long) = batch.lengths.iter().find(|&&len| len > positions) {
             return Err(BackendError::Device(format!("a segment of {long} tokens (expected at most {positions})")));
         }
         let gradient = learn.then_some(&mut gradient[..]);
-        let sum = threads.install(|| pass(frame, &state.values, batch, loss, gradient));
-        *weight += if learn { sum.weight } else { 0.0 };
-        Ok(sum)
+        let losses = threads.install(|| pass(frame, &state.values, batch, loss, gradient));
+        *weight += if learn { losses.all().weight } else { 0.0 };
+        Ok(losses)
     }
 }
 
@@ -81,6 +101,8 @@ pub(super) fn frame<R: super::real::Real>(
         epsilon: geometry.rms_norm_eps.into(),
         rotary: Rotary::new(&pairs, geometry.head_dim),
         layout,
+        steps: 1,
+        model: None,
     })
 }
 
@@ -91,14 +113,13 @@ pub(super) fn pass<R: super::real::Real>(
     batch: &TeacherBatch,
     loss: &LossOptions,
     gradient: Option<&mut [R]>,
-) -> LossSum {
-    let rows = Rows::new(batch.lengths.clone());
-    let hidden: Vec<R> = batch.hidden.iter().map(|&x| R::of(x.into())).collect();
-    let made = frame.forward(values, &rows, &hidden);
-    let Some(gradient) = gradient else { return frame.head(values, batch, loss, &made.out, None).0 };
-    let (sum, dout) = frame.head(values, batch, loss, &made.out, Some(gradient));
-    frame.backward(values, &rows, &hidden, &made, dout, gradient);
-    sum
+) -> Losses {
+    let chains = Chains::new(batch);
+    let made = frame.forward(values, &chains, batch);
+    let Some(gradient) = gradient else { return frame.head(values, batch, &chains, loss, &made.outs(), None).0 };
+    let (losses, douts) = frame.head(values, batch, &chains, loss, &made.outs(), Some(gradient));
+    frame.backward(values, &chains, &made, douts, gradient);
+    losses
 }
 
 impl Student for CpuStudent {
@@ -106,11 +127,15 @@ impl Student for CpuStudent {
         &self.frame.layout
     }
 
-    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError> {
+    fn takes_states(&self) -> bool {
+        self.frame.model.is_some()
+    }
+
+    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError> {
         self.pass(batch, loss, true)
     }
 
-    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError> {
+    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError> {
         self.pass(batch, loss, false)
     }
 

@@ -1,7 +1,7 @@
 //! Matrix products on all threads of the current rayon pool.
 //!
-//! The rows of the result are dealt out to the threads, and one thread sums each element over all of K in
-//! one order: the bits do not depend on the number of threads.
+//! The rows of the result, or the columns of a wide one, are dealt out to the threads, and one thread sums each element over
+//! all of K in one order: the bits do not depend on the number of threads.
 
 use super::real::Real;
 use rayon::prelude::*;
@@ -16,8 +16,8 @@ pub struct Mat<'a, R> {
     strides: (usize, usize),
 }
 
-/// Rows of the result that a thread takes at a time: a few of the product's own register tiles.
-const ROWS: usize = 48;
+/// Rows or columns of the result that a thread takes a multiple of: a few of the product's own register tiles.
+const TILES: usize = 48;
 /// Multiply-adds that are worth a second thread.
 const WORTH_SHARING: usize = 1 << 16;
 
@@ -47,6 +47,11 @@ impl<'a, R: Real> Mat<'a, R> {
         Self { data: &self.data[from * self.strides.0..], rows: count, ..self }
     }
 
+    /// Columns `from .. from + count`.
+    fn columns(self, from: usize, count: usize) -> Self {
+        self.t().part(from, count).t()
+    }
+
     fn strides(&self) -> (isize, isize) {
         (self.strides.0 as isize, self.strides.1 as isize)
     }
@@ -65,34 +70,56 @@ pub fn gemm<R: Real>(alpha: R, a: Mat<'_, R>, b: Mat<'_, R>, beta: R, c: &mut [R
     }
     let used = (a.rows - 1) * stride + b.columns;
     let c = &mut c[..used];
-    let one = |first: usize, c: &mut [R]| {
-        let rows = c.len().div_ceil(stride);
-        let a = a.part(first, rows);
-        // SAFETY: `a` and `b` were checked when made, `c` has `rows` rows of `b.columns`, the last one maybe
-        // without the gap behind it.
-        unsafe {
-            let (a_data, b_data) = (a.data.as_ptr(), b.data.as_ptr());
-            R::gemm(
-                rows,
-                a.columns,
-                b.columns,
-                alpha,
-                a_data,
-                a.strides(),
-                b_data,
-                b.strides(),
-                beta,
-                c.as_mut_ptr(),
-                stride as isize,
-            );
-        }
-    };
-    if a.rows * a.columns * b.columns < WORTH_SHARING {
-        return one(0, c);
+    let threads = rayon::current_num_threads();
+    if threads == 1 || a.rows * a.columns * b.columns < WORTH_SHARING {
+        // SAFETY: `a` and `b` were checked when made, and all of the result is here.
+        unsafe { multiply(alpha, a, b, beta, c.as_mut_ptr(), stride) };
+        return;
     }
-    // Large pieces: each packs `b` anew.
-    let rows = a.rows.div_ceil(rayon::current_num_threads()).next_multiple_of(ROWS);
-    c.par_chunks_mut(rows * stride).enumerate().for_each(|(piece, c)| one(piece * rows, c));
+    // Large pieces, along the longer side: each packs all of one operand anew, and its part of the other.
+    let piece = |len: usize| len.div_ceil(threads).next_multiple_of(TILES);
+    if a.rows >= b.columns {
+        let rows = piece(a.rows);
+        c.par_chunks_mut(rows * stride).enumerate().for_each(|(index, c)| {
+            let a = a.part(index * rows, c.len().div_ceil(stride));
+            // SAFETY: as above; of these rows, the last one maybe without the gap behind it.
+            unsafe { multiply(alpha, a, b, beta, c.as_mut_ptr(), stride) };
+        });
+        return;
+    }
+    let (columns, result) = (piece(b.columns), Shared(c.as_mut_ptr()));
+    (0..b.columns.div_ceil(columns)).into_par_iter().for_each(|index| {
+        let first = index * columns;
+        let b = b.columns(first, columns.min(b.columns - first));
+        // SAFETY: as above; no two pieces share a column.
+        unsafe { multiply(alpha, a, b, beta, result.at_column(first), stride) };
+    });
+}
+
+/// A result whose columns several threads write.
+struct Shared<R>(*mut R);
+
+// SAFETY: whoever writes to it takes care that nobody else writes the same elements.
+unsafe impl<R: Send> Sync for Shared<R> {}
+
+impl<R> Shared<R> {
+    /// From column `column` on.
+    fn at_column(&self, column: usize) -> *mut R {
+        self.0.wrapping_add(column)
+    }
+}
+
+/// On one thread.
+///
+/// # Safety
+/// `c` has `a.rows` rows of `b.columns` elements that nobody else touches, `stride` elements apart.
+unsafe fn multiply<R: Real>(alpha: R, a: Mat<'_, R>, b: Mat<'_, R>, beta: R, c: *mut R, stride: usize) {
+    let (a_data, b_data) = (a.data.as_ptr(), b.data.as_ptr());
+    let (a_strides, b_strides) = (a.strides(), b.strides());
+    // SAFETY: views were checked when made; the result is the caller's promise.
+    unsafe {
+        R::gemm(a.rows, a.columns, b.columns, alpha, a_data, a_strides, b_data, b_strides, beta, c, stride as isize);
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_layout_is_right_and_has_the_same_bits_on_any_number_of_threads() {
-        for (m, k, n) in [(1, 1, 1), (5, 7, 3), (130, 65, 70), (257, 300, 48)] {
+        for (m, k, n) in [(1, 1, 1), (5, 7, 3), (130, 65, 70), (257, 300, 48), (60, 300, 301), (2, 500, 200)] {
             let (left, right) = (noise(1, m * k), noise(2, k * n));
             let (left_t, right_t) = (noise(3, m * k), noise(4, k * n));
             for (a, b) in [

@@ -1,7 +1,9 @@
-//! The exit block's decoder layer over the segments of a batch: forward, and the gradients of its parameters.
+//! The exit block's decoder layer over the rows of a step of chains: forward, and the gradients of its parameters.
 
-use super::attention::{Heads, attend, attend_backward};
+use super::attention::{Heads, KeysValues, KeysValuesMut, attend, attend_backward};
+use super::chains::Chains;
 use super::gemm::{Mat, gemm};
+use super::model_side::ModelSide;
 use super::norm::{rms_norm, rms_norm_backward};
 use super::parameters::{Layout, Linear, Slot};
 use super::real::Real;
@@ -18,46 +20,62 @@ pub struct Frame<R> {
     pub epsilon: f64,
     /// For the positions of a segment.
     pub rotary: Rotary<R>,
+    /// Steps that a chain has.
+    pub steps: usize,
+    /// What is needed of the model, where that is not in the batches.
+    pub model: Option<ModelSide<R>>,
 }
 
-/// A batch's rows: segments one after another, each from position 0 on.
-pub struct Rows {
-    /// Rows of each segment.
-    pub lengths: Vec<usize>,
-    /// Position of each row.
-    pub positions: Vec<usize>,
+/// Rows that the layer reads, and their norm.
+pub struct Inputs<R> {
+    pub x: Vec<R>,
+    pub normed: Vec<R>,
+    pub factors: Vec<R>,
 }
 
-impl Rows {
-    /// Segments of these lengths.
-    pub fn new(lengths: Vec<usize>) -> Self {
-        let positions = lengths.iter().flat_map(|&len| 0..len).collect();
-        Self { lengths, positions }
-    }
-
-    /// All of them.
-    pub fn count(&self) -> usize {
-        self.positions.len()
-    }
-}
-
-/// What the backward pass reads of the forward pass; `[rows, ..]` each.
-pub struct Activations<R> {
-    normed: Vec<R>,
-    factors: Vec<R>,
-    /// Before QK norms; empty without.
-    raw_q: Vec<R>,
+/// Keys and values of some rows, `[rows, ..]` each, as the backward pass needs them.
+pub struct Keys<R> {
+    /// Before a norm of keys; empty without.
     raw_k: Vec<R>,
-    q_factors: Vec<R>,
-    k_factors: Vec<R>,
-    q: Vec<R>,
+    factors: Vec<R>,
     k: Vec<R>,
     v: Vec<R>,
+}
+
+impl<R> Keys<R> {
+    pub fn view(&self) -> KeysValues<'_, R> {
+        KeysValues { k: &self.k, v: &self.v }
+    }
+}
+
+/// Gradients of keys and values, so far.
+pub struct KeyGradients<R> {
+    k: Vec<R>,
+    v: Vec<R>,
+}
+
+impl<R: Real> KeyGradients<R> {
+    /// None yet.
+    pub fn of(keys: &Keys<R>) -> Self {
+        Self { k: vec![R::default(); keys.k.len()], v: vec![R::default(); keys.v.len()] }
+    }
+
+    fn view(&mut self) -> KeysValuesMut<'_, R> {
+        KeysValuesMut { k: &mut self.k, v: &mut self.v }
+    }
+}
+
+/// What the backward pass reads of a step's forward pass; `[rows, ..]` each.
+pub struct Activations<R> {
+    /// What the step read.
+    pub inputs: Inputs<R>,
+    /// Before QK norms; empty without.
+    raw_q: Vec<R>,
+    q_factors: Vec<R>,
+    q: Vec<R>,
     attended: Vec<R>,
-    /// The residual stream after attention.
-    middle: Vec<R>,
-    middle_normed: Vec<R>,
-    middle_factors: Vec<R>,
+    /// The residual stream after attention, and its norm.
+    middle: Inputs<R>,
     gate: Vec<R>,
     up: Vec<R>,
     gated: Vec<R>,
@@ -66,53 +84,77 @@ pub struct Activations<R> {
 }
 
 impl<R: Real> Frame<R> {
-    /// The layer on `hidden` `[rows, hidden]` with the parameters `values`.
-    pub fn forward(&self, values: &[R], rows: &Rows, hidden: &[R]) -> Activations<R> {
-        let Layout { input_norm, q, k, v, o, post_norm, gate, up, down, .. } = &self.layout;
-        let (normed, factors) = self.norm(values, input_norm, hidden);
-        let (raw_q, q, q_factors) = self.heads_of(values, q, self.layout.q_norm.as_ref(), rows, &normed);
-        let (raw_k, k, k_factors) = self.heads_of(values, k, self.layout.k_norm.as_ref(), rows, &normed);
-        let v = project(values, v, &normed);
-        let mut attended = vec![R::default(); q.len()];
-        attend(&rows.lengths, &self.heads, &q, &k, &v, &mut attended);
-        let mut middle = project(values, o, &attended);
-        add(&mut middle, hidden);
-        let (middle_normed, middle_factors) = self.norm(values, post_norm, &middle);
-        let (gate, up) = (project(values, gate, &middle_normed), project(values, up, &middle_normed));
-        let gated: Vec<R> = gate.par_iter().zip(&up).map(|(&gate, &up)| gate * sigmoid(gate) * up).collect();
-        let mut out = project(values, down, &gated);
-        add(&mut out, &middle);
-        Activations {
-            normed,
-            factors,
-            raw_q,
-            raw_k,
-            q_factors,
-            k_factors,
-            q,
-            k,
-            v,
-            attended,
-            middle,
-            middle_normed,
-            middle_factors,
-            gate,
-            up,
-            gated,
-            out,
+    /// Rows as the layer reads them.
+    pub fn inputs(&self, values: &[R], x: Vec<R>) -> Inputs<R> {
+        let (normed, factors) = self.norm(values, &self.layout.input_norm, &x);
+        Inputs { x, normed, factors }
+    }
+
+    /// Keys and values of rows at these positions.
+    pub fn keys(&self, values: &[R], positions: &[usize], inputs: &Inputs<R>) -> Keys<R> {
+        let Layout { k, v, k_norm, .. } = &self.layout;
+        let (raw_k, k, factors) = self.heads_of(values, k, k_norm.as_ref(), positions, &inputs.normed);
+        Keys { raw_k, factors, k, v: project(values, v, &inputs.normed) }
+    }
+
+    /// Adds to `gradient` that of the projections to keys and values, and to `dnormed` that of what they read.
+    pub fn keys_backward(
+        &self,
+        values: &[R],
+        positions: &[usize],
+        (inputs, keys): (&Inputs<R>, &Keys<R>),
+        mut dkeys: KeyGradients<R>,
+        dnormed: &mut [R],
+        gradient: &mut [R],
+    ) {
+        let Layout { k, v, k_norm, .. } = &self.layout;
+        let raw = (&keys.raw_k[..], &keys.factors[..]);
+        self.heads_of_backward(values, k_norm.as_ref(), positions, raw, &mut dkeys.k, gradient);
+        for (linear, dy) in [(k, &dkeys.k), (v, &dkeys.v)] {
+            project_backward(values, linear, &inputs.normed, dy, Some(dnormed), gradient);
         }
     }
 
-    /// Adds to `gradient` that of the layer's parameters, given `dout` of [`Activations::out`].
-    pub fn backward(
+    /// The layer on the rows of the step after `own.len()` others; `own` has the keys of the steps 1 to this one.
+    pub fn step(
         &self,
         values: &[R],
-        rows: &Rows,
-        hidden: &[R],
+        chains: &Chains,
+        inputs: Inputs<R>,
+        text: &Keys<R>,
+        own: &[KeysValues<'_, R>],
+    ) -> Activations<R> {
+        let Layout { q, q_norm, o, post_norm, gate, up, down, .. } = &self.layout;
+        let positions = chains.positions(own.len());
+        let (raw_q, q, q_factors) = self.heads_of(values, q, q_norm.as_ref(), &positions, &inputs.normed);
+        let mut attended = vec![R::default(); q.len()];
+        attend(chains, &self.heads, &q, &text.view(), own, &mut attended);
+        let mut middle = project(values, o, &attended);
+        add(&mut middle, &inputs.x);
+        let (normed, factors) = self.norm(values, post_norm, &middle);
+        let (gate, up) = (project(values, gate, &normed), project(values, up, &normed));
+        let gated: Vec<R> = gate.par_iter().zip(&up).map(|(&gate, &up)| gate * sigmoid(gate) * up).collect();
+        let mut out = project(values, down, &gated);
+        add(&mut out, &middle);
+        let middle = Inputs { x: middle, normed, factors };
+        Activations { inputs, raw_q, q_factors, q, attended, middle, gate, up, gated, out }
+    }
+
+    /// Adds to `gradient` that of the layer's parameters but for its first norm and those of keys and values, given `dout` of
+    /// [`Activations::out`]; adds to `dkeys`, of the text's keys and then of the chains' own. Returns the gradient of the residual stream that
+    /// goes by attention, and that of the norm of what the step read.
+    #[expect(clippy::too_many_arguments, reason = "what the step read and made, and their gradients")]
+    pub fn step_backward(
+        &self,
+        values: &[R],
+        chains: &Chains,
         made: &Activations<R>,
+        text: &Keys<R>,
+        own: &[KeysValues<'_, R>],
         mut dout: Vec<R>,
+        dkeys: &mut [KeyGradients<R>],
         gradient: &mut [R],
-    ) {
+    ) -> (Vec<R>, Vec<R>) {
         let layout = &self.layout;
         let mut dgated = vec![R::default(); made.gated.len()];
         project_backward(values, &layout.down, &made.gated, &dout, Some(&mut dgated), gradient);
@@ -124,31 +166,22 @@ impl<R: Real> Frame<R> {
             *dgate *= up * s * (one + gate * (one - s));
             *dup *= gate * s;
         });
-        let mut dnormed = vec![R::default(); hidden.len()];
-        project_backward(values, &layout.gate, &made.middle_normed, &dgate, Some(&mut dnormed), gradient);
-        project_backward(values, &layout.up, &made.middle_normed, &dgated, Some(&mut dnormed), gradient);
-        let (weight, dweight) =
-            (&values[layout.post_norm.range.clone()], &mut gradient[layout.post_norm.range.clone()]);
+        let mut dnormed = vec![R::default(); dout.len()];
+        project_backward(values, &layout.gate, &made.middle.normed, &dgate, Some(&mut dnormed), gradient);
+        project_backward(values, &layout.up, &made.middle.normed, &dgated, Some(&mut dnormed), gradient);
         // The stream goes round the MLP as well.
-        rms_norm_backward(&made.middle, weight, &made.middle_factors, &dnormed, Some(&mut dout), dweight);
+        self.norm_backward(values, &layout.post_norm, &made.middle, &dnormed, Some(&mut dout), gradient);
 
         let mut dattended = vec![R::default(); made.attended.len()];
         project_backward(values, &layout.o, &made.attended, &dout, Some(&mut dattended), gradient);
-        let (mut dq, mut dk, mut dv) =
-            (dattended.clone(), vec![R::default(); made.k.len()], vec![R::default(); made.v.len()]);
-        attend_backward(&rows.lengths, &self.heads, &made.q, &made.k, &made.v, &dattended, &mut dq, &mut dk, &mut dv);
-        let norms = [layout.q_norm.as_ref(), layout.k_norm.as_ref()];
-        let (q, k) = ((&made.raw_q, &made.q_factors), (&made.raw_k, &made.k_factors));
-        self.heads_of_backward(values, norms[0], rows, q, &mut dq, gradient);
-        self.heads_of_backward(values, norms[1], rows, k, &mut dk, gradient);
+        let mut dq = vec![R::default(); made.q.len()];
+        let mut dkeys: Vec<KeysValuesMut<'_, R>> = dkeys.iter_mut().map(KeyGradients::view).collect();
+        attend_backward(chains, &self.heads, &made.q, &text.view(), own, &dattended, &mut dq, &mut dkeys);
+        let (raw, positions) = ((&made.raw_q[..], &made.q_factors[..]), chains.positions(own.len()));
+        self.heads_of_backward(values, layout.q_norm.as_ref(), &positions, raw, &mut dq, gradient);
         dnormed.fill(R::default());
-        for (linear, dy) in [(&layout.q, &dq), (&layout.k, &dk), (&layout.v, &dv)] {
-            project_backward(values, linear, &made.normed, dy, Some(&mut dnormed), gradient);
-        }
-        let (weight, dweight) =
-            (&values[layout.input_norm.range.clone()], &mut gradient[layout.input_norm.range.clone()]);
-        // What is before the layer is not trained.
-        rms_norm_backward(hidden, weight, &made.factors, &dnormed, None, dweight);
+        project_backward(values, &layout.q, &made.inputs.normed, &dq, Some(&mut dnormed), gradient);
+        (dout, dnormed)
     }
 
     /// The norm of rows of the residual stream, and its factors.
@@ -158,6 +191,20 @@ impl<R: Real> Frame<R> {
         (y, factors)
     }
 
+    /// Adds the gradients of [`norm`](Self::norm), given that of what it gave.
+    pub fn norm_backward(
+        &self,
+        values: &[R],
+        weight: &Slot,
+        of: &Inputs<R>,
+        dnormed: &[R],
+        dx: Option<&mut [R]>,
+        gradient: &mut [R],
+    ) {
+        let (weight, dweight) = (&values[weight.range.clone()], &mut gradient[weight.range.clone()]);
+        rms_norm_backward(&of.x, weight, &of.factors, dnormed, dx, dweight);
+    }
+
     /// Queries or keys: projected, normalised per head where the model does that, rotated. Returns them
     /// before and after, and the norm's factors.
     fn heads_of(
@@ -165,11 +212,10 @@ impl<R: Real> Frame<R> {
         values: &[R],
         linear: &Linear,
         norm: Option<&Slot>,
-        rows: &Rows,
+        positions: &[usize],
         normed: &[R],
     ) -> (Vec<R>, Vec<R>, Vec<R>) {
         let mut x = project(values, linear, normed);
-        let width = x.len() / rows.count().max(1);
         let (raw, factors) = match norm {
             Some(norm) => {
                 let (y, factors) = self.norm(values, norm, &x);
@@ -177,7 +223,7 @@ impl<R: Real> Frame<R> {
             }
             None => (Vec::new(), Vec::new()),
         };
-        self.rotary.rotate(&mut x, width, &rows.positions);
+        self.rotary.rotate(&mut x, linear.weight.shape[0], positions);
         (raw, x, factors)
     }
 
@@ -186,13 +232,13 @@ impl<R: Real> Frame<R> {
         &self,
         values: &[R],
         norm: Option<&Slot>,
-        rows: &Rows,
-        (raw, factors): (&Vec<R>, &Vec<R>),
+        positions: &[usize],
+        (raw, factors): (&[R], &[R]),
         dx: &mut Vec<R>,
         gradient: &mut [R],
     ) {
-        let width = dx.len() / rows.count().max(1);
-        self.rotary.rotate_back(dx, width, &rows.positions);
+        let width = dx.len() / positions.len().max(1);
+        self.rotary.rotate_back(dx, width, positions);
         let Some(norm) = norm else { return };
         let mut draw = vec![R::default(); dx.len()];
         let (weight, dweight) = (&values[norm.range.clone()], &mut gradient[norm.range.clone()]);
@@ -203,14 +249,21 @@ impl<R: Real> Frame<R> {
 
 /// `x Wᵀ + b` for each row.
 fn project<R: Real>(values: &[R], linear: &Linear, x: &[R]) -> Vec<R> {
-    let [outputs, inputs] = linear.weight.shape;
+    let mut y = multiply(values, &linear.weight, x);
+    if let Some(bias) = &linear.bias {
+        let bias = &values[bias.range.clone()];
+        y.chunks_exact_mut(bias.len()).for_each(|y| add(y, bias));
+    }
+    y
+}
+
+/// `x Wᵀ` for each row.
+pub fn multiply<R: Real>(values: &[R], weight: &Slot, x: &[R]) -> Vec<R> {
+    let [outputs, inputs] = weight.shape;
     let rows = x.len() / inputs;
-    let mut y = match &linear.bias {
-        Some(bias) => values[bias.range.clone()].repeat(rows),
-        None => vec![R::default(); rows * outputs],
-    };
-    let weight = Mat::new(&values[linear.weight.range.clone()], outputs, inputs);
-    gemm(R::of(1.0), Mat::new(x, rows, inputs), weight.t(), R::of(1.0), &mut y, outputs);
+    let mut y = vec![R::default(); rows * outputs];
+    let weight = Mat::new(&values[weight.range.clone()], outputs, inputs);
+    gemm(R::of(1.0), Mat::new(x, rows, inputs), weight.t(), R::default(), &mut y, outputs);
     y
 }
 
@@ -223,21 +276,32 @@ fn project_backward<R: Real>(
     dx: Option<&mut [R]>,
     gradient: &mut [R],
 ) {
-    let [outputs, inputs] = linear.weight.shape;
-    let rows = x.len() / inputs;
-    let (one, dy) = (R::of(1.0), (Mat::new(dy, rows, outputs), dy));
-    if let Some(dx) = dx {
-        let weight = Mat::new(&values[linear.weight.range.clone()], outputs, inputs);
-        gemm(one, dy.0, weight, one, dx, inputs);
-    }
-    gemm(one, dy.0.t(), Mat::new(x, rows, inputs), one, &mut gradient[linear.weight.range.clone()], inputs);
+    multiply_backward(values, &linear.weight, x, dy, dx, gradient);
     if let Some(bias) = &linear.bias {
         let dbias = &mut gradient[bias.range.clone()];
-        dy.1.chunks_exact(outputs).for_each(|dy| add(dbias, dy));
+        dy.chunks_exact(dbias.len()).for_each(|dy| add(dbias, dy));
     }
 }
 
-fn add<R: Real>(to: &mut [R], from: &[R]) {
+/// Adds to `dx` and `gradient` those of [`multiply`], given `dy`.
+pub fn multiply_backward<R: Real>(
+    values: &[R],
+    weight: &Slot,
+    x: &[R],
+    dy: &[R],
+    dx: Option<&mut [R]>,
+    gradient: &mut [R],
+) {
+    let [outputs, inputs] = weight.shape;
+    let rows = x.len() / inputs;
+    let (one, dy) = (R::of(1.0), Mat::new(dy, rows, outputs));
+    if let Some(dx) = dx {
+        gemm(one, dy, Mat::new(&values[weight.range.clone()], outputs, inputs), one, dx, inputs);
+    }
+    gemm(one, dy.t(), Mat::new(x, rows, inputs), one, &mut gradient[weight.range.clone()], inputs);
+}
+
+pub fn add<R: Real>(to: &mut [R], from: &[R]) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
 }
 

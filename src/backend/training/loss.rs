@@ -75,58 +75,160 @@ impl LossSum {
     }
 }
 
+/// Sums or means by step of the chains: of first drafts, of second ones, and so on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Losses {
+    /// One for each step.
+    pub drafts: Vec<LossSum>,
+}
+
+impl Losses {
+    /// Nothing yet, of so many steps.
+    pub fn of_steps(steps: usize) -> Self {
+        Self { drafts: vec![LossSum::default(); steps] }
+    }
+
+    /// Adds other sums.
+    pub fn add(&mut self, other: &Self) {
+        self.drafts.resize(self.drafts.len().max(other.drafts.len()), LossSum::default());
+        self.drafts.iter_mut().zip(&other.drafts).for_each(|(sum, other)| sum.add(other));
+    }
+
+    /// The sums of all steps together.
+    pub fn all(&self) -> LossSum {
+        let mut all = LossSum::default();
+        self.drafts.iter().for_each(|sum| all.add(sum));
+        all
+    }
+
+    /// The sums of first drafts.
+    pub fn first(&self) -> LossSum {
+        self.drafts.first().copied().unwrap_or_default()
+    }
+}
+
+/// What the teacher says at one position, of the tokens that a student drafts.
+#[derive(Default)]
+pub struct Taught<R> {
+    /// Logits.
+    logits: Vec<R>,
+    /// Probabilities, those of other tokens left out.
+    p: Vec<R>,
+    /// The distribution over these tokens alone, softened; empty where it is `p`.
+    soft: Vec<R>,
+    /// The entropy of that distribution, as the loss counts it.
+    own: f64,
+    /// The logarithm of the sum of exponentials of all tokens' logits.
+    log_total: f64,
+    /// Of all tokens, the likeliest.
+    likeliest: TokenId,
+}
+
+impl<R: Real> Taught<R> {
+    /// By logits of the whole vocabulary.
+    pub fn whole(&mut self, logits: &[f32], vocab: DraftVocab<'_>, options: &LossOptions) {
+        let Self { logits: drawn, p, .. } = self;
+        drawn.clear();
+        drawn.extend(logits.iter().map(|&x| R::of(x.into())));
+        let of = softmax(drawn, R::of(1.0), p);
+        (self.likeliest, self.log_total) = (first(drawn, of.max).unwrap_or(0) as TokenId, of.log_total);
+        // These ascend, so that none is overwritten before it is read.
+        for (column, &id) in vocab.ids.unwrap_or(&[]).iter().enumerate() {
+            (drawn[column], p[column]) = (drawn[id as usize], p[id as usize]);
+        }
+        let partial = vocab.size < drawn.len();
+        drawn.truncate(vocab.size);
+        p.truncate(vocab.size);
+        self.soften(partial, options);
+    }
+
+    /// By logits of the drafted tokens; `rest` is what [`log_total`](Self::log_total) and [`likeliest`](Self::likeliest)
+    /// say of all tokens, where these are not all.
+    pub fn part(&mut self, logits: &[R], rest: Option<(f32, TokenId)>, options: &LossOptions) {
+        let Self { logits: drawn, p, .. } = self;
+        drawn.clear();
+        drawn.extend_from_slice(logits);
+        let of = softmax(drawn, R::of(1.0), p);
+        (self.likeliest, self.log_total) = (first(drawn, of.max).unwrap_or(0) as TokenId, of.log_total);
+        let Some((log_total, likeliest)) = rest else { return self.soften(false, options) };
+        // Rounded, so it might be a little less than what is known to be in it.
+        (self.likeliest, self.log_total) = (likeliest, f64::from(log_total).max(of.log_total));
+        let seen = R::of((of.log_total - self.log_total).exp());
+        if options.temperature == 1.0 {
+            self.soft.clone_from(p);
+            self.own = cross(p, drawn, R::of(1.0), of.log_total);
+        }
+        p.iter_mut().for_each(|p| *p *= seen);
+        if options.temperature != 1.0 {
+            self.soften(true, options);
+        }
+    }
+
+    /// The logarithm of the sum of exponentials of all tokens' logits.
+    pub fn log_total(&self) -> f64 {
+        self.log_total
+    }
+
+    /// Of all tokens, the likeliest; of several, the lowest.
+    pub fn likeliest(&self) -> TokenId {
+        self.likeliest
+    }
+
+    fn soften(&mut self, partial: bool, options: &LossOptions) {
+        let Self { logits, p, soft, .. } = self;
+        let inverse = R::of(options.temperature.recip());
+        // At temperature 1, and with a student of the whole vocabulary, the softened distribution is this one.
+        self.own = if partial || options.temperature != 1.0 {
+            let of = softmax(logits, inverse, soft);
+            cross(soft, logits, inverse, of.log_total)
+        } else {
+            soft.clear();
+            cross(p, logits, inverse, self.log_total)
+        };
+    }
+}
+
+/// `-Σ p ln softmax(x)`, from logits and not from the logarithms of probabilities that may be zero.
+fn cross<R: Real>(p: &[R], x: &[R], inverse: R, log_total: f64) -> f64 {
+    log_total - (inverse * fold(p, x, |p, x| p * x)).wide()
+}
+
 /// Memory for one row at a time.
 #[derive(Default)]
 pub struct Scratch<R> {
-    teacher: Vec<R>,
-    p: Vec<R>,
     q: Vec<R>,
-    soft_p: Vec<R>,
     soft_q: Vec<R>,
 }
 
 /// The loss of one position times `weight`; turns `student` `[draft vocabulary]` from logits of the tokens of `vocab`
-/// into that loss's gradient in them. `teacher` `[vocabulary]`.
+/// into that loss's gradient in them.
 pub fn lose<R: Real>(
     student: &mut [R],
-    teacher: &[f32],
+    teacher: &Taught<R>,
     token: TokenId,
     weight: f64,
     vocab: DraftVocab<'_>,
     options: &LossOptions,
     scratch: &mut Scratch<R>,
 ) -> LossSum {
-    let drafted = student.len();
-    let one = R::of(1.0);
-    let Scratch { teacher: wide, p, q, soft_p, soft_q } = scratch;
-    wide.clear();
-    wide.extend(teacher.iter().map(|&x| R::of(x.into())));
-    let (of_q, of_p) = (softmax(student, one, q), softmax(wide, one, p));
-    let likeliest = first(wide, of_p.max);
-    // From here on the first elements are those of the tokens that can be drafted. These ascend, so that none is
-    // overwritten before it is read.
-    for (column, &id) in vocab.ids.unwrap_or(&[]).iter().enumerate() {
-        (wide[column], p[column]) = (wide[id as usize], p[id as usize]);
-    }
-    let drawn = &wide[..drafted];
-    // At temperature 1, and with a student of the whole vocabulary, the softened distributions are these.
-    let inverse = R::of(options.temperature.recip());
+    let Scratch { q, soft_q } = scratch;
+    let Taught { logits: drawn, p, .. } = teacher;
+    let of_q = softmax(student, R::of(1.0), q);
     let softened = options.temperature != 1.0;
+    let inverse = R::of(options.temperature.recip());
     let (of_soft_q, soft_q) = if softened { (softmax(student, inverse, soft_q), &soft_q[..]) } else { (of_q, &q[..]) };
-    let (of_soft_p, soft_p) =
-        if softened || drafted < p.len() { (softmax(drawn, inverse, soft_p), &soft_p[..]) } else { (of_p, &p[..]) };
+    let soft_p = if teacher.soft.is_empty() { p } else { &teacher.soft };
 
-    let agreement = likeliest == first(student, of_q.max).map(|column| vocab.token(column) as usize);
-    let overlap = fold(&p[..drafted], q, |p, q| if p < q { p } else { q }).wide();
-    // -Σ p ln softmax(x), from logits and not from the logarithms of probabilities that may be zero.
-    let cross = |p: &[R], x: &[R], inverse: R, log_total: f64| log_total - (inverse * fold(p, x, |p, x| p * x)).wide();
+    let drafted = first(student, of_q.max).map(|column| vocab.token(column));
+    let agreement = drafted == Some(teacher.likeliest);
+    let overlap = fold(p, q, |p, q| if p < q { p } else { q }).wide();
     let soft = cross(soft_p, student, inverse, of_soft_q.log_total);
     let divergence = if softened {
-        let seen = fold(&p[..drafted], &p[..drafted], |p, _| p).wide();
-        let [by_student, by_teacher] = [&*student, drawn].map(|x| fold(&p[..drafted], x, |p, x| p * x).wide() / seen);
-        of_q.log_total - by_student - (of_p.log_total + seen.ln() - by_teacher)
+        let seen = fold(p, p, |p, _| p).wide();
+        let [by_student, by_teacher] = [&*student, &drawn[..]].map(|x| fold(p, x, |p, x| p * x).wide() / seen);
+        of_q.log_total - by_student - (teacher.log_total + seen.ln() - by_teacher)
     } else {
-        soft - cross(soft_p, drawn, inverse, of_soft_p.log_total)
+        soft - teacher.own
     };
     let own = vocab.column(token);
     let hard = own.map_or(0.0, |column| of_q.log_total - student[column].wide());
@@ -144,8 +246,8 @@ pub fn lose<R: Real>(
     if options.variation > 0.0 {
         // dTV/dq = sign(q - p) / 2, through the softmax.
         let sign = |p: R, q: R| R::of(if q > p { 0.5 } else { -0.5 });
-        let (mean, by) = (fold(&p[..drafted], q, |p, q| q * sign(p, q)), R::of(options.variation * weight));
-        for ((gradient, &p), &q) in student.iter_mut().zip(&*p).zip(&*q) {
+        let (mean, by) = (fold(p, q, |p, q| q * sign(p, q)), R::of(options.variation * weight));
+        for ((gradient, &p), &q) in student.iter_mut().zip(p).zip(&*q) {
             *gradient += by * q * (sign(p, q) - mean);
         }
     }

@@ -6,30 +6,33 @@
 //! There are two: [`CpuStudent`], and [`CudaStudent`](cuda::CudaStudent) beside it.
 //!
 //! From the bottom up, on the processor: `real` is the number type (f64 in tests, so that the very code that trains is
-//! checked against central differences), `gemm` the products; `norm`, `rotary` and `attention` with their gradients,
-//! `layer` and `head` the block, [`loss`] what a position costs, [`adamw`] the update; [`parameters`] says where each
-//! tensor lies in one flat vector.
+//! checked against central differences), `gemm` the products; `chains` says which rows draft what; `norm`, `rotary` and
+//! `attention` with their gradients, `layer`, `unrolled` and `head` the block, [`loss`] what a position costs, [`adamw`] the
+//! update; [`parameters`] says where each tensor lies in one flat vector, `model_side` what is needed of the model.
 
 pub mod adamw;
 mod attention;
+mod chains;
 mod cpu;
 pub mod cuda;
-mod gemm;
+pub(crate) mod gemm;
 #[cfg(test)]
 mod gradients;
 mod head;
 mod layer;
 pub mod loss;
+mod model_side;
 mod norm;
 pub mod parameters;
 mod real;
 mod rotary;
+mod unrolled;
 
 pub use cpu::CpuStudent;
 
 use super::BackendError;
 use adamw::AdamStep;
-use loss::{LossOptions, LossSum};
+use loss::{LossOptions, Losses};
 use parameters::Layout;
 
 /// A position that is learned from.
@@ -48,12 +51,42 @@ pub struct Position {
 pub struct TeacherBatch {
     /// Rows of each segment; every segment begins at position 0 and sees itself alone.
     pub lengths: Vec<usize>,
+    /// The token of each row.
+    pub tokens: Vec<crate::TokenId>,
     /// The residual stream after the exit layer, `[rows, hidden]`.
     pub hidden: Vec<f32>,
     /// The positions that count, ascending.
     pub scored: Vec<Position>,
-    /// The teacher's logits at those, `[positions, vocabulary]`.
-    pub logits: Vec<f32>,
+    /// What the teacher says there.
+    pub targets: Targets,
+}
+
+/// What the teacher says at the positions of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// Its logits, `[positions, vocabulary]`.
+    Logits(Vec<f32>),
+    /// Hidden states, from which a student makes the logits that it needs.
+    States(States),
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self::Logits(Vec::new())
+    }
+}
+
+/// What is kept of the teacher at some positions.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct States {
+    /// The residual stream after the last layer, before the model's norm, `[positions, hidden]`.
+    pub last: Vec<f32>,
+    /// The logarithm of the sum of exponentials of all logits, `[positions]`.
+    pub log_totals: Vec<f32>,
+    /// The likeliest token, the lowest of several, `[positions]`.
+    pub likeliest: Vec<crate::TokenId>,
+    /// How many logits there are.
+    pub vocab: usize,
 }
 
 /// All that a student would need to go on where it stopped.
@@ -81,17 +114,22 @@ pub trait Student: Send {
     /// Where its parameters lie.
     fn layout(&self) -> &Layout;
 
-    /// The losses of a batch; their gradient is added to that of the batches since the last update.
+    /// Whether it makes logits of hidden states itself; else batches have to bring them.
+    fn takes_states(&self) -> bool {
+        false
+    }
+
+    /// The losses of a batch, by step of its chains; their gradient is added to that of the batches since the last update.
     ///
     /// # Errors
     /// If a segment is longer than was reserved for, or the device fails.
-    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError>;
+    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError>;
 
     /// The losses of a batch, and nothing else.
     ///
     /// # Errors
     /// As [`learn`](Self::learn).
-    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError>;
+    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError>;
 
     /// One step of AdamW along the mean gradient of the positions learned from since the last one. Returns that
     /// gradient's norm before clipping; where it is not finite, nothing was changed but the gradient forgotten.

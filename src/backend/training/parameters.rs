@@ -58,6 +58,10 @@ pub struct Linear {
 /// leaving out the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// `A`, of the hidden state that the layer reads.
+    pub(super) input: Option<Slot>,
+    /// `R`, of the state and the embedding that it reads instead in a chain.
+    pub(super) recurrent: Option<Slot>,
     pub(super) input_norm: Slot,
     pub(super) q: Linear,
     pub(super) k: Linear,
@@ -115,6 +119,8 @@ impl Layout {
             return Err("no token to draft (expected at least 1)".into());
         }
         let layout = Self {
+            input: exit.input.map(|input| matrix(&mut values, input)),
+            recurrent: exit.recurrent.map(|recurrent| matrix(&mut values, recurrent)),
             input_norm: vector(&mut values, layer.input_norm),
             q: linear(&mut values, layer.q, layer.q_bias),
             k: linear(&mut values, layer.k, layer.k_bias),
@@ -175,6 +181,10 @@ impl Layout {
         if let Some((name, ..)) = linears.iter().find(|(_, linear, shape)| !fits(linear, *shape)) {
             return Err(format!("{name} is of another shape than the model's"));
         }
+        let square = |slot: &Option<Slot>, columns| slot.as_ref().is_none_or(|slot| slot.shape == [hidden, columns]);
+        if !square(&self.input, hidden) || !square(&self.recurrent, 2 * hidden) {
+            return Err("its matrices of what it reads are of another shape than the model's".into());
+        }
         let norms = [Some(&self.input_norm), Some(&self.post_norm), Some(&self.norm)].map(|norm| (norm, hidden));
         let heads = [self.q_norm.as_ref(), self.k_norm.as_ref()].map(|norm| (norm, geometry.head_dim));
         let wide = |(norm, width): &(Option<&Slot>, usize)| norm.is_none_or(|slot| slot.range.len() == *width);
@@ -192,11 +202,23 @@ impl Layout {
     /// The places of matrices among the trained elements: what weight decay applies to.
     pub fn decayed(&self) -> Vec<Range<usize>> {
         let head = (self.kind == Head::Trained).then_some(&self.head);
-        self.projections().into_iter().chain(head).map(|slot| slot.range.clone()).collect()
+        self.matrices().chain(head).map(|slot| slot.range.clone()).collect()
     }
 
-    fn projections(&self) -> [&Slot; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].map(|linear| &linear.weight)
+    /// All but the head.
+    fn matrices(&self) -> impl Iterator<Item = &Slot> {
+        let projections = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        self.input.iter().chain(&self.recurrent).chain(projections.map(|linear| &linear.weight))
+    }
+
+    /// The place of the matrix that the hidden state goes through before the layer, where there is one.
+    pub fn input(&self) -> Option<Range<usize>> {
+        self.input.as_ref().map(|slot| slot.range.clone())
+    }
+
+    /// Whether it drafts from its own last state.
+    pub fn is_recurrent(&self) -> bool {
+        self.recurrent.is_some()
     }
 
     /// The block with these values, rounded.
@@ -230,7 +252,7 @@ impl Layout {
         let mut rounded = values.to_vec();
         let mut blocks = BTreeMap::new();
         let head = (self.kind != Head::Shared).then_some(&self.head);
-        for Slot { shape: [rows, cols], range } in self.projections().into_iter().chain(head) {
+        for Slot { shape: [rows, cols], range } in self.matrices().chain(head) {
             if !Encoder::Q8_0.fits(*cols) {
                 continue;
             }
@@ -269,8 +291,8 @@ impl ExportedBlock {
         let head = self.matrix(&layout.head);
         ExitWeights {
             after: layout.after,
-            input: None,
-            recurrent: None,
+            input: layout.input.as_ref().map(|slot| self.matrix(slot)),
+            recurrent: layout.recurrent.as_ref().map(|slot| self.matrix(slot)),
             layer: LayerWeights {
                 input_norm: self.vector(&layout.input_norm),
                 q: self.matrix(&layout.q.weight),

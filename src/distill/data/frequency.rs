@@ -48,6 +48,20 @@ impl Frequencies {
         ids
     }
 
+    /// How many of the most frequent tokens of `among` it takes for this part of all occurrences; all where that is not
+    /// enough. At least 1.
+    pub fn fewest(&self, among: DraftVocab<'_>, part: f64) -> usize {
+        let mut counts: Vec<u64> = (0..among.size).map(|column| self.count(among.token(column))).collect();
+        counts.sort_unstable_by_key(|&count| Reverse(count));
+        let enough = part * self.counts.iter().sum::<u64>() as f64;
+        let mut covered = 0;
+        let short = counts.iter().position(|count| {
+            covered += count;
+            covered as f64 >= enough
+        });
+        short.map_or(among.size, |last| last + 1).max(1)
+    }
+
     /// The part of all occurrences that are of these tokens; 1 where there are none at all.
     pub fn share(&self, of: DraftVocab<'_>) -> f64 {
         let covered: u64 = (0..of.size).map(|column| self.count(of.token(column))).sum();
@@ -68,6 +82,16 @@ mod tests {
 
     fn document(prompt: usize, tokens: &[TokenId]) -> Document {
         Document { tokens: tokens.to_vec(), prompt }
+    }
+
+    #[test]
+    fn a_part_is_covered_by_the_fewest_tokens() {
+        let frequencies = Frequencies::of(&[document(1, &[6, 3, 3, 3, 3, 3, 5, 5, 5, 0, 2])], 8);
+        let fewest = |part| frequencies.fewest(ALL, part);
+        assert_eq!([0.01, 0.5, 0.51, 0.8, 0.9, 0.91, 1.0].map(fewest), [1, 1, 2, 2, 3, 4, 4]);
+        let some = DraftVocab { size: 2, ids: Some(&[3, 4]) };
+        assert_eq!([frequencies.fewest(some, 0.5), frequencies.fewest(some, 0.6)], [1, 2]);
+        assert_eq!(Frequencies::of(&[], 8).fewest(ALL, 0.9), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::subject::{Case, ROWS, WINDOW, emulated, options, step};
 use eesd::backend::BackendError;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::training::cuda::{CudaStudent, CudaStudentOptions, Operands};
-use eesd::backend::training::{Position, Student, TeacherBatch};
+use eesd::backend::training::{Position, Student, Targets, TeacherBatch};
 use std::sync::Arc;
 
 fn case() -> Case {
@@ -72,18 +72,26 @@ fn what_does_not_fit_is_refused_by_what_was_found() {
     let few = CudaStudentOptions { rows: WINDOW - 1, ..options(Operands::F32) };
     assert!(refused(&case.geometry, few).contains("batches of 63 tokens"));
 
+    for (input, steps) in [(true, 1), (false, 2)] {
+        let (layout, values) = Case { input, steps, ..case.clone() }.layout();
+        let made = CudaStudent::new(emulated(0), &case.geometry, layout, values, options(Operands::F32));
+        assert!(made.err().unwrap().to_string().contains("is not trained on a GPU yet"), "{input}, {steps} steps");
+    }
+
     let mut student = case.on(&emulated(0), Operands::F32);
     let good = case.batch();
+    let states = Case { states: true, ..case.clone() }.batch().targets;
     let last = |row| {
         let mut scored = good.scored.clone();
         scored.last_mut().unwrap().row = row;
         scored
     };
-    let wrong: [(TeacherBatch, &str); 6] = [
+    let wrong: [(TeacherBatch, &str); 7] = [
         (TeacherBatch { lengths: vec![WINDOW + 1], ..good.clone() }, "a segment of 65 tokens (expected at most 64)"),
         (TeacherBatch { lengths: vec![WINDOW; 3], ..good.clone() }, "a batch of 192 tokens (expected at most 128)"),
         (TeacherBatch { lengths: vec![9, 4], ..good.clone() }, "hidden numbers and logits"),
-        (TeacherBatch { logits: Vec::new(), ..good.clone() }, "hidden numbers and logits"),
+        (TeacherBatch { targets: Targets::default(), ..good.clone() }, "hidden numbers and logits"),
+        (TeacherBatch { targets: states, ..good.clone() }, "expected logits"),
         (TeacherBatch { scored: last(14), ..good.clone() }, "not ascending rows of 14"),
         (TeacherBatch { scored: last(0), ..good.clone() }, "not ascending rows of 14"),
     ];
@@ -94,7 +102,7 @@ fn what_does_not_fit_is_refused_by_what_was_found() {
     // And nothing of it was learned.
     assert_eq!(student.update(&step(1)).unwrap(), 0.0);
     let nothing: Vec<Position> = Vec::new();
-    let empty = TeacherBatch { scored: nothing, logits: Vec::new(), ..good.clone() };
-    assert_eq!(student.learn(&empty, &case.loss).unwrap().weight, 0.0);
-    assert!(student.learn(&good, &case.loss).unwrap().weight > 0.0);
+    let empty = TeacherBatch { scored: nothing, targets: Targets::default(), ..good.clone() };
+    assert_eq!(student.learn(&empty, &case.loss).unwrap().all().weight, 0.0);
+    assert!(student.learn(&good, &case.loss).unwrap().all().weight > 0.0);
 }

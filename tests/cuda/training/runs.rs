@@ -10,7 +10,7 @@ const UPDATES: u64 = 20;
 fn train(student: &mut dyn Student, case: &Case) -> (Vec<f64>, StudentState) {
     let batch = case.batch();
     let losses = (1..=UPDATES).map(|number| {
-        let loss = student.learn(&batch, &case.loss).unwrap().mean().loss;
+        let loss = student.learn(&batch, &case.loss).unwrap().all().mean().loss;
         student.update(&step(number)).unwrap();
         loss
     });

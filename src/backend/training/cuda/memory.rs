@@ -288,6 +288,8 @@ mod tests {
         let (q_norm, k_norm) = (None, None);
         let draft_ids = None;
         let layout = Layout {
+            input: None,
+            recurrent: None,
             input_norm,
             q,
             k,

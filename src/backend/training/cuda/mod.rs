@@ -21,9 +21,9 @@ mod update;
 pub use memory::TrainingBudget;
 
 use super::adamw::AdamStep;
-use super::loss::{LossOptions, LossSum};
+use super::loss::{LossOptions, LossSum, Losses};
 use super::parameters::Layout;
-use super::{Student, StudentState, TeacherBatch};
+use super::{Student, StudentState, Targets, TeacherBatch};
 use crate::backend::BackendError;
 use crate::backend::cuda::HEAD_DIMS;
 use crate::backend::cuda::arena::Arena;
@@ -117,6 +117,9 @@ impl<D: Driver> CudaStudent<D> {
             return refused(format!("head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim));
         }
         layout.check(geometry).map_err(BackendError::Exit)?;
+        if layout.input.is_some() || layout.recurrent.is_some() {
+            return refused("a block with an input matrix or a recurrent one is not trained on a GPU yet".into());
+        }
         if window == 0 || rows < window {
             return refused(format!(
                 "batches of {rows} tokens, segments of {window} (expected at least 1, and as many)"
@@ -170,12 +173,12 @@ impl<D: Driver> CudaStudent<D> {
     }
 
     /// A batch through the block, and back where `learn`. After an error nothing is queued any more.
-    fn run(&mut self, batch: &TeacherBatch, loss: &LossOptions, learn: bool) -> Result<LossSum, BackendError> {
-        self.check(batch)?;
+    fn run(&mut self, batch: &TeacherBatch, loss: &LossOptions, learn: bool) -> Result<Losses, BackendError> {
+        let logits = self.check(batch)?;
         if batch.scored.is_empty() {
-            return Ok(LossSum::default());
+            return Ok(Losses::of_steps(1));
         }
-        let losses = self.queue(batch, loss, learn);
+        let losses = self.queue(batch, logits, loss, learn);
         if losses.is_err() {
             // The first error is the one to be told.
             let _ = self.driver.wait();
@@ -185,12 +188,13 @@ impl<D: Driver> CudaStudent<D> {
             total.add(&LossSum { weight: position.weight, loss, divergence, overlap, agreement });
         }
         self.weight += if learn { total.weight } else { 0.0 };
-        Ok(total)
+        Ok(Losses { drafts: vec![total] })
     }
 
     fn queue(
         &mut self,
         batch: &TeacherBatch,
+        logits: &[f32],
         loss: &LossOptions,
         learn: bool,
     ) -> Result<Vec<PositionLoss>, BackendError> {
@@ -228,7 +232,7 @@ impl<D: Driver> CudaStudent<D> {
             let piece = start..index.len().min(start + work.piece);
             let vocab = geometry.vocab_size;
             // SAFETY: planned for the logits of a piece.
-            unsafe { host.upload(work.teacher, &batch.logits[piece.start * vocab..piece.end * vocab]) }?;
+            unsafe { host.upload(work.teacher, &logits[piece.start * vocab..piece.end * vocab]) }?;
             pass.head(&piece, loss, learn)?;
         }
         if learn {
@@ -238,9 +242,14 @@ impl<D: Driver> CudaStudent<D> {
         unsafe { host.answer(work.losses, index.len()) }
     }
 
-    /// Refuses a batch that the buffers were not planned for, or whose parts do not fit each other.
-    fn check(&self, batch: &TeacherBatch) -> Result<(), BackendError> {
+    /// Refuses a batch that the buffers were not planned for, or whose parts do not fit each other. The teacher's logits.
+    fn check<'a>(&self, batch: &'a TeacherBatch) -> Result<&'a [f32], BackendError> {
         let refused = |found: String| Err(BackendError::Device(found));
+        let Targets::Logits(logits) = &batch.targets else {
+            return refused(
+                "hidden states of the teacher, which are not learned from on a GPU (expected logits)".into(),
+            );
+        };
         let (rows, CudaStudentOptions { window, rows: most, .. }) =
             (batch.lengths.iter().sum::<usize>(), &self.options);
         if let Some(long) = batch.lengths.iter().find(|&len| len > window) {
@@ -249,7 +258,7 @@ impl<D: Driver> CudaStudent<D> {
         if rows > *most {
             return refused(format!("a batch of {rows} tokens (expected at most {most})"));
         }
-        let found = [batch.hidden.len(), batch.logits.len()];
+        let found = [batch.hidden.len(), logits.len()];
         let expected = [rows * self.geometry.hidden_size, batch.scored.len() * self.geometry.vocab_size];
         if found != expected {
             return refused(format!("a batch of {found:?} hidden numbers and logits (expected {expected:?})"));
@@ -258,7 +267,7 @@ impl<D: Driver> CudaStudent<D> {
         if !ascending || batch.scored.last().is_some_and(|position| position.row >= rows) {
             return refused(format!("positions that are not ascending rows of {rows}"));
         }
-        Ok(())
+        Ok(logits)
     }
 }
 
@@ -267,11 +276,11 @@ impl<D: Driver> Student for CudaStudent<D> {
         &self.layout
     }
 
-    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError> {
+    fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError> {
         self.run(batch, loss, true)
     }
 
-    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<LossSum, BackendError> {
+    fn test(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError> {
         self.run(batch, loss, false)
     }
 

@@ -16,7 +16,8 @@ kept in OUTPUT/answers.jsonl: the same command goes on with them, and a longer r
 
 Files: OUTPUT/exit-N.safetensors is the block, beside exit-N.metrics.jsonl (a line for each update) and \
 exit-N.training, from which the same command goes on after Ctrl-C, a kill or a crash as if nothing had happened; it is \
-of no use once the run is done. --device cuda reads and trains on a GPU, which needs NVIDIA's cuBLASLt; that has never \
+of no use once the run is done. OUTPUT/states has what the model said of the texts in hidden states, so that later epochs \
+and other runs need not ask it again; it can be deleted at any time. --device cuda reads and trains on a GPU, which needs NVIDIA's cuBLASLt; that has never \
 been run on one. --steps 0 trains nothing and says what a block reaches on the held-out text.";
 
 /// Flags of `distill`.
@@ -113,16 +114,33 @@ pub struct BlockArgs {
     /// Use the model's head, so that the block's file has none
     #[arg(long, conflicts_with_all = ["freeze_head", "draft_vocab"], help_heading = "Exit block")]
     pub shared_head: bool,
-    /// Draft only the K tokens that are most frequent in the training data, or the K of the block to start from; output
-    /// stays exact
-    #[arg(long, value_name = "K", value_parser = values::count, allow_negative_numbers = true, help_heading = "Exit block")]
-    pub draft_vocab: Option<usize>,
+    /// Draft only the K tokens that are most frequent in the training data, or as many as come to P % of it; output stays
+    /// exact
+    #[arg(long, value_name = "K|P%", allow_negative_numbers = true, help_heading = "Exit block")]
+    pub draft_vocab: Option<values::DraftVocab>,
+    /// Train a recurrent block: all drafts of a round but the first are made without the model's layers, and so many steps
+    /// are trained in a row
+    #[arg(long, value_name = "STEPS", value_parser = values::steps, allow_negative_numbers = true, help_heading = "Exit block")]
+    pub recurrent: Option<usize>,
+    /// A matrix that hidden states go through before the block [default: ridge with --recurrent, else none, or that of the
+    /// block to start from]
+    #[arg(long, value_enum, value_name = "START", help_heading = "Exit block")]
+    pub input_matrix: Option<InputMatrix>,
     /// Number format of the block's file [default: the model's, or bf16 where the model is quantised]
     ///
     /// q8: matrices in blocks of 32 numbers of 8 bits with a scale (llama.cpp's Q8_0), half the size of 16 bits; what is
     /// reported of the block is measured with these.
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Exit block")]
     pub store: Option<Store>,
+}
+
+/// What a block's input matrix begins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InputMatrix {
+    /// The ridge regression from what the block reads to the model's last hidden states, on all training data.
+    Ridge,
+    /// There is none.
+    None,
 }
 
 /// What a block's numbers are stored in.
@@ -203,6 +221,15 @@ pub struct TrainingArgs {
     /// Updates between two measurements on held-out text
     #[arg(long, value_name = "N", value_parser = values::count, default_value = "200", allow_negative_numbers = true, help_heading = "Training")]
     pub measure_every: usize,
+    /// End after so many measurements on held-out text without a better one [default: never]
+    #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Training")]
+    pub patience: Option<usize>,
+    /// Most bytes of hidden states on disk, of all exit layers together; 0 keeps none
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes, default_value = "8G", allow_negative_numbers = true, help_heading = "Training")]
+    pub keep_states: u64,
+    /// Folder of the hidden states, which runs of the same model can share [default: OUTPUT/states]
+    #[arg(long, value_name = "DIR", help_heading = "Training")]
+    pub states: Option<PathBuf>,
     /// Updates between two snapshots
     #[arg(long, value_name = "N", value_parser = values::count, default_value = "100", allow_negative_numbers = true, help_heading = "Training")]
     pub save_every: usize,

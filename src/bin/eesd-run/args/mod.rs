@@ -15,12 +15,12 @@ pub use common::{
     DraftArgs, DrafterArgs, KvChoice, MachineArgs, ModelArgs, MonitorArgs, PrefillArgs, SamplingArgs, TemplateArgs,
     Verification,
 };
-pub use distill::{BlockArgs, DistillArgs, Store, TrainingArgs};
+pub use distill::{BlockArgs, DistillArgs, InputMatrix, Store, TrainingArgs};
 pub use eesd::backend::Device;
 pub use perplexity::PerplexityArgs;
 pub use quantize::QuantizeArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
-pub use values::{BatchSize, ControllerList, Drafters, ExitChoice};
+pub use values::{BatchSize, ControllerList, DraftVocab, Drafters, ExitChoice};
 pub use verify::VerifyArgs;
 
 use crate::failure::{Failure, USAGE, one_line};

@@ -55,6 +55,31 @@ impl fmt::Display for ExitChoice {
     }
 }
 
+/// Which tokens an exit block drafts, of those in its training data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DraftVocab {
+    /// So many of the most frequent.
+    Tokens(usize),
+    /// As many as come to this part of all.
+    Coverage(f64),
+}
+
+impl FromStr for DraftVocab {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || "expected a whole number, 1 or more, or a percentage above 0 and up to 100, as in 99.5%".into();
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent = percent.parse().ok().filter(|&percent: &f64| percent > 0.0 && percent <= 100.0);
+                percent.map(|percent| Self::Coverage(percent / 100.0)).ok_or_else(expected)
+            }
+            None => count(text).map(Self::Tokens).map_err(|_| expected()),
+        }
+    }
+}
+
 /// Who drafts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drafters {
@@ -204,6 +229,20 @@ pub fn context(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n <= 1usize << 24).ok_or_else(expected)
 }
 
+/// Steps of a chain, of which the first is not recurrent.
+pub fn steps(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (2..=16).contains(n)).ok_or_else(|| "expected a whole number from 2 to 16".into())
+}
+
+/// Bytes, as a whole number with or without a K, M, G or T (powers of 1024) behind it.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let unit = text.chars().last().and_then(|unit| "KMGT".find(unit.to_ascii_uppercase()));
+    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    let number = digits.parse::<u64>().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << (10 * unit.map_or(0, |power| power + 1))));
+    bytes.ok_or_else(|| "expected bytes, as in 500M or 8G; 0 keeps none".into())
+}
+
 /// Two whole numbers, `A..B`, of which the second is not the smaller one.
 pub fn span(text: &str) -> Result<(usize, usize), String> {
     let numbers = text.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
@@ -225,6 +264,19 @@ mod tests {
         assert_eq!(logit_bias("7=2"), Ok((7, 2.0)));
         for wrong in ["", "7", "+1", "7+", "7=nan", "7=inf", "-7+1", "x+1"] {
             assert!(logit_bias(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_parts() {
+        assert_eq!([bytes("0"), bytes("17"), bytes("3k"), bytes("8G")], [Ok(0), Ok(17), Ok(3 << 10), Ok(8 << 30)]);
+        for wrong in ["", "G", "-1", "1.5G", "8GB", "99999999999T"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("512".parse(), Ok(DraftVocab::Tokens(512)));
+        assert_eq!("99.5%".parse(), Ok(DraftVocab::Coverage(0.995)));
+        for wrong in ["0", "0%", "101%", "%", "-3", "x%", "1.5"] {
+            assert!(wrong.parse::<DraftVocab>().unwrap_err().contains("99.5%"), "{wrong}");
         }
     }
 

@@ -5,25 +5,28 @@
 //! ```
 //!
 //! [`data`] brings the documents together; [`training`] trains one block, from its [`start`], on a [`student`] of the
-//! machine's kind; [`sweep`] several, which it measures and compares; [`plot`] draws what happened.
+//! machine's kind; [`sweep`] several, which it measures and compares; [`reach`] says what they reach, [`plot`] draws what
+//! happened.
 
 mod data;
 mod plot;
+mod reach;
 mod start;
 mod student;
 mod sweep;
 mod training;
 
-use crate::args::{DistillArgs, Store};
+use crate::args::{DistillArgs, InputMatrix, Store};
 use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::interrupt;
 use crate::report::Reporter;
 use crate::settings::Model;
+use eesd::backend::Device;
 use eesd::distill::snapshot_path;
 use eesd::model::Encoder;
 use std::path::{Path, PathBuf};
-use training::{Run, Trained};
+use training::Run;
 
 /// Reads, trains, reports.
 pub fn run(args: DistillArgs) -> Outcome {
@@ -75,6 +78,12 @@ fn refuse_in_vain(args: &DistillArgs, model: &Model, output: &Path, layers: &[us
         let found = format!("--store q8: the model has rows of {width} numbers");
         return Err(Failure::usage(format!("{found} (expected multiples of {})", Encoder::Q8_0.blocks().len())));
     }
+    if let Device::Cuda(_) = args.machine.device
+        && (args.block.recurrent.is_some() || args.block.input_matrix == Some(InputMatrix::Ridge))
+    {
+        let flag = if args.block.recurrent.is_some() { "--recurrent" } else { "--input-matrix ridge" };
+        return Err(Failure::usage(format!("{flag}: not trained on a GPU yet (expected --device cpu)")));
+    }
     layers.iter().try_for_each(|&n| start::with_start(&args.block, model, n, reporter, |_| Ok(())))?;
     if let Some(path) = &args.plot
         && !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir())
@@ -112,17 +121,4 @@ fn layers(args: &DistillArgs, model: &Model) -> Outcome<Vec<usize>> {
         )));
     }
     Ok((first..=last).collect())
-}
-
-/// A line of what a block reaches.
-fn reached(block: &Trained) -> String {
-    block.reached.map_or_else(
-        || "nothing was held out, so nothing is known of what it reaches".into(),
-        |means| {
-            format!(
-                "on held-out text: top-1 agreement {:.3}, mean 1 - TV {:.3}, KL {:.3} nats",
-                means.agreement, means.overlap, means.divergence
-            )
-        },
-    )
 }

@@ -81,7 +81,7 @@ fn acceptance(area: &Area<'_>, blocks: &[Trained]) -> Drawn {
     let series: [(&str, Figure); 2] =
         [("top-1 agreement", |means| means.agreement), ("mean 1 - TV", |means| means.overlap)];
     let points = |of: fn(&LossSum) -> f64| -> Vec<(f64, f64)> {
-        blocks.iter().filter_map(|block| Some((block.n as f64, of(block.reached.as_ref()?)))).collect()
+        blocks.iter().filter_map(|block| Some((block.n as f64, of(&block.reached.as_ref()?.first().mean())))).collect()
     };
     by_layer(area, "Acceptance on held-out text", "share", &series.map(|(name, of)| (name, points(of))))
 }

@@ -135,7 +135,7 @@ fn table(blocks: &[Trained], speeds: &[Speed]) -> String {
         "|--:|--:|--:|--:|--:|--:|--:|--:|".to_owned(),
     ];
     for (block, speed) in blocks.iter().zip(speeds) {
-        let means = block.reached.unwrap_or_default();
+        let means = block.reached.as_ref().map(|losses| losses.first().mean()).unwrap_or_default();
         lines.push(format!(
             "| {} | {:.3} | {:.3} | {:.3} | {:.2} | {:.2}x at {} | {:.2}x | {:.2}x |",
             block.n,

@@ -1,8 +1,9 @@
 //! One exit block's training: from flags to a file.
 
+use super::reach::{self, Coverage};
 use super::start::with_start;
 use super::student::student;
-use crate::args::{BlockArgs, DistillArgs, TrainingArgs};
+use crate::args::{BlockArgs, DistillArgs, DraftVocab, TrainingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::machine::Machine;
@@ -11,20 +12,20 @@ use crate::report::{Reporter, count};
 use crate::settings::Model;
 use eesd::TokenId;
 use eesd::backend::cuda::Prefill;
-use eesd::backend::training::loss::{LossOptions, LossSum};
+use eesd::backend::training::loss::{LossOptions, LossSum, Losses};
 use eesd::backend::training::parameters::{Head, Layout, Rounding};
 use eesd::distill::data::{Batches, Dataset, Frequencies};
-use eesd::distill::{Cadence, Finish, Identity, Metrics, StepReport, Teacher, TrainPlan, Trainer, snapshot_path};
+use eesd::distill::{
+    Cadence, Finish, Identity, KeepStates, Metrics, StepReport, Teacher, TrainPlan, Trainer, model_digest,
+    snapshot_path,
+};
 use eesd::load::ExitBlock;
 use eesd::model::{Dtype, ExitWeights, cost};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Most drafts of a round that the cost model looks at.
-const MAX_DRAFT: usize = 16;
 /// Tokens that texts are cut to, where nobody says and the context has room.
 const WINDOW: usize = 512;
 
@@ -44,7 +45,7 @@ pub struct Trained {
     /// Its file.
     pub path: PathBuf,
     /// What it reaches on held-out text.
-    pub reached: Option<LossSum>,
+    pub reached: Option<Losses>,
     /// `(update, means)` of this session's updates, and of its measurements on held-out text.
     pub curve: Vec<(u64, LossSum)>,
     pub held_out: Vec<(u64, LossSum)>,
@@ -53,22 +54,25 @@ pub struct Trained {
 impl Run<'_> {
     /// Trains the block after `n` layers and writes it; `None` if interrupted.
     pub fn train(&self, n: usize) -> Outcome<Option<Trained>> {
-        let TrainingArgs { batch_tokens, measure_every, save_every, .. } = self.args.training;
+        let TrainingArgs { batch_tokens, measure_every, save_every, patience, .. } = self.args.training;
         let mut machine = Machine::new(&self.args.machine, Prefill::Exact, self.model, 1, 1, self.reporter)?;
         let window = self.args.training.window.unwrap_or(WINDOW.min(machine.context()).min(batch_tokens));
         let batches = |documents| Batches::new(documents, window, batch_tokens, self.args.data.seed);
         let train = batches(&self.dataset.train)?;
         let held_out = if self.dataset.held_out.is_empty() { None } else { Some(batches(&self.dataset.held_out)?) };
-        let plan = self.plan(window, &train);
+        let mut plan = self.plan(window, &train);
 
         let frequencies = Frequencies::of(&self.dataset.train, self.model.checkpoint.geometry().vocab_size);
-        let (layout, values) = self.start(n, &frequencies)?;
+        let (layout, values, ridge) = self.start(n, &frequencies)?;
+        plan.ridge = ridge;
         let coverage = self.coverage(&layout, &frequencies);
         let identity = Identity::new(&self.model.fingerprint(), &layout, &values, &self.dataset.train, plan.clone());
-        let geometry = self.model.checkpoint.geometry();
         // The student comes first: the teacher's cache makes do with what is left of a GPU's memory.
-        let student = student(&mut machine, geometry, (layout, values), window, batch_tokens, self.reporter)?;
-        let teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
+        let student = student(&mut machine, self.model, (layout, values), &plan, self.reporter)?;
+        let mut teacher = Teacher::new(machine.backend(self.model, None, self.reporter)?, n, window)?;
+        if student.takes_states() {
+            self.keep_states(&mut teacher)?;
+        }
         let trained = count(student.layout().trained() as u64);
         // A run of no updates only measures: no snapshot is its own.
         let snapshot = (plan.steps > 0).then(|| snapshot_path(self.output, n));
@@ -95,6 +99,10 @@ impl Run<'_> {
             coverage.as_ref().map_or(String::new(), |coverage| format!("; {coverage}")),
         ));
 
+        if self.fit_input(&mut trainer)? == Finish::Stopped {
+            self.reporter.note("interrupted before the first update: the same command goes on");
+            return Ok(None);
+        }
         let mut block = Trained { n, path: path.clone(), reached: None, curve: Vec::new(), held_out: Vec::new() };
         let mut metrics = match plan.steps {
             0 => None,
@@ -105,11 +113,12 @@ impl Run<'_> {
         progress.forget_pace();
         let mut clock = Clock { last: Instant::now(), speed: 0.0 };
         let mut failed = None;
-        let cadence = Cadence { measure: measure_every as u64, save: save_every as u64 };
+        let patience = patience.map(|patience| patience as u64);
+        let cadence = Cadence { measure: measure_every as u64, save: save_every as u64, patience };
         let finish = trainer.run(cadence, &mut |report| {
             let seconds = clock.step(report);
-            block.curve.push((report.step, report.losses));
-            block.held_out.extend(report.held_out.map(|means| (report.step, means)));
+            block.curve.push((report.step, report.losses.all().mean()));
+            block.held_out.extend(report.held_out.as_ref().map(|losses| (report.step, losses.all().mean())));
             show(&progress, &block, clock.speed);
             failed = metrics.as_mut().and_then(|metrics| metrics.add(report, seconds).err());
             if interrupt::pressed() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -124,16 +133,71 @@ impl Run<'_> {
             self.reporter.note(&format!("interrupted after update {step} of {}: the same command goes on", plan.steps));
             return Ok(None);
         }
+        if trainer.step() < plan.steps {
+            self.reporter.note(&format!(
+                "ended after update {} of {}: held-out text got no better",
+                trainer.step(),
+                plan.steps
+            ));
+        }
+        let best = trainer.best().filter(|&best| best < trainer.step());
+        if let Some(best) = best {
+            self.reporter
+                .note(&format!("the block after update {best} was best on held-out text, and is the one written"));
+        }
+        if trainer.left_out() > 0 {
+            self.reporter.note("not all hidden states were kept: --keep-states has no room for more");
+        }
         let (exported, reached) = trainer.export(self.rounding())?;
         block.reached = reached;
         if plan.steps > 0 {
-            let story = self.story(&plan, &train, coverage, reached);
+            let mut story = self.story(&plan, trainer.step(), &train, coverage, block.reached.as_ref());
+            story.extend(best.map(|best| ("best_update".to_owned(), best.to_string())));
             ExitBlock::save(&path, &exported.weights(), &story, &self.model.checkpoint)?;
             self.reporter.note(&format!("{}: written", path.display()));
         }
-        let ratio = cost::draft_ratio(&self.model.weights(self.reporter)?, &exported.weights());
-        self.reporter.note(&format!("exit after layer {n}, {}{}", super::reached(&block), worth(ratio, reached)));
+        let reached = reach::reached(block.reached.as_ref());
+        let worth = reach::worth(self.costs(&exported.weights())?, block.reached.as_ref());
+        self.reporter.note(&format!("exit after layer {n}, {reached}{worth}"));
         Ok(Some(block))
+    }
+
+    /// Bytes that a round's first draft reads over those of a plain step, and those that a further one does.
+    fn costs(&self, exit: &ExitWeights<'_>) -> Outcome<[f64; 2]> {
+        let model = self.model.weights(self.reporter)?;
+        let first = cost::draft_ratio(&model, exit);
+        let Some(recurrent) = exit.recurrent else { return Ok([first; 2]) };
+        let bytes = |exit: &ExitWeights<'_>| {
+            cost::layer_bytes(&exit.layer) + exit.head.unwrap_or(model.head).bytes.len() as u64
+        };
+        let layers: u64 = model.layers.iter().map(cost::layer_bytes).sum();
+        let plain = layers + model.head.bytes.len() as u64;
+        Ok([first, (bytes(exit) + recurrent.bytes.len() as u64) as f64 / plain as f64])
+    }
+
+    /// Lets the teacher keep what it says, unless that is not wanted.
+    fn keep_states(&self, teacher: &mut Teacher) -> Outcome {
+        let TrainingArgs { keep_states, states, .. } = &self.args.training;
+        if *keep_states == 0 {
+            return Ok(());
+        }
+        let (weights, fingerprint) = (self.model.weights(self.reporter)?, self.model.fingerprint());
+        let model = self.reporter.wait("reading the model", || model_digest(&fingerprint, &weights));
+        let folder = states.clone().unwrap_or_else(|| self.output.join("states"));
+        let notes = teacher.keep(&KeepStates { folder, most: *keep_states, model })?;
+        notes.iter().for_each(|note| self.reporter.note(note));
+        Ok(())
+    }
+
+    /// Fits the input matrix, where there is one to fit.
+    fn fit_input(&self, trainer: &mut Trainer<'_>) -> Outcome<Finish> {
+        let progress = self.reporter.progress(1, "ridge regression");
+        let fitted = trainer.fit_input(&mut |done, of| {
+            progress.set(done as usize, of as usize);
+            if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        progress.end();
+        Ok(fitted?)
     }
 
     /// What the block is kept in: the model's own format, 16 bits where that is no plain numbers.
@@ -157,6 +221,7 @@ impl Run<'_> {
             warmup: 0,
             decay: args.weight_decay,
             clip: args.clip,
+            recurrent: self.args.block.recurrent.unwrap_or(1),
             loss: LossOptions { soft: args.soft, temperature: args.soft_temp, hard: args.hard, variation: args.tv },
             half_life: args.half_life,
             seed: self.args.data.seed,
@@ -179,26 +244,30 @@ impl Run<'_> {
         (positions * plan.accumulate).div_ceil(train.steps_per_epoch() as usize).max(1)
     }
 
-    /// What the block begins as.
-    fn start(&self, n: usize, frequencies: &Frequencies) -> Outcome<(Layout, Vec<f32>)> {
+    /// What the block begins as, and whether its input matrix is to be fitted.
+    fn start(&self, n: usize, frequencies: &Frequencies) -> Outcome<(Layout, Vec<f32>, bool)> {
         let BlockArgs { freeze_head, shared_head, .. } = &self.args.block;
         let head = match () {
             () if *shared_head => Head::Shared,
             () if *freeze_head => Head::Frozen,
             () => Head::Trained,
         };
-        with_start(&self.args.block, self.model, n, self.reporter, |exit| {
-            let ids = self.draft_ids(exit, frequencies);
-            Layout::new(exit, &self.model.weights(self.reporter)?, head, ids.as_deref())
-                .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))
+        with_start(&self.args.block, self.model, n, self.reporter, |start| {
+            let ids = self.draft_ids(&start.exit, frequencies);
+            let (layout, values) = Layout::new(&start.exit, &self.model.weights(self.reporter)?, head, ids.as_deref())
+                .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))?;
+            Ok((layout, values, start.ridge))
         })
     }
 
     /// The tokens to draft, where they are fewer than those that `exit` drafts: the most frequent of these.
     fn draft_ids(&self, exit: &ExitWeights<'_>, frequencies: &Frequencies) -> Option<Vec<TokenId>> {
         let known = exit.draft_vocab(self.model.checkpoint.geometry().vocab_size);
-        let size = self.args.block.draft_vocab.filter(|&size| size < known.size)?;
-        Some(frequencies.most_frequent(known, size))
+        let size = match self.args.block.draft_vocab? {
+            DraftVocab::Tokens(size) => size,
+            DraftVocab::Coverage(part) => frequencies.fewest(known, part),
+        };
+        (size < known.size).then(|| frequencies.most_frequent(known, size))
     }
 
     /// How much of the training data a block can draft that does not draft all tokens.
@@ -212,51 +281,34 @@ impl Run<'_> {
     fn story(
         &self,
         plan: &TrainPlan,
+        updates: u64,
         train: &Batches<'_>,
         coverage: Option<Coverage>,
-        reached: Option<LossSum>,
+        reached: Option<&Losses>,
     ) -> BTreeMap<String, String> {
         let mut story = BTreeMap::from([
             ("trained_by".to_owned(), format!("eesd {}", env!("CARGO_PKG_VERSION"))),
-            ("updates".to_owned(), plan.steps.to_string()),
-            ("positions".to_owned(), (plan.steps as usize * self.positions_per_update(train, plan)).to_string()),
+            ("updates".to_owned(), updates.to_string()),
+            ("positions".to_owned(), (updates as usize * self.positions_per_update(train, plan)).to_string()),
         ]);
         story.extend(coverage.map(|coverage| ("draft_coverage".to_owned(), format!("{:.4}", coverage.share))));
-        if let Some(means) = reached {
+        if plan.recurrent > 1 {
+            story.insert("recurrent_steps".to_owned(), plan.recurrent.to_string());
+        }
+        if let Some(losses) = reached {
+            let means = losses.first().mean();
             let figures =
                 [("agreement", means.agreement), ("overlap", means.overlap), ("divergence", means.divergence)];
             story.extend(figures.map(|(name, value)| (format!("held_out_{name}"), format!("{value:.4}"))));
+            if losses.drafts.len() > 1 {
+                let all =
+                    [reach::by_draft(losses, |means| means.agreement), reach::by_draft(losses, |means| means.overlap)];
+                let names = ["held_out_agreement_by_draft", "held_out_overlap_by_draft"];
+                story.extend(names.map(str::to_owned).into_iter().zip(all));
+            }
         }
         story
     }
-}
-
-/// A draft vocabulary, and what it is of the training data.
-struct Coverage {
-    drafted: usize,
-    vocab: usize,
-    /// The part of the tokens learned from that can be drafted.
-    share: f64,
-}
-
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { drafted, vocab, share } = self;
-        write!(f, "drafts {drafted} of {vocab} tokens, which are {:.1} % of those to learn", 100.0 * share)
-    }
-}
-
-/// What the cost model says of drafts that are accepted as often as on held-out text, by bytes read.
-fn worth(ratio: f64, reached: Option<LossSum>) -> String {
-    let Some(means) = reached else { return String::new() };
-    let (drafts, speed) = cost::best(ratio, means.overlap, MAX_DRAFT);
-    if drafts == 0 {
-        return "; no draft pays at temperature 1, even where decoding waits for memory".into();
-    }
-    let tokens = cost::tokens_per_round(means.overlap, drafts);
-    format!(
-        "; where decoding waits for memory, {drafts} drafts a round would give {tokens:.2} tokens and {speed:.2}x at temperature 1"
-    )
 }
 
 /// Time of updates, and a moving mean of the speed.
