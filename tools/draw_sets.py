@@ -12,7 +12,7 @@ import html
 import json
 import sys
 
-COLOURS = ["#c8553d", "#8d99ae", "#3a7ca5", "#2f9e6e", "#b08900"]
+COLOURS = ["#8d99ae", "#2f9e6e", "#3a7ca5", "#c8553d", "#b08900"]
 HEIGHT, BAR, GAP, MARGIN, TOP = 260, 30, 34, 50, 50
 
 
@@ -62,7 +62,7 @@ def main():
     parser.add_argument("results", type=argparse.FileType(encoding="utf-8"))
     parser.add_argument("--beside", type=beside, action="append", default=[], metavar="NAME=SPEEDS")
     args = parser.parse_args()
-    rows = [row for row in json.load(args.results) if row.get("set") and row.get("test", "").startswith("tg")]
+    rows = [row for row in json.load(args.results) if row.get("set") and "tokens_per_second" in row]
     if not rows:
         sys.exit(f"{args.results.name}: no sets (expected what `eesd-run bench --input a.jsonl,b.jsonl --json` prints)")
     sets, groups = bars(rows, args.beside)
