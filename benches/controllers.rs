@@ -126,12 +126,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     if let Some(path) = &args.lookups {
-        let texts = simulator::sources::recorded(path)?;
+        let texts = simulator::sources::recorded(path, false)?;
         println!("{}", recorded_table::markdown(&texts, &seeds));
         return Ok(());
     }
     if let Some(path) = &args.cascade {
-        let texts = simulator::sources::recorded(path)?;
+        let texts = simulator::sources::recorded(path, true)?;
         println!("{}", recorded_table::cascade(&texts, &seeds));
         return Ok(());
     }

@@ -52,6 +52,21 @@ impl<'a> Running<'a> {
     }
 }
 
+/// Asks who goes on, beside the verification of `rows` rows; the draws come from a seed and the rounds so far.
+pub fn go_on(
+    controller: &mut dyn Controller,
+    asked: &[Step<'_>],
+    rows: usize,
+    (seed, rounds): (u64, usize),
+) -> Vec<bool> {
+    let draw = |step: &Step<'_>| {
+        let index = (step.slot * 1000 + step.confidences.len()) as u32;
+        Philox::new(seed, rounds, Purpose::Controller, index)
+    };
+    let mut draws: Vec<Philox> = asked.iter().map(draw).collect();
+    controller.proceed_together(asked, rows, &mut draws)
+}
+
 /// Plays a round, adds it to `total`, and tells the controller of it; its draws come from `seed` and the rounds so far.
 pub fn play(
     controller: &mut dyn Controller,
@@ -74,12 +89,7 @@ pub fn play(
             .map(|&i| &running[i])
             .map(|r| Step { slot: r.slot, batch, confidences: &r.confidences, limit: r.limit() })
             .collect();
-        let draw = |step: &Step<'_>| {
-            let index = (step.slot * 1000 + step.confidences.len()) as u32;
-            Philox::new(seed, total.rounds, Purpose::Controller, index)
-        };
-        let mut draws: Vec<Philox> = asked.iter().map(draw).collect();
-        let mut proceed = controller.proceed_together(&asked, rows, &mut draws).into_iter();
+        let mut proceed = go_on(controller, &asked, rows, (seed, total.rounds)).into_iter();
         drafting.retain(|_| proceed.next() == Some(true));
         if drafting.is_empty() {
             break;

@@ -67,19 +67,32 @@ pub fn best_single(text: &[Sourced], costs: Costs) -> f64 {
     exits.chain(lookups).map(|drafter| play(&drafter, text, costs, 0).speedup()).fold(0.0, f64::max)
 }
 
-/// The texts of a file of recorded lookups. Where no exit block was recorded its drafts are all wrong.
+/// The texts of a file of recorded lookups. Where no exit block was recorded, which `drafts` does not allow, its drafts
+/// are all wrong.
 ///
 /// # Errors
 /// If it cannot be read, or is no such file.
-pub fn recorded(path: &Path) -> io::Result<Vec<Vec<Sourced>>> {
-    let text = |line: &str| -> io::Result<Vec<Sourced>> {
-        let Lookups { found, confidence, accepted } = serde_json::from_str(line)?;
+pub fn recorded(path: &Path, drafts: bool) -> io::Result<Vec<Vec<Sourced>>> {
+    let refused = |number: usize, what: String| io::Error::other(format!("{}: line {number}: {what}", path.display()));
+    let text = |(index, line): (usize, &str)| -> io::Result<Vec<Sourced>> {
+        let read = serde_json::from_str(line).map_err(|error| refused(index + 1, error.to_string()))?;
+        let Lookups { found, confidence, accepted } = read;
+        let drafted = [confidence.len(), accepted.len()];
+        if drafted != [found.len(); 2] && (drafts || drafted != [0; 2]) {
+            let what = format!("{drafted:?} confidences and fates of drafts (expected {} of each)", found.len());
+            return Err(refused(index + 1, what));
+        }
         let confidence = confidence.into_iter().chain(std::iter::repeat(0.0));
         let accepted = accepted.bytes().chain(std::iter::repeat(b'0')).map(|byte| byte == b'1');
         let exit = confidence.zip(accepted).map(|(confidence, accepted)| Position { confidence, accepted });
         Ok(found.into_iter().zip(exit).map(|(found, exit)| Sourced { exit, found: found.map(Found::from) }).collect())
     };
-    std::fs::read_to_string(path)?.lines().map(text).collect()
+    let file = std::fs::read_to_string(path);
+    file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?
+        .lines()
+        .enumerate()
+        .map(text)
+        .collect()
 }
 
 impl From<found::Found> for Found {

@@ -68,7 +68,7 @@ fn what_rows_cost_is_found_out() {
 #[test]
 fn in_recorded_texts_it_keeps_up_with_the_best_length_at_every_batch_size() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces/smollm2-135m-lookups.jsonl");
-    let texts = recorded(&path).unwrap();
+    let texts = recorded(&path, false).unwrap();
     for costs in &MACHINES {
         for &batch in costs.batches {
             let case = Case::new(costs, batch, &texts);

@@ -1,6 +1,6 @@
 //! Rounds of texts that several sources draft for, side by side.
 
-use super::super::rounds::Machine;
+use super::super::rounds::{Machine, go_on};
 use super::{Drafter, MAX_DRAFT, Replay, Sourced};
 use eesd::control::{
     Asked, Controller, ControllerSpec, DraftStep, Judged, Offer, Outcome, RoundTimes, SourceTs, Step, Told,
@@ -199,15 +199,10 @@ impl Choosing<'_> {
                 .map(|&i| &running[i])
                 .map(|r| Step { slot: r.slot, batch, confidences: &r.confidences, limit: r.limit() })
                 .collect();
-            let draw = |step: &Step<'_>| {
-                let index = (step.slot * 1000 + step.confidences.len()) as u32;
-                Philox::new(self.seed, total.rounds, Purpose::Controller, index)
-            };
-            let mut draws: Vec<Philox> = asked.iter().map(draw).collect();
             let rows = running.iter().map(Running::rows).sum();
             let goes_on = match asked.len() {
                 0 => Vec::new(),
-                _ => self.controller.proceed_together(&asked, rows, &mut draws),
+                _ => go_on(&mut *self.controller, &asked, rows, (self.seed, total.rounds)),
             };
             let mut goes_on = goes_on.into_iter();
             drafting.retain(|_| goes_on.next() == Some(true));
