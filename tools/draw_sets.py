@@ -18,7 +18,10 @@ HEIGHT, BAR, GAP, MARGIN, TOP = 260, 30, 34, 50, 50
 
 def beside(text):
     name, _, speeds = text.rpartition("=")
-    return name, [float(speed) for speed in speeds.split(",")]
+    try:
+        return name, [float(speed) for speed in speeds.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} (expected a name and speeds, as in \"another engine=102,98\")")
 
 
 def bars(rows, others):
@@ -62,7 +65,10 @@ def main():
     parser.add_argument("results", type=argparse.FileType(encoding="utf-8"))
     parser.add_argument("--beside", type=beside, action="append", default=[], metavar="NAME=SPEEDS")
     args = parser.parse_args()
-    rows = [row for row in json.load(args.results) if row.get("set") and "tokens_per_second" in row]
+    try:
+        rows = [row for row in json.load(args.results) if row.get("set") and "tokens_per_second" in row]
+    except (ValueError, AttributeError):
+        rows = []
     if not rows:
         sys.exit(f"{args.results.name}: no sets (expected what `eesd-run bench --input a.jsonl,b.jsonl --json` prints)")
     sets, groups = bars(rows, args.beside)
