@@ -59,6 +59,9 @@ impl StateStore {
     /// If the folder or a file cannot be made, read or written, or is in use by another run.
     pub fn open(keep: &KeepStates, geometry: &Geometry, after: usize) -> Result<(Self, Vec<String>), DistillError> {
         let io = |source| DistillError::Io { path: keep.folder.clone(), source };
+        if keep.folder.exists() && !keep.folder.is_dir() {
+            return Err(io(std::io::Error::other("not a folder (expected one to keep hidden states in)")));
+        }
         fs::create_dir_all(&keep.folder).map_err(io)?;
         let width = geometry.hidden_size;
         let mut notes = Vec::new();
