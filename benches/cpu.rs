@@ -164,17 +164,7 @@ impl Verification {
         let mut verification = Self { backend, pages, tokens, committed, sampler };
         for _ in 0..DRAFTS {
             let Self { backend, pages, tokens, sampler, .. } = &mut verification;
-            let sequence = Sequence {
-                slot: 0,
-                pages,
-                tokens,
-                committed,
-                prompt: prompt.len(),
-                proposed: 0,
-                recurrent: 0,
-                sampler,
-            };
-            let drafts = backend.draft(&[sequence]).expect("a draft");
+            let drafts = backend.draft(&[round(pages, tokens, committed, sampler)]).expect("a draft");
             tokens.extend(drafts.iter().map(|draft| draft.token));
         }
         verification
@@ -182,18 +172,14 @@ impl Verification {
 
     fn run(&mut self) {
         let Self { backend, pages, tokens, committed, sampler } = self;
-        let sequence = Sequence {
-            slot: 0,
-            pages,
-            tokens,
-            committed: *committed,
-            prompt: *committed - 1,
-            proposed: 0,
-            recurrent: 0,
-            sampler,
-        };
-        backend.verify(&[sequence]).expect("a pass");
+        backend.verify(&[round(pages, tokens, *committed, sampler)]).expect("a pass");
     }
+}
+
+/// A sequence with the drafts that it has; all but the last committed token are the prompt.
+fn round<'a>(pages: &'a [PageId], tokens: &'a [u32], committed: usize, sampler: &'a Sampler) -> Sequence<'a> {
+    let (slot, prompt, proposed, recurrent) = (0, committed - 1, 0, 0);
+    Sequence { slot, pages, tokens, committed, prompt, proposed, recurrent, sampler }
 }
 
 /// Tokens all over the vocabulary.

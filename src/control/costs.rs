@@ -232,15 +232,21 @@ mod tests {
     use super::*;
 
     fn round(drafts: usize, draft: f64, verify: f64) -> impl FnOnce(&mut Costs) {
+        round_of(vec![draft; drafts], verify)
+    }
+
+    fn round_of(draft_seconds: Vec<f64>, verify_seconds: f64) -> impl FnOnce(&mut Costs) {
         move |costs| {
+            let (drafts, draft_seconds) = (draft_seconds.len(), &draft_seconds[..]);
+            let (rows, confidences) = (drafts + 1, &vec![0.5; drafts][..]);
             costs.observe(&Outcome {
                 slot: 0,
                 batch: 1,
-                rows: drafts + 1,
-                confidences: &vec![0.5; drafts],
+                rows,
+                confidences,
                 accepted: 0,
-                draft_seconds: &vec![draft; drafts],
-                verify_seconds: verify,
+                draft_seconds,
+                verify_seconds,
             });
         }
     }
@@ -273,15 +279,7 @@ mod tests {
         for i in 0..400 {
             let (drafts, slow) = (i % 5, if i / 100 % 2 == 1 { 3.0 } else { 1.0 });
             let step = |drafted| if drafted == 0 { 0.4 * slow } else { 0.1 * slow };
-            costs.observe(&Outcome {
-                slot: 0,
-                batch: 1,
-                rows: drafts + 1,
-                confidences: &vec![0.5; drafts],
-                accepted: 0,
-                draft_seconds: &(0..drafts).map(step).collect::<Vec<_>>(),
-                verify_seconds: slow * (1.0 + 0.05 * drafts as f64),
-            });
+            round_of((0..drafts).map(step).collect(), slow * (1.0 + 0.05 * drafts as f64))(&mut costs);
         }
         let cost = |drafts| if drafts == 0 { 1.0 } else { 1.3 + 0.15 * drafts as f64 };
         assert!(close(found(&costs), cost), "{:?}", found(&costs));

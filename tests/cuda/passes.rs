@@ -95,30 +95,15 @@ fn three_ways(backend: &mut dyn Backend, prompt: &[TokenId], k: usize, first_pag
         backend.prefill(&[Chunk { pages, start: 0, tokens: &prompt[..n - 1] }]).unwrap();
     }
     let mut tokens = prompt.to_vec();
+    let (sampler, proposed, recurrent) = (&sampler, 0, 0);
     for _ in 0..k {
-        let round = Sequence {
-            slot,
-            pages,
-            tokens: &tokens,
-            committed: n,
-            prompt: n,
-            proposed: 0,
-            recurrent: 0,
-            sampler: &sampler,
-        };
+        let tokens_so_far = &tokens;
+        let round =
+            Sequence { slot, pages, tokens: tokens_so_far, committed: n, prompt: n, proposed, recurrent, sampler };
         let draft = backend.draft(&[round]).unwrap();
         tokens.push(draft[0].token);
     }
-    let round = Sequence {
-        slot,
-        pages,
-        tokens: &tokens,
-        committed: n,
-        prompt: n,
-        proposed: 0,
-        recurrent: 0,
-        sampler: &sampler,
-    };
+    let round = Sequence { slot, pages, tokens: &tokens, committed: n, prompt: n, proposed, recurrent, sampler };
     backend.verify(&[round]).unwrap();
     let speculative = backend.target_logits(slot).unwrap();
     let mut plain = Vec::new();
