@@ -127,6 +127,12 @@ pub trait Backend: Send {
         Err(BackendError::not_recurrent())
     }
 
+    /// How the next draft of a round is made, after so many: with a recurrent exit block all but the first without the
+    /// first layers.
+    fn way_of_next(&self, drafted: usize) -> Way {
+        if drafted > 0 && self.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
+    }
+
     /// One draft step, one way or the other.
     ///
     /// # Errors

@@ -2,18 +2,12 @@
 
 use super::running::{Broken, Running, take_broken};
 use super::{Engine, Event};
-use crate::backend::{Backend, BackendError, Sequence};
+use crate::backend::{BackendError, Sequence};
 use crate::control::{DraftPlan, DraftStep, Outcome, RoundTimes, Step, Way};
 use crate::profile;
 use crate::sample::{Philox, Verdict};
 use std::ops::ControlFlow;
 use std::time::Duration;
-
-/// How the next draft of a round is made, after so many: where the exit block is recurrent all but the first without the
-/// first layers.
-pub(super) fn way_of_next(backend: &dyn Backend, drafted: usize) -> Way {
-    if drafted > 0 && backend.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
-}
 
 impl Engine {
     /// Plays one round for every running sequence (EESD section 3.1; invariants: at its start and
@@ -89,7 +83,7 @@ impl Engine {
             let step = self.clock.now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             // All of them have made a draft in every step so far.
-            let way = way_of_next(&*self.backend, steps.len());
+            let way = self.backend.way_of_next(steps.len());
             let drafts = self.backend.draft_by(way, &batch)?;
             let seconds = self.clock.since(step).as_secs_f64();
             steps.push(DraftStep { way, sequences: active.len(), seconds });
@@ -114,7 +108,7 @@ impl Engine {
         if plan.limit == 0 {
             return Ok(Some(Vec::new()));
         }
-        let mut plan = DraftPlan { later: way_of_next(&*self.backend, 1), ..plan };
+        let mut plan = DraftPlan { later: self.backend.way_of_next(1), ..plan };
         let _range = profile::range("draft loop");
         let mut steps = Vec::new();
         if plan.later == Way::Recurrent {

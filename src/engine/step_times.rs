@@ -5,7 +5,6 @@
 //! take longer than all that is worth knowing. Each begins only where it is expected to end in time, by what half of it
 //! took, so that the first answer waits for about as long as [`MOST_TIME`] says, whatever the model's size.
 
-use super::round::way_of_next;
 use super::{Clock, Engine};
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Sequence};
@@ -259,7 +258,7 @@ impl Player<'_> {
         match drafts {
             Drafts::Sampled(length) => {
                 for drafted in 0..length {
-                    let way = way_of_next(self.backend, drafted);
+                    let way = self.backend.way_of_next(drafted);
                     let sequences = sequences(tables, &tokens, (0, recurrent), &greedy);
                     let start = self.clock.now();
                     let drafted = self.backend.draft_by(way, &sequences)?;

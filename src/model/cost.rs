@@ -55,14 +55,9 @@ impl DraftCosts {
     }
 
     /// Of so many drafts.
-    fn sum(self, drafts: usize) -> f64 {
+    pub fn sum(self, drafts: usize) -> f64 {
         if drafts == 0 { 0.0 } else { self.first + (drafts - 1) as f64 * self.later }
     }
-}
-
-/// `r` of a round's first draft step.
-pub fn draft_ratio(model: &ModelWeights<'_>, exit: &ExitWeights<'_>) -> f64 {
-    DraftCosts::of(model, exit).first
 }
 
 /// Tokens that a round with `k` drafts emits on average, each accepted with chance `alpha`.

@@ -1,6 +1,7 @@
 //! What a block reaches, in words.
 
 use eesd::backend::training::loss::{LossSum, Losses};
+use eesd::model::cost::DraftCosts;
 use std::fmt;
 
 /// Most drafts of a round that the cost model looks at.
@@ -28,19 +29,18 @@ pub fn by_draft(losses: &Losses, figure: impl Fn(&LossSum) -> f64) -> String {
     losses.drafts.iter().map(|sums| format!("{:.3}", figure(&sums.mean()))).collect::<Vec<_>>().join(" ")
 }
 
-/// What the cost model says of drafts that are accepted as often as on held-out text, by bytes read: `costs` are those of
-/// a round's first draft and of each further one, over those of a plain step.
-pub fn worth(costs: [f64; 2], reached: Option<&Losses>) -> String {
+/// What the cost model says of drafts that are accepted as often as on held-out text, by bytes read.
+pub fn worth(costs: DraftCosts, reached: Option<&Losses>) -> String {
     let Some(losses) = reached.filter(|losses| !losses.drafts.is_empty()) else { return String::new() };
     let (mut best, mut speed) = ((0, 1.0), 1.0);
-    let (mut tokens, mut kept, mut cost) = (1.0, 1.0, 1.0);
-    for draft in 0..MAX_DRAFT {
+    let (mut tokens, mut kept) = (1.0, 1.0);
+    for drafts in 1..=MAX_DRAFT {
         // Steps that were not trained are taken to be as good as the last one that was.
-        kept *= losses.drafts[draft.min(losses.drafts.len() - 1)].mean().overlap;
+        kept *= losses.drafts[drafts.min(losses.drafts.len()) - 1].mean().overlap;
         tokens += kept;
-        cost += costs[draft.min(1)];
-        if tokens / cost > speed {
-            (best, speed) = ((draft + 1, tokens), tokens / cost);
+        let reached = tokens / (1.0 + costs.sum(drafts));
+        if reached > speed {
+            (best, speed) = ((drafts, tokens), reached);
         }
     }
     match best {
@@ -78,12 +78,12 @@ mod tests {
 
     #[test]
     fn worth_is_that_of_the_best_number_of_drafts() {
-        let said = worth([0.1, 0.1], Some(&losses(&[0.5])));
+        let said = worth(0.1.into(), Some(&losses(&[0.5])));
         assert!(said.contains("2 drafts a round would give 1.75 tokens and 1.46x"), "{said}");
         // A second draft that costs next to nothing pays even where it is seldom kept.
-        let said = worth([0.4, 0.01], Some(&losses(&[0.5, 0.1])));
+        let said = worth(DraftCosts { first: 0.4, later: 0.01 }, Some(&losses(&[0.5, 0.1])));
         assert!(said.contains("2 drafts a round would give 1.55 tokens and 1.10x"), "{said}");
-        assert!(worth([0.9, 0.9], Some(&losses(&[0.5]))).contains("no draft pays"));
-        assert_eq!(worth([0.1, 0.1], None), "");
+        assert!(worth(0.9.into(), Some(&losses(&[0.5]))).contains("no draft pays"));
+        assert_eq!(worth(0.1.into(), None), "");
     }
 }

@@ -20,7 +20,8 @@ use eesd::distill::{
     snapshot_path,
 };
 use eesd::load::ExitBlock;
-use eesd::model::{Dtype, ExitWeights, cost};
+use eesd::model::cost::DraftCosts;
+use eesd::model::{Dtype, ExitWeights};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -157,22 +158,10 @@ impl Run<'_> {
             self.reporter.note(&format!("{}: written", path.display()));
         }
         let reached = reach::reached(block.reached.as_ref());
-        let worth = reach::worth(self.costs(&exported.weights())?, block.reached.as_ref());
+        let costs = DraftCosts::of(&self.model.weights(self.reporter)?, &exported.weights());
+        let worth = reach::worth(costs, block.reached.as_ref());
         self.reporter.note(&format!("exit after layer {n}, {reached}{worth}"));
         Ok(Some(block))
-    }
-
-    /// Bytes that a round's first draft reads over those of a plain step, and those that a further one does.
-    fn costs(&self, exit: &ExitWeights<'_>) -> Outcome<[f64; 2]> {
-        let model = self.model.weights(self.reporter)?;
-        let first = cost::draft_ratio(&model, exit);
-        let Some(recurrent) = exit.recurrent else { return Ok([first; 2]) };
-        let bytes = |exit: &ExitWeights<'_>| {
-            cost::layer_bytes(&exit.layer) + exit.head.unwrap_or(model.head).bytes.len() as u64
-        };
-        let layers: u64 = model.layers.iter().map(cost::layer_bytes).sum();
-        let plain = layers + model.head.bytes.len() as u64;
-        Ok([first, (bytes(exit) + recurrent.bytes.len() as u64) as f64 / plain as f64])
     }
 
     /// Lets the teacher keep what it says, unless that is not wanted.

@@ -4,7 +4,6 @@ use super::Check;
 use crate::failure::Outcome;
 use eesd::TokenId;
 use eesd::backend::{Backend, Chunk, Sequence};
-use eesd::control::Way;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::sample::{Sampler, SamplingParams};
 
@@ -66,7 +65,7 @@ fn compare(backend: &mut dyn Backend, prompt: &[TokenId], k: usize) -> Outcome<V
 
     let (mut tokens, mut round) = (prompt.to_vec(), base);
     for drafted in 0..k {
-        let way = if drafted > 0 && backend.is_recurrent() { Way::Recurrent } else { Way::FirstLayers };
+        let way = backend.way_of_next(drafted);
         let sequence = at(&tokens, n, round);
         let draft = backend.draft_by(way, &[sequence])?[0];
         round.recurrent = sequence.recurrent_after(way);
