@@ -5,6 +5,7 @@ use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::CudaOptions;
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::kv::PageId;
 use eesd::model::{Dtype, ExitWeights, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
 use half::{bf16, f16};
@@ -85,6 +86,12 @@ fn f16_is_closer_still() {
     assert!(error < 0.002 * size, "error {error} of {size}");
 }
 
+/// A sequence in slot 0, committed and with a prompt `at` so many tokens.
+fn sequence<'a>(pages: &'a [PageId], tokens: &'a [TokenId], at: (usize, usize), sampler: &'a Sampler) -> Sequence<'a> {
+    let (slot, (committed, prompt), proposed, recurrent) = (0, at, 0, 0);
+    Sequence { slot, pages, tokens, committed, prompt, proposed, recurrent, sampler }
+}
+
 /// The logits of positions `prompt - 1 ..`, from a verified round, from plain steps, and from reading it all.
 fn three_ways(backend: &mut dyn Backend, prompt: &[TokenId], k: usize, first_page: usize) -> [Vec<f32>; 3] {
     let sampler = Sampler::new(SamplingParams::default(), backend.geometry().vocab_size).unwrap();
@@ -95,30 +102,15 @@ fn three_ways(backend: &mut dyn Backend, prompt: &[TokenId], k: usize, first_pag
         backend.prefill(&[Chunk { pages, start: 0, tokens: &prompt[..n - 1] }]).unwrap();
     }
     let mut tokens = prompt.to_vec();
-    let (sampler, proposed, recurrent) = (&sampler, 0, 0);
     for _ in 0..k {
-        let tokens_so_far = &tokens;
-        let round =
-            Sequence { slot, pages, tokens: tokens_so_far, committed: n, prompt: n, proposed, recurrent, sampler };
-        let draft = backend.draft(&[round]).unwrap();
+        let draft = backend.draft(&[sequence(pages, &tokens, (n, n), &sampler)]).unwrap();
         tokens.push(draft[0].token);
     }
-    let round = Sequence { slot, pages, tokens: &tokens, committed: n, prompt: n, proposed, recurrent, sampler };
-    backend.verify(&[round]).unwrap();
+    backend.verify(&[sequence(pages, &tokens, (n, n), &sampler)]).unwrap();
     let speculative = backend.target_logits(slot).unwrap();
     let mut plain = Vec::new();
     for end in n..=n + k {
-        let step = Sequence {
-            slot,
-            pages,
-            tokens: &tokens[..end],
-            committed: end,
-            prompt: n,
-            proposed: 0,
-            recurrent: 0,
-            sampler: &sampler,
-        };
-        backend.verify(&[step]).unwrap();
+        backend.verify(&[sequence(pages, &tokens[..end], (end, n), &sampler)]).unwrap();
         plain.extend(backend.target_logits(slot).unwrap());
     }
     let vocab = backend.geometry().vocab_size;
