@@ -112,7 +112,6 @@ __device__ __forceinline__ void accept(const AcceptArgs& args) {
       counts[verdict.next]++;
     }
   }
-  allow_next_kernel();
 }
 
 KERNEL(accept_drafts, SAMPLING_THREADS, 1, AcceptArgs, accept(args))

@@ -60,7 +60,6 @@ __device__ __forceinline__ void adjust(const AdjustArgs& args) {
   const HeadPartial partial = head_partial(logit, column);
   const int tiles = (args.vocab + WARP - 1) / WARP, tile = column / WARP;
   if (threadIdx.x % WARP == 0 && tile < tiles) args.partials[size_t(row) * tiles + tile] = partial;
-  allow_next_kernel();
 }
 
 KERNEL(adjust_logits, 256, 1, AdjustArgs, adjust(args))

@@ -14,7 +14,6 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void append(const At
   const int row = blockIdx.x * CHUNK_PAGES + threadIdx.x / WARP;
   if (row < args.batch.row_begin[sequence + 1] - row_begin)
     append_row<T, HEAD_DIM>(args, sequence, row_begin + row, args.batch.start[sequence] + row, blockIdx.y);
-  allow_next_kernel();
 }
 
 FOR_HEAD_DIMS(append, bf16, bf16, ATTENTION_THREADS, AttentionArgs, append)

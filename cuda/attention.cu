@@ -32,12 +32,11 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
   __syncthreads();
   attend_chunk<T, HEAD_DIM>(shared, args, tile, chunk_start);
   __syncthreads();
-  allow_next_kernel();
 
   JoinedChunks<HEAD_DIM> joined;
   const int query = joined.query();
   if (chunks - first_chunk == 1) {
-    joined.join(shared.max[query], shared.sum[query], shared.out[query]);
+    joined.join_row(shared.max[query], shared.sum[query], shared.out[query]);
     return joined.template store<T>(args, tile);
   }
   const size_t slot = (size_t(tile.sequence) * args.kv_heads + tile.kv_head) * args.row_tiles + tile.tile;
@@ -50,9 +49,18 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
     mine[QUERIES + threadIdx.x] = shared.sum[threadIdx.x];
   }
   if (!last_block(args.arrived + slot, chunks - first_chunk)) return;
-  for (int c = first_chunk; c < chunks; c++) {
-    const float* record = records + size_t(c) * RECORD;
-    joined.join(record[query], record[QUERIES + query], record + 2 * QUERIES + query * HEAD_DIM);
+  // Several records are on their way at a time; they are joined one by one, in order.
+  constexpr int AHEAD = HEAD_DIM <= 128 ? 8 : 4, SHARE = JoinedChunks<HEAD_DIM>::SHARE;
+  for (int first = first_chunk; first < chunks; first += AHEAD) {
+    float max[AHEAD], sum[AHEAD], out[AHEAD][SHARE];
+    UNROLL for (int i = 0; i < AHEAD; i++) {
+      const float* record = records + size_t(min(first + i, chunks - 1)) * RECORD;
+      max[i] = first + i < chunks ? record[query] : NEGATIVE_INFINITY;
+      sum[i] = record[QUERIES + query];
+      UNROLL for (int d = 0; d < SHARE; d++)
+        out[i][d] = record[2 * QUERIES + query * HEAD_DIM + JoinedChunks<HEAD_DIM>::dimension(d)];
+    }
+    UNROLL for (int i = 0; i < AHEAD; i++) joined.join(max[i], sum[i], out[i]);
   }
   joined.template store<T>(args, tile);
 }

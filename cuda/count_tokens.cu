@@ -25,7 +25,6 @@ __device__ __forceinline__ void count_all(const CountTokensArgs& args) {
     if (i < args.prompt) atomicOr(count, 0x80000000u);
     else atomicAdd(count, 1u);
   }
-  allow_next_kernel();
 }
 
 KERNEL(count_tokens, COUNT_THREADS, 1, CountTokensArgs, count_all(args))

@@ -36,7 +36,6 @@ template <class T> __device__ __forceinline__ void embed(const EmbeddingArgs& ar
     }
     store_squares(args.squares + size_t(token) * slots, slot, x);
   }
-  allow_next_kernel();
 }
 
 KERNEL(embedding_bf16, 256, 1, EmbeddingArgs, embed<bf16>(args))

@@ -34,7 +34,6 @@ template <class T> __device__ __forceinline__ void gather_rows(const GatherRowsA
     }
     store_squares(args.squares + size_t(token) * slots, slot, x);
   }
-  allow_next_kernel();
 }
 
 KERNEL(gather_rows_bf16, 256, 1, GatherRowsArgs, gather_rows<bf16>(args))

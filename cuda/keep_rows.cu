@@ -20,7 +20,6 @@ __device__ __forceinline__ void keep_row(const KeepRowsArgs& args) {
   const float* residual = args.residual + size_t(blockIdx.x) * args.hidden;
   float* stored = args.stored + size_t(args.index[blockIdx.x]) * args.hidden;
   for (int column = threadIdx.x; column < args.hidden; column += KEEP_THREADS) stored[column] = residual[column];
-  allow_next_kernel();
 }
 
 KERNEL(keep_rows, KEEP_THREADS, 1, KeepRowsArgs, keep_row(args))

@@ -65,7 +65,6 @@ __device__ __forceinline__ void next(const NextDraftArgs& args) {
       *args.row = row;
     }
   }
-  allow_next_kernel();
 }
 
 KERNEL(next_draft, WARP, 1, NextDraftArgs, next(args))

@@ -58,7 +58,6 @@ __device__ __forceinline__ void pack_block(const PackWeightsArgs& args) {
           make_uint4(low.word[first], high.word[first], low.word[second], high.word[second]);
     }
   }
-  allow_next_kernel();
 }
 
 KERNEL(pack_weights, PACK_THREADS, 1, PackWeightsArgs, pack_block(args))

@@ -21,9 +21,8 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_prefill(
     __syncthreads();  // the queries are there, and the last chunk has been joined by all
     attend_chunk<T, HEAD_DIM>(shared, args, tile, start);
     __syncthreads();
-    joined.join(shared.max[query], shared.sum[query], shared.out[query]);
+    joined.join_row(shared.max[query], shared.sum[query], shared.out[query]);
   }
-  allow_next_kernel();
   joined.template store<T>(args, tile);
 }
 

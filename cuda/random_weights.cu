@@ -38,7 +38,6 @@ template <class T> __device__ __forceinline__ void random_weights(const RandomWe
     }
     args.target[unit] = make_uint4(word[0], word[1], word[2], word[3]);
   }
-  allow_next_kernel();
 }
 
 KERNEL(random_weights_bf16, RANDOM_THREADS, 1, RandomWeightsArgs, random_weights<bf16>(args))

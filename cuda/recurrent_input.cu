@@ -47,7 +47,6 @@ template <class T> __device__ __forceinline__ void join_inputs(const RecurrentIn
   const float factor = 1.0f / sqrtf(mean + args.epsilon);
   for (int column = threadIdx.x; column < hidden; column += RECURRENT_THREADS)
     operand[hidden + column] = narrow<T>(table.at(row, column) * factor);
-  allow_next_kernel();
 }
 
 KERNEL(recurrent_input_bf16, RECURRENT_THREADS, 1, RecurrentInputArgs, join_inputs<bf16>(args))

@@ -153,7 +153,6 @@ __device__ __forceinline__ void sample(const SampleArgs& args) {
     }
   }
   if (threadIdx.x == 0) args.choices[about.destination] = {token_of(args.draft_ids, chosen), confidence, total};
-  allow_next_kernel();
 }
 
 KERNEL(sample_rows, SAMPLING_THREADS, 1, SampleArgs, sample(args))

@@ -40,7 +40,6 @@ __device__ __forceinline__ void unpack_block(const UnpackWeightsArgs& args) {
     if (row < args.row_count) low[half] = make_uint4(first.x, first.z, second.x, second.z);
     if (row + 8 < args.row_count) high[half] = make_uint4(first.y, first.w, second.y, second.w);
   }
-  allow_next_kernel();
 }
 
 KERNEL(unpack_weights, UNPACK_THREADS, 1, UnpackWeightsArgs, unpack_block(args))

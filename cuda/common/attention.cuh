@@ -223,12 +223,19 @@ template <int HEAD_DIM> struct JoinedChunks {
   static __device__ __forceinline__ int dimension(int i) {
     return threadIdx.x % (ATTENTION_THREADS / QUERIES) + i * (ATTENTION_THREADS / QUERIES);
   }
-  __device__ __forceinline__ void join(float chunk_max, float chunk_sum, const float* chunk_out) {
+  // A chunk's maximum and sum, and of its output this thread's share.
+  __device__ __forceinline__ void join(float chunk_max, float chunk_sum, const float (&chunk_out)[SHARE]) {
     if (chunk_max == NEGATIVE_INFINITY) return;
     const float both = fmaxf(max, chunk_max), keep = exp2f(max - both), take = exp2f(chunk_max - both);
     max = both;
     sum = sum * keep + chunk_sum * take;
-    UNROLL for (int i = 0; i < SHARE; i++) out[i] = out[i] * keep + chunk_out[dimension(i)] * take;
+    UNROLL for (int i = 0; i < SHARE; i++) out[i] = out[i] * keep + chunk_out[i] * take;
+  }
+  // The same of a row [HEAD_DIM] of outputs.
+  __device__ __forceinline__ void join_row(float chunk_max, float chunk_sum, const float* row) {
+    float share[SHARE];
+    UNROLL for (int i = 0; i < SHARE; i++) share[i] = row[dimension(i)];
+    join(chunk_max, chunk_sum, share);
   }
   template <class T> __device__ __forceinline__ void store(const AttentionArgs& args, const QueryTile& tile) const {
     if (query() >= tile.queries()) return;

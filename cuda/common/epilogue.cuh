@@ -20,14 +20,14 @@ __device__ __forceinline__ float token_factor(const NormArgs& norm, int token) {
 }
 
 // The factor of the token that the calling warp works on. In skinny form a warp only ever sees tokens
-// `warp` and `warp + 8` (projection ends are latency-bound: their factors are computed at the start).
+// `warp`, `warp + 8` and so on (projection ends are latency-bound: their factors are computed at the start).
 template <Form FORM> struct NormFactor {
   const NormArgs& norm;
   int tokens;
 
   // In shared memory, so that they take no registers while the sums are made.
   static __device__ __forceinline__ float* kept() {
-    SHARED(float, factors, [2 * CLASSES]);
+    SHARED(float, factors, [SKINNY_TOKENS]);
     return factors;
   }
   __device__ __forceinline__ void start() const {
@@ -51,15 +51,21 @@ template <> struct NormFactor<FINISH> {
   __device__ __forceinline__ float of(int) const { return factor; }
 };
 
-// The three kernels of a projection: up to 8 tokens, up to 16, any number.
+// The kernels of a projection: up to 8, 16, 24, 32, 48, 64 tokens, and any number.
 // Epilogue<T, FORM> is built from the kernel's arguments, whose `projection` is a ProjectionArgs.
-#define PROJECTION_OF(name, T, suffix, Arguments, Epilogue)                                         \
-  KERNEL(name##_##suffix##_8, PROJECTION_THREADS, 2, Arguments,                                     \
-         (project_skinny<T, 1>(args.projection, Epilogue<T, SKINNY>(args))))                        \
-  KERNEL(name##_##suffix##_16, PROJECTION_THREADS, 2, Arguments,                                    \
-         (project_skinny<T, 2>(args.projection, Epilogue<T, SKINNY>(args))))                        \
-  KERNEL(name##_##suffix##_gemm, PROJECTION_THREADS, 1, Arguments,                                  \
+#define SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, tokens, blocks)      \
+  KERNEL(name##_##suffix##_##tokens, PROJECTION_THREADS, blocks, Arguments,          \
+         (project_skinny<T, tokens / 8>(args.projection, Epilogue<T, SKINNY>(args))))
+#define PROJECTION_OF(name, T, suffix, Arguments, Epilogue)                          \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 8, 2)                      \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 16, 2)                     \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 24, 2)                     \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 32, 1)                     \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 48, 1)                     \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 64, 1)                     \
+  KERNEL(name##_##suffix##_gemm, PROJECTION_THREADS, 1, Arguments,                   \
          (project_gemm<T>(args.projection, Epilogue<T, GEMM>(args))))
+
 #define PROJECTION(name, Arguments, Epilogue)              \
   PROJECTION_OF(name, bf16, bf16, Arguments, Epilogue)     \
   PROJECTION_OF(name, f16, f16, Arguments, Epilogue)

@@ -25,7 +25,6 @@ template <class Epilogue, class Arguments> __device__ __forceinline__ void finis
     const int output = first + tile * TILE_OUTPUTS;
     if (output < projection.outputs) epilogue(token, output + lane, sum[tile]);
   }
-  allow_next_kernel();
 }
 
 // The kernel of a projection's last form, beside those of PROJECTION.

@@ -1,6 +1,6 @@
 // y = W x for any number of tokens (prefill, large batches), with the bits of skinny.cuh.
 //
-// grid   (outputs / 128, tokens / 128), 256 threads: warps 4 (32 outputs each) x 2 (64 tokens each).
+// grid   (tokens / 128, outputs / 128), so that blocks which share weights run together; 256 threads: warps 4 (32 outputs each) x 2 (64 tokens each).
 // W and x as in skinny.cuh; tiles of 128 x 64 of both are staged three deep by asynchronous copies.
 // order  K is visited class by class: chunks 0, 8, 16, ... then 1, 9, ...; a class is summed in one
 //        accumulator and added to the total when it ends, just as skinny.cuh adds its warps' sums.
@@ -29,9 +29,8 @@ struct ClassOrder {
   }
 };
 
-template <class T>
-__device__ __forceinline__ void copy_stage(GemmStage& stage, const ProjectionArgs& args, int chunk) {
-  const int first_output = blockIdx.x * GEMM_OUTPUTS, first_token = blockIdx.y * GEMM_TOKENS;
+__device__ __forceinline__ void copy_weights(GemmStage& stage, const ProjectionArgs& args, int chunk) {
+  const int first_output = blockIdx.y * GEMM_OUTPUTS;
   const int row_blocks = (args.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * 2;
   UNROLL for (int i = threadIdx.x; i < GEMM_OUTPUTS / 16 * 4 * WARP; i += PROJECTION_THREADS) {
     const int block = i / (4 * WARP), unit = i % (4 * WARP), row_block = first_output / 16 + block;
@@ -39,6 +38,11 @@ __device__ __forceinline__ void copy_stage(GemmStage& stage, const ProjectionArg
     copy_async(&stage.weights[block][0][0] + unit,
                args.weights + (on ? row_block : 0) * block_units(args.chunks) + chunk * 4 * WARP + unit, on);
   }
+}
+
+template <class T>
+__device__ __forceinline__ void copy_tokens(GemmStage& stage, const ProjectionArgs& args, int chunk) {
+  const int first_token = blockIdx.x * GEMM_TOKENS;
   UNROLL for (int i = threadIdx.x; i < GEMM_TOKENS * 8; i += PROJECTION_THREADS) {
     const int token = i / 8, unit = i % 8;
     const bool on = first_token + token < args.tokens;
@@ -55,21 +59,28 @@ __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogu
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, in_group = lane % 4;
   const int warp_outputs = warp % 4 * 32, warp_tokens = warp / 4 * 64;
 
+  // Weights may be on their way before the kernel ahead has ended; what else a stage has comes with its group.
+  ClassOrder early{0, args.chunks}, ahead = early;
+  UNROLL for (int i = 0; i < GEMM_STAGES - 1; i++)
+    if (!early.done()) copy_weights(stage[i], args, early.chunk), early.advance();
   await_previous_kernel();
   epilogue.start();
-  ClassOrder ahead{0, args.chunks};
-  const auto copy_next = [&](int slot) {
-    if (!ahead.done()) copy_stage<T>(stage[slot], args, ahead.chunk), ahead.advance();
+  const auto copy_next = [&](int slot, bool with_weights) {
+    if (!ahead.done()) {
+      if (with_weights) copy_weights(stage[slot], args, ahead.chunk);
+      copy_tokens<T>(stage[slot], args, ahead.chunk);
+      ahead.advance();
+    }
     commit_copies();  // empty groups too, so that the count of groups tells which one has landed
   };
-  UNROLL for (int i = 0; i < GEMM_STAGES - 1; i++) copy_next(i);
+  UNROLL for (int i = 0; i < GEMM_STAGES - 1; i++) copy_next(i, false);
 
   float total[2][8][4] = {}, sum[2][8][4] = {};
   int slot = 0;
   for (ClassOrder at{0, args.chunks}; !at.done(); at.advance()) {
     wait_copies<GEMM_STAGES - 2>();
     __syncthreads();
-    copy_next((slot + GEMM_STAGES - 1) % GEMM_STAGES);
+    copy_next((slot + GEMM_STAGES - 1) % GEMM_STAGES, true);
     const GemmStage& now = stage[slot];
     UNROLL for (int t = 0; t < 8; t++) {
       const int token = warp_tokens + t * 8 + group;
@@ -85,7 +96,6 @@ __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogu
           UNROLL for (int i = 0; i < 4; i++) total[block][t][i] += sum[block][t][i], sum[block][t][i] = 0;
     slot = (slot + 1) % GEMM_STAGES;
   }
-  allow_next_kernel();
   wait_copies<0>();
   __syncthreads();  // the stages are no longer read
 
@@ -98,7 +108,7 @@ __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogu
   __syncthreads();
   for (int i = warp; i < GEMM_TOKENS * (GEMM_OUTPUTS / TILE_OUTPUTS); i += PROJECTION_THREADS / WARP) {
     const int token = i / (GEMM_OUTPUTS / TILE_OUTPUTS), tile = i % (GEMM_OUTPUTS / TILE_OUTPUTS);
-    const int global_token = blockIdx.y * GEMM_TOKENS + token, output = blockIdx.x * GEMM_OUTPUTS + tile * TILE_OUTPUTS;
+    const int global_token = blockIdx.x * GEMM_TOKENS + token, output = blockIdx.y * GEMM_OUTPUTS + tile * TILE_OUTPUTS;
     if (global_token < args.tokens && output < args.outputs)
       epilogue(global_token, output + lane, results[token * GEMM_PITCH + tile * TILE_OUTPUTS + lane]);
   }

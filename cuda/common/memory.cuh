@@ -34,15 +34,11 @@ template <int LEAVE> __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEAVE) : "memory");
 }
 
-// Programmatic dependent launch: what comes before await_previous_kernel() may run while the kernel
-// before this one still does; it must read nothing that a kernel writes.
+// Programmatic dependent launch: what comes before this may run while the kernel before this one still does; it must
+// read nothing that a kernel writes. Once all blocks are here the next kernel may begin, up to its own call of this.
 __device__ __forceinline__ void await_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void allow_next_kernel() {
-#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
@@ -56,7 +52,6 @@ inline void copy_async(void* target, const void* source, bool on, EMU_HERE) {
 inline void commit_copies() { ::emu::commit_copies(); }
 template <int LEAVE> void wait_copies() { ::emu::wait_copies(LEAVE); }
 inline void await_previous_kernel() {}
-inline void allow_next_kernel() {}
 #endif
 
 // Called by all threads of a block once its results are in global memory. True in the block that

@@ -101,39 +101,62 @@ __device__ __forceinline__ uint64_t block_min(uint64_t v) {
   return block_fold<uint64_t>(v, ~uint64_t(0), [](uint64_t a, uint64_t b) { return a < b ? a : b; });
 }
 
+// Sums of 64-bit numbers by digit, in shared memory, in any order. Of 32-bit halves: what GPUs lack is an addition of 64
+// bits there, and would try until nobody came between.
+constexpr int DIGITS = 256;
+struct DigitSums {
+  uint32_t low[DIGITS], high[DIGITS];
+
+  __device__ __forceinline__ uint64_t at(int digit) const { return uint64_t(high[digit]) << 32 | low[digit]; }
+  __device__ __forceinline__ void add(int digit, uint64_t number) {
+    const uint32_t part = uint32_t(number), before = atomicAdd(&low[digit], part);
+    const uint32_t rest = uint32_t(number >> 32) + (before + part < before);
+    if (rest) atomicAdd(&high[digit], rest);
+  }
+  // The same by a whole warp, of numbers above 0. Most tokens of a row often share a digit: lanes that do add up first.
+  __device__ __forceinline__ void add_together(int digit, uint64_t number) {
+    const unsigned some = __ballot_sync(ALL_LANES, number > 0);
+    if (!some) return;
+    const int first = __shfl_sync(ALL_LANES, digit, __ffs(some) - 1);
+    const uint64_t shared_by_many = warp_sum(digit == first ? number : 0);
+    if (threadIdx.x % WARP == 0) add(first, shared_by_many);
+    if (number > 0 && digit != first) add(digit, number);
+  }
+};
+
 // The smallest rank at which the running sum of `weight(token)`, most probable tokens first, reaches `goal`;
 // all ranks where the whole sum does not. rank(token) may be any order of unequal numbers.
 // Eight bits of the rank are settled by each pass over the row.
 template <class RankOf, class WeightOf>
 __device__ __forceinline__ uint64_t rank_reaching(uint64_t goal, int vocab, RankOf rank, WeightOf weight) {
-  constexpr int DIGITS = 256;
-  SHARED(unsigned long long, sum, [DIGITS]);
+  SHARED(DigitSums, sums);
   SHARED(uint64_t, found, [2]);  // the digit, and what is left of the goal in it
   uint64_t prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
-    for (int i = threadIdx.x; i < DIGITS; i += SAMPLING_THREADS) sum[i] = 0;
+    for (int i = threadIdx.x; i < DIGITS; i += SAMPLING_THREADS) sums.low[i] = sums.high[i] = 0;
     if (threadIdx.x == 0) found[0] = DIGITS;
     __syncthreads();
-    for (int token = threadIdx.x; token < vocab; token += SAMPLING_THREADS) {
-      const uint64_t r = rank(token), w = weight(token);
-      if (w && (shift == 56 || r >> (shift + 8) == prefix))
-        atomicAdd(&sum[r >> shift & (DIGITS - 1)], (unsigned long long)w);
+    for (int first = threadIdx.x / WARP * WARP; first < vocab; first += SAMPLING_THREADS) {
+      const int token = first + threadIdx.x % WARP;
+      const uint64_t r = token < vocab ? rank(token) : 0;
+      const bool counts = token < vocab && (shift == 56 || r >> (shift + 8) == prefix);
+      sums.add_together(r >> shift & (DIGITS - 1), counts ? weight(token) : 0);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
       uint64_t reached = 0;
       for (int digit = 0; digit < DIGITS; digit++) {
-        if (reached + sum[digit] >= goal) {
+        if (reached + sums.at(digit) >= goal) {
           found[0] = digit, found[1] = goal - reached;
           break;
         }
-        reached += sum[digit];
+        reached += sums.at(digit);
       }
     }
     __syncthreads();
     const uint64_t digit = found[0];
     if (digit == DIGITS) return ~uint64_t(0);
-    const bool whole = found[1] == sum[digit];
+    const bool whole = found[1] == sums.at(digit);
     prefix = prefix << 8 | digit;
     goal = found[1];
     __syncthreads();

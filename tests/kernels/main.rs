@@ -60,7 +60,7 @@ fn every_kernel_is_registered() {
     .into();
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
-            expected.extend(["16", "8", "gemm"].map(|form| format!("{name}_{format}_{form}")));
+            expected.extend(["8", "16", "24", "32", "48", "64", "gemm"].map(|form| format!("{name}_{format}_{form}")));
         }
         expected.extend(["gate_up", "qkv", "residual"].map(|name| format!("{name}_{format}_finish")));
         for name in ["append", "attention", "prefill_attention"] {

@@ -50,10 +50,10 @@ const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 
-const MUTANTS: [Mutant; 55] = [
+const MUTANTS: [Mutant; 57] = [
     // Barriers left out.
-    mutant(SKINNY, "    __syncthreads();\n    UNROLL for (int t", "    UNROLL for (int t", Check::Races, PROJECTION),
-    mutant(SKINNY, "    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", Check::Races, PROJECTION),
+    mutant(SKINNY, "      __syncthreads();\n      UNROLL for (int t", "      UNROLL for (int t", Check::Races, PROJECTION),
+    mutant(SKINNY, "      }\n      __syncthreads();\n    }", "      }\n    }", Check::Races, PROJECTION),
     mutant(GEMM, "    __syncthreads();\n    copy_next", "    copy_next", Check::Races, PROJECTION),
     mutant(GEMM, "  __syncthreads();  // the stages", "  // the stages", Check::Races, PROJECTION),
     mutant(CHUNK, "  __syncthreads();\n  UNROLL for (int half", "  UNROLL for (int half", Check::Races, ATTENTION),
@@ -92,11 +92,14 @@ const MUTANTS: [Mutant; 55] = [
     // The order of sums, which only bits show.
     mutant(
         SKINNY,
-        "total += partial[from][token][lane]",
-        "total += partial[WARPS - 1 - from][token][lane]",
+        "total += partial[from][t * 8 + warp][lane]",
+        "total += partial[WARPS - 1 - from][t * 8 + warp][lane]",
         Check::Orders,
         PROJECTION,
     ),
+    // Forms for more tokens than may be handed over at once.
+    mutant(SKINNY, "= sum[block][first + t][i]", "= sum[block][t][i]", Check::Orders, PROJECTION),
+    mutant("common/epilogue.cuh", "token < tokens; token += CLASSES", "token < 16; token += CLASSES", Check::Orders, GATE_UP),
     // Masks and bounds.
     mutant(CHUNK, "at <= own", "at <= own + 1", Check::Orders, ATTENTION),
     mutant(CHUNK, "on[i] = at < present", "on[i] = at <= present", Check::Orders, ATTENTION),

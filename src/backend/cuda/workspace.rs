@@ -44,13 +44,17 @@ impl Rows {
 /// Rows that a pass of `rows` rows is launched with: few of them as they are, more in steps, so that there
 /// are not too many different graphs. Rows too many belong to no sequence, and nothing reads them.
 pub fn padded_rows(rows: usize) -> usize {
-    if rows <= 16 { rows } else { rows.next_multiple_of(16) }
+    match rows {
+        0..=16 => rows,
+        17..=32 => rows.next_multiple_of(8),
+        _ => rows.next_multiple_of(16),
+    }
 }
 
 /// The same of rows that come without `h_N`, where some of them were proposed. Few of them in steps too: each may go with
 /// any number of rows in all.
 pub fn padded_fresh(rows: usize) -> usize {
-    if rows <= 16 { rows.next_power_of_two() } else { rows.next_multiple_of(16) }
+    if rows <= 16 { rows.next_power_of_two() } else { padded_rows(rows) }
 }
 
 /// Most rows too many of a pass.

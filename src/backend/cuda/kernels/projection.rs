@@ -7,7 +7,7 @@ use crate::backend::cuda::pack::TILE_ROWS;
 /// The forms of a projection. The first two are implementations whose results are the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// `cuda/common/skinny.cuh`: reads the weights once, 1 to 16 tokens.
+    /// `cuda/common/skinny.cuh`: reads the weights once, 1 to 64 tokens.
     Skinny,
     /// `cuda/common/gemm.cuh`: any number of tokens.
     Gemm,
@@ -16,9 +16,12 @@ pub enum Form {
     Finish,
 }
 
+/// Tokens that the kernels of the skinny form have room for.
+const SKINNY_ROOM: [u32; 6] = [8, 16, 24, 32, 48, Form::SKINNY_TOKENS as u32];
+
 impl Form {
     /// Most tokens of [`Form::Skinny`].
-    pub const SKINNY_TOKENS: i32 = 16;
+    pub const SKINNY_TOKENS: i32 = 64;
 
     /// The faster implementation for this many tokens.
     pub fn for_tokens(tokens: i32) -> Self {
@@ -150,7 +153,7 @@ arguments! {
 /// [`Projection`].
 ///
 /// # Safety
-/// As [`Launcher::launch`]; [`Form::Skinny`] takes at most 16 tokens.
+/// As [`Launcher::launch`]; [`Form::Skinny`] takes at most [`Form::SKINNY_TOKENS`].
 ///
 /// # Errors
 /// If the device refuses or fails.
@@ -165,9 +168,12 @@ pub unsafe fn project<A: bytemuck::Pod>(
         bytemuck::pod_read_unaligned(&bytemuck::bytes_of(arguments)[..size_of::<Projection>()]);
     let (outputs, tokens) = (projection.outputs as u32, projection.tokens as u32);
     let (suffix, grid, shared_bytes) = match form {
-        Form::Skinny => (if tokens <= 8 { "8" } else { "16" }, [outputs.div_ceil(TILE_ROWS as u32), 1, 1], 0),
-        Form::Gemm => ("gemm", [outputs.div_ceil(128), tokens.div_ceil(128), 1], 3 * (16 + 16) * 1024),
-        Form::Finish => ("finish", [tokens, outputs.div_ceil(2048), 1], 0),
+        Form::Skinny => {
+            let room = SKINNY_ROOM.into_iter().find(|&room| tokens <= room).unwrap_or(Form::SKINNY_TOKENS as u32);
+            (room.to_string(), [outputs.div_ceil(TILE_ROWS as u32), 1, 1], 0)
+        }
+        Form::Gemm => ("gemm".to_owned(), [tokens.div_ceil(128), outputs.div_ceil(128), 1], 3 * (16 + 16) * 1024),
+        Form::Finish => ("finish".to_owned(), [tokens, outputs.div_ceil(2048), 1], 0),
     };
     let kernel = format!("{name}_{}_{suffix}", format.suffix());
     // SAFETY: the caller's promise.
