@@ -5,7 +5,7 @@ use crate::kernels::time;
 use crate::sizes::Size;
 use eesd::backend::BackendError;
 use eesd::backend::cuda::driver::{HostMemory, Memory};
-use eesd::backend::cuda::kernels::{Address, HeadPartial, JudgedRow, Params, RowChoice, Sample, sampling_kernel};
+use eesd::backend::cuda::kernels::{Address, HeadPartial, JudgedRow, Params, RowChoice, Sample, sample};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -35,6 +35,12 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
     let rows = upload(driver, bytemuck::cast_slice(&rows))?;
     let weights = Memory::zeroed(driver, most_rows * vocab * size_of::<u64>(), "weights of tokens")?;
     let choices = Memory::zeroed(driver, (most_rows * size_of::<RowChoice>()).next_multiple_of(16), "choices")?;
+    let filters = Memory::zeroed(driver, (most_rows * Sample::FILTER_BYTES).next_multiple_of(16), "filters of rows")?;
+    let parts = Memory::zeroed(
+        driver,
+        (most_rows * Sample::slices(vocab) * Sample::PART_BYTES).next_multiple_of(16),
+        "parts of rows",
+    )?;
     let plain = Params {
         temperature: 0.8,
         top_p: 1.0,
@@ -46,14 +52,15 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
         top_k: 0,
         rule: COUPLED,
     };
-    let filters = [
+    let cases = [
         ("greedy", Params { rule: GREEDY, ..plain }),
         ("none", plain),
         ("top-k 50", Params { top_k: 50, ..plain }),
         ("top-p 0.9", Params { top_p: 0.9, ..plain }),
         ("min-p 0.05", Params { min_p: 0.05, ..plain }),
     ];
-    for (name, params) in filters {
+    for (name, params) in cases {
+        let weighs = params.rule != GREEDY;
         let params = upload(driver, bytemuck::cast_slice(&vec![params; most_rows]))?;
         for &count in size.sampled_rows {
             let arguments = Sample {
@@ -65,13 +72,15 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
                 weights: weights.at(),
                 choices: choices.at(),
                 draft_ids: Address(0),
+                filters: filters.at(),
+                parts: parts.at(),
                 vocab: vocab as i32,
                 draws: 1,
                 stride: vocab as i32,
                 padding: 0,
             };
             // SAFETY: all buffers have room for `most_rows` rows of the vocabulary.
-            let seconds = time(&**driver, size, 1, &|_| unsafe { sampling_kernel(&**driver, count, &arguments) })?;
+            let seconds = time(&**driver, size, 1, &|_| unsafe { sample(&**driver, count, weighs, &arguments) })?;
             println!("| {name} | {count} | {:.1} | {:.1} |", (count * vocab * 4) as f64 * 1e-6, seconds * 1e6);
         }
     }

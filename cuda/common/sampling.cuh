@@ -101,26 +101,19 @@ __device__ __forceinline__ uint64_t block_min(uint64_t v) {
   return block_fold<uint64_t>(v, ~uint64_t(0), [](uint64_t a, uint64_t b) { return a < b ? a : b; });
 }
 
-// Sums of 64-bit numbers by digit, in shared memory, in any order. Of 32-bit halves: what GPUs lack is an addition of 64
-// bits there, and would try until nobody came between.
-constexpr int DIGITS = 256;
-struct DigitSums {
-  uint32_t low[DIGITS], high[DIGITS];
+// Sums of 64-bit numbers in shared memory, in any order. As 32-bit halves: GPUs add no 64 bits there, and would try until
+// nobody came between.
+template <int COUNT> struct SharedSums {
+  uint32_t low[COUNT], high[COUNT];
 
-  __device__ __forceinline__ uint64_t at(int digit) const { return uint64_t(high[digit]) << 32 | low[digit]; }
-  __device__ __forceinline__ void add(int digit, uint64_t number) {
-    const uint32_t part = uint32_t(number), before = atomicAdd(&low[digit], part);
-    const uint32_t rest = uint32_t(number >> 32) + (before + part < before);
-    if (rest) atomicAdd(&high[digit], rest);
+  __device__ __forceinline__ void clear() {
+    for (int i = threadIdx.x; i < COUNT; i += SAMPLING_THREADS) low[i] = high[i] = 0;
   }
-  // The same by a whole warp, of numbers above 0. Most tokens of a row often share a digit: lanes that do add up first.
-  __device__ __forceinline__ void add_together(int digit, uint64_t number) {
-    const unsigned some = __ballot_sync(ALL_LANES, number > 0);
-    if (!some) return;
-    const int first = __shfl_sync(ALL_LANES, digit, __ffs(some) - 1);
-    const uint64_t shared_by_many = warp_sum(digit == first ? number : 0);
-    if (threadIdx.x % WARP == 0) add(first, shared_by_many);
-    if (number > 0 && digit != first) add(digit, number);
+  __device__ __forceinline__ uint64_t at(int i) const { return uint64_t(high[i]) << 32 | low[i]; }
+  __device__ __forceinline__ void add(int i, uint64_t number) {
+    const uint32_t part = uint32_t(number), before = atomicAdd(&low[i], part);
+    const uint32_t rest = uint32_t(number >> 32) + (before + part < before);
+    if (rest) atomicAdd(&high[i], rest);
   }
 };
 
@@ -129,18 +122,17 @@ struct DigitSums {
 // Eight bits of the rank are settled by each pass over the row.
 template <class RankOf, class WeightOf>
 __device__ __forceinline__ uint64_t rank_reaching(uint64_t goal, int vocab, RankOf rank, WeightOf weight) {
-  SHARED(DigitSums, sums);
+  constexpr int DIGITS = 256;
+  SHARED(SharedSums<DIGITS>, sums);
   SHARED(uint64_t, found, [2]);  // the digit, and what is left of the goal in it
   uint64_t prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
-    for (int i = threadIdx.x; i < DIGITS; i += SAMPLING_THREADS) sums.low[i] = sums.high[i] = 0;
+    sums.clear();
     if (threadIdx.x == 0) found[0] = DIGITS;
     __syncthreads();
-    for (int first = threadIdx.x / WARP * WARP; first < vocab; first += SAMPLING_THREADS) {
-      const int token = first + threadIdx.x % WARP;
-      const uint64_t r = token < vocab ? rank(token) : 0;
-      const bool counts = token < vocab && (shift == 56 || r >> (shift + 8) == prefix);
-      sums.add_together(r >> shift & (DIGITS - 1), counts ? weight(token) : 0);
+    for (int token = threadIdx.x; token < vocab; token += SAMPLING_THREADS) {
+      const uint64_t r = rank(token), w = weight(token);
+      if (w && (shift == 56 || r >> (shift + 8) == prefix)) sums.add(r >> shift & (DIGITS - 1), w);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -165,15 +157,22 @@ __device__ __forceinline__ uint64_t rank_reaching(uint64_t goal, int vocab, Rank
   return prefix;
 }
 
-// The token at which the running sum of `weight(token)`, lowest ids first, reaches the fraction `uniform` of
-// `total` > 0.
+// The running sum that a draw stops at: the fraction `uniform` of `total` > 0.
+__device__ __forceinline__ uint64_t drawn_sum(double uniform, uint64_t total) {
+  const uint64_t wanted = uint64_t(ceil(uniform * double(total)));
+  return wanted < 1 ? 1 : wanted > total ? total : wanted;
+}
+
+// The token from `begin` on, before `end`, at which the running sum of `weight(token)`, lowest ids first, reaches `goal`, which is
+// not more than the whole sum.
 template <class WeightOf>
-__device__ __forceinline__ uint32_t pick(double uniform, uint64_t total, int vocab, WeightOf weight) {
+__device__ __forceinline__ uint32_t token_reaching(uint64_t goal, int begin, int end, WeightOf weight) {
   SHARED(uint64_t, of_warp, [SAMPLING_WARPS]);
   SHARED(uint32_t, picked);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  const int share = (vocab + SAMPLING_THREADS - 1) / SAMPLING_THREADS * WARP, begin = warp * share;
-  const int end = min(vocab, begin + share);
+  const int share = (end - begin + SAMPLING_THREADS - 1) / SAMPLING_THREADS * WARP;
+  begin += warp * share;
+  end = min(end, begin + share);
   uint64_t sum = 0;
   for (int token = begin + lane; token < end; token += WARP) sum += weight(token);
   sum = warp_sum(sum);
@@ -181,8 +180,6 @@ __device__ __forceinline__ uint32_t pick(double uniform, uint64_t total, int voc
   __syncthreads();
   uint64_t before = 0;
   for (int w = 0; w < warp; w++) before += of_warp[w];
-  const uint64_t wanted = uint64_t(ceil(uniform * double(total)));
-  const uint64_t goal = wanted < 1 ? 1 : wanted > total ? total : wanted;
   if (before < goal && goal <= before + sum) {
     for (int first = begin;; first += WARP) {
       uint64_t reached = first + lane < end ? weight(first + lane) : 0;
@@ -202,4 +199,10 @@ __device__ __forceinline__ uint32_t pick(double uniform, uint64_t total, int voc
   const uint32_t token = picked;
   __syncthreads();
   return token;
+}
+
+// The same for the fraction `uniform` of `total` > 0, of all tokens.
+template <class WeightOf>
+__device__ __forceinline__ uint32_t pick(double uniform, uint64_t total, int vocab, WeightOf weight) {
+  return token_reaching(drawn_sum(uniform, total), 0, vocab, weight);
 }

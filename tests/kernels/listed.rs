@@ -2,10 +2,10 @@
 //! forbidden.
 
 use crate::device::Device;
-use crate::sampling::{VOCAB, logits, params, partials_of};
+use crate::sampling::{Scratch, VOCAB, logits, params, partials_of};
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::backend::cuda::kernels::{
-    Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
+    Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sample, sampling_kernel,
 };
 
 const MOST_DRAFTS: usize = 3;
@@ -59,6 +59,8 @@ impl Rows {
         let (raw_partials, partials) = (partials_of(&self.logits, self.vocab), partials_of(adjusted, self.vocab));
         let mut weights = vec![0; self.judged.len() * VOCAB];
         let mut choices = vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; self.judged.len()];
+        let mut scratch = Scratch::new(self.judged.len(), self.vocab);
+        let [filters, parts] = scratch.addresses();
         let arguments = Sample {
             logits: from(adjusted),
             partials: from(&partials),
@@ -68,13 +70,15 @@ impl Rows {
             weights: to(&mut weights),
             choices: to(&mut choices),
             draft_ids: self.ids(),
+            filters,
+            parts,
             vocab: self.vocab as i32,
             draws: 1,
             stride: VOCAB as i32,
             padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/sample.cu states.
-        unsafe { sampling_kernel(on, self.judged.len(), &arguments) }.unwrap();
+        unsafe { sample(on, self.judged.len(), true, &arguments) }.unwrap();
         (choices, weights)
     }
 }

@@ -55,6 +55,7 @@ fn every_kernel_is_registered() {
         "swiglu",
         "swiglu_backward",
         "unpack_weights",
+        "weigh_rows",
     ]
     .map(String::from)
     .into();

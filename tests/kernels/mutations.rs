@@ -23,10 +23,13 @@ const PROJECTION: Family = ("projection::residual", &["residual.cu"]);
 const GATE_UP: Family = ("projection::gate_up", &["gate_up.cu"]);
 const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
-const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["sample.cu"]);
-const LISTED: Family = ("listed::listed_tokens_are_a_row_with_the_others_forbidden", &["sample.cu", "adjust.cu"]);
+const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["weigh.cu", "sample.cu"]);
+const SLICES: Family = ("sampling::filters_over_several_slices", &["weigh.cu", "sample.cu"]);
+const LISTED: Family =
+    ("listed::listed_tokens_are_a_row_with_the_others_forbidden", &["weigh.cu", "sample.cu", "adjust.cu"]);
 const NEXT: Family = ("drafting::next_draft_follows_the_plan", &["next_draft.cu"]);
-const ACCEPT: Family = ("verdicts::rejection_rounds_with_proposals", &["accept.cu", "adjust.cu", "sample.cu"]);
+const ACCEPT: Family =
+    ("verdicts::rejection_rounds_with_proposals", &["accept.cu", "adjust.cu", "weigh.cu", "sample.cu"]);
 const PROPOSE: Family = ("proposals::what_follows_is_as_often_as_the_target_has_it", &["accept.cu"]);
 const COUNT: Family = ("sampling::tokens_are_counted", &["count_tokens.cu"]);
 const KEEP: Family = ("rows::rows_are_kept", &["keep_rows.cu"]);
@@ -49,10 +52,17 @@ const SKINNY: &str = "common/skinny.cuh";
 const GEMM: &str = "common/gemm.cuh";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
+const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 57] = [
+const MUTANTS: [Mutant; 62] = [
     // Barriers left out.
-    mutant(SKINNY, "      __syncthreads();\n      UNROLL for (int t", "      UNROLL for (int t", Check::Races, PROJECTION),
+    mutant(
+        SKINNY,
+        "      __syncthreads();\n      UNROLL for (int t",
+        "      UNROLL for (int t",
+        Check::Races,
+        PROJECTION,
+    ),
     mutant(SKINNY, "      }\n      __syncthreads();\n    }", "      }\n    }", Check::Races, PROJECTION),
     mutant(GEMM, "    __syncthreads();\n    copy_next", "    copy_next", Check::Races, PROJECTION),
     mutant(GEMM, "  __syncthreads();  // the stages", "  // the stages", Check::Races, PROJECTION),
@@ -99,7 +109,13 @@ const MUTANTS: [Mutant; 57] = [
     ),
     // Forms for more tokens than may be handed over at once.
     mutant(SKINNY, "= sum[block][first + t][i]", "= sum[block][t][i]", Check::Orders, PROJECTION),
-    mutant("common/epilogue.cuh", "token < tokens; token += CLASSES", "token < 16; token += CLASSES", Check::Orders, GATE_UP),
+    mutant(
+        "common/epilogue.cuh",
+        "token < tokens; token += CLASSES",
+        "token < 16; token += CLASSES",
+        Check::Orders,
+        GATE_UP,
+    ),
     // Masks and bounds.
     mutant(CHUNK, "at <= own", "at <= own + 1", Check::Orders, ATTENTION),
     mutant(CHUNK, "on[i] = at < present", "on[i] = at <= present", Check::Orders, ATTENTION),
@@ -111,9 +127,32 @@ const MUTANTS: [Mutant; 57] = [
         ATTENTION,
     ),
     mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
-    mutant("sample.cu", "size_t(about.destination) * args.stride", "size_t(row) * args.stride", Check::Orders, SAMPLE),
+    mutant(ROW, "size_t(about.destination) * args.stride", "size_t(blockIdx.y) * args.stride", Check::Orders, SAMPLE),
     // Columns taken for tokens.
-    mutant("sample.cu", "return weights[token_of(draft_ids, column)]", "return weights[column]", Check::Orders, LISTED),
+    mutant(ROW, "return weights[token_of(draft_ids, column)]", "return weights[column]", Check::Orders, LISTED),
+    mutant("weigh.cu", "before += ranks[j] < ranks[i]", "before += ranks[j] <= ranks[i]", Check::Orders, SAMPLE),
+    mutant(
+        "weigh.cu",
+        "row.filter.sums[bin] = row.filter.counts[bin] = 0",
+        "row.filter.counts[bin] = 0",
+        Check::Orders,
+        SAMPLE,
+    ),
+    mutant(
+        "weigh.cu",
+        "  __syncthreads();\n  for (int bin = threadIdx.x; bin < WEIGHT_BINS; bin += SAMPLING_THREADS)\n    if",
+        "  for (int bin = threadIdx.x; bin < WEIGHT_BINS; bin += SAMPLING_THREADS)\n    if",
+        Check::Races,
+        SAMPLE,
+    ),
+    mutant(
+        "sample.cu",
+        "slice++) goal -= parts[slice].total",
+        "slice++) goal -= parts[0].total",
+        Check::Orders,
+        SLICES,
+    ),
+    mutant(SAMPLING, "+ (before + part < before)", "+ 0", Check::Orders, SAMPLE),
     mutant("sample.cu", "if (token / 4 != block) block", "if (false) block", Check::Orders, LISTED),
     mutant("sample.cu", "{token_of(args.draft_ids, chosen), conf", "{chosen, conf", Check::Orders, LISTED),
     mutant("adjust.cu", "token = token_of(args.draft_ids, column)", "token = column", Check::Orders, LISTED),

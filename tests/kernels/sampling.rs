@@ -1,15 +1,18 @@
-//! `count_tokens`, `adjust` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
+//! `count_tokens`, `adjust`, `weigh` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
 
 use crate::device::Device;
 use crate::support::{Noise, assert_close, device, from, schedules, to};
 use eesd::backend::cuda::kernels::{
-    Address, Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sampling_kernel,
+    Address, Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sample, sampling_kernel,
 };
 use eesd::sample::{Philox, Purpose};
 
 pub const VOCAB: usize = 1000;
-/// Tokens of a row of counts and of weights in these tests: more than the head that is sampled from has.
-const STRIDE: usize = VOCAB + 24;
+/// A vocabulary of several slices, the last of which is not full.
+const LARGE_VOCAB: usize = 9001;
+/// Tokens that rows of counts and of weights have in these tests beyond those of the head that is sampled from.
+const BEYOND: usize = 24;
+const STRIDE: usize = VOCAB + BEYOND;
 const ONE: f64 = (1u64 << 45) as f64;
 const MOST_DRAFTS: usize = 3;
 const GREEDY: u32 = 0;
@@ -49,29 +52,63 @@ pub fn partials_of(logits: &[f32], vocab: usize) -> Vec<HeadPartial> {
 
 /// Rows of logits with ties, forbidden tokens and a NaN.
 pub fn logits(rows: usize, seed: u64) -> Vec<f32> {
+    logits_of(rows, VOCAB, seed)
+}
+
+fn logits_of(rows: usize, vocab: usize, seed: u64) -> Vec<f32> {
     let mut noise = Noise::new(seed);
-    let mut logits = noise.floats(rows * VOCAB, 6.0);
-    for row in logits.chunks_mut(VOCAB) {
-        for _ in 0..40 {
-            let (a, b) = (noise.word() as usize % VOCAB, noise.word() as usize % VOCAB);
+    let mut logits = noise.floats(rows * vocab, 6.0);
+    for row in logits.chunks_mut(vocab) {
+        for _ in 0..vocab / 25 {
+            let (a, b) = (noise.word() as usize % vocab, noise.word() as usize % vocab);
             row[a] = row[b];
         }
-        row[noise.word() as usize % VOCAB] = f32::NEG_INFINITY;
-        row[noise.word() as usize % VOCAB] = f32::NAN;
+        row[noise.word() as usize % vocab] = f32::NEG_INFINITY;
+        row[noise.word() as usize % vocab] = f32::NAN;
         row[7] = 0.0;
         row[5] = -0.0;
     }
     logits
 }
 
+/// What sampling keeps beside weights and choices.
+pub struct Scratch {
+    filters: Vec<u64>,
+    parts: Vec<u64>,
+}
+
+impl Scratch {
+    /// Of so many rows.
+    pub fn new(rows: usize, vocab: usize) -> Self {
+        let parts = rows * Sample::slices(vocab) * Sample::PART_BYTES / 8;
+        Self { filters: vec![0; rows * Sample::FILTER_BYTES / 8], parts: vec![u64::MAX; parts] }
+    }
+
+    /// Where the filters and the parts are.
+    pub fn addresses(&mut self) -> [Address; 2] {
+        [to(&mut self.filters), to(&mut self.parts)]
+    }
+
+    /// All but what is kept of each row is as before the first launch.
+    fn check(&self) {
+        for row in self.filters.chunks(Sample::FILTER_BYTES / 8) {
+            let [sums @ .., _last, bin_and_weighed, sampled] = row else { panic!("a row of filters is longer") };
+            assert!(sums.iter().all(|&sum| sum == 0) && bin_and_weighed >> 32 == 0 && *sampled == 0);
+        }
+    }
+}
+
 /// Samples; outcomes go to the rows in reverse order, and come back in the order of `rows`.
 fn run(on: &Device, logits: &[f32], params: &[Params], rows: &[JudgedRow], draws: bool) -> (Vec<RowChoice>, Vec<u64>) {
     let (params, rows) = (params.to_vec(), rows.to_vec());
-    let partials = partials_of(logits, VOCAB);
-    let mut rows = rows.to_vec();
+    let (vocab, mut rows) = (logits.len() / rows.len(), rows.to_vec());
+    let (partials, stride) = (partials_of(logits, vocab), vocab + BEYOND);
     let last = rows.len() as u32 - 1;
     rows.iter_mut().zip(0..).for_each(|(row, i)| row.destination = last - i);
-    let mut weights = vec![u64::MAX; rows.len() * STRIDE];
+    let mut weights = vec![u64::MAX; rows.len() * stride];
+    let mut scratch = Scratch::new(rows.len(), vocab);
+    let [filters, parts] = scratch.addresses();
+    let weighs = params.iter().any(|params| params.rule != GREEDY);
     let mut choices = vec![RowChoice { token: u32::MAX, confidence: f32::NAN, total: 0 }; rows.len()];
     let arguments = Sample {
         logits: from(logits),
@@ -82,19 +119,22 @@ fn run(on: &Device, logits: &[f32], params: &[Params], rows: &[JudgedRow], draws
         weights: to(&mut weights),
         choices: to(&mut choices),
         draft_ids: Address(0),
-        vocab: VOCAB as i32,
+        filters,
+        parts,
+        vocab: vocab as i32,
         draws: draws.into(),
-        stride: STRIDE as i32,
+        stride: stride as i32,
         padding: 0,
     };
     // SAFETY: buffers of the sizes that cuda/sample.cu states.
-    unsafe { sampling_kernel(on, rows.len(), &arguments) }.unwrap();
+    unsafe { sample(on, rows.len(), weighs, &arguments) }.unwrap();
+    scratch.check();
     choices.reverse();
     let row = |weights: &[u64]| {
-        assert!(weights[VOCAB..].iter().all(|&w| w == u64::MAX), "written past the vocabulary");
-        weights[..VOCAB].to_vec()
+        assert!(weights[vocab..].iter().all(|&w| w == u64::MAX), "written past the vocabulary");
+        weights[..vocab].to_vec()
     };
-    (choices, weights.chunks(STRIDE).rev().flat_map(row).collect())
+    (choices, weights.chunks(stride).rev().flat_map(row).collect())
 }
 
 /// Tokens in order of preference, with their unnormalised probabilities, as filters leave them.
@@ -141,31 +181,48 @@ fn filters() -> Vec<Params> {
 fn filters_keep_what_sorting_keeps() {
     let params = filters();
     let rows: Vec<_> = (0..params.len() as u32).map(|i| judged(i, 100 + i, i)).collect();
-    let logits = logits(rows.len(), 1);
     for on in schedules() {
-        let (choices, weights) = run(&on, &logits, &params, &rows, true);
-        for (i, row) in logits.chunks(VOCAB).enumerate() {
-            let expected = kept(row, &params[i]);
-            let weights = &weights[i * VOCAB..][..VOCAB];
-            let found: Vec<usize> = (0..VOCAB).filter(|&t| weights[t] > 0).collect();
-            assert_eq!(found, expected.iter().map(|k| k.0).collect::<Vec<_>>(), "filters {i}");
-            for &(token, weight) in &expected {
-                assert_close(weights[token] as f64 / ONE, weight, 1e-13, || format!("filters {i}, token {token}"));
-            }
-            assert_eq!(choices[i].total, weights.iter().sum::<u64>());
-            // The draw, by the running total of the definition.
-            let uniform = Philox::new(params[i].seed, 100 + i, Purpose::Draft, i as u32).fine_uniform();
-            let total: f64 = expected.iter().map(|k| k.1).sum();
-            let mut reached = 0.0;
-            let drawn = expected.iter().find(|k| {
-                reached += k.1;
-                reached >= uniform * total
-            });
-            assert_eq!(choices[i].token as usize, drawn.unwrap().0, "filters {i}");
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let all: f64 = row.iter().filter(|l| !l.is_nan()).map(|&l| f64::from(l - max).exp()).sum();
-            assert_close(choices[i].confidence.into(), 1.0 / all, 1e-6 / all, || format!("confidence {i}"));
+        check_filters(&on, &params, &rows, &logits(rows.len(), 1));
+    }
+}
+
+/// Over several slices, and where so many tokens have the same logit that those of a bin are not compared with each other.
+#[test]
+fn filters_over_several_slices() {
+    let params = filters();
+    let rows: Vec<_> = (0..params.len() as u32).map(|i| judged(i, 100 + i, i)).collect();
+    let mut logits = logits_of(rows.len(), LARGE_VOCAB, 8);
+    check_filters(&device(5), &params, &rows, &logits);
+    logits.iter_mut().for_each(|logit| *logit = (*logit / 2.0).round());
+    check_filters(&device(6), &params, &rows, &logits);
+    logits.fill(1.0);
+    check_filters(&device(7), &params, &rows, &logits);
+}
+
+fn check_filters(on: &Device, params: &[Params], rows: &[JudgedRow], logits: &[f32]) {
+    let vocab = logits.len() / rows.len();
+    let (choices, weights) = run(on, logits, params, rows, true);
+    for (i, row) in logits.chunks(vocab).enumerate() {
+        let expected = kept(row, &params[i]);
+        let weights = &weights[i * vocab..][..vocab];
+        let found: Vec<usize> = (0..vocab).filter(|&t| weights[t] > 0).collect();
+        assert_eq!(found, expected.iter().map(|k| k.0).collect::<Vec<_>>(), "filters {i}");
+        for &(token, weight) in &expected {
+            assert_close(weights[token] as f64 / ONE, weight, 1e-13, || format!("filters {i}, token {token}"));
         }
+        assert_eq!(choices[i].total, weights.iter().sum::<u64>());
+        // The draw, by the running total of the definition.
+        let uniform = Philox::new(params[i].seed, 100 + i, Purpose::Draft, i as u32).fine_uniform();
+        let total: f64 = expected.iter().map(|k| k.1).sum();
+        let mut reached = 0.0;
+        let drawn = expected.iter().find(|k| {
+            reached += k.1;
+            reached >= uniform * total
+        });
+        assert_eq!(choices[i].token as usize, drawn.unwrap().0, "filters {i}");
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let all: f64 = row.iter().filter(|l| !l.is_nan()).map(|&l| f64::from(l - max).exp()).sum();
+        assert_close(choices[i].confidence.into(), 1.0 / all, 1e-6 / all, || format!("confidence {i}"));
     }
 }
 
@@ -191,24 +248,25 @@ fn greedy_takes_the_lowest_of_the_largest() {
 fn coupled_is_the_argmax_of_score_plus_noise() {
     let params = [Params { rule: COUPLED, ..filters()[0] }, Params { rule: COUPLED, ..filters()[6] }];
     let rows: Vec<_> = (0..24).map(|i| judged(i % 2, 50 + i, 0)).collect();
-    let logits = logits(rows.len(), 3);
-    let (choices, _) = run(&device(3), &logits, &params, &rows, true);
-    let mut most_probable = 0;
-    for (i, row) in logits.chunks(VOCAB).enumerate() {
-        let noise = Philox::new(params[0].seed, 50 + i, Purpose::Gumbel, 0);
-        let gumbel = |t: usize| -(-unit(noise.block(t as u32 / 4)[t % 4]).ln()).ln();
-        let noisy: Vec<_> = kept(row, &params[i % 2]).into_iter().map(|(t, w)| (t, w.ln() + gumbel(t))).collect();
-        let best = noisy.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a }).unwrap().0;
-        assert_eq!(choices[i].token as usize, best, "row {i}");
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        most_probable += usize::from(row[best] == max);
+    for (logits, vocab) in [(logits(rows.len(), 3), VOCAB), (logits_of(rows.len(), LARGE_VOCAB, 9), LARGE_VOCAB)] {
+        let (choices, _) = run(&device(3), &logits, &params, &rows, true);
+        let mut most_probable = 0;
+        for (i, row) in logits.chunks(vocab).enumerate() {
+            let noise = Philox::new(params[0].seed, 50 + i, Purpose::Gumbel, 0);
+            let gumbel = |t: usize| -(-unit(noise.block(t as u32 / 4)[t % 4]).ln()).ln();
+            let noisy: Vec<_> = kept(row, &params[i % 2]).into_iter().map(|(t, w)| (t, w.ln() + gumbel(t))).collect();
+            let best = noisy.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a }).unwrap().0;
+            assert_eq!(choices[i].token as usize, best, "row {i}");
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            most_probable += usize::from(row[best] == max);
+        }
+        assert!(most_probable < 20, "noise decides nothing");
+        let targets = run(&device(4), &logits, &params, &rows, false).0;
+        assert_eq!(
+            targets.iter().map(|c| c.token).collect::<Vec<_>>(),
+            choices.iter().map(|c| c.token).collect::<Vec<_>>()
+        );
     }
-    assert!(most_probable < 20, "noise decides nothing");
-    let targets = run(&device(4), &logits, &params, &rows, false).0;
-    assert_eq!(
-        targets.iter().map(|c| c.token).collect::<Vec<_>>(),
-        choices.iter().map(|c| c.token).collect::<Vec<_>>()
-    );
 }
 
 fn unit(word: u32) -> f64 {

@@ -2,12 +2,12 @@
 //! [`Sampler`] on the same logits: the same drafts, the same verdicts, also where the last drafts were proposed.
 
 use crate::device::Device;
-use crate::sampling::{VOCAB, logits, partials_of};
+use crate::sampling::{Scratch, VOCAB, logits, partials_of};
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::TokenId;
 use eesd::backend::cuda::kernels::{
     Accept, Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, Verdict, VerifiedSequence,
-    sampling_kernel,
+    sample, sampling_kernel,
 };
 use eesd::sample::{Drafted, History, Sampler, SamplingParams, VerifyMode};
 
@@ -141,7 +141,9 @@ impl Round {
         };
         // SAFETY: buffers of the sizes that cuda/adjust.cu states.
         unsafe { sampling_kernel(on, rows.len(), &adjust) }.unwrap();
-        let sample = Sample {
+        let mut scratch = Scratch::new(rows.len(), VOCAB);
+        let [filters, parts] = scratch.addresses();
+        let arguments = Sample {
             logits: from(&adjusted),
             partials: from(&partials),
             raw_partials: from(&raw_partials),
@@ -150,13 +152,15 @@ impl Round {
             weights: to(weights),
             choices: to(choices),
             draft_ids: Address(0),
+            filters,
+            parts,
             vocab: VOCAB as i32,
             draws: draws.into(),
             stride: VOCAB as i32,
             padding: 0,
         };
         // SAFETY: buffers of the sizes that cuda/sample.cu states.
-        unsafe { sampling_kernel(on, rows.len(), &sample) }.unwrap();
+        unsafe { sample(on, rows.len(), true, &arguments) }.unwrap();
     }
 
     /// Occurrences of the committed tokens, by slot.

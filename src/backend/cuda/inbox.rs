@@ -28,6 +28,8 @@ pub struct Shape {
     pub views: usize,
     /// Penalties or biases: room for so many biases of single tokens. `None`: there are neither.
     pub biases: Option<usize>,
+    /// Some token is not the likeliest one, so that distributions are made.
+    pub weighs: bool,
 }
 
 /// The kinds of passes.

@@ -4,7 +4,7 @@ use super::driver::Driver;
 use super::kernels::{
     Accept, Address, Adjust, Attention, AttentionForm, Embedding, Form, GateUp, GatherRows, KeepRows, LmHead,
     NextDraft, Norm, Projection, Qkv, RecurrentInput, Residual, Sample, attend, keep_rows, next_draft, per_token,
-    project, sampling_kernel,
+    project, sample, sampling_kernel,
 };
 use super::pack::chunks;
 use super::pass::{Done, Model, Next, Pass, Span};
@@ -284,13 +284,15 @@ impl<D: Driver> Pass<'_, D> {
             weights,
             choices,
             draft_ids,
+            filters: work.filters,
+            parts: work.parts,
             vocab: vocab as i32,
             draws: draws.into(),
             stride: geometry.vocab_size as i32,
             padding: 0,
         };
         // SAFETY: as promised to the pass.
-        unsafe { sampling_kernel(self.on, self.shape.rows, &arguments) }
+        unsafe { sample(self.on, self.shape.rows, self.shape.weighs, &arguments) }
     }
 
     /// What a draft loop does between two drafts.

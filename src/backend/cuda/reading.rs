@@ -94,6 +94,7 @@ impl<D: Driver> CudaBackend<D> {
             chunks: chunks_of(longest, self.limits.context),
             views: 0,
             biases: None,
+            weighs: false,
         };
         let inbox = self.host.inbox(&self.driver, &shape, self.limits.max_draft, &mut self.graphs)?;
         let (layout, room) = (&inbox.layout, self.host.inbox.contents_mut());

@@ -10,7 +10,7 @@ use super::workspace::{chunks_of, padded_fresh, padded_rows};
 use crate::TokenId;
 use crate::backend::{BackendError, Sequence};
 use crate::kv::PageId;
-use crate::sample;
+use crate::sample::{self, Rule};
 use std::iter;
 
 impl<D: Driver> CudaBackend<D> {
@@ -87,6 +87,7 @@ impl<D: Driver> CudaBackend<D> {
             chunks: chunks_of(longest, self.limits.context),
             views: batch.len() + if others > 0 { others.next_power_of_two() } else { 0 },
             biases: views.adjusted().map(usize::next_power_of_two),
+            weighs: batch.iter().any(|sequence| sequence.sampler.rule() != Rule::Greedy),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::fast::FastPrefill;
-use super::kernels::{Address, Attention, HeadPartial, RowChoice, Verdict};
+use super::kernels::{Address, Attention, HeadPartial, RowChoice, Sample, Verdict};
 use super::pack::TILE_ROWS;
 use super::weights::operand_stride;
 use crate::backend::Limits;
@@ -111,6 +111,10 @@ pub struct Workspace {
     pub draft_weights: Address,
     /// `[slots · max_draft]`.
     pub draft_choices: Address,
+    /// Of sampling, `[verified rows]`.
+    pub filters: Address,
+    /// Of sampling, `[verified rows, slices]`.
+    pub parts: Address,
     /// `[slots, vocab]` u32.
     pub counts: Address,
     /// `[context]` u32: tokens to be counted.
@@ -171,6 +175,8 @@ impl Workspace {
             target_choices: arena.array::<RowChoice>(rows.verified),
             draft_weights: arena.array::<u64>(drafts * vocab),
             draft_choices: arena.array::<RowChoice>(drafts),
+            filters: arena.take(rows.verified * Sample::FILTER_BYTES),
+            parts: arena.take(rows.verified * Sample::slices(vocab) * Sample::PART_BYTES),
             counts: arena.array::<u32>(limits.slots * vocab),
             counted: arena.array::<u32>(limits.context),
             fast: library.map(|bytes| FastPrefill::plan(&mut arena, geometry, rows.any, bytes)),

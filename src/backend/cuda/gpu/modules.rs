@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The files (`cuda/<name>.cu`) whose kernels may begin while the kernel before them still runs: in each,
 /// every block that touches anything a kernel writes calls `await_previous_kernel` first, and at least one
 /// block does. Kernels of other files, as those that make weights, are overlapped on neither side.
-const OVERLAPPING: [&str; 16] = [
+const OVERLAPPING: [&str; 17] = [
     "accept",
     "adjust",
     "append",
@@ -31,6 +31,7 @@ const OVERLAPPING: [&str; 16] = [
     "residual",
     "sample",
     "unpack_weights",
+    "weigh",
 ];
 
 /// The virtual architecture that `await_previous_kernel` is compiled to an instruction for.

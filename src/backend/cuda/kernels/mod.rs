@@ -27,7 +27,7 @@ pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, R
 pub use rows::{Embedding, GatherRows, KeepRows, RecurrentInput, keep_rows, per_token};
 pub use sampling::{
     Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
-    VerifiedSequence, sampling_kernel,
+    VerifiedSequence, sample, sampling_kernel,
 };
 pub use weights::{PackWeights, RandomWeights, UnpackWeights, pack_weights, random_weights, unpack_weights};
 

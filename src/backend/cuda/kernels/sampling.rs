@@ -1,4 +1,4 @@
-//! Sampling and acceptance: `count_tokens`, `adjust`, `sample`, `accept`.
+//! Sampling and acceptance: `count_tokens`, `adjust`, `weigh` and `sample`, `accept`.
 
 use super::{Address, Launcher, Shape, launch};
 use crate::backend::BackendError;
@@ -124,7 +124,7 @@ arguments! {
 }
 
 arguments! {
-    /// `cuda/sample.cu`.
+    /// `cuda/weigh.cu` and `cuda/sample.cu`.
     Sample {
         /// `[rows, vocab]` f32, after penalties.
         logits: Address,
@@ -142,6 +142,10 @@ arguments! {
         choices: Address,
         /// `[vocab]` u32, ascending: the token of each logit; null where that is its column.
         draft_ids: Address,
+        /// `[rows]` of [`FILTER_BYTES`](Self::FILTER_BYTES) each, zero before the first launch.
+        filters: Address,
+        /// `[rows, slices]` of [`PART_BYTES`](Self::PART_BYTES) each.
+        parts: Address,
         /// Logits of a row.
         vocab: i32,
         /// 1: draft rows; 0: target rows.
@@ -240,10 +244,15 @@ impl SamplingKernel for Adjust {
     }
 }
 
-impl SamplingKernel for Sample {
-    const KERNEL: &'static str = "sample_rows";
-    fn shape(&self, count: usize) -> Shape {
-        Shape { grid: [count as u32, 1, 1], threads: THREADS, shared_bytes: 0 }
+impl Sample {
+    /// Bytes that are kept of a row's filters.
+    pub const FILTER_BYTES: usize = 17_688;
+    /// Bytes of what a slice of a row comes to.
+    pub const PART_BYTES: usize = 24;
+
+    /// Slices of a row of `vocab` logits, a block each.
+    pub const fn slices(vocab: usize) -> usize {
+        vocab.div_ceil(4096)
     }
 }
 
@@ -276,4 +285,23 @@ pub unsafe fn sampling_kernel<K: SamplingKernel>(
 ) -> Result<(), BackendError> {
     // SAFETY: the caller's promise.
     unsafe { launch(on, K::KERNEL, arguments.shape(count), arguments) }
+}
+
+/// A token from each of `count` rows of logits. `weighs`: some of them are not greedy.
+///
+/// # Safety
+/// As [`Launcher::launch`].
+///
+/// # Errors
+/// If the device refuses or fails.
+pub unsafe fn sample(on: &impl Launcher, count: usize, weighs: bool, arguments: &Sample) -> Result<(), BackendError> {
+    let slices = if weighs { Sample::slices(arguments.vocab as usize) as u32 } else { 1 };
+    let shape = Shape { grid: [slices, count as u32, 1], threads: THREADS, shared_bytes: 0 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if weighs {
+            launch(on, "weigh_rows", shape, arguments)?;
+        }
+        launch(on, "sample_rows", shape, arguments)
+    }
 }
