@@ -10,6 +10,8 @@
 //!    predict. Every answer must be that of plain decoding, token for token, or no speed is printed and the
 //!    exit code is 1.
 //!
+//! Beside each time stands what an H200 is expected to take, by the model of cuda/README.md.
+//!
 //! Weights are random and made on the GPU, and acceptance is set by construction, so this measures the engine
 //! and says nothing of how often a trained exit block is right. With the feature `emulated-kernels`,
 //! `--emulated` goes through all of it with a tiny model on the processor: a test of this program.
@@ -22,6 +24,8 @@ mod contender;
 mod costs;
 #[path = "gpu/device.rs"]
 mod device;
+#[path = "gpu/expected.rs"]
+mod expected;
 #[path = "gpu/kernels.rs"]
 mod kernels;
 #[path = "synthetic/measure.rs"]

@@ -6,6 +6,7 @@
 
 use crate::costs::median;
 use crate::device::Measurable;
+use crate::expected;
 use crate::sizes::Size;
 use bytemuck::Zeroable;
 use eesd::backend::BackendError;
@@ -21,7 +22,7 @@ use std::f64::consts::LOG2_E;
 use std::sync::Arc;
 
 /// Rows that every buffer has room for, whatever a pass has.
-const ROOM: usize = 64;
+const ROOM: usize = 72;
 /// Bytes of a weight, or of a number in the cache.
 const ELEMENT: usize = 2;
 /// Every buffer begins and ends on such a boundary.
@@ -37,7 +38,7 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
         "### Kernels, {}\n\n\
          Bytes: weights, or keys and values, read once; medians of {} graphs of {} launches or more, each to other \
          weights than the one before.\n\n\
-         | kernel | rows | MB | µs | GB/s | of a copy |\n|---|--:|--:|--:|--:|--:|",
+         | kernel | rows | MB | µs | expected | GB/s | of a copy |\n|---|--:|--:|--:|--:|--:|--:|",
         size.name, size.repetitions, size.launches
     );
     let geometry = &size.geometry;
@@ -174,7 +175,8 @@ impl<D: Measurable> Bench<'_, D> {
                 };
                 launch(self.driver, projection, &buffers)
             })?;
-            self.print(name, rows, outputs * inputs * ELEMENT, seconds);
+            let bytes = outputs * inputs * ELEMENT;
+            self.print(name, rows, bytes, seconds, expected::projection(bytes, rows));
         }
         Ok(())
     }
@@ -237,7 +239,8 @@ impl<D: Measurable> Bench<'_, D> {
                 // SAFETY: all buffers have room for the rows, positions and chunks.
                 unsafe { attend(&**self.driver, FORMAT, AttentionForm::Split { chunks }, 1, head_dim, &arguments) }
             })?;
-            self.print(&format!("attention, {context}"), rows, 2 * context * geometry.kv_size() * ELEMENT, seconds);
+            let bytes = 2 * context * geometry.kv_size() * ELEMENT;
+            self.print(&format!("attention, {context}"), rows, bytes, seconds, expected::reading(bytes));
         }
         Ok(())
     }
@@ -247,12 +250,13 @@ impl<D: Measurable> Bench<'_, D> {
         self.size.spread_bytes.div_ceil(bytes).max(2)
     }
 
-    fn print(&self, name: &str, rows: usize, bytes: usize, seconds: f64) {
+    fn print(&self, name: &str, rows: usize, bytes: usize, seconds: f64, expected: f64) {
         let rate = bytes as f64 / seconds;
         println!(
-            "| {name} | {rows} | {:.1} | {:.1} | {:.0} | {:.0} % |",
+            "| {name} | {rows} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} % |",
             bytes as f64 * 1e-6,
             seconds * 1e6,
+            expected * 1e6,
             rate * 1e-9,
             rate / self.copy_rate * 100.0
         );

@@ -3,6 +3,7 @@
 
 use crate::costs::median;
 use crate::device::Measurable;
+use crate::expected;
 use crate::kernels::fill;
 use crate::sizes::Size;
 use eesd::TokenId;
@@ -42,7 +43,7 @@ pub fn prefill<D: Measurable>(
     }
     println!(
         "Wall-clock, medians of {}. FLOP: two for each weight of a projection and token; attention is not counted.\n\n\
-         | prefill | rows of a pass | tokens | ms | tokens/s | TFLOP/s | of the product |\n|---|--:|--:|--:|--:|--:|--:|",
+         | prefill | rows of a pass | tokens | ms | expected | tokens/s | TFLOP/s | of the product |\n|---|--:|--:|--:|--:|--:|--:|--:|",
         size.repetitions
     );
     let longest = size.prompts[size.prompts.len() - 1];
@@ -64,11 +65,16 @@ pub fn prefill<D: Measurable>(
                 }
             }
             let middle = median(&seconds);
+            let pass = |from: usize| prefill_rows.min(tokens - from);
+            let passes = (0..tokens).step_by(prefill_rows).map(pass);
+            let (bytes, fast) = (weights(&size.geometry) * 2, prefill == Prefill::Fast);
+            let expected: f64 = passes.map(|rows| expected::prefill(bytes, rows, fast)).sum();
             let reached = 2.0 * (weights(&size.geometry) * tokens) as f64 / middle;
             let part = rate.as_ref().map_or("".into(), |rate| format!("{:.0} %", reached / rate * 100.0));
             println!(
-                "| {prefill:?} | {prefill_rows} | {tokens} | {:.2} | {:.0} | {:.1} | {part} |",
+                "| {prefill:?} | {prefill_rows} | {tokens} | {:.2} | {:.2} | {:.0} | {:.1} | {part} |",
                 middle * 1e3,
+                expected * 1e3,
                 tokens as f64 / middle,
                 reached * 1e-12
             );

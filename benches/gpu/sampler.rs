@@ -1,6 +1,7 @@
 //! `sample` by itself: rows of logits as a model with a large vocabulary has them, under each kind of filter.
 
 use crate::device::Measurable;
+use crate::expected;
 use crate::kernels::time;
 use crate::sizes::Size;
 use eesd::backend::BackendError;
@@ -22,7 +23,7 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
     let (vocab, most_rows) = (size.sampled_vocab, size.sampled_rows[size.sampled_rows.len() - 1]);
     println!(
         "### Sampling, vocabulary of {vocab}\n\nBytes: logits, read once; medians of {} graphs of {} launches.\n\n\
-         | filter | rows | MB | µs |\n|---|--:|--:|--:|",
+         | filter | rows | MB | µs | expected |\n|---|--:|--:|--:|--:|",
         size.repetitions, size.launches
     );
     let logits = logits(most_rows * vocab);
@@ -61,13 +62,13 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
     ];
     for (name, params) in cases {
         let weighs = params.rule != GREEDY;
-        let params = upload(driver, bytemuck::cast_slice(&vec![params; most_rows]))?;
+        let uploaded = upload(driver, bytemuck::cast_slice(&vec![params; most_rows]))?;
         for &count in size.sampled_rows {
             let arguments = Sample {
                 logits: logits.at(),
                 partials: partials.at(),
                 raw_partials: partials.at(),
-                params: params.at(),
+                params: uploaded.at(),
                 rows: rows.at(),
                 weights: weights.at(),
                 choices: choices.at(),
@@ -81,7 +82,10 @@ pub fn sampler<D: Measurable>(driver: &Arc<D>, size: &Size) -> Result<(), Box<dy
             };
             // SAFETY: all buffers have room for `most_rows` rows of the vocabulary.
             let seconds = time(&**driver, size, 1, &|_| unsafe { sample(&**driver, count, weighs, &arguments) })?;
-            println!("| {name} | {count} | {:.1} | {:.1} |", (count * vocab * 4) as f64 * 1e-6, seconds * 1e6);
+            let filters = weighs.then(|| usize::from(params.top_k > 0) + usize::from(params.top_p < 1.0));
+            let expected = expected::sampling(vocab, filters) * 1e6;
+            let megabytes = (count * vocab * 4) as f64 * 1e-6;
+            println!("| {name} | {count} | {megabytes:.1} | {:.1} | {expected:.1} |", seconds * 1e6);
         }
     }
     println!();

@@ -2,6 +2,7 @@
 
 use crate::costs::median;
 use crate::device::Measurable;
+use crate::expected;
 use crate::sizes::{ROUND, Size};
 use eesd::TokenId;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
@@ -61,24 +62,25 @@ pub fn steps<D: Measurable>(
             rounds.text.len() as f64 / seconds
         );
         println!(
-            "| context | pass | ms | range | MB | GB/s | of a copy | of plain |\n|--:|---|--:|--:|--:|--:|--:|--:|"
+            "| context | pass | ms | expected | range | MB | GB/s | of a copy | of plain |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|"
         );
         for &context in &contexts {
             let plain = median(&rounds.measure(context, 1, size.repetitions)?.1);
             let drafts = if loops { rounds.measure_loop(context, size.repetitions)? } else { None };
             if let Some(drafts) = drafts {
-                let bytes = draft_bytes(&size.geometry, size.exit_after, context);
-                println!("| {context} | draft, of {LOOP} in a loop {}", row(&drafts, bytes, copy_rate, plain));
+                let reads = Reads::of_draft(&size.geometry, size.exit_after, context);
+                println!("| {context} | draft, of {LOOP} in a loop {}", row(&drafts, reads, 1, copy_rate, plain));
             }
             for &rows in &rows {
                 let (drafts, verifications) = rounds.measure(context, rows, size.repetitions)?;
-                let print = |pass: &str, seconds: &[f64], bytes: usize| {
-                    println!("| {context} | {pass} {}", row(seconds, bytes, copy_rate, plain));
+                let print = |pass: &str, seconds: &[f64], reads: Reads, rows: usize| {
+                    println!("| {context} | {pass} {}", row(seconds, reads, rows, copy_rate, plain));
                 };
                 if rows == 2 || (!drafts.is_empty() && contexts.len() == 1) {
-                    print("draft", &drafts, draft_bytes(&size.geometry, size.exit_after, context));
+                    print("draft", &drafts, Reads::of_draft(&size.geometry, size.exit_after, context), 1);
                 }
-                print(&format!("verify, rows: {rows}"), &verifications, verify_bytes(&size.geometry, context));
+                let reads = Reads::of_verification(&size.geometry, context);
+                print(&format!("verify, rows: {rows}"), &verifications, reads, rows);
             }
         }
         println!();
@@ -90,13 +92,16 @@ fn on(on: bool) -> &'static str {
     if on { "on" } else { "off" }
 }
 
-fn row(seconds: &[f64], bytes: usize, copy_rate: f64, plain: f64) -> String {
+fn row(seconds: &[f64], reads: Reads, rows: usize, copy_rate: f64, plain: f64) -> String {
+    let bytes = reads.weights + reads.cache;
+    let expected = expected::projection(reads.weights, rows) + expected::reading(reads.cache);
     let middle = median(seconds);
     let (low, high) = seconds.iter().fold((f64::MAX, 0f64), |(low, high), &s| (low.min(s), high.max(s)));
     let rate = bytes as f64 / middle;
     format!(
-        "| {:.3} | {:.3}–{:.3} | {:.0} | {:.0} | {:.0} % | {:.3} |",
+        "| {:.3} | {:.3} | {:.3}–{:.3} | {:.0} | {:.0} | {:.0} % | {:.3} |",
         middle * 1e3,
+        expected * 1e3,
         low * 1e3,
         high * 1e3,
         bytes as f64 * 1e-6,
@@ -121,15 +126,27 @@ fn head_bytes(geometry: &Geometry) -> usize {
     geometry.vocab_size * geometry.hidden_size * ELEMENT
 }
 
-/// Bytes that a verification reads: all layers, the head, and the exit layer's matrices of keys and values.
-fn verify_bytes(geometry: &Geometry, context: usize) -> usize {
-    let layers = geometry.layers * (layer_bytes(geometry) + cache_bytes(geometry, context));
-    layers + head_bytes(geometry) + 2 * geometry.kv_size() * geometry.hidden_size * ELEMENT
+/// Bytes that a pass reads, of weights and of keys and values.
+#[derive(Clone, Copy)]
+struct Reads {
+    weights: usize,
+    cache: usize,
 }
 
-/// Bytes that a draft step reads: the first layers, the exit layer, and the head.
-fn draft_bytes(geometry: &Geometry, exit_after: usize, context: usize) -> usize {
-    (exit_after + 1) * (layer_bytes(geometry) + cache_bytes(geometry, context)) + head_bytes(geometry)
+impl Reads {
+    /// A verification: all layers, the head, and the exit layer's matrices of keys and values.
+    fn of_verification(geometry: &Geometry, context: usize) -> Self {
+        let exit = 2 * geometry.kv_size() * geometry.hidden_size * ELEMENT;
+        let weights = geometry.layers * layer_bytes(geometry) + head_bytes(geometry) + exit;
+        Self { weights, cache: geometry.layers * cache_bytes(geometry, context) }
+    }
+
+    /// A draft step: the first layers, the exit layer, and the head.
+    fn of_draft(geometry: &Geometry, exit_after: usize, context: usize) -> Self {
+        let layers = exit_after + 1;
+        let weights = layers * layer_bytes(geometry) + head_bytes(geometry);
+        Self { weights, cache: layers * cache_bytes(geometry, context) }
+    }
 }
 
 /// A text in the cache, and rounds at any place of it.
