@@ -28,7 +28,7 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
     if (position / CHUNK_TOKENS == chunk)
       append_row<T, HEAD_DIM>(args, tile.sequence, tile.row_begin + row, position, tile.kv_head);
   }
-  load_queries<T, HEAD_DIM>(shared, args, tile);
+  load_queries<T, HEAD_DIM>(shared.query, args, tile, warp, CHUNK_PAGES);
   __syncthreads();
   attend_chunk<T, HEAD_DIM>(shared, args, tile, chunk_start);
   __syncthreads();

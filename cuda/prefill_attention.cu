@@ -3,18 +3,145 @@
 // in     qkv [tokens, (heads + 2 kv_heads) head_dim] f32; cache that already has the rows' K and V
 //        (append.cu)
 // out    [tokens, stride] in the weights' format
-// grid   (row_tiles, kv_heads, batch), 128 threads: a block takes 16 queries over all their chunks
+// block  Up to head_dim 128 four tiles of 16 queries, a warp each, which share the pages of K and V: one is read while the next is on
+//        its way by an asynchronous copy. Of each chunk K comes twice: for the chunk's maxima, then, beside V, for its sums; scores
+//        are made again, which costs less than keeping them. Wider heads have one tile a block, of four warps.
+// grid   (row_tiles / 4, kv_heads, batch), of wider heads (row_tiles, kv_heads, batch); 128 threads
 // order  common/attention.cuh
-// bytes  K and V of all positions seen, once per query tile (mostly from L2)
+// bytes  K twice and V once of all positions seen, once per 64 queries (mostly from L2); K and V per 16 queries of wider heads
 #include "common/attention.cuh"
 
-template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_prefill(const AttentionArgs& args) {
+constexpr int TILES = ATTENTION_THREADS / WARP, STAGES = 2;
+
+template <class T, int HEAD_DIM> struct PrefillShared {
+  QueryRows<T, HEAD_DIM> query[TILES];
+  T page[STAGES][PAGE_TOKENS][ROW_PITCH<HEAD_DIM>];
+  // Sums over the chunks joined so far, each thread's own: with those of a chunk they would not fit in registers.
+  float out[HEAD_DIM / 8][4][ATTENTION_THREADS];
+};
+
+// The pages of K and V that a block reads, one after another: of each chunk four of K, then K and V of each again.
+struct PageOrder {
+  static constexpr int OF_CHUNK = 3 * CHUNK_PAGES;
+  int chunk_start, end, step = 0;
+  __device__ __forceinline__ bool done() const { return chunk_start >= end; }
+  __device__ __forceinline__ bool is_value() const { return step >= CHUNK_PAGES && step % 2; }
+  __device__ __forceinline__ int start() const {
+    return chunk_start + (step < CHUNK_PAGES ? step : (step - CHUNK_PAGES) / 2) * PAGE_TOKENS;
+  }
+  __device__ __forceinline__ void advance() {
+    if (++step == OF_CHUNK) step = 0, chunk_start += CHUNK_TOKENS;
+  }
+};
+static_assert(CHUNK_PAGES % 2 == 0, "values are odd steps");
+
+template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_tiles(const AttentionArgs& args) {
+  DYNAMIC_SHARED(raw);
+  auto& shared = *reinterpret_cast<PrefillShared<T, HEAD_DIM>*>(raw);
+  constexpr int PITCH = ROW_PITCH<HEAD_DIM>, FRAGMENTS = HEAD_DIM / 8;
+  const int warp = threadIdx.x / WARP, group = threadIdx.x % WARP / 4;
+  await_previous_kernel();
+  const QueryTile tile(args, blockIdx.z, blockIdx.y, blockIdx.x * TILES + warp);
+  const QueryTile lowest(args, blockIdx.z, blockIdx.y, blockIdx.x * TILES);
+  if (lowest.queries() <= 0) return;
+  const int last_tile = (lowest.rows * lowest.group - 1) / QUERIES;
+  const QueryTile highest(args, blockIdx.z, blockIdx.y, min(lowest.tile + TILES - 1, last_tile));
+  const int first = lowest.first(args.window) / CHUNK_TOKENS * CHUNK_TOKENS, end = highest.end();
+  load_queries<T, HEAD_DIM>(shared.query[warp], args, tile, 0, 1);
+
+  PageOrder ahead{first, end};
+  const auto copy_next = [&](int slot) {
+    if (!ahead.done() && ahead.start() < end) {
+      const T* page = cache_row<T>(ahead.is_value() ? args.v_cache : args.k_cache, args.batch, tile.sequence, ahead.start(),
+                                   args.kv_heads, tile.kv_head, HEAD_DIM);
+      constexpr int UNITS = HEAD_DIM * int(sizeof(T)) / 16;
+      for (int i = threadIdx.x; i < PAGE_TOKENS * UNITS; i += ATTENTION_THREADS)
+        copy_async(&shared.page[slot][i / UNITS][i % UNITS * 8], page + i * 8, ahead.start() + i / UNITS < end);
+    }
+    if (!ahead.done()) ahead.advance();
+    commit_copies();  // empty groups too, so that the count of groups tells which one has landed
+  };
+  UNROLL for (int i = 0; i < STAGES - 1; i++) copy_next(i);
+  int slot = STAGES - 1;
+  // The next page, once it has landed; all are done with the one before it.
+  const auto next_page = [&]() -> const T* {
+    wait_copies<STAGES - 2>();
+    __syncthreads();
+    copy_next(slot);
+    slot = (slot + 1) % STAGES;
+    return shared.page[slot][0];
+  };
+
+  float max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, sum[2] = {};
+  UNROLL for (int f = 0; f < FRAGMENTS; f++)
+    UNROLL for (int i = 0; i < 4; i++) shared.out[f][i][threadIdx.x] = 0;
+  for (int chunk_start = first; chunk_start < end; chunk_start += CHUNK_TOKENS) {
+    // Calls `use(j, score)` for the tiles of a page; returns whether any of it is seen. All rows of a page are there.
+    const auto score_page = [&](int page, auto use) {
+      const T* keys = next_page();
+      const int page_start = chunk_start + page * PAGE_TOKENS;
+      const bool seen = tile.present(page_start, args.window) > 0;
+      UNROLL for (int j = 0; j < KEY_TILES; j++) {
+        float score[4];
+        const int present = seen ? PAGE_TOKENS : 0;
+        score_tile<T, HEAD_DIM>(score, shared.query[warp], args, tile, keys, PITCH, page_start, present, j);
+        use(j, score);
+      }
+      return seen;
+    };
+    float chunk_max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY};
+    _Pragma("unroll 1") for (int page = 0; page < CHUNK_PAGES; page++)
+      score_page(page, [&](int, const float (&score)[4]) {
+        UNROLL for (int i = 0; i < 4; i++) chunk_max[i / 2] = fmaxf(chunk_max[i / 2], score[i]);
+      });
+    fold_max(chunk_max);
+    float chunk_sum[2] = {}, chunk_out[FRAGMENTS][4];
+    _Pragma("unroll 1") for (int page = 0; page < CHUNK_PAGES; page++) {
+      PageWeights<T> weights;
+      const bool seen =
+          score_page(page, [&](int j, const float (&score)[4]) { weights.weigh(j, score, chunk_max); });
+      weights.finish();
+      UNROLL for (int half = 0; half < 2; half++) chunk_sum[half] += weights.sum[half];
+      const T* values = next_page();
+      for_dimensions<HEAD_DIM>([&](int fragment, auto words) {
+        float of_page[2 * words.value][4];
+        if (seen) sum_page<T, words.value>(of_page, weights, values, PITCH, PAGE_TOKENS, fragment * 8);
+        else sum_page<T, words.value>(of_page, weights, values, PITCH, 0, fragment * 8);
+        UNROLL for (int f = 0; f < 2 * words.value; f++)
+          UNROLL for (int i = 0; i < 4; i++) {
+            float& to = chunk_out[fragment + f][i];
+            to = page == 0 ? of_page[f][i] : to + of_page[f][i];
+          }
+      });
+    }
+    UNROLL for (int half = 0; half < 2; half++) {
+      if (chunk_max[half] == NEGATIVE_INFINITY) continue;
+      const JoinFactors factors(max[half], chunk_max[half]);
+      max[half] = factors.max;
+      sum[half] = sum[half] * factors.keep + chunk_sum[half] * factors.take;
+      UNROLL for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL for (int i = 2 * half; i < 2 * half + 2; i++) {
+          float& out = shared.out[f][i][threadIdx.x];
+          out = out * factors.keep + chunk_out[f][i] * factors.take;
+        }
+    }
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    const int query = group + i / 2 * 8;
+    if (query >= tile.queries()) continue;
+    T* row = tile.template out_row<T, HEAD_DIM>(args, query);
+    UNROLL for (int f = 0; f < FRAGMENTS; f++)
+      row[dimension_of<HEAD_DIM>(f, i)] = narrow<T>(shared.out[f][i][threadIdx.x] / sum[i / 2]);
+  }
+}
+
+template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_tile(const AttentionArgs& args) {
   using Shared = AttentionShared<T, HEAD_DIM>;
   SHARED(Shared, shared);
   await_previous_kernel();
   const QueryTile tile(args, blockIdx.z, blockIdx.y, blockIdx.x);
   if (tile.queries() <= 0) return;
-  load_queries<T, HEAD_DIM>(shared, args, tile);
+  load_queries<T, HEAD_DIM>(shared.query, args, tile, threadIdx.x / WARP, CHUNK_PAGES);
   JoinedChunks<HEAD_DIM> joined;
   const int query = joined.query();
   for (int start = tile.first(args.window) / CHUNK_TOKENS * CHUNK_TOKENS; start < tile.end(); start += CHUNK_TOKENS) {
@@ -24,6 +151,11 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_prefill(
     joined.join_row(shared.max[query], shared.sum[query], shared.out[query]);
   }
   joined.template store<T>(args, tile);
+}
+
+template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_prefill(const AttentionArgs& args) {
+  if constexpr (HEAD_DIM <= 128) attend_tiles<T, HEAD_DIM>(args);
+  else attend_tile<T, HEAD_DIM>(args);
 }
 
 FOR_HEAD_DIMS(prefill_attention, bf16, bf16, ATTENTION_THREADS, AttentionArgs, attend_prefill)

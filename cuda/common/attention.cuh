@@ -1,8 +1,9 @@
-// Attention of 16 queries over one chunk of 256 positions, and how chunks are joined.
+// Attention of 16 queries over pages of 64 positions and chunks of 256, and how chunks are joined.
 //
 // Queries are (row, head of the group) pairs of one kv head, so that grouped heads share the reading of
-// K and V. A block is four warps; warp w takes the chunk's w-th page. K and V go from global memory
-// straight into matrix fragments: no two warps share a byte, so shared memory would only add a stop.
+// K and V. Where a block has one tile of queries (attend_chunk) it is four warps, and warp w takes the chunk's w-th page: K
+// and V go from global memory straight into matrix fragments, since no two warps share a byte and shared memory would
+// only add a stop. Where it has several (prefill_attention.cu) a warp takes all pages for a tile, and pages are shared.
 // Both choose an order of dimensions that makes the loads 16 bytes wide (or what head_dim leaves).
 //
 // order  Scores are exact per (query, position). A chunk's maximum is over its 256 positions; its sums
@@ -16,11 +17,15 @@
 
 constexpr int QUERIES = 16, CHUNK_PAGES = 4, CHUNK_TOKENS = CHUNK_PAGES * PAGE_TOKENS;
 constexpr int ATTENTION_THREADS = CHUNK_PAGES * WARP;
+constexpr int KEY_TILES = PAGE_TOKENS / 8;
+
+// Rows in shared memory are 16 bytes longer: fragment loads meet no bank conflict.
+template <int HEAD_DIM> constexpr int ROW_PITCH = HEAD_DIM + 8;
+template <class T, int HEAD_DIM> using QueryRows = T[QUERIES][ROW_PITCH<HEAD_DIM>];
 
 // The queries of a block, and one chunk's result.
 template <class T, int HEAD_DIM> struct AttentionShared {
-  static constexpr int PITCH = HEAD_DIM + 8;  // 16 bytes more per row: fragment loads meet no bank conflict
-  alignas(16) T query[QUERIES][PITCH];
+  alignas(16) QueryRows<T, HEAD_DIM> query;
   float page_max[CHUNK_PAGES][QUERIES], page_sum[CHUNK_PAGES][QUERIES];
   float max[QUERIES], sum[QUERIES];
   float out[QUERIES][HEAD_DIM + 4];
@@ -41,17 +46,25 @@ struct QueryTile {
   __device__ __forceinline__ int row(int query) const { return (tile * QUERIES + query) / group; }
   __device__ __forceinline__ int head(int query) const { return kv_head * group + (tile * QUERIES + query) % group; }
   __device__ __forceinline__ int position(int query) const { return start + row(query); }
+  template <class T, int HEAD_DIM> __device__ __forceinline__ T* out_row(const AttentionArgs& args, int query) const {
+    return static_cast<T*>(args.out) + size_t(row_begin + row(query)) * args.stride + head(query) * HEAD_DIM;
+  }
   // Positions seen by any of the tile's queries: [first, end).
   __device__ __forceinline__ int end() const { return position(queries() - 1) + 1; }
   __device__ __forceinline__ int first(int window) const { return window ? max(0, position(0) - window + 1) : 0; }
+  // Positions of a page that its queries may see, from the page's first one on; none where they see none.
+  __device__ __forceinline__ int present(int page_start, int window) const {
+    return queries() > 0 && page_start < end() && page_start + PAGE_TOKENS > first(window) ? min(PAGE_TOKENS, end() - page_start) : 0;
+  }
 };
 
+// The calling warp loads every `step`th query of a tile, from `first` on.
 template <class T, int HEAD_DIM>
-__device__ __forceinline__ void load_queries(AttentionShared<T, HEAD_DIM>& shared, const AttentionArgs& args,
-                                             const QueryTile& tile) {
+__device__ __forceinline__ void load_queries(QueryRows<T, HEAD_DIM>& queries, const AttentionArgs& args,
+                                             const QueryTile& tile, int first, int step) {
   const int width = (args.heads + 2 * args.kv_heads) * HEAD_DIM;
-  for (int query = threadIdx.x / WARP; query < QUERIES; query += CHUNK_PAGES) {
-    T* target = shared.query[query];
+  for (int query = first; query < QUERIES; query += step) {
+    T* target = queries[query];
     if (query < tile.queries()) {
       const float* q = args.qkv + size_t(tile.row_begin + tile.row(query)) * width + tile.head(query) * HEAD_DIM;
       rotate_head<T, HEAD_DIM>(target, q, args.q_norm, args.epsilon,
@@ -62,6 +75,9 @@ __device__ __forceinline__ void load_queries(AttentionShared<T, HEAD_DIM>& share
     }
   }
 }
+
+// A number that is known when compiling.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
 // 16, 8 or 4 bytes as words; zeros where `on` is false.
 template <int WORDS> struct alignas(4 * WORDS) Words { uint32_t at[WORDS]; };
@@ -77,13 +93,13 @@ template <int WORDS, class T> __device__ __forceinline__ Words<WORDS> load_words
 // Scores of the 16 queries with 8 keys: key `group` of `keys` is this lane's; on: it exists.
 // Dimensions: of 32, thread t of a group has 8t..8t+7 (two steps); of a last 16, 4t..4t+3.
 template <class T, int HEAD_DIM>
-__device__ __forceinline__ void score_keys(float (&score)[4], const AttentionShared<T, HEAD_DIM>& shared, const T* key,
+__device__ __forceinline__ void score_keys(float (&score)[4], const QueryRows<T, HEAD_DIM>& queries, const T* key,
                                            bool on) {
   const int group = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
   UNROLL for (int d = 0; d + 32 <= HEAD_DIM; d += 32) {
     const auto k = load_words<4>(key + d + 8 * t, on);
-    const auto low = load_words<4>(&shared.query[group][d + 8 * t], true);
-    const auto high = load_words<4>(&shared.query[group + 8][d + 8 * t], true);
+    const auto low = load_words<4>(&queries[group][d + 8 * t], true);
+    const auto high = load_words<4>(&queries[group + 8][d + 8 * t], true);
     UNROLL for (int step = 0; step < 2; step++) {
       const uint32_t a[4] = {low.at[2 * step], high.at[2 * step], low.at[2 * step + 1], high.at[2 * step + 1]};
       const uint32_t b[2] = {k.at[2 * step], k.at[2 * step + 1]};
@@ -94,8 +110,8 @@ __device__ __forceinline__ void score_keys(float (&score)[4], const AttentionSha
     constexpr int D = HEAD_DIM / 32 * 32;
     static_assert(HEAD_DIM % 32 == 16, "head_dim is a multiple of 16");
     const auto k = load_words<2>(key + D + 4 * t, on);
-    const auto low = load_words<2>(&shared.query[group][D + 4 * t], true);
-    const auto high = load_words<2>(&shared.query[group + 8][D + 4 * t], true);
+    const auto low = load_words<2>(&queries[group][D + 4 * t], true);
+    const auto high = load_words<2>(&queries[group + 8][D + 4 * t], true);
     const uint32_t a[4] = {low.at[0], high.at[0], low.at[1], high.at[1]};
     mma<T>(score, a, k.at);
   }
@@ -117,91 +133,139 @@ __device__ __forceinline__ void add_values(float (*out)[4], const uint32_t (&wei
   }
 }
 
+// Of a page of 64 keys, `pitch` elements apart, the first `present` of which exist: scores of queries `group` (elements 0, 1)
+// and `group + 8` (2, 3) with positions 8j + 2t and 8j + 2t + 1, times the scale, minus infinity where they are not seen.
+// A page that no query of the tile sees is not read.
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void score_tile(float (&score)[4], const QueryRows<T, HEAD_DIM>& queries,
+                                           const AttentionArgs& args, const QueryTile& tile, const T* keys, int pitch,
+                                           int page_start, int present, int j) {
+  const int lane = threadIdx.x % WARP, group = lane / 4, t = lane % 4;
+  UNROLL for (int i = 0; i < 4; i++) score[i] = 0;
+  if (present > 0)
+    score_keys<T, HEAD_DIM>(score, queries, keys + size_t(8 * j + group) * pitch, 8 * j + group < present);
+  UNROLL for (int i = 0; i < 4; i++) {
+    const int query = group + i / 2 * 8, at = page_start + 8 * j + 2 * t + i % 2, own = tile.position(query);
+    const bool in_window = args.window == 0 || at > own - args.window;
+    const bool seen = present > 0 && query < tile.queries() && at <= own && in_window;
+    score[i] = seen ? score[i] * args.scale : NEGATIVE_INFINITY;
+  }
+}
+
+// The largest of a query's values, which four lanes have.
+__device__ __forceinline__ void fold_max(float (&max)[2]) {
+  UNROLL for (int half = 0; half < 2; half++)
+    UNROLL for (int by = 1; by < 4; by <<= 1) max[half] = fmaxf(max[half], __shfl_xor_sync(ALL_LANES, max[half], by));
+}
+
+// The weights of a page's positions, for each 16 of them as a matrix fragment has them, and their sums by query. Tiles of
+// scores are given one after the other.
+template <class T> struct PageWeights {
+  uint32_t word[PAGE_TOKENS / 16][4];
+  float sum[2] = {};
+
+  __device__ __forceinline__ void weigh(int j, const float (&score)[4], const float (&max)[2]) {
+    float weight[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+      weight[i] = score[i] == NEGATIVE_INFINITY ? 0.0f : exp2f(score[i] - max[i / 2]);
+      sum[i / 2] += weight[i];
+    }
+    UNROLL for (int half = 0; half < 2; half++)
+      word[j / 2][j % 2 * 2 + half] = pack<T>(weight[2 * half], weight[2 * half + 1]);
+  }
+  // Of all tiles, and of the four lanes that have a query.
+  __device__ __forceinline__ void finish() {
+    UNROLL for (int half = 0; half < 2; half++)
+      UNROLL for (int by = 1; by < 4; by <<= 1) sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], by);
+  }
+};
+
+// out = weights of a page times its values, `pitch` elements apart; of 16 * WORDS dimensions from `from` on.
+template <class T, int WORDS>
+__device__ __forceinline__ void sum_page(float (*out)[4], const PageWeights<T>& weights, const T* values, int pitch,
+                                         int present, int from) {
+  const int t = threadIdx.x % 4;
+  UNROLL for (int i = 0; i < 2 * WORDS; i++)
+    UNROLL for (int j = 0; j < 4; j++) out[i][j] = 0;
+  if (present <= 0) return;
+  UNROLL for (int step = 0; step < PAGE_TOKENS / 16; step++) {
+    const T* value[4];
+    bool on[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+      const int at = step * 16 + i / 2 * 8 + 2 * t + i % 2;
+      value[i] = values + size_t(at) * pitch;
+      on[i] = at < present;
+    }
+    add_values<T, WORDS>(out, weights.word[step], value, on, from);
+  }
+}
+
+// The dimension of element `i` of fragment `fragment` of sums over pages, of which each 64 dimensions have eight and a last
+// TAIL of them fewer. Fragment f of a group of 64 (or the tail) holds every (2 words)th dimension from f on.
+template <int HEAD_DIM> __device__ __forceinline__ int dimension_of(int fragment, int i) {
+  constexpr int WIDE = HEAD_DIM / 64 * 64, TAIL_WORDS = (HEAD_DIM - WIDE) / 16;
+  const int first = fragment / 8 * 64, words = first < WIDE ? 4 : TAIL_WORDS, t = threadIdx.x % 4;
+  return first + 2 * words * (2 * t + i % 2) + fragment % 8;
+}
+
+// Calls `group(fragment, words)` for each 64 dimensions and the rest, with their first fragment; `words` is a constant.
+template <int HEAD_DIM, class Group> __device__ __forceinline__ void for_dimensions(Group group) {
+  constexpr int WIDE = HEAD_DIM / 64 * 64, TAIL_WORDS = (HEAD_DIM - WIDE) / 16;
+  static_assert(HEAD_DIM % 16 == 0, "head_dim is a multiple of 16");
+  UNROLL for (int d = 0; d < WIDE; d += 64) group(d / 8, Constant<4>());
+  if constexpr (TAIL_WORDS != 0) group(WIDE / 8, Constant<TAIL_WORDS>());
+}
+
 // The chunk that begins at position `chunk_start`: leaves max, sum and out (not divided by sum) in shared memory,
 // visible after the next barrier. `max` is minus infinity for a query that sees none of it.
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& shared, const AttentionArgs& args,
                                              const QueryTile& tile, int chunk_start) {
-  constexpr int KEY_TILES = PAGE_TOKENS / 8;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, t = lane % 4;
-  const int page_start = chunk_start + warp * PAGE_TOKENS, end = tile.end();
-  const bool page_seen = page_start < end && page_start + PAGE_TOKENS > tile.first(args.window);
+  const int page_start = chunk_start + warp * PAGE_TOKENS, end = tile.end(), present = tile.present(page_start, args.window);
   // A page that nobody sees may not exist: then nothing is read, at any address.
-  const int safe = page_seen ? page_start : (end - 1) / PAGE_TOKENS * PAGE_TOKENS;
+  const int safe = present > 0 ? page_start : (end - 1) / PAGE_TOKENS * PAGE_TOKENS;
   const auto page_of = [&](void* cache) {
     return cache_row<T>(cache, args.batch, tile.sequence, safe, args.kv_heads, tile.kv_head, HEAD_DIM);
   };
   const T *keys = page_of(args.k_cache), *values = page_of(args.v_cache);
-  const int present = page_seen ? min(PAGE_TOKENS, end - page_start) : 0;
   constexpr int LINE = 128 / int(sizeof(T));
   for (int i = lane * LINE; i < present * HEAD_DIM; i += WARP * LINE) prefetch_l2(values + i);
 
-  // Scores, then powers of two, of queries `group` (elements 0, 1) and `group + 8` (2, 3) with positions
-  // 8j + 2t and 8j + 2t + 1 of the page.
-  float weight[KEY_TILES][4] = {};
-  float max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY};
-  if (page_seen)
-    UNROLL for (int j = 0; j < KEY_TILES; j++)
-      score_keys<T, HEAD_DIM>(weight[j], shared, keys + size_t(8 * j + group) * HEAD_DIM, 8 * j + group < present);
-  UNROLL for (int j = 0; j < KEY_TILES; j++)
-    UNROLL for (int i = 0; i < 4; i++) {
-      const int query = group + i / 2 * 8, at = page_start + 8 * j + 2 * t + i % 2, own = tile.position(query);
-      const bool in_window = args.window == 0 || at > own - args.window;
-      const bool seen = page_seen && query < tile.queries() && at <= own && in_window;
-      weight[j][i] = seen ? weight[j][i] * args.scale : NEGATIVE_INFINITY;
-      max[i / 2] = fmaxf(max[i / 2], weight[j][i]);
-    }
-  UNROLL for (int half = 0; half < 2; half++) {
-    UNROLL for (int by = 1; by < 4; by <<= 1) max[half] = fmaxf(max[half], __shfl_xor_sync(ALL_LANES, max[half], by));
-    if (t == 0) shared.page_max[warp][group + half * 8] = max[half];
+  float score[KEY_TILES][4], max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY};
+  UNROLL for (int j = 0; j < KEY_TILES; j++) {
+    score_tile<T, HEAD_DIM>(score[j], shared.query, args, tile, keys, HEAD_DIM, page_start, present, j);
+    UNROLL for (int i = 0; i < 4; i++) max[i / 2] = fmaxf(max[i / 2], score[j][i]);
   }
+  fold_max(max);
+  UNROLL for (int half = 0; half < 2; half++)
+    if (t == 0) shared.page_max[warp][group + half * 8] = max[half];
   __syncthreads();
   UNROLL for (int half = 0; half < 2; half++) {
     UNROLL for (int page = 0; page < CHUNK_PAGES; page++)
       max[half] = fmaxf(max[half], shared.page_max[page][group + half * 8]);
     if (warp == 0 && t == 0) shared.max[group + half * 8] = max[half];
   }
-  float sum[2] = {};
-  UNROLL for (int j = 0; j < KEY_TILES; j++)
-    UNROLL for (int i = 0; i < 4; i++) {
-      const float w = weight[j][i];
-      weight[j][i] = w == NEGATIVE_INFINITY ? 0.0f : exp2f(w - max[i / 2]);
-      sum[i / 2] += weight[j][i];
-    }
-  UNROLL for (int half = 0; half < 2; half++) {
-    UNROLL for (int by = 1; by < 4; by <<= 1) sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], by);
-    if (t == 0) shared.page_sum[warp][group + half * 8] = sum[half];
-  }
+  PageWeights<T> weights;
+  UNROLL for (int j = 0; j < KEY_TILES; j++) weights.weigh(j, score[j], max);
+  weights.finish();
+  UNROLL for (int half = 0; half < 2; half++)
+    if (t == 0) shared.page_sum[warp][group + half * 8] = weights.sum[half];
 
   // Past 128 dimensions 64 at a time: more accumulators would not fit in registers.
-  constexpr int PART = HEAD_DIM <= 128 ? HEAD_DIM : 64, WIDE = PART / 64 * 64, TAIL_WORDS = (PART - WIDE) / 16;
-  static_assert(HEAD_DIM % PART == 0 && PART % 16 == 0, "head_dim is a multiple of 16, of 64 past 128");
+  constexpr int PART = HEAD_DIM <= 128 ? HEAD_DIM : 64;
+  static_assert(HEAD_DIM % PART == 0, "head_dim is a multiple of 64 past 128");
   _Pragma("unroll 1") for (int from = 0; from < HEAD_DIM; from += PART) {
-    float out[PART / 8][4] = {};
-    if (page_seen)
-      UNROLL for (int step = 0; step < PAGE_TOKENS / 16; step++) {
-        const auto& even = weight[2 * step];
-        const auto& odd = weight[2 * step + 1];
-        const uint32_t w[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]), pack<T>(odd[0], odd[1]),
-                               pack<T>(odd[2], odd[3])};
-        const T* value[4];
-        bool on[4];
-        UNROLL for (int i = 0; i < 4; i++) {
-          const int at = step * 16 + i / 2 * 8 + 2 * t + i % 2;
-          value[i] = values + size_t(at) * HEAD_DIM + from;
-          on[i] = at < present;
-        }
-        UNROLL for (int d = 0; d < WIDE; d += 64) add_values<T, 4>(&out[d / 8], w, value, on, d);
-        if constexpr (TAIL_WORDS != 0) add_values<T, TAIL_WORDS>(&out[WIDE / 8], w, value, on, WIDE);
-      }
-    // The four pages' sums, ascending. Fragment f of a group of 64 (or the tail) holds every (2 words)th
-    // dimension from f on.
+    float out[PART / 8][4];
+    for_dimensions<PART>([&](int fragment, auto words) {
+      sum_page<T, words.value>(&out[fragment], weights, values, HEAD_DIM, present, from + fragment * 8);
+    });
+    // The four pages' sums, ascending.
     UNROLL for (int page = 0; page < CHUNK_PAGES; page++) {
       if (page == warp)
         UNROLL for (int f = 0; f < PART / 8; f++)
           UNROLL for (int i = 0; i < 4; i++) {
-            const int first = f / 8 * 64, words = first < WIDE ? 4 : TAIL_WORDS;
-            float& to = shared.out[group + i / 2 * 8][from + first + 2 * words * (2 * t + i % 2) + f % 8];
+            float& to = shared.out[group + i / 2 * 8][from + dimension_of<PART>(f, i)];
             to = page == 0 ? out[f][i] : to + out[f][i];
           }
       __syncthreads();
@@ -213,6 +277,13 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
     shared.sum[threadIdx.x] = total;
   }
 }
+
+// What a query's sums so far, and those of its next chunk, are multiplied with when they are joined.
+struct JoinFactors {
+  float max, keep, take;
+  __device__ __forceinline__ JoinFactors(float before, float chunk)
+      : max(fmaxf(before, chunk)), keep(exp2f(before - max)), take(exp2f(chunk - max)) {}
+};
 
 // A query's attention over the chunks joined so far; each thread has every eighth dimension of one query.
 template <int HEAD_DIM> struct JoinedChunks {
@@ -226,8 +297,9 @@ template <int HEAD_DIM> struct JoinedChunks {
   // A chunk's maximum and sum, and of its output this thread's share.
   __device__ __forceinline__ void join(float chunk_max, float chunk_sum, const float (&chunk_out)[SHARE]) {
     if (chunk_max == NEGATIVE_INFINITY) return;
-    const float both = fmaxf(max, chunk_max), keep = exp2f(max - both), take = exp2f(chunk_max - both);
-    max = both;
+    const JoinFactors factors(max, chunk_max);
+    const float keep = factors.keep, take = factors.take;
+    max = factors.max;
     sum = sum * keep + chunk_sum * take;
     UNROLL for (int i = 0; i < SHARE; i++) out[i] = out[i] * keep + chunk_out[i] * take;
   }
@@ -239,8 +311,7 @@ template <int HEAD_DIM> struct JoinedChunks {
   }
   template <class T> __device__ __forceinline__ void store(const AttentionArgs& args, const QueryTile& tile) const {
     if (query() >= tile.queries()) return;
-    const size_t at = size_t(tile.row_begin + tile.row(query())) * args.stride + tile.head(query()) * HEAD_DIM;
-    T* row = static_cast<T*>(args.out) + at;
+    T* row = tile.template out_row<T, HEAD_DIM>(args, query());
     UNROLL for (int i = 0; i < SHARE; i++) row[dimension(i)] = narrow<T>(out[i] / sum);
   }
 };

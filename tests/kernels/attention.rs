@@ -283,6 +283,14 @@ fn grouped_heads_over_several_chunks() {
     Case::new(layer(FORMATS[0], 6, 2, 64), &[(250, 16), (0, 5), (511, 2), (700, 1)], 20).check_bits();
 }
 
+/// More tiles of queries than a block has, one with few, past several chunks.
+#[test]
+fn many_rows_of_a_prompt() {
+    Case::new(layer(FORMATS[0], 4, 2, 64), &[(200, 150), (0, 70), (300, 1)], 25).check_bits();
+    let layer = Layer { window: 90, ..layer(FORMATS[1], 3, 1, 80) };
+    Case::new(layer, &[(500, 100)], 26).check_bits();
+}
+
 #[test]
 fn sliding_window_and_norms() {
     let layer = Layer { window: 100, qk_norm: true, ..layer(FORMATS[1], 4, 4, 32) };

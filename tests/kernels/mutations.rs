@@ -23,6 +23,8 @@ const PROJECTION: Family = ("projection::residual", &["residual.cu"]);
 const GATE_UP: Family = ("projection::gate_up", &["gate_up.cu"]);
 const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
+const WIDE_HEADS: Family =
+    ("attention::every_head_dim_and_format", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["weigh.cu", "sample.cu"]);
 const SLICES: Family = ("sampling::filters_over_several_slices", &["weigh.cu", "sample.cu"]);
 const LISTED: Family =
@@ -50,11 +52,12 @@ const fn mutant(file: &'static str, from: &'static str, to: &'static str, check:
 
 const SKINNY: &str = "common/skinny.cuh";
 const GEMM: &str = "common/gemm.cuh";
+const PREFILL: &str = "prefill_attention.cu";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 62] = [
+const MUTANTS: [Mutant; 64] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -69,18 +72,20 @@ const MUTANTS: [Mutant; 62] = [
     mutant(CHUNK, "  __syncthreads();\n  UNROLL for (int half", "  UNROLL for (int half", Check::Races, ATTENTION),
     mutant(CHUNK, "          }\n      __syncthreads();\n", "          }\n", Check::Races, ATTENTION),
     mutant(
-        "prefill_attention.cu",
+        PREFILL,
         "    __syncthreads();  // the queries",
         "    // the queries",
         Check::Races,
-        ATTENTION,
+        WIDE_HEADS,
     ),
+    mutant(PREFILL, "    __syncthreads();\n    copy_next", "    copy_next", Check::Races, ATTENTION),
     mutant(SAMPLING, "= value;\n  __syncthreads();", "= value;", Check::Races, SAMPLE),
     mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SAMPLE),
     mutant("flash_attention.cu", "    __syncthreads();  // the keys", "    // the keys", Check::Races, FLASH),
     mutant("common/reduce.cuh", "    __syncthreads();\n  }\n  return", "  }\n  return", Check::Races, LOSS),
     // Copies that are used before they land.
     mutant(GEMM, "wait_copies<GEMM_STAGES - 2>", "wait_copies<GEMM_STAGES - 1>", Check::Orders, PROJECTION),
+    mutant(PREFILL, "wait_copies<STAGES - 2>", "wait_copies<STAGES - 1>", Check::Orders, ATTENTION),
     // Lanes that part ways.
     mutant(
         "gate_up.cu",

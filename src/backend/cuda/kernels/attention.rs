@@ -70,6 +70,9 @@ impl Attention {
     pub const CHUNK_TOKENS: u32 = 256;
     const TILE: usize = 16;
     const THREADS: u32 = 128;
+    /// Query tiles of a block of `cuda/prefill_attention.cu`, up to this width of a head.
+    const PREFILL_TILES: u32 = 4;
+    const WIDEST_SHARED_HEAD: usize = 128;
 
     /// Query tiles of a sequence with `rows` rows.
     pub fn row_tiles(rows: usize, heads: usize, kv_heads: usize) -> usize {
@@ -113,12 +116,19 @@ pub unsafe fn attend(
     arguments: &Attention,
 ) -> Result<(), BackendError> {
     let (kv_heads, tiles) = (arguments.kv_heads as u32, arguments.row_tiles as u32);
+    let mut shared_bytes = 0;
     let (name, grid) = match form {
         AttentionForm::Split { chunks } => ("attention", [chunks as u32, kv_heads * tiles, batch as u32]),
+        AttentionForm::Prefill if head_dim <= Attention::WIDEST_SHARED_HEAD => {
+            // The tiles' queries and two pages, in rows of 16 bytes more; and the tiles' sums.
+            let (queries, width) = (Attention::PREFILL_TILES * Attention::TILE as u32, head_dim as u32);
+            shared_bytes = (queries + 2 * 64) * (width + 8) * 2 + queries * width * 4;
+            ("prefill_attention", [tiles.div_ceil(Attention::PREFILL_TILES), kv_heads, batch as u32])
+        }
         AttentionForm::Prefill => ("prefill_attention", [tiles, kv_heads, batch as u32]),
         AttentionForm::Append { rows } => ("append", [rows.div_ceil(4) as u32, kv_heads, batch as u32]),
     };
     let kernel = format!("{name}_{}_{head_dim}", format.suffix());
     // SAFETY: the caller's promise.
-    unsafe { launch(on, &kernel, Shape { grid, threads: Attention::THREADS, shared_bytes: 0 }, arguments) }
+    unsafe { launch(on, &kernel, Shape { grid, threads: Attention::THREADS, shared_bytes }, arguments) }
 }
