@@ -257,7 +257,7 @@ fn speculation<D: Measurable>(
         yardstick: "a copy inside its memory",
     };
     for &wanted in &args.acceptance {
-        let constructed = construction.find(wanted)?;
+        let constructed = construction.find(wanted, None)?;
         let measured = measure(&measurement, &construction, constructed, &mut || Ok(probe.rate()?))?;
         println!("{}", table::markdown(&measurement, &measured));
     }

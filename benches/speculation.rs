@@ -42,6 +42,7 @@ use eesd::model::{Dtype, Encoder, ExitWeights, Format, Geometry, ModelWeights};
 use eesd::sample::SamplingParams;
 use measure::{MAX_DRAFT, Measurement, measure};
 use recurrence::{Switch, Switched, embedding_alone};
+use std::cmp::Ordering;
 use std::error::Error;
 use std::num::NonZeroUsize;
 use synthetic::geometry::llama;
@@ -51,6 +52,9 @@ use synthetic::{RandomModel, geometry_330m};
 const PROMPT: usize = 16;
 /// Bytes that the sum over memory reads: many times any cache.
 const PROBE_BYTES: usize = 512 << 20;
+/// What layers before the exit write, over what those after it do: so little that recurrent drafts are accepted about as often
+/// as a round's first.
+const BEFORE_EXIT: f32 = 0.25;
 /// Drafts of a round that acceptance is measured of where a recurrent block makes the later ones.
 const RECURRENT_DRAFTS: usize = 3;
 
@@ -69,6 +73,9 @@ struct Args {
     /// Acceptance to construct: the share of positions where draft and model agree.
     #[arg(long, value_delimiter = ',', default_value = "0.6,0.8,0.9")]
     acceptance: Vec<f64>,
+    /// The ε that is tried first for each of these: what an earlier run found.
+    #[arg(long, value_delimiter = ',')]
+    scales: Vec<f32>,
     /// Exit layer N.
     #[arg(long, default_value = "3")]
     exit_layer: NonZeroUsize,
@@ -169,9 +176,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// Calls `of` with the model whose layers, but for that which the exit block is a copy of, write `scale` times as much.
+    /// Calls `of` with the model whose layers, but for that which the exit block is a copy of, write `scale` times as much,
+    /// and those before it, which a recurrent block knows nothing of, less than that.
     fn with<T>(&self, scale: f32, of: impl FnOnce(&ModelWeights<'_>, &ExitWeights<'_>) -> T) -> T {
-        let outputs = |layer| if layer == self.exit_layer { 1.0 } else { scale };
+        let outputs = |layer: usize| match layer.cmp(&self.exit_layer) {
+            Ordering::Less => BEFORE_EXIT * scale,
+            Ordering::Equal => 1.0,
+            Ordering::Greater => scale,
+        };
         let model = RandomModel::new(self.geometry.clone(), self.format, outputs);
         let (weights, hidden) = (model.weights(), self.geometry.hidden_size);
         let recurrent = self.recurrent.then(|| embedding_alone(self.format, hidden));
@@ -243,8 +255,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         repetitions: args.repetitions.get(),
         yardstick: "a sum over memory",
     };
-    for &wanted in &args.acceptance {
-        let constructed = construction.find(wanted)?;
+    for (i, &wanted) in args.acceptance.iter().enumerate() {
+        let constructed = construction.find(wanted, args.scales.get(i).copied())?;
         let measured = measure(&measurement, &construction, constructed, &mut || Ok(probe.read()))?;
         println!("{}", table::markdown(&measurement, &measured));
     }

@@ -106,7 +106,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             sampling: SamplingParams::default(),
             measured: Vec::new(),
         };
-        let constructed = construction.find(args.acceptance)?;
+        let constructed = construction.find(args.acceptance, None)?;
         let acceptance = constructed.acceptance[0];
         let name = format!("330 M random weights, exit layer {EXIT_LAYER}, acceptance {acceptance:.2} by construction");
         measure(&args, &name, constructed.backend, &prompts)?;

@@ -2,8 +2,9 @@
 //!
 //! The exit block is a copy of model layer N with the model's own norm and head: it does what the first of the layers
 //! after the exit does. The others write only ε times as much to the residual stream as they would, so that the block
-//! misses little of what they do together: nothing at ε = 0, ever more as ε grows. (On a GPU those before the exit, which
-//! draft and model share, write as they would, and layer N as those after it.)
+//! misses little of what they do together: nothing at ε = 0, ever more as ε grows. Those before the exit, which draft and
+//! model share, make no difference, unless the block is a recurrent one: then they write less still. (On a GPU they write
+//! as they would, and layer N as those after it.)
 
 use eesd::TokenId;
 use eesd::backend::{Backend, Chunk, Sequence};
@@ -12,7 +13,7 @@ use eesd::kv::{BlockTable, PagePool};
 use eesd::sample::{Sampler, SamplingParams};
 use std::error::Error;
 
-/// The acceptance found may differ this much from what is asked for.
+/// The acceptance found may differ this much from what is asked for, or half its standard error where that is more.
 const TOLERANCE: f64 = 0.02;
 /// Scales that are tried for one acceptance.
 const TRIES: usize = 6;
@@ -53,20 +54,23 @@ pub struct Constructed {
 }
 
 impl Construction {
-    /// The model whose measured acceptance, of first drafts, is nearest to `wanted`.
+    /// The model whose measured acceptance, of first drafts, is nearest to `wanted`, of some that are tried: that of scale
+    /// `first` to begin with, where one is given.
     ///
     /// # Errors
     /// If a model cannot be built or a pass fails.
-    pub fn find(&mut self, wanted: f64) -> Result<Constructed, Box<dyn Error>> {
+    pub fn find(&mut self, wanted: f64, first: Option<f32>) -> Result<Constructed, Box<dyn Error>> {
+        let tests = (self.tokens * self.prompts.len()) as f64;
+        let tolerance = TOLERANCE.max((wanted * (1.0 - wanted) / tests).sqrt() / 2.0);
         let distance = |(_, acceptance): &(f32, Vec<f64>)| (acceptance[0] - wanted).abs();
         let mut last: Option<(f32, Box<dyn Backend>)> = None;
-        for _ in 0..TRIES {
-            if self.measured.iter().any(|known| distance(known) <= TOLERANCE) {
+        for attempt in 0..TRIES {
+            if self.measured.iter().any(|known| distance(known) <= tolerance) {
                 break;
             }
             // There may be no room for two of them.
             drop(last.take());
-            let scale = self.next_scale(wanted);
+            let scale = first.filter(|_| attempt == 0).unwrap_or_else(|| self.next_scale(wanted));
             let mut backend = (self.build)(scale)?;
             let acceptance = self.acceptance(&mut *backend)?;
             eprintln!("ε = {scale:.4}: acceptance {acceptance:.3?}");

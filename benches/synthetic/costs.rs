@@ -1,4 +1,4 @@
-//! What a round should cost, from rounds timed apart from those that are predicted.
+//! What a round should cost, from plain rounds and rounds that are timed apart from those that are predicted.
 
 use eesd::control::Way;
 use eesd::model::cost::DraftCosts;
@@ -43,7 +43,7 @@ pub struct Costs {
 
 impl Costs {
     /// The costs of these rounds, whose drafts after the first one were made so.
-    pub fn of(rounds: &[Round], later: Way) -> Self {
+    pub fn of(rounds: &[&Round], later: Way) -> Self {
         let steps = |range: fn(&[f64]) -> &[f64]| -> Vec<f64> {
             rounds.iter().flat_map(|round| range(&round.draft_seconds).iter().copied()).collect()
         };

@@ -1,7 +1,7 @@
 //! What was measured with one construction, as Markdown.
 
 use crate::contender::Contender;
-use crate::costs::{Costs, median};
+use crate::costs::{Costs, Round, median};
 use crate::measure::{LADDER, MAX_DRAFT, Measured, Measurement, Side};
 use eesd::control::Way;
 
@@ -33,7 +33,8 @@ fn introduction(measurement: &Measurement, measured: &Measured) -> String {
 }
 
 fn table(measurement: &Measurement, measured: &Measured, side: &Side) -> String {
-    let costs = Costs::of(&side.ladder.rounds, side.way);
+    let timed: Vec<&Round> = measured.off.rounds.iter().chain(&side.ladder.rounds).collect();
+    let costs = Costs::of(&timed, side.way);
     // What is drafted through the first layers is accepted as first drafts are.
     let acceptance = match side.way {
         Way::FirstLayers => &measured.acceptance[..1],
