@@ -21,8 +21,8 @@ impl Numbers {
     pub fn random(format: Format, count: usize, deviation: f32, seed: u64) -> Self {
         let width = deviation * 12f32.sqrt();
         Self::by_pieces(format, count.div_ceil(PIECE), PIECE, |piece, numbers| {
-            // A linear congruential generator (Knuth's MMIX), whose upper bits are random enough here. Its streams from
-            // different seeds differ by a generator's stream.
+            // A linear congruential generator (Knuth's MMIX), whose upper bits are random enough here; each piece begins
+            // elsewhere in its one sequence.
             let mut state = (seed << 32 | piece as u64 | 1 << 63).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             for number in numbers {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
