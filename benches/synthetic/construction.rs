@@ -18,7 +18,7 @@ const TOLERANCE: f64 = 0.02;
 /// Scales that are tried for one acceptance.
 const TRIES: usize = 6;
 /// ε·√L of the first one: what L layers write adds up as noise does.
-const FIRST: f32 = 0.15;
+const FIRST: f32 = 0.2;
 
 /// Makes the model whose layers are scaled so, with its exit block.
 pub type Build = dyn Fn(f32) -> Result<Box<dyn Backend>, Box<dyn Error>>;
