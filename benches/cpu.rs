@@ -15,7 +15,7 @@ use eesd::load::Checkpoint;
 use eesd::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights};
 use eesd::sample::{Sampler, SamplingParams};
 use std::time::Instant;
-use synthetic::RandomModel;
+use synthetic::{RandomModel, geometry_330m};
 
 /// Rows of the passes that are timed.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 8, 16, 32];
@@ -38,7 +38,7 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     for dtype in [Dtype::F16, Dtype::BF16] {
         if is_wanted(&dtype.to_string()) {
-            let model = RandomModel::new(dtype, |_| 1.0);
+            let model = RandomModel::new(geometry_330m(), dtype.into(), |_| 1.0);
             measure(&format!("random model, {dtype}"), &model.geometry, &model.weights(), threads, 7, 1);
         }
     }

@@ -26,6 +26,8 @@ mod costs;
 mod device;
 #[path = "gpu/expected.rs"]
 mod expected;
+#[path = "synthetic/geometry.rs"]
+mod geometry;
 #[path = "gpu/kernels.rs"]
 mod kernels;
 #[path = "synthetic/measure.rs"]
@@ -48,7 +50,7 @@ use eesd::TokenId;
 use eesd::backend::BackendError;
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::{BUILT_WITH, CudaBackend, CudaOptions};
-use eesd::control::ControllerSpec;
+use eesd::control::{ControllerSpec, Way};
 use eesd::sample::SamplingParams;
 use measure::{MAX_DRAFT, Measurement, measure};
 use sizes::Size;
@@ -238,19 +240,30 @@ fn speculation<D: Measurable>(
         ..CudaOptions::default()
     };
     let model = format!("{}'s geometry ({} layers of {})", size.name, geometry.layers, geometry.hidden_size);
-    let (open, exit_after) = (open.clone(), size.exit_after);
-    let build = move |scale| Ok(CudaBackend::synthetic(open(true)?, &geometry, exit_after, scale, &options)?);
-    let mut construction = Construction::new(exit_after, Box::new(build), prompts, tokens, SamplingParams::default());
+    let (open, exit_layer, layers) = (open.clone(), size.exit_after, geometry.layers);
+    let mut construction = Construction {
+        exit_layer,
+        layers,
+        build: Box::new(move |scale| Ok(CudaBackend::synthetic(open(true)?, &geometry, exit_layer, scale, &options)?)),
+        drafts: 1,
+        prompts,
+        tokens,
+        sampling: SamplingParams::default(),
+        measured: Vec::new(),
+    };
     let measurement = Measurement {
         model,
+        step_bytes: size.step_bytes(),
+        ways: vec![(Way::FirstLayers, size.draft_costs())],
+        select: Box::new(|_| ()),
         controllers: args.controllers.clone(),
         repetitions: args.repetitions.get(),
         yardstick: "a copy inside its memory",
     };
     for &wanted in &args.acceptance {
-        let (scale, acceptance) = construction.find(wanted)?;
-        let measured = measure(&measurement, &construction, scale, acceptance, &mut || Ok(probe.rate()?))?;
-        println!("{}", table::markdown(&measured));
+        let constructed = construction.find(wanted, None)?;
+        let measured = measure(&measurement, &construction, constructed, &mut || Ok(probe.rate()?))?;
+        println!("{}", table::markdown(&measurement, &measured));
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ use eesd::sample::SamplingParams;
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::Instant;
-use synthetic::RandomModel;
+use synthetic::{RandomModel, geometry_330m};
 
 /// Most drafts of a round.
 const MAX_DRAFT: usize = 8;
@@ -85,19 +85,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         let prompt = |i: usize| (0..16 + i % 16).map(|j| ((i * 31 + j + 1) * 7919 % 32_000) as TokenId).collect();
         let prompts: Vec<Vec<TokenId>> = (0..32).map(prompt).collect();
         let (tokens, slots) = (16, options.slots.max(4));
+        let geometry = geometry_330m();
+        let layers = geometry.layers;
         let build = move |scale: f32| {
-            let model = RandomModel::new(Dtype::BF16, |layer| if layer < EXIT_LAYER { 1.0 } else { scale });
+            let outputs = |layer| if layer == EXIT_LAYER { 1.0 } else { scale };
+            let model = RandomModel::new(geometry.clone(), Dtype::BF16.into(), outputs);
             let weights = model.weights();
             let exit = ExitWeights::from_model(&weights, EXIT_LAYER, EXIT_LAYER);
             let options = CpuOptions { slots, ..options.clone() };
             let backend: Box<dyn Backend> = CpuBackend::new(&model.geometry, &weights, Some(&exit), &options)?;
             Ok(backend)
         };
-        let greedy = SamplingParams::default();
-        let mut construction = Construction::new(EXIT_LAYER, Box::new(build), prompts[..4].to_vec(), tokens, greedy);
-        let (scale, acceptance) = construction.find(args.acceptance)?;
+        let mut construction = Construction {
+            exit_layer: EXIT_LAYER,
+            layers,
+            build: Box::new(build),
+            drafts: 1,
+            prompts: prompts[..4].to_vec(),
+            tokens,
+            sampling: SamplingParams::default(),
+            measured: Vec::new(),
+        };
+        let constructed = construction.find(args.acceptance, None)?;
+        let acceptance = constructed.acceptance[0];
         let name = format!("330 M random weights, exit layer {EXIT_LAYER}, acceptance {acceptance:.2} by construction");
-        measure(&args, &name, construction.build(scale)?, &prompts)?;
+        measure(&args, &name, constructed.backend, &prompts)?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The models that are measured: real geometries, and a tiny one for the emulator.
 
-use eesd::model::{Geometry, Rope, RopeScaling};
+use crate::geometry::llama;
+use eesd::model::cost::DraftCosts;
+use eesd::model::{Dtype, Geometry};
 
 /// A model's geometry and what is measured with it.
 #[derive(Debug, Clone)]
@@ -49,6 +51,23 @@ impl Size {
         real("13b", llama(32_000, 5120, 13_824, 40, (40, 40, 128)), 5)
     }
 
+    /// Bytes of the matrices that a plain step reads: every layer and the head.
+    pub fn step_bytes(&self) -> u64 {
+        self.layers_bytes(self.geometry.layers)
+    }
+
+    /// What a draft through the first layers costs by the bytes it reads.
+    pub fn draft_costs(&self) -> DraftCosts {
+        (self.layers_bytes(self.exit_after + 1) as f64 / self.step_bytes() as f64).into()
+    }
+
+    /// Bytes of the matrices of so many layers and of the head.
+    fn layers_bytes(&self, layers: usize) -> u64 {
+        let geometry = &self.geometry;
+        let layer = 2 * (geometry.q_size() + geometry.kv_size()) + 3 * geometry.intermediate_size;
+        ((layers * layer + geometry.vocab_size) * geometry.hidden_size * Dtype::BF16.size()) as u64
+    }
+
     /// Small enough for the emulator.
     #[cfg(feature = "emulated-kernels")]
     pub fn tiny() -> Self {
@@ -87,30 +106,5 @@ fn real(name: &'static str, geometry: Geometry, exit_after: usize) -> Size {
         spread_bytes: 512 << 20,
         launches: 128,
         repetitions: 7,
-    }
-}
-
-fn llama(
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    layers: usize,
-    (heads, kv_heads, head_dim): (usize, usize, usize),
-) -> Geometry {
-    Geometry {
-        family: "llama".to_owned(),
-        vocab_size,
-        hidden_size,
-        intermediate_size,
-        layers,
-        heads,
-        kv_heads,
-        head_dim,
-        rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
-        windows: vec![None; layers],
-        max_positions: 32_768,
-        qk_norm: false,
-        tied_head: false,
     }
 }

@@ -1,97 +1,110 @@
 //! A random model and an exit block that agree as often as is asked for.
 //!
-//! The exit block is a copy of model layer N with the model's own norm and head. Layers from N on
-//! write only ε times as much as the others, so the block, which does what the first of them does,
-//! misses little of what they do together: nothing at ε = 0, ever more as ε grows.
+//! The exit block is a copy of model layer N with the model's own norm and head: it does what the first of the layers
+//! after the exit does. The others write only ε times as much to the residual stream as they would, so that the block
+//! misses little of what they do together: nothing at ε = 0, ever more as ε grows. Those before the exit, which draft and
+//! model share, make no difference, unless the block is a recurrent one: then they write less still. (On a GPU they write
+//! as they would, and layer N as those after it.)
 
 use eesd::TokenId;
 use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::control::Way;
 use eesd::kv::{BlockTable, PagePool};
-use eesd::model::{Dtype, Geometry};
 use eesd::sample::{Sampler, SamplingParams};
 use std::error::Error;
 
-/// The acceptance found may differ this much from what is asked for.
+/// The acceptance found may differ this much from what is asked for, or half its standard error where that is more.
 const TOLERANCE: f64 = 0.02;
 /// Scales that are tried for one acceptance.
 const TRIES: usize = 6;
-/// The first one.
-const FIRST_SCALE: f32 = 0.04;
+/// ε·√L of the first one: what L layers write adds up as noise does.
+const FIRST: f32 = 0.2;
 
-/// Makes the model whose layers from N on are scaled so, with its exit block.
+/// Makes the model whose layers are scaled so, with its exit block.
 pub type Build = dyn Fn(f32) -> Result<Box<dyn Backend>, Box<dyn Error>>;
 
 /// What is common to all constructions.
 pub struct Construction {
     /// N.
     pub exit_layer: usize,
-    /// Makes a model; it has a slot per text.
-    build: Box<Build>,
+    /// L.
+    pub layers: usize,
+    /// Makes a model; it has a slot per text, and room for the drafts of a round after it.
+    pub build: Box<Build>,
+    /// Drafts of a round that acceptance is measured of, made as a round of the engine makes them.
+    pub drafts: usize,
     /// Prompts of the texts that acceptance is measured on.
     pub prompts: Vec<Vec<TokenId>>,
     /// Tokens of each text.
     pub tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
-    /// Scales measured so far, ascending, and their acceptance.
-    measured: Vec<(f32, f64)>,
+    /// Scales measured so far, and their [acceptance](Constructed::acceptance); none at first.
+    pub measured: Vec<(f32, Vec<f64>)>,
+}
+
+/// A model as it was asked for.
+pub struct Constructed {
+    /// ε.
+    pub scale: f32,
+    /// Of a round's first, second, … draft: how often it is the model's own token where all before it are.
+    pub acceptance: Vec<f64>,
+    /// The model, with its exit block.
+    pub backend: Box<dyn Backend>,
 }
 
 impl Construction {
-    /// Texts of `tokens` tokens after `prompts`; nothing is measured yet.
-    pub fn new(
-        exit_layer: usize,
-        build: Box<Build>,
-        prompts: Vec<Vec<TokenId>>,
-        tokens: usize,
-        sampling: SamplingParams,
-    ) -> Self {
-        // At scale 0 draft and model are the same function.
-        Self { exit_layer, build, prompts, tokens, sampling, measured: vec![(0.0, 1.0)] }
-    }
-
-    /// The scale ε whose measured acceptance is nearest to `wanted`, and that acceptance.
+    /// The model whose measured acceptance, of first drafts, is nearest to `wanted`, of some that are tried: that of scale
+    /// `first` to begin with, where one is given.
     ///
     /// # Errors
     /// If a model cannot be built or a pass fails.
-    pub fn find(&mut self, wanted: f64) -> Result<(f32, f64), Box<dyn Error>> {
-        for _ in 0..TRIES {
-            if self.measured.iter().any(|(_, acceptance)| (acceptance - wanted).abs() <= TOLERANCE) {
+    pub fn find(&mut self, wanted: f64, first: Option<f32>) -> Result<Constructed, Box<dyn Error>> {
+        let tests = (self.tokens * self.prompts.len()) as f64;
+        let tolerance = TOLERANCE.max((wanted * (1.0 - wanted) / tests).sqrt() / 2.0);
+        let distance = |(_, acceptance): &(f32, Vec<f64>)| (acceptance[0] - wanted).abs();
+        let mut last: Option<(f32, Box<dyn Backend>)> = None;
+        for attempt in 0..TRIES {
+            if self.measured.iter().any(|known| distance(known) <= tolerance) {
                 break;
             }
-            let scale = self.next_scale(wanted);
-            let acceptance = self.acceptance(&mut *self.build(scale)?)?;
-            eprintln!("ε = {scale:.4}: acceptance {acceptance:.3}");
+            // There may be no room for two of them.
+            drop(last.take());
+            let scale = first.filter(|_| attempt == 0).unwrap_or_else(|| self.next_scale(wanted));
+            let mut backend = (self.build)(scale)?;
+            let acceptance = self.acceptance(&mut *backend)?;
+            eprintln!("ε = {scale:.4}: acceptance {acceptance:.3?}");
             self.measured.push((scale, acceptance));
             self.measured.sort_by(|a, b| a.0.total_cmp(&b.0));
+            last = Some((scale, backend));
         }
-        let distance = |(_, acceptance): &(f32, f64)| (acceptance - wanted).abs();
         let nearest = self.measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        nearest.copied().ok_or_else(|| "nothing was measured".into())
+        let (scale, acceptance) = nearest.ok_or("nothing was measured")?.clone();
+        let backend = match last {
+            Some((built, backend)) if built == scale => backend,
+            _ => {
+                drop(last);
+                (self.build)(scale)?
+            }
+        };
+        Ok(Constructed { scale, acceptance, backend })
     }
 
     /// On the line between the neighbours whose acceptance encloses `wanted`; beyond the last, twice it.
     fn next_scale(&self, wanted: f64) -> f32 {
-        let enclosing = self.measured.windows(2).find(|pair| pair[1].1 < wanted);
-        match (enclosing, self.measured.last()) {
-            (Some(&[(low, above), (high, below), ..]), _) => {
-                low + (high - low) * ((above - wanted) / (above - below)) as f32
+        // At scale 0 draft and model are the same function.
+        let (mut low, mut above) = (0.0, 1.0);
+        for &(scale, ref acceptance) in &self.measured {
+            if acceptance[0] < wanted {
+                return low + (scale - low) * ((above - wanted) / (above - acceptance[0])) as f32;
             }
-            (_, Some(&(last, _))) => (2.0 * last).max(FIRST_SCALE),
-            _ => FIRST_SCALE,
+            (low, above) = (scale, acceptance[0]);
         }
+        if low > 0.0 { 2.0 * low } else { FIRST / (self.layers as f32).sqrt() }
     }
 
-    /// The model at scale ε, with its exit block.
-    ///
-    /// # Errors
-    /// If the memory cannot be had.
-    pub fn build(&self, scale: f32) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-        (self.build)(scale)
-    }
-
-    /// The share of positions, along the model's own texts, whose drafted token is the model's.
-    fn acceptance(&self, backend: &mut dyn Backend) -> Result<f64, Box<dyn Error>> {
+    /// The shares of positions, along the model's own texts, whose drafted tokens are the model's.
+    fn acceptance(&self, backend: &mut dyn Backend) -> Result<Vec<f64>, Box<dyn Error>> {
         let sampler = Sampler::new(self.sampling.clone(), backend.geometry().vocab_size)?;
         let mut pool = PagePool::new(backend.limits().pages);
         let mut tables = Vec::new();
@@ -107,28 +120,41 @@ impl Construction {
             .map(|(text, table)| Chunk { pages: table.pages(), start: 0, tokens: &text[..text.len() - 1] })
             .collect();
         backend.prefill(&chunks)?;
-        let mut accepted = 0;
+        let mut tested = vec![(0, 0); self.drafts];
         for _ in 0..self.tokens {
-            let drafts = backend.draft(&self.sequences(&texts, &tables, &sampler, 0))?;
-            std::iter::zip(&mut texts, &drafts).for_each(|(text, draft)| text.push(draft.token));
-            let verdicts = backend.verify(&self.sequences(&texts, &tables, &sampler, 1))?;
-            // Only the drafted position is committed, so that the next one is drafted too.
-            for (text, verdict) in std::iter::zip(&mut texts, &verdicts).filter(|(_, verdict)| verdict.accepted == 0) {
-                text.pop();
-                text.push(verdict.next);
+            let mut recurrent = 0;
+            for drafted in 0..self.drafts {
+                let batch = self.sequences(&texts, &tables, &sampler, (drafted, recurrent));
+                let way = backend.way_of_next(drafted);
+                let drafts = backend.draft_by(way, &batch)?;
+                recurrent = if way == Way::Recurrent { recurrent + 1 } else { 0 };
+                std::iter::zip(&mut texts, &drafts).for_each(|(text, draft)| text.push(draft.token));
             }
-            accepted += verdicts.iter().filter(|verdict| verdict.accepted == 1).count();
+            let batch = self.sequences(&texts, &tables, &sampler, (self.drafts, recurrent));
+            let verdicts = backend.verify(&batch)?;
+            // Only the first drafted position is committed, so that the next one is drafted first too.
+            for (text, verdict) in std::iter::zip(&mut texts, &verdicts) {
+                text.truncate(text.len() - self.drafts + verdict.accepted.min(1));
+                if verdict.accepted == 0 {
+                    text.push(verdict.next);
+                }
+                for (draft, (tested, accepted)) in tested.iter_mut().enumerate() {
+                    *tested += usize::from(draft <= verdict.accepted);
+                    *accepted += usize::from(draft < verdict.accepted);
+                }
+            }
         }
-        Ok(accepted as f64 / (self.tokens * texts.len()) as f64)
+        Ok(tested.iter().map(|&(tested, accepted)| accepted as f64 / tested.max(1) as f64).collect())
     }
 
-    /// All texts side by side; the last `drafted` tokens of each are drafts.
+    /// All texts side by side; the last `drafted` tokens of each are drafts, and of these the last `recurrent` were made
+    /// recurrently.
     fn sequences<'a>(
         &self,
         texts: &'a [Vec<TokenId>],
         tables: &'a [BlockTable],
         sampler: &'a Sampler,
-        drafted: usize,
+        (drafted, recurrent): (usize, usize),
     ) -> Vec<Sequence<'a>> {
         let sequence = |(slot, tokens): (usize, &'a Vec<TokenId>)| Sequence {
             slot,
@@ -137,15 +163,9 @@ impl Construction {
             committed: tokens.len() - drafted,
             prompt: self.prompts[slot].len(),
             proposed: 0,
-            recurrent: 0,
+            recurrent,
             sampler,
         };
         texts.iter().enumerate().map(sequence).collect()
     }
-}
-
-/// Bytes of the matrices that a plain step reads: every layer and the head.
-pub fn step_bytes(geometry: &Geometry) -> usize {
-    let layer = 2 * (geometry.q_size() + geometry.kv_size()) + 3 * geometry.intermediate_size;
-    (geometry.layers * layer + geometry.vocab_size) * geometry.hidden_size * Dtype::BF16.size()
 }
