@@ -71,16 +71,10 @@ const MUTANTS: [Mutant; 64] = [
     mutant(GEMM, "  __syncthreads();  // the stages", "  // the stages", Check::Races, PROJECTION),
     mutant(CHUNK, "  __syncthreads();\n  UNROLL for (int half", "  UNROLL for (int half", Check::Races, ATTENTION),
     mutant(CHUNK, "          }\n      __syncthreads();\n", "          }\n", Check::Races, ATTENTION),
-    mutant(
-        PREFILL,
-        "    __syncthreads();  // the queries",
-        "    // the queries",
-        Check::Races,
-        WIDE_HEADS,
-    ),
+    mutant(PREFILL, "    __syncthreads();  // the queries", "    // the queries", Check::Races, WIDE_HEADS),
     mutant(PREFILL, "    __syncthreads();\n    copy_next", "    copy_next", Check::Races, ATTENTION),
     mutant(SAMPLING, "= value;\n  __syncthreads();", "= value;", Check::Races, SAMPLE),
-    mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SAMPLE),
+    mutant(SAMPLING, "    __syncthreads();\n    if (whole)", "    if (whole)", Check::Races, SLICES),
     mutant("flash_attention.cu", "    __syncthreads();  // the keys", "    // the keys", Check::Races, FLASH),
     mutant("common/reduce.cuh", "    __syncthreads();\n  }\n  return", "  }\n  return", Check::Races, LOSS),
     // Copies that are used before they land.
@@ -133,8 +127,7 @@ const MUTANTS: [Mutant; 64] = [
     ),
     mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
     mutant(ROW, "size_t(about.destination) * args.stride", "size_t(blockIdx.y) * args.stride", Check::Orders, SAMPLE),
-    // Columns taken for tokens.
-    mutant(ROW, "return weights[token_of(draft_ids, column)]", "return weights[column]", Check::Orders, LISTED),
+    // What filters keep, and where a draw falls.
     mutant("weigh.cu", "before += ranks[j] < ranks[i]", "before += ranks[j] <= ranks[i]", Check::Orders, SAMPLE),
     mutant(
         "weigh.cu",
@@ -152,12 +145,14 @@ const MUTANTS: [Mutant; 64] = [
     ),
     mutant(
         "sample.cu",
-        "slice++) goal -= parts[slice].total",
-        "slice++) goal -= parts[0].total",
+        "token_reaching(goal, slice * SLICE, end",
+        "token_reaching(goal, 0, end",
         Check::Orders,
         SLICES,
     ),
     mutant(SAMPLING, "+ (before + part < before)", "+ 0", Check::Orders, SAMPLE),
+    // Columns taken for tokens.
+    mutant(ROW, "return weights[token_of(draft_ids, column)]", "return weights[column]", Check::Orders, LISTED),
     mutant("sample.cu", "if (token / 4 != block) block", "if (false) block", Check::Orders, LISTED),
     mutant("sample.cu", "{token_of(args.draft_ids, chosen), conf", "{chosen, conf", Check::Orders, LISTED),
     mutant("adjust.cu", "token = token_of(args.draft_ids, column)", "token = column", Check::Orders, LISTED),
