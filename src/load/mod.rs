@@ -63,6 +63,7 @@ pub(crate) mod store;
 mod tensors;
 mod tokenizer;
 mod unhonoured;
+mod user_turn;
 mod weights;
 
 pub use bundled::BUNDLED_EXIT;
@@ -80,3 +81,4 @@ pub use promise::{Promise, most_promising};
 pub use prompt::{Prompt, PromptEncoder, PromptError};
 pub use prompts::{PromptFile, Prompts, PromptsError, REQUEST_KEYS, is_json_lines};
 pub use tokenizer::Tokenizer;
+pub use user_turn::UserTurn;

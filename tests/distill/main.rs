@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 mod interruptions;
+mod made_up;
 mod mistakes;
 mod recurrent;
 mod results;

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 /// What `distill --help` ends with.
 pub const FILES: &str = "\
-Data: the model continues every prompt, and the block learns to say what the model says there; or it learns on \
-texts as they are (--corpus), or on both. Prompts are JSON lines as `generate --input` reads them (FILE.jsonl), or a \
+Data: the model continues every prompt (--prompts, --make-up), and the block learns to say what the model says there; or it learns \
+on texts as they are (--corpus), or on all of them. Prompts are JSON lines as `generate --input` reads them (FILE.jsonl), or a \
 text with an empty line between two; a corpus is text, one document a file, or JSON lines with \"text\". Answers are \
-kept in OUTPUT/answers.jsonl: the same command goes on with them, and a longer run adds to them.
+kept in OUTPUT/answers.jsonl, made-up prompts in OUTPUT/prompts.made-up.jsonl: the same command goes on with them, and a longer run adds to them.
 
 Files: OUTPUT/exit-N.safetensors is the block, beside exit-N.metrics.jsonl (a line for each update) and \
 exit-N.training, from which the same command goes on after Ctrl-C, a kill or a crash as if nothing had happened; it is \
@@ -50,10 +50,14 @@ pub struct DistillArgs {
 
 /// What is learned from.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("asked").multiple(true))]
 pub struct DataArgs {
     /// Prompts that the model continues
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[arg(long, value_name = "FILE", group = "asked", help_heading = "Data")]
     pub prompts: Option<PathBuf>,
+    /// Let the model make up so many prompts itself, as a user of it might ask (needs a chat template)
+    #[arg(long, value_name = "COUNT", value_parser = values::count, group = "asked", allow_negative_numbers = true, help_heading = "Data")]
+    pub make_up: Option<usize>,
     /// Texts that are used as they are
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data")]
     pub corpus: Vec<PathBuf>,
@@ -63,23 +67,23 @@ pub struct DataArgs {
     #[arg(long, requires = "prompts", help_heading = "Data")]
     pub chat: bool,
     /// Answers to each prompt
-    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "1", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(long, value_name = "COUNT", value_parser = values::count, default_value = "1", requires = "asked", allow_negative_numbers = true, help_heading = "Data")]
     pub samples: usize,
     /// Most tokens of an answer
-    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "256", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = values::count, default_value = "256", requires = "asked", allow_negative_numbers = true, help_heading = "Data")]
     pub max_tokens: usize,
     /// Temperature of answers; 0 is greedy
     #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = values::not_negative, default_value = "1",
-        allow_negative_numbers = true, requires = "prompts", help_heading = "Data")]
+        allow_negative_numbers = true, requires = "asked", help_heading = "Data")]
     pub temp: f64,
     /// Keep the K most probable tokens in answers; 0 keeps all
-    #[arg(long, value_name = "K", value_parser = values::whole, default_value = "0", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(long, value_name = "K", value_parser = values::whole, default_value = "0", requires = "asked", allow_negative_numbers = true, help_heading = "Data")]
     pub top_k: usize,
     /// Keep the most probable tokens whose probabilities add up to P in answers; 1 keeps all
-    #[arg(long, value_name = "P", value_parser = values::positive_fraction, default_value = "1", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(long, value_name = "P", value_parser = values::positive_fraction, default_value = "1", requires = "asked", allow_negative_numbers = true, help_heading = "Data")]
     pub top_p: f64,
     /// Answers written side by side
-    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "8", requires = "prompts", allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(short, long, value_name = "N", value_parser = values::up_to_1024, default_value = "8", requires = "asked", allow_negative_numbers = true, help_heading = "Data")]
     pub batch_size: usize,
     /// Leave out documents of fewer tokens
     #[arg(long, value_name = "N", value_parser = values::whole, default_value = "2", allow_negative_numbers = true, help_heading = "Data")]
