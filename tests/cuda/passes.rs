@@ -66,7 +66,10 @@ fn what_is_read_is_what_the_model_says() {
         assert_eq!(bits(&read.logits), bits(logits), "{taps:?}");
         for found in [read.hidden, hidden] {
             assert_eq!(found.len(), taps.len());
-            assert!(found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(&expected.hidden)), "{taps:?}");
+            assert!(
+                found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(&expected.hidden)),
+                "{taps:?}"
+            );
         }
         assert_eq!(said.len(), rows.len());
         for (said, logits) in said.iter().zip(logits.chunks_exact(vocab)) {

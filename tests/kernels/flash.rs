@@ -235,12 +235,13 @@ fn every_width_of_heads() {
     }
 }
 
-/// Chains that start inside tiles, and longer ones than the window; text that none sees, and a segment without chains.
+/// Chains that start inside tiles, and longer ones than the window: with text that none sees, to the point that there is no tile
+/// of it to look at; and a segment without chains.
 #[test]
 fn chains_see_their_own_keys() {
     Case::chains(64, (4, 2), 0, &[41, 3, 36], &[7, 0, 33], 3).check();
     for (window, step) in [(20, 1), (2, 2), (3, 5), (1, 4)] {
-        Case::chains(64, (2, 1), window, &[40, 9, 5], &[3, 9, 0], step).check();
+        Case::chains(64, (2, 1), window, &[40, 9, 5, 32], &[3, 9, 0, 29], step).check();
     }
     for head_dim in [32, 256] {
         Case::chains(head_dim, (2, 2), 0, &[20, 5], &[0, 2], 2).check();

@@ -53,7 +53,7 @@ fn losses_and_their_gradients() {
     for (vocab, teacher_vocab, listed) in [(700, 700, false), (300, 700, false), (1, 40, false), (300, 700, true)] {
         let ids: Vec<u32> = (0..vocab as u32).map(|at| if listed && at >= 100 { 2 * at + 1 } else { at }).collect();
         // Several drafts for some positions, and none for one.
-        let (positions, drafted) = (4, [2u32, 0, 0, 3, 2]);
+        let (positions, drafted) = (4, vec![2u32, 0, 0, 3, 2]);
         let rows = drafted.len();
         let mut noise = Noise::new(13);
         let mut student = noise.floats(rows * vocab, 6.0);
@@ -69,7 +69,7 @@ fn losses_and_their_gradients() {
         }
         let tokens = [0, vocab - 1, vocab, vocab / 2].map(|token| token.min(teacher_vocab - 1) as u32);
         let column = |token: u32| ids.iter().position(|&id| id == token).map_or(u32::MAX, |column| column as u32);
-        let columns = tokens.map(column);
+        let columns = tokens.map(column).to_vec();
         let weights: Vec<f64> = (0..positions).map(|position| 0.5 + position as f64).collect();
         // What the kernel is told of the teacher: logits of these tokens alone, and two figures of all.
         let rows_of_all = || teacher.chunks_exact(teacher_vocab);

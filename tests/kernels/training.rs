@@ -223,7 +223,7 @@ fn rows_start_from_a_stream_and_a_bias() {
 #[test]
 fn rows_are_taken_and_added_back() {
     let (stored, width) = (9, 70);
-    let index = [4u32, 0, 8, 3, 5];
+    let index = vec![4u32, 0, 8, 3, 5];
     let mut noise = Noise::new(15);
     let (x, dy) = (noise.floats(stored * width, 1.0), noise.floats(index.len() * width, 1.0));
     let halves: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();

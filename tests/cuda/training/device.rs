@@ -60,16 +60,17 @@ fn too_little_memory_is_told_with_all_numbers_before_any_is_taken() {
 #[test]
 fn what_does_not_fit_is_refused_by_what_was_found() {
     let case = case();
-    let refused = |case: &Case, options: &CudaStudentOptions| {
-        case.made(&emulated(0), options.clone()).err().unwrap().to_string()
-    };
+    let refused =
+        |case: &Case, options: &CudaStudentOptions| case.made(&emulated(0), options.clone()).err().unwrap().to_string();
     let options = case.options(Operands::F32);
     let few = CudaStudentOptions { rows: WINDOW - 1, ..options };
     assert!(refused(&case, &few).contains("batches of 63 tokens"));
     let none = CudaStudentOptions { steps: 0, ..options };
     assert!(refused(&case, &none).contains("chains of 0 steps (expected at least 1)"));
     let plain = Case { steps: 1, ..case.clone() };
-    assert!(refused(&plain, &options).contains("chains of 3 steps (expected 1 for a block without a recurrent matrix)"));
+    assert!(
+        refused(&plain, &options).contains("chains of 3 steps (expected 1 for a block without a recurrent matrix)")
+    );
     let mut odd = case.clone();
     odd.geometry.head_dim = 48;
     assert!(refused(&odd, &options).contains("head_dim 48 (expected one of"));

@@ -1,11 +1,11 @@
 //! The whole block's gradients and losses against the processor's, for every kind of block and every term of the loss.
 
 use super::subject::{Case, ROWS, WINDOW, can_multiply, difference, step};
-use eesd::backend::training::{Student, Targets, TeacherBatch};
 use eesd::backend::training::adamw::AdamStep;
 use eesd::backend::training::cuda::Operands;
 use eesd::backend::training::loss::{LossOptions, LossSum, Losses};
 use eesd::backend::training::parameters::Head;
+use eesd::backend::training::{Student, Targets, TeacherBatch};
 use eesd::model::RopeScaling;
 
 /// Losses of a batch by step, the norm of its mean gradient, and that gradient: AdamW's mean where it forgets all before.

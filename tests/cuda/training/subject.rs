@@ -75,14 +75,7 @@ impl Case {
 
     pub fn options(&self, operands: Operands) -> CudaStudentOptions {
         let logits = CudaStudentOptions::LOGITS;
-        CudaStudentOptions {
-            window: WINDOW,
-            rows: ROWS,
-            steps: self.steps,
-            memory_fraction: 0.9,
-            operands,
-            logits,
-        }
+        CudaStudentOptions { window: WINDOW, rows: ROWS, steps: self.steps, memory_fraction: 0.9, operands, logits }
     }
 }
 

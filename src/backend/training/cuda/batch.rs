@@ -64,7 +64,8 @@ impl Told {
         let drafts = chains.drafts(batch, steps);
         let (mut rows, mut drafted, mut counted): (Vec<u32>, Vec<u32>, Vec<(usize, usize)>) = Default::default();
         let mut pieces = Vec::new();
-        for positions in (0..drafts.len()).step_by(work.piece).map(|first| first..drafts.len().min(first + work.piece)) {
+        for positions in (0..drafts.len()).step_by(work.piece).map(|first| first..drafts.len().min(first + work.piece))
+        {
             let before = counted.len();
             for position in positions.clone() {
                 // The chain that drafts it in its first step starts there, and the others before.

@@ -154,6 +154,8 @@ impl<D: Driver> Pass<'_, D> {
             add: add.into(),
         };
         // SAFETY: as promised to the pass.
-        unsafe { flash(self.on, pass, if keys { told.key_tiles } else { told.query_tiles }, geometry.head_dim, &arguments) }
+        unsafe {
+            flash(self.on, pass, if keys { told.key_tiles } else { told.query_tiles }, geometry.head_dim, &arguments)
+        }
     }
 }

@@ -36,8 +36,8 @@ use crate::backend::BackendError;
 use crate::backend::cuda::HEAD_DIMS;
 use crate::backend::cuda::arena::Arena;
 use crate::backend::cuda::driver::{Driver, Memory};
-use crate::backend::cuda::kernels::training::PositionLoss;
 use crate::backend::cuda::kernels::Address;
+use crate::backend::cuda::kernels::training::PositionLoss;
 use crate::backend::cuda::matmul::Number;
 use crate::backend::rope::RopeTable;
 use crate::model::{Geometry, ModelWeights};
@@ -266,7 +266,9 @@ impl<D: Driver> CudaStudent<D> {
         let found = [batch.tokens.len(), batch.hidden.len(), states.last.len()];
         let expected = [rows, rows * hidden_size, positions * hidden_size];
         if found != expected {
-            return refused(format!("a batch of {found:?} tokens, hidden numbers and last ones (expected {expected:?})"));
+            return refused(format!(
+                "a batch of {found:?} tokens, hidden numbers and last ones (expected {expected:?})"
+            ));
         }
         let found = [states.log_totals.len(), states.likeliest.len(), states.vocab];
         let expected = [positions, positions, vocab_size];
