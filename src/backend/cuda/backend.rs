@@ -120,7 +120,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     fn read(&mut self, chunk: &Chunk<'_>, taps: &[usize], logits: Range<usize>) -> Result<Reading, BackendError> {
         self.check_reading(chunk, taps)?;
         let (vocab, mut all) = (self.model.geometry.vocab_size, Vec::new());
-        let hidden = self.read_text(chunk, taps, logits, &mut |of, rows| {
+        let hidden = self.read_text(chunk, taps, logits, |of, rows| {
             all.extend(of.floats(of.model.work.logits, rows.start * vocab, rows.len() * vocab)?);
             Ok(())
         })?;
@@ -135,7 +135,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     ) -> Result<(Vec<Vec<f32>>, Vec<Said>), BackendError> {
         self.check_reading(chunk, taps)?;
         let mut said = Vec::new();
-        let hidden = self.read_text(chunk, taps, rows, &mut |of, rows| {
+        let hidden = self.read_text(chunk, taps, rows, |of, rows| {
             said.extend(of.said(rows)?);
             Ok(())
         })?;

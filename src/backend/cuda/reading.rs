@@ -6,7 +6,7 @@ use super::fast::{FastPrefill, LEAST_ROWS};
 use super::inbox::{Inbox, Kind, Shape};
 use super::kernels::HeadPartial;
 use super::pack::TILE_ROWS;
-use super::pass::Pass;
+use super::pass::{Done, Pass};
 use super::rounds::{first_rows, row_of_table};
 use super::workspace::chunks_of;
 use crate::backend::{BackendError, Chunk, Said};
@@ -46,7 +46,7 @@ impl<D: Driver> CudaBackend<D> {
         chunk: &Chunk<'_>,
         taps: &[usize],
         rows: Range<usize>,
-        with_logits: &mut dyn FnMut(&Self, Range<usize>) -> Result<(), BackendError>,
+        mut with_logits: impl FnMut(&Self, Range<usize>) -> Done,
     ) -> Result<Vec<Vec<f32>>, BackendError> {
         let Geometry { hidden_size, layers, .. } = self.model.geometry;
         self.forget_chunks(std::slice::from_ref(chunk));
