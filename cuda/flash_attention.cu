@@ -1,12 +1,12 @@
-// Causal grouped-query attention within segments, for training; keeps each row's log-sum-exp for the backward pass.
+// Grouped-query attention of a step of chains within segments, for training; keeps each row's log-sum-exp for the backward pass.
 //
-// in     q, k, v, tiles (common/flash.cuh)
+// in     q, k, v, own_k, own_v, tiles of queries (common/flash.cuh)
 // out    out, lse
 // grid   (tiles, heads), 128 threads: a block takes a tile of queries of one head over all tiles of keys that it sees
 // shared two tiles of rows, one of weights
 // order  a score: dimensions ascending. Tiles of keys ascending: a tile's maximum and sum per thread, then over the 16
-//        threads of a row; an output: keys of a tile ascending. Nothing depends on what other segments there are
-// bytes  K and V of all rows seen, once per tile of queries (mostly from L2); q once, out and lse once
+//        threads of a row; an output: keys of a tile ascending; then the chain's own keys ascending. Nothing depends on what other segments there are
+// bytes  K and V of all rows seen, once per tile of queries (mostly from L2); q once, own keys once per head, out and lse once
 #include "common/flash.cuh"
 
 template <int HEAD_DIM> __device__ __forceinline__ void flash_forward(const FlashArgs& args) {
@@ -16,7 +16,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_forward(const Flas
   const RowTile tile = args.tiles[blockIdx.x];
   const int head = blockIdx.y, kv_head = head / (args.heads / args.kv_heads);
   const int queries = min(F::TILE, tile.length - tile.first), end = tile.first + queries;
-  const size_t row = size_t(tile.segment) + tile.first;
+  const size_t row = size_t(tile.chains + tile.first);
   F::load(q, args.q + (row * args.heads + head) * HEAD_DIM, queries, args.heads);
 
   float most[F::ROWS], sum[F::ROWS], out[F::ROWS][F::DIMS] = {};
@@ -52,6 +52,24 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_forward(const Flas
     __syncthreads();
     F::template accumulate<false>(out, weights, kv);
   }
+  __syncthreads();  // the queries are there, even where no text was seen
+  for (int own = first_own(args); own < args.step; own++)
+    UNROLL for (int r = 0; r < F::ROWS; r++) {
+      const size_t chain = row + min(F::row() + r, queries - 1);
+      const size_t from = own_key(args, own, chain, kv_head, HEAD_DIM) + F::column();
+      float score = 0;
+      UNROLL for (int i = 0; i < F::DIMS; i++) {
+        const int d = i * FLASH_COLUMNS;
+        score = fmaf(q[(F::row() + r) * F::PITCH + F::column() + d], args.own_k[from + d], score);
+      }
+      score = row_sum(score) * (args.scale * FLASH_LOG2_E);
+      const float both = fmaxf(most[r], score), keep = most[r] == both ? 1.0f : exp2f(most[r] - both);
+      const float weight = exp2f(score - both);
+      most[r] = both;
+      sum[r] = sum[r] * keep + weight;
+      UNROLL for (int i = 0; i < F::DIMS; i++)
+        out[r][i] = fmaf(weight, args.own_v[from + i * FLASH_COLUMNS], out[r][i] * keep);
+    }
   UNROLL for (int r = 0; r < F::ROWS; r++) {
     if (F::row() + r >= queries) continue;
     if (F::column() == 0) args.lse[(row + F::row() + r) * args.heads + head] = most[r] + log2f(sum[r]);

@@ -218,6 +218,20 @@ pub trait Backend: Send {
         }
         Ok(reading)
     }
+
+    /// The same hidden states, and of the logits of `rows` only what [`Said`] keeps.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    fn read_said(
+        &mut self,
+        chunk: &Chunk<'_>,
+        taps: &[usize],
+        rows: Range<usize>,
+    ) -> Result<(Vec<Vec<f32>>, Vec<Said>), BackendError> {
+        let Reading { hidden, logits } = self.read(chunk, taps, rows)?;
+        Ok((hidden, training::said_of(&logits, self.geometry().vocab_size)))
+    }
 }
 
 /// [`Backend::draft_planned`] with a pass for each draft.
@@ -334,6 +348,15 @@ pub struct Reading {
     pub hidden: Vec<Vec<f32>>,
     /// `[rows asked for, vocab]`.
     pub logits: Vec<f32>,
+}
+
+/// What all logits of a row say together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Said {
+    /// The logarithm of the sum of their exponentials.
+    pub log_total: f32,
+    /// The likeliest token, the lowest of several.
+    pub likeliest: TokenId,
 }
 
 /// A pass that could not be run.

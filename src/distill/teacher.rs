@@ -4,13 +4,9 @@ use super::data::Segment;
 use super::error::DistillError;
 use super::plan::TrainPlan;
 use super::states::{KeepStates, LastStates, StateStore, round};
-use crate::TokenId;
-use crate::backend::training::loss::{LossOptions, Taught};
 use crate::backend::training::{Position, States, Targets, TeacherBatch};
-use crate::backend::{Backend, Chunk};
+use crate::backend::{Backend, Chunk, Said};
 use crate::kv::{BlockTable, PAGE_TOKENS, PagePool};
-use crate::model::DraftVocab;
-use rayon::prelude::*;
 
 /// A model that reads texts of at most a window.
 pub struct Teacher {
@@ -95,8 +91,8 @@ impl Teacher {
             }
             (layer, None) => {
                 let taps = [self.after, self.backend.geometry().layers];
-                let ([hidden, last], logits) = self.read(segment, taps, true)?;
-                (layer.unwrap_or(hidden), self.last_states(segment, &last, &logits))
+                let ([hidden, last], said) = self.read(segment, taps, true)?;
+                (layer.unwrap_or(hidden), last_states(segment, &last, &said))
             }
         };
         if let Some(store) = &mut self.store {
@@ -110,38 +106,23 @@ impl Teacher {
         Ok((hidden, last))
     }
 
-    /// Hidden states at each tap, rounded, up to the last position to train at, and logits at those positions if wanted.
+    /// Hidden states at each tap, rounded, up to the last position to train at, and what is said at those positions if wanted.
     fn read<const TAPS: usize>(
         &mut self,
         segment: &Segment,
         taps: [usize; TAPS],
-        logits: bool,
-    ) -> Result<([Vec<f32>; TAPS], Vec<f32>), DistillError> {
+        said: bool,
+    ) -> Result<([Vec<f32>; TAPS], Vec<Said>), DistillError> {
         let width = self.backend.geometry().hidden_size;
         let tokens = &segment.tokens[..segment.scored.end];
         let chunk = Chunk { pages: self.table.pages(), start: 0, tokens };
-        let wanted = if logits { segment.scored.clone() } else { 0..0 };
-        let read = self.backend.read(&chunk, &taps, wanted)?;
-        let mut hidden = read.hidden.into_iter().map(|mut hidden| {
+        let wanted = if said { segment.scored.clone() } else { 0..0 };
+        let (hidden, said) = self.backend.read_said(&chunk, &taps, wanted)?;
+        let mut hidden = hidden.into_iter().map(|mut hidden| {
             round(&mut hidden, width);
             hidden
         });
-        Ok((std::array::from_fn(|_| hidden.next().unwrap_or_default()), read.logits))
-    }
-
-    /// What is kept of the last layer.
-    fn last_states(&self, segment: &Segment, hidden: &[f32], logits: &[f32]) -> LastStates {
-        let (width, vocab) = (self.backend.geometry().hidden_size, self.backend.geometry().vocab_size);
-        let all = DraftVocab { size: vocab, ids: None };
-        let said: Vec<(f32, TokenId)> = logits
-            .par_chunks_exact(vocab)
-            .map_init(Taught::<f32>::default, |taught, logits| {
-                taught.whole(logits, all, &LossOptions::default());
-                (taught.log_total() as f32, taught.likeliest())
-            })
-            .collect();
-        let (log_totals, likeliest) = said.into_iter().unzip();
-        LastStates { hidden: hidden[segment.scored.start * width..].to_vec(), log_totals, likeliest }
+        Ok((std::array::from_fn(|_| hidden.next().unwrap_or_default()), said))
     }
 
     /// How often states were not kept because there was no room.
@@ -152,6 +133,16 @@ impl Teacher {
     /// The model.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
+    }
+}
+
+/// What is kept of the last layer.
+fn last_states(segment: &Segment, hidden: &[f32], said: &[Said]) -> LastStates {
+    let width = hidden.len() / segment.scored.end.max(1);
+    LastStates {
+        hidden: hidden[segment.scored.start * width..].to_vec(),
+        log_totals: said.iter().map(|said| said.log_total).collect(),
+        likeliest: said.iter().map(|said| said.likeliest).collect(),
     }
 }
 
@@ -173,6 +164,7 @@ fn add(batch: &mut TeacherBatch, segment: &Segment, rows: usize, hidden: Vec<f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TokenId;
     use crate::backend::cpu::{CpuBackend, CpuOptions};
     use crate::distill::data::{Batches, Document};
     use crate::load::Checkpoint;
@@ -198,6 +190,7 @@ mod tests {
         for (taps, rows) in [
             (&[3, layers][..], 40..WINDOW),
             (&[2], 0..0),
+            (&[2], 270..WINDOW),
             (&[0, 1, layers], 250..260),
             (&[], 3..4),
             (&[layers], 290..WINDOW),

@@ -47,6 +47,43 @@ fn bundled_model_is_close_to_the_processor() {
     check_against_processor(&Subject::bundled());
 }
 
+/// What a teacher reads of a text: hidden states of several layers and some rows' logits are those of the whole model, and what
+/// is kept of logits is what they say.
+#[test]
+fn what_is_read_is_what_the_model_says() {
+    let subject = Subject::fixture("llama");
+    let (layers, vocab) = (subject.geometry().layers, subject.geometry().vocab_size);
+    let ids = subject.text(1, 24);
+    let pages = table(0, 64);
+    let chunk = Chunk { pages: pages.pages(), start: 0, tokens: &ids };
+    let mut cuda = subject.cuda(Some(2), &options(1));
+    let expected = [2, layers].map(|tap| cuda.evaluate(&chunk, tap).unwrap());
+    let rows = 9..20;
+    let logits = &expected[0].logits[rows.start * vocab..rows.end * vocab];
+    for taps in [&[2, layers][..], &[2], &[]] {
+        let read = cuda.read(&chunk, taps, rows.clone()).unwrap();
+        let (hidden, said) = cuda.read_said(&chunk, taps, rows.clone()).unwrap();
+        assert_eq!(bits(&read.logits), bits(logits), "{taps:?}");
+        for found in [read.hidden, hidden] {
+            assert_eq!(found.len(), taps.len());
+            assert!(
+                found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(&expected.hidden)),
+                "{taps:?}"
+            );
+        }
+        assert_eq!(said.len(), rows.len());
+        for (said, logits) in said.iter().zip(logits.chunks_exact(vocab)) {
+            let total = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+            assert!((f64::from(said.log_total) - total).abs() < 1e-5, "{said:?}, {total}");
+            let likeliest = (0..vocab).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).unwrap();
+            assert_eq!(said.likeliest as usize, likeliest);
+        }
+    }
+    let only = cuda.read(&chunk, &[2], 0..0).unwrap();
+    assert!(only.logits.is_empty() && bits(&only.hidden[0]) == bits(&expected[0].hidden));
+    assert!(cuda.read_said(&chunk, &[layers + 1], 0..0).is_err());
+}
+
 fn leaked(bytes: &[u8]) -> &'static [u8] {
     let half = |b: &[u8]| f16::from_f32(bf16::from_le_bytes([b[0], b[1]]).to_f32()).to_le_bytes();
     bytes.chunks_exact(2).flat_map(half).collect::<Vec<u8>>().leak()

@@ -35,8 +35,6 @@ fn mistakes_get_an_exit_code_and_a_message() {
         (2, with(&["--draft-vocab", "5000"]), "1 to 4096"),
         (2, with(&["--draft-vocab", "0%"]), "99.5%"),
         (2, with(&["--recurrent", "1"]), "from 2 to 16"),
-        (2, with(&["--recurrent", "3", "--device", "cuda:0"]), "--recurrent: not trained on a GPU yet"),
-        (2, with(&["--input-matrix", "ridge", "--device", "cuda:0"]), "--input-matrix ridge: not trained on a GPU yet"),
         (2, with(&["--input-matrix", "unit"]), "ridge, none"),
         (1, with(&["--states", &latin1]), "latin1.txt: not a folder (expected one to keep hidden states in)"),
         (2, with(&["--patience", "0"]), "1 or more"),

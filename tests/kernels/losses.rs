@@ -1,9 +1,8 @@
 //! Losses of self-distillation and their gradients, against their definitions in float64: every term, heads of fewer
-//! tokens, the first ones or listed ones, ties, a token that cannot be drafted.
+//! tokens, the first ones or listed ones, ties, a token that cannot be drafted, several drafts for a position.
 
-use crate::support::{Noise, assert_close, bits, from, schedules, to};
+use crate::support::{NULL, Noise, assert_close, bits, from, schedules, to};
 use crate::training::wide;
-use eesd::backend::cuda::kernels::Address;
 use eesd::backend::cuda::kernels::training::{DistillLoss, PositionLoss};
 use eesd::backend::training::loss::LossOptions;
 
@@ -53,30 +52,39 @@ fn losses_and_their_gradients() {
         [(1.0, 1.0, 0.0, 0.0), (1.0, 2.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0), (0.6, 0.7, 0.4, 0.5)];
     for (vocab, teacher_vocab, listed) in [(700, 700, false), (300, 700, false), (1, 40, false), (300, 700, true)] {
         let ids: Vec<u32> = (0..vocab as u32).map(|at| if listed && at >= 100 { 2 * at + 1 } else { at }).collect();
-        let rows = 4;
+        // Several drafts for some positions, and none for one.
+        let (positions, drafted) = (4, vec![2u32, 0, 0, 3, 2]);
+        let rows = drafted.len();
         let mut noise = Noise::new(13);
         let mut student = noise.floats(rows * vocab, 6.0);
-        let mut teacher = noise.floats(rows * teacher_vocab, 6.0);
+        let mut teacher = noise.floats(positions * teacher_vocab, 6.0);
         // Ties of the likeliest token: the lower one counts; and one row where both agree on it.
-        for row in [0, 1] {
-            for at in [vocab / 3, vocab - 1] {
+        for at in [vocab / 3, vocab - 1] {
+            for row in [1, 4] {
                 student[row * vocab + at] = 9.0;
-                teacher[row * teacher_vocab + ids[at] as usize] = 9.0;
+            }
+            for position in [0, 2] {
+                teacher[position * teacher_vocab + ids[at] as usize] = 9.0;
             }
         }
-        let tokens: Vec<u32> =
-            (0..rows).map(|row| [0, vocab - 1, vocab, vocab / 2][row].min(teacher_vocab - 1) as u32).collect();
-        let columns: Vec<u32> = tokens
-            .iter()
-            .map(|token| ids.iter().position(|id| id == token).map_or(u32::MAX, |column| column as u32))
-            .collect();
-        let weights: Vec<f64> = (0..rows).map(|row| 0.5 + row as f64).collect();
+        let tokens = [0, vocab - 1, vocab, vocab / 2].map(|token| token.min(teacher_vocab - 1) as u32);
+        let column = |token: u32| ids.iter().position(|&id| id == token).map_or(u32::MAX, |column| column as u32);
+        let columns = tokens.map(column).to_vec();
+        let weights: Vec<f64> = (0..positions).map(|position| 0.5 + position as f64).collect();
+        // What the kernel is told of the teacher: logits of these tokens alone, and two figures of all.
+        let rows_of_all = || teacher.chunks_exact(teacher_vocab);
+        let of_drafted: Vec<f32> = rows_of_all().flat_map(|all| ids.iter().map(|&id| all[id as usize])).collect();
+        let total = |all: &[f32]| wide(all).iter().map(|t| t.exp()).sum::<f64>().ln() as f32;
+        let log_totals: Vec<f32> = rows_of_all().map(total).collect();
+        let likeliest: Vec<u32> = rows_of_all().map(|all| column(first_of_largest(&wide(all)) as u32)).collect();
+        let partial = vocab < teacher_vocab;
         for (soft, temperature, hard, variation) in terms {
             let options = LossOptions { soft, temperature, hard, variation };
             let expected: Vec<_> = (0..rows)
                 .map(|row| {
-                    let (s, t) = (&student[row * vocab..][..vocab], &teacher[row * teacher_vocab..][..teacher_vocab]);
-                    lose(&wide(s), &wide(t), &ids, tokens[row], &options)
+                    let position = drafted[row] as usize;
+                    let t = &teacher[position * teacher_vocab..][..teacher_vocab];
+                    lose(&wide(&student[row * vocab..][..vocab]), &wide(t), &ids, tokens[position], &options)
                 })
                 .collect();
             let mut first: Option<Vec<u32>> = None;
@@ -86,19 +94,21 @@ fn losses_and_their_gradients() {
                 let mut losses = vec![nothing; rows];
                 let arguments = DistillLoss {
                     student: to(&mut logits),
-                    teacher: from(&teacher),
-                    draft_ids: if listed { from(&ids) } else { Address(0) },
+                    teacher: from(&of_drafted),
+                    positions: from(&drafted),
+                    log_totals: if partial { from(&log_totals) } else { NULL },
+                    likeliest: if partial { from(&likeliest) } else { NULL },
                     columns: from(&columns),
                     weights: from(&weights),
                     losses: to(&mut losses),
-                    vocab: vocab as i32,
-                    teacher_vocab: teacher_vocab as i32,
                     soft,
                     temperature,
                     hard,
                     variation,
+                    vocab: vocab as i32,
                     gradient: 0,
                     rows: rows as u32,
+                    padding: 0,
                 };
                 // SAFETY: buffers of the sizes that cuda/distill_loss.cu states.
                 unsafe { arguments.launch(&on) }.unwrap();
@@ -111,7 +121,7 @@ fn losses_and_their_gradients() {
                     let what = |name: &'static str| {
                         move || format!("{name} of row {row}, {vocab} tokens, listed: {listed}, {options:?}")
                     };
-                    let (weight, found) = (weights[row], losses[row]);
+                    let (weight, found) = (weights[drafted[row] as usize], losses[row]);
                     assert_close(found.loss, position.loss * weight, 4e-5 * weight, what("loss"));
                     assert_close(found.divergence, position.divergence * weight, 4e-5 * weight, what("divergence"));
                     assert_close(found.overlap, position.overlap * weight, 1e-6 * weight, what("overlap"));

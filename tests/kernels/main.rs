@@ -36,6 +36,7 @@ fn every_kernel_is_registered() {
         "accept_drafts",
         "adamw",
         "add_partials",
+        "add_rows",
         "adjust_logits",
         "column_sums",
         "continue_loop",
@@ -54,6 +55,8 @@ fn every_kernel_is_registered() {
         "start_rows",
         "swiglu",
         "swiglu_backward",
+        "take_rows_bf16",
+        "take_rows_f32",
         "unpack_weights",
         "weigh_rows",
     ]
@@ -72,7 +75,7 @@ fn every_kernel_is_registered() {
             ["embedding", "gather_rows", "random_weights", "recurrent_input"].map(|name| format!("{name}_{format}")),
         );
     }
-    for pass in ["flash_attention", "flash_attention_dkv", "flash_attention_dq"] {
+    for pass in ["flash_attention", "flash_attention_dkv", "flash_attention_dq", "flash_attention_own"] {
         expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{pass}_{head_dim}")));
     }
     expected.extend(["copy", "lanes", "last_block", "numbers"].map(|name| format!("wrapper_{name}")));

@@ -41,6 +41,9 @@ const FINISH_RESIDUAL: Family = ("finish::residual", &["qkv.cu", "residual.cu"])
 const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
 const UNPACK: Family = ("weights::unpacked_as_before_packing", &["unpack_weights.cu"]);
 const FLASH: Family = ("flash::windows_end_inside_tiles", &["flash_attention.cu", "flash_attention_backward.cu"]);
+const CHAINS: Family = ("flash::chains_see_their_own_keys", &["flash_attention.cu", "flash_attention_backward.cu"]);
+const GROWN: Family = ("flash::gradients_of_keys_grow", &["flash_attention.cu", "flash_attention_backward.cu"]);
+const TAKE: Family = ("training::rows_are_taken_and_added_back", &["take_rows.cu"]);
 const LOSS: Family = ("losses::losses_and_their_gradients", &["distill_loss.cu"]);
 const NORMS: Family = ("training::norms_and_their_gradients", &["rms_norm.cu", "column_sums.cu"]);
 const PACK: Family = ("weights::packed_as_the_host_packs", &["pack_weights.cu"]);
@@ -156,7 +159,8 @@ const MUTANTS: [Mutant; 64] = [
     mutant("sample.cu", "if (token / 4 != block) block", "if (false) block", Check::Orders, LISTED),
     mutant("sample.cu", "{token_of(args.draft_ids, chosen), conf", "{chosen, conf", Check::Orders, LISTED),
     mutant("adjust.cu", "token = token_of(args.draft_ids, column)", "token = column", Check::Orders, LISTED),
-    mutant("distill_loss.cu", "? int(args.draft_ids[column]) : column", "? column : column", Check::Orders, LOSS),
+    mutant("distill_loss.cu", "size_t(position) * vocab", "size_t(row) * vocab", Check::Orders, LOSS),
+    mutant("distill_loss.cu", "p = d * seen;\n    overlap", "p = d;\n    overlap", Check::Orders, LOSS),
     mutant("count_tokens.cu", "i < args.prompt", "i <= args.prompt", Check::Orders, COUNT),
     mutant(
         "pack_weights.cu",
@@ -215,7 +219,13 @@ const MUTANTS: [Mutant; 64] = [
     mutant("next_draft.cu", "(loop.drafted - 1) * (loop.edges", "loop.drafted * (loop.edges", Check::Orders, NEXT),
     mutant("next_draft.cu", "row.position++, row.drafted++", "row.position++", Check::Orders, NEXT),
     // Training: what attention sees, whose gradient it is, what is summed.
-    mutant("common/flash.cuh", "key > query - args.window)", "key >= query - args.window)", Check::Orders, FLASH),
+    mutant(
+        "common/flash.cuh",
+        "key > query + args.step - args.window)",
+        "key >= query + args.step - args.window)",
+        Check::Orders,
+        FLASH,
+    ),
     mutant(
         "flash_attention_backward.cu",
         "tile.first + keys - 1 + args.window",
@@ -223,6 +233,26 @@ const MUTANTS: [Mutant; 64] = [
         Check::Orders,
         FLASH,
     ),
+    mutant(
+        "common/flash.cuh",
+        "key > query + args.step - args.window",
+        "key > query - args.window",
+        Check::Orders,
+        CHAINS,
+    ),
+    mutant("common/flash.cuh", "max(0, args.step - args.window)", "0", Check::Orders, CHAINS),
+    mutant("flash_attention.cu", "  __syncthreads();  // the queries", "  // the queries", Check::Races, CHAINS),
+    mutant(
+        "flash_attention_backward.cu",
+        "args.own_dk[d] += dk[i] * args.scale",
+        "args.own_dk[d] += 0",
+        Check::Orders,
+        CHAINS,
+    ),
+    mutant("flash_attention_backward.cu", "dq[r][i] = fmaf(dscore,", "dq[r][i] = fmaf(0,", Check::Orders, CHAINS),
+    mutant("flash_attention_backward.cu", "max(tile.first, tile.start)", "tile.first", Check::Orders, CHAINS),
+    mutant("flash_attention_backward.cu", "1.0f, args.add)", "1.0f, 0)", Check::Orders, GROWN),
+    mutant("take_rows.cu", "args.to[source] += args.from[at]", "args.to[at] += args.from[at]", Check::Orders, TAKE),
     mutant("distill_loss.cu", "if (own && i == int(column))", "if (own)", Check::Orders, LOSS),
     mutant("column_sums.cu", "sum += dy * args.x[source", "sum += dy * args.x[size_t(row)", Check::Orders, NORMS),
     // The join of blocks.

@@ -3,8 +3,8 @@
 
 use crate::support::{NULL, Noise, assert_close, bits, from, schedules, to};
 use eesd::backend::cuda::kernels::training::{
-    AboutGradient, Adamw, AddPartials, ColumnSums, GradientNorm, GradientSquares, Narrow, RmsNorm, RmsNormBackward,
-    Rotate, StartRows, Swiglu, SwigluBackward,
+    AboutGradient, Adamw, AddPartials, AddRows, ColumnSums, GradientNorm, GradientSquares, Narrow, RmsNorm,
+    RmsNormBackward, Rotate, StartRows, Swiglu, SwigluBackward, TakeNarrow, TakeRows, TakeWide,
 };
 use eesd::backend::training::adamw::{self, AdamStep};
 use half::bf16;
@@ -216,6 +216,32 @@ fn rows_start_from_a_stream_and_a_bias() {
             unsafe { arguments.launch(&on) }.unwrap();
             assert_eq!(bits(&y), bits(&expected));
         }
+    }
+}
+
+/// Rows taken, in both formats, and added back where they came from.
+#[test]
+fn rows_are_taken_and_added_back() {
+    let (stored, width) = (9, 70);
+    let index = vec![4u32, 0, 8, 3, 5];
+    let mut noise = Noise::new(15);
+    let (x, dy) = (noise.floats(stored * width, 1.0), noise.floats(index.len() * width, 1.0));
+    let halves: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
+    let rows = || index.iter().flat_map(|&row| row as usize * width..(row as usize + 1) * width);
+    let mut grown = x.clone();
+    rows().zip(&dy).for_each(|(at, dy)| grown[at] += dy);
+    for on in schedules() {
+        let (mut wide, mut narrow, mut back) = (vec![f32::NAN; dy.len()], vec![0u16; dy.len()], x.clone());
+        let take = |from, to| TakeRows { from, index: crate::support::from(&index), to, rows: 5, width: width as i32 };
+        // SAFETY: buffers of the sizes that cuda/take_rows.cu states.
+        unsafe {
+            TakeWide(take(from(&x), to(&mut wide))).launch(&on).unwrap();
+            TakeNarrow(take(from(&halves), to(&mut narrow))).launch(&on).unwrap();
+            AddRows(take(from(&dy), to(&mut back))).launch(&on).unwrap();
+        }
+        assert!(rows().zip(&wide).all(|(at, found)| x[at] == *found));
+        assert!(rows().zip(&narrow).all(|(at, found)| halves[at] == *found));
+        assert_eq!(bits(&back), bits(&grown));
     }
 }
 

@@ -207,8 +207,9 @@ impl Backend for CpuBackend {
                 }
             }
             let wanted = logits.start.max(first)..logits.end.min(first + tokens.len());
-            if !wanted.is_empty() {
-                through(done..layers, true);
+            if !logits.is_empty() {
+                // Of every piece: later rows see its keys in all layers.
+                through(done..layers, !wanted.is_empty());
                 for row in wanted {
                     // SAFETY: no pass is running.
                     let logits = unsafe { self.work.logits.part(row - first, 0, vocab_size) };

@@ -6,7 +6,7 @@ use super::kernels::Address;
 use super::workspace::Cache;
 use crate::TokenId;
 use crate::backend::{
-    Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence, draft_step_by_step,
+    Backend, BackendError, Chunk, Draft, Evaluation, Limits, Reading, Said, SavedPages, Sequence, draft_step_by_step,
 };
 use crate::control::{DraftPlan, Way};
 use crate::kv::PageId;
@@ -113,16 +113,45 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn evaluate(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
-        let layers = self.model.geometry.layers;
-        if tap > layers {
-            return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
-        }
-        self.limits.check_chunks(std::slice::from_ref(chunk), self.model.geometry.vocab_size)?;
-        self.read(chunk, tap)
+        let mut read = self.read(chunk, &[tap], 0..chunk.tokens.len())?;
+        Ok(Evaluation { hidden: read.hidden.pop().unwrap_or_default(), logits: read.logits })
+    }
+
+    fn read(&mut self, chunk: &Chunk<'_>, taps: &[usize], logits: Range<usize>) -> Result<Reading, BackendError> {
+        self.check_reading(chunk, taps)?;
+        let (vocab, mut all) = (self.model.geometry.vocab_size, Vec::new());
+        let hidden = self.read_text(chunk, taps, logits, |of, rows| {
+            all.extend(of.floats(of.model.work.logits, rows.start * vocab, rows.len() * vocab)?);
+            Ok(())
+        })?;
+        Ok(Reading { hidden, logits: all })
+    }
+
+    fn read_said(
+        &mut self,
+        chunk: &Chunk<'_>,
+        taps: &[usize],
+        rows: Range<usize>,
+    ) -> Result<(Vec<Vec<f32>>, Vec<Said>), BackendError> {
+        self.check_reading(chunk, taps)?;
+        let mut said = Vec::new();
+        let hidden = self.read_text(chunk, taps, rows, |of, rows| {
+            said.extend(of.said(rows)?);
+            Ok(())
+        })?;
+        Ok((hidden, said))
     }
 }
 
 impl<D: Driver> CudaBackend<D> {
+    fn check_reading(&self, chunk: &Chunk<'_>, taps: &[usize]) -> Result<(), BackendError> {
+        let Geometry { layers, vocab_size, .. } = self.model.geometry;
+        if let Some(tap) = taps.iter().find(|&&tap| tap > layers) {
+            return Err(BackendError::Device(format!("hidden states after {tap} layers of {layers}")));
+        }
+        self.limits.check_chunks(std::slice::from_ref(chunk), vocab_size)
+    }
+
     /// One draft for each sequence, all of them made one way.
     fn draft_step(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         self.check_drafts(way, batch, 1)?;

@@ -196,34 +196,40 @@ impl<D: Driver> Pass<'_, D> {
         }
     }
 
-    /// A text up to the residual stream after `tap` layers.
+    /// A text as it goes into the first layer.
     ///
     /// # Safety
     /// As [`draft`](Self::draft).
     ///
     /// # Errors
     /// If the device refuses or fails.
-    pub unsafe fn read_until(&self, tap: usize) -> Done {
+    pub unsafe fn begin_reading(&self) -> Done {
         // SAFETY: as promised to the pass.
-        unsafe {
-            self.embed(self.fresh())?;
-            self.text_layers(self.fresh(), 0..tap)
-        }
+        unsafe { self.embed(self.fresh()) }
     }
 
-    /// What follows [`read_until`](Self::read_until), up to the logits.
+    /// Some layers over a text, up to the residual stream behind them.
     ///
     /// # Safety
-    /// As [`draft`](Self::draft).
+    /// As [`draft`](Self::draft), and the residual stream is where the layer before the first of these left it.
     ///
     /// # Errors
     /// If the device refuses or fails.
-    pub unsafe fn read_from(&self, tap: usize) -> Done {
+    pub unsafe fn read_layers(&self, range: Range<usize>) -> Done {
         // SAFETY: as promised to the pass.
-        unsafe {
-            self.text_layers(self.fresh(), tap..self.model.geometry.layers)?;
-            self.head(self.fresh(), &self.model.weights.head)
-        }
+        unsafe { self.text_layers(self.fresh(), range) }
+    }
+
+    /// The logits of a text.
+    ///
+    /// # Safety
+    /// As [`draft`](Self::draft), and the residual stream is where the last layer left it.
+    ///
+    /// # Errors
+    /// If the device refuses or fails.
+    pub unsafe fn read_logits(&self) -> Done {
+        // SAFETY: as promised to the pass.
+        unsafe { self.head(self.fresh(), &self.model.weights.head) }
     }
 
     /// Layers over a text, the exit layer's cache included.

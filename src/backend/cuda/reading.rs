@@ -4,11 +4,14 @@ use super::CudaBackend;
 use super::driver::Driver;
 use super::fast::{FastPrefill, LEAST_ROWS};
 use super::inbox::{Inbox, Kind, Shape};
-use super::pass::Pass;
+use super::kernels::HeadPartial;
+use super::pack::TILE_ROWS;
+use super::pass::{Done, Pass};
 use super::rounds::{first_rows, row_of_table};
 use super::workspace::chunks_of;
-use crate::backend::{BackendError, Chunk, Evaluation};
+use crate::backend::{BackendError, Chunk, Said};
 use crate::model::Geometry;
+use std::ops::Range;
 
 impl<D: Driver> CudaBackend<D> {
     /// Fills the cache.
@@ -36,28 +39,63 @@ impl<D: Driver> CudaBackend<D> {
         self.driver.wait().and(filled)
     }
 
-    /// Fills the cache and returns logits, and hidden states after `tap` layers.
-    pub(super) fn read(&mut self, chunk: &Chunk<'_>, tap: usize) -> Result<Evaluation, BackendError> {
-        let Geometry { vocab_size, hidden_size, .. } = self.model.geometry;
+    /// Fills the cache as far as layers run, and returns hidden states after each of the ascending `taps` layers. `with_logits`
+    /// is called when those of some of `rows` are there: in the workspace's rows that it is told.
+    pub(super) fn read_text(
+        &mut self,
+        chunk: &Chunk<'_>,
+        taps: &[usize],
+        rows: Range<usize>,
+        mut with_logits: impl FnMut(&Self, Range<usize>) -> Done,
+    ) -> Result<Vec<Vec<f32>>, BackendError> {
+        let Geometry { hidden_size, layers, .. } = self.model.geometry;
         self.forget_chunks(std::slice::from_ref(chunk));
-        let mut result = Evaluation { logits: Vec::new(), hidden: Vec::new() };
-        for piece in self.pieces(std::slice::from_ref(chunk), self.rows.logits) {
+        let mut tapped = vec![Vec::new(); taps.len()];
+        let mut first = 0;
+        let room = if rows.is_empty() { self.rows.any } else { self.rows.logits };
+        for piece in self.pieces(std::slice::from_ref(chunk), room) {
             let (shape, inbox) = self.tell_text(&piece)?;
             let pass = Pass { on: &*self.driver, model: &self.model, inbox: &inbox, shape };
-            // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits.
-            let until = unsafe { pass.read_until(tap) };
-            self.driver.wait().and(until)?;
-            result.hidden.extend(self.floats(self.model.work.residual, 0, shape.rows * hidden_size)?);
-            // SAFETY: as above; the residual stream is where it was left.
-            let from = unsafe { pass.read_from(tap) };
-            self.driver.wait().and(from)?;
-            result.logits.extend(self.floats(self.model.work.logits, 0, shape.rows * vocab_size)?);
+            // SAFETY: `tell_text` has filled the inbox with a pass of this shape and within the limits; so below, where the
+            // residual stream is where it was left.
+            let begun = unsafe { pass.begin_reading() };
+            self.driver.wait().and(begun)?;
+            let mut done = 0;
+            for (&tap, hidden) in taps.iter().zip(&mut tapped) {
+                // SAFETY: as above.
+                let through = unsafe { pass.read_layers(done..tap) };
+                self.driver.wait().and(through)?;
+                hidden.extend(self.floats(self.model.work.residual, 0, shape.rows * hidden_size)?);
+                done = tap.max(done);
+            }
+            if !rows.is_empty() {
+                // Of every piece: later rows see its keys in all layers.
+                // SAFETY: as above.
+                let through = unsafe { pass.read_layers(done..layers) };
+                self.driver.wait().and(through)?;
+            }
+            let wanted = rows.start.max(first)..rows.end.min(first + shape.rows);
+            if !wanted.is_empty() {
+                // SAFETY: as above.
+                let said = unsafe { pass.read_logits() };
+                self.driver.wait().and(said)?;
+                with_logits(self, wanted.start - first..wanted.end - first)?;
+            }
+            first += shape.rows;
         }
         self.collect_noted_by_text()?;
         match self.non_finite.first(chunk.pages, chunk.start..chunk.start + chunk.tokens.len()) {
             Some(position) => Err(BackendError::NonFinite { position }),
-            None => Ok(result),
+            None => Ok(tapped),
         }
+    }
+
+    /// What the logits in some rows of the workspace say: from what the kernel of the head keeps of each 32 of them.
+    pub(super) fn said(&self, rows: Range<usize>) -> Result<Vec<Said>, BackendError> {
+        let tiles = self.model.geometry.vocab_size.div_ceil(TILE_ROWS);
+        let words = tiles * size_of::<HeadPartial>() / size_of::<f32>();
+        let partials = self.floats(self.model.work.partials, rows.start * words, rows.len() * words)?;
+        Ok(bytemuck::cast_slice(&partials).chunks_exact(tiles).map(said_of).collect())
     }
 
     /// Cuts chunks into passes of at most `rows` rows.
@@ -109,6 +147,15 @@ impl<D: Driver> CudaBackend<D> {
         self.forget_logits();
         Ok((shape, inbox))
     }
+}
+
+/// What a row's logits say, of which these are kept, by ascending columns.
+fn said_of(partials: &[HeadPartial]) -> Said {
+    let above = |best: HeadPartial, next: &HeadPartial| if next.max > best.max { *next } else { best };
+    let none = HeadPartial { max: f32::NEG_INFINITY, column: 0, sum: 0.0 };
+    let best = partials.iter().fold(none, above);
+    let sum: f64 = partials.iter().map(|part| f64::from(part.sum) * f64::from(part.max - best.max).exp()).sum();
+    Said { log_total: (f64::from(best.max) + sum.ln()) as f32, likeliest: best.column }
 }
 
 /// Runs of at most `rows` tokens that are long enough for fast prefill, in order, and what is left of each chunk.

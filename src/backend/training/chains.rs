@@ -93,6 +93,15 @@ impl Chains {
         })
     }
 
+    /// For every chain, where it is in step `step`: the row of the batch and the position; chains that would run over the end stay
+    /// at the last row.
+    pub fn places(&self, step: usize) -> impl Iterator<Item = (usize, usize)> {
+        self.spans.iter().flat_map(move |span| {
+            let place = move |start: usize| (start + step).min(span.starts.end - 1);
+            span.starts.clone().map(place).map(|position| (span.first + position, position))
+        })
+    }
+
     /// For each row of step `step`, above 0, that of the same chain in the step before.
     pub fn before(&self, step: usize) -> Vec<usize> {
         let mut rows = Vec::new();
@@ -140,6 +149,7 @@ mod tests {
         assert_eq!([chains.counts(0), chains.counts(1), chains.counts(5)], [[4, 0, 1], [3, 0, 0], [0, 0, 0]]);
         assert_eq!([chains.positions(0), chains.positions(2)], [vec![2, 3, 4, 5, 0], vec![4, 5]]);
         assert_eq!(chains.rows(1).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(chains.places(2).collect::<Vec<_>>(), [(4, 4), (5, 5), (5, 5), (5, 5), (9, 0)]);
         assert_eq!(chains.before(1), [0, 1, 2]);
         let drafts = chains.drafts(&batch, 3);
         let pairs = |drafts: &[Draft]| drafts.iter().map(|draft| (draft.step, draft.row)).collect::<Vec<_>>();

@@ -8,7 +8,7 @@ use super::loss::{LossOptions, Losses};
 use super::model_side::ModelSide;
 use super::parameters::Layout;
 use super::rotary::Rotary;
-use super::{Student, StudentState, Targets, TeacherBatch};
+use super::{Student, StudentState, Targets, TeacherBatch, check_steps};
 use crate::backend::BackendError;
 use crate::backend::rope::RopeTable;
 use crate::model::{Geometry, ModelWeights};
@@ -56,10 +56,7 @@ impl CpuStudent {
     /// If there is no step, or there are several of a block that is not recurrent.
     pub fn with_model(mut self, model: &ModelWeights<'_>, steps: usize) -> Result<Self, BackendError> {
         let frame = &mut self.frame;
-        if steps == 0 || steps > 1 && !frame.layout.is_recurrent() {
-            let expected = if steps == 0 { "at least 1" } else { "1 for a block without a recurrent matrix" };
-            return Err(BackendError::Exit(format!("chains of {steps} steps (expected {expected})")));
-        }
+        check_steps(&frame.layout, steps)?;
         frame.model = Some(ModelSide::new(model, &frame.layout, frame.epsilon));
         frame.steps = steps;
         Ok(self)

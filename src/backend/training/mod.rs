@@ -30,10 +30,12 @@ mod unrolled;
 
 pub use cpu::CpuStudent;
 
-use super::BackendError;
+use super::{BackendError, Said};
+use crate::model::DraftVocab;
 use adamw::AdamStep;
-use loss::{LossOptions, Losses};
+use loss::{LossOptions, Losses, Taught};
 use parameters::Layout;
+use rayon::prelude::*;
 
 /// A position that is learned from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,6 +91,16 @@ pub struct States {
     pub vocab: usize,
 }
 
+/// What rows of `vocab` logits say in all.
+pub(super) fn said_of(logits: &[f32], vocab: usize) -> Vec<Said> {
+    let all = DraftVocab { size: vocab, ids: None };
+    let said = |taught: &mut Taught<f32>, logits: &[f32]| {
+        taught.whole(logits, all, &LossOptions::default());
+        Said { log_total: taught.log_total() as f32, likeliest: taught.likeliest() }
+    };
+    logits.par_chunks_exact(vocab).map_init(Taught::default, said).collect()
+}
+
 /// All that a student would need to go on where it stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StudentState {
@@ -107,6 +119,15 @@ impl StudentState {
         let why = || BackendError::Exit(format!("a state of {found:?} numbers (expected {expected:?})"));
         if found == expected { Ok(()) } else { Err(why()) }
     }
+}
+
+/// Refuses chains of no step, or of several of a block that is not recurrent.
+fn check_steps(layout: &Layout, steps: usize) -> Result<(), BackendError> {
+    if steps > 0 && (steps == 1 || layout.is_recurrent()) {
+        return Ok(());
+    }
+    let expected = if steps == 0 { "at least 1" } else { "1 for a block without a recurrent matrix" };
+    Err(BackendError::Exit(format!("chains of {steps} steps (expected {expected})")))
 }
 
 /// A device that trains an exit block.

@@ -11,11 +11,12 @@ use crate::model::ModelWeights;
 /// Copies of the model's tensors in the student's numbers.
 pub struct ModelSide<R> {
     epsilon: f64,
-    norm: Vec<R>,
+    /// `[hidden]`.
+    pub norm: Vec<R>,
     /// Rows of the drafted tokens; empty where the student's head is this one.
-    head: Vec<R>,
+    pub head: Vec<R>,
     /// `[vocabulary, hidden]`, each row normalised; empty where nothing is recurrent.
-    embeddings: Vec<R>,
+    pub embeddings: Vec<R>,
 }
 
 impl<R: Real> ModelSide<R> {

@@ -23,16 +23,24 @@ fn case() -> Case {
     case
 }
 
+fn recurrent() -> Case {
+    Case::chains(3, (2, 1), None, &[12, 9])
+}
+
 #[test]
 fn losses_follow_the_processors_and_the_same_run_gives_the_same_bits() {
     if !can_multiply() {
         return;
     }
-    let case = case();
-    let (expected, state) = train(&mut case.cpu(), &case);
+    losses_follow(&case());
+    losses_follow(&recurrent());
+}
+
+fn losses_follow(case: &Case) {
+    let (expected, state) = train(&mut case.cpu(), case);
     assert!(expected[UPDATES as usize - 1] < 0.9 * expected[0], "the processor learns nothing: {expected:?}");
     for (operands, curve, moved) in [(Operands::F32, 1e-5, 2e-3), (Operands::Bf16, 3e-3, 0.1)] {
-        let (found, values) = train(&mut *case.cuda(operands, 0), &case);
+        let (found, values) = train(&mut *case.cuda(operands, 0), case);
         for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert!((found - expected).abs() < curve * expected, "{operands}: {found} {expected} at {number}");
         }
@@ -41,7 +49,7 @@ fn losses_follow_the_processors_and_the_same_run_gives_the_same_bits() {
         let way = |to: &[f32]| to.iter().zip(&from).map(|(to, from)| to - from).collect::<Vec<f32>>();
         let off = difference(&way(&values.values), &way(&state.values));
         assert!(off < moved, "{operands}: values are off by {off:.1e} of the way");
-        let again = train(&mut *case.cuda(operands, 2), &case);
+        let again = train(&mut *case.cuda(operands, 2), case);
         assert_eq!(again.0, found);
         let all = |state: &StudentState| [&state.values, &state.mean, &state.square].map(|x| bits(x));
         assert!(all(&again.1) == all(&values), "{operands}: the same run gave other bits");
@@ -68,8 +76,7 @@ fn a_restored_student_goes_on_and_a_gradient_that_is_not_finite_changes_nothing(
     if !can_multiply() {
         return;
     }
-    for operands in [Operands::F32, Operands::Bf16] {
-        let case = case();
+    for (operands, case) in [(Operands::F32, case()), (Operands::Bf16, case()), (Operands::Bf16, recurrent())] {
         let (batch, mut student) = (case.batch(), case.cuda(operands, 1));
         student.learn(&batch, &case.loss).unwrap();
         student.update(&step(1)).unwrap();

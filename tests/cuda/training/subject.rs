@@ -4,6 +4,7 @@ pub use super::blocks::Case;
 
 use super::blocks::Sizes;
 use crate::tested_gpu::tested_gpu;
+use eesd::backend::BackendError;
 use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::cuda::gpu::Gpu;
@@ -21,25 +22,27 @@ const SIZES: Sizes = Sizes { vocab: 90, hidden: 40, mlp: 56, head_dim: 32 };
 
 impl Case {
     pub fn new(heads: (usize, usize), window: Option<usize>, lengths: &[usize]) -> Self {
-        Self::sized(SIZES, heads, window, lengths)
+        Self { states: true, ..Self::sized(SIZES, heads, window, lengths) }
+    }
+
+    /// A recurrent block with an input matrix, in chains of so many steps.
+    pub fn chains(steps: usize, heads: (usize, usize), window: Option<usize>, lengths: &[usize]) -> Self {
+        Self { input: true, steps, ..Self::new(heads, window, lengths) }
     }
 
     pub fn cpu(&self) -> CpuStudent {
         let (layout, values) = self.layout();
-        CpuStudent::new(&self.geometry, layout, values, WINDOW, Some(1)).unwrap()
+        let student = CpuStudent::new(&self.geometry, layout, values, WINDOW, Some(1)).unwrap();
+        student.with_model(&self.model(), self.steps).unwrap()
     }
 
-    /// On the device to be tested, with the teacher's logits of so many positions at a time.
+    /// On the device to be tested, with the logits of so many positions at a time.
     pub fn in_pieces(&self, positions: usize) -> Box<dyn Student> {
-        fn made<D: Driver>(case: &Case, driver: Arc<D>, options: CudaStudentOptions) -> Box<dyn Student> {
-            let (layout, values) = case.layout();
-            Box::new(CudaStudent::new(driver, &case.geometry, layout, values, options).unwrap())
-        }
-        let logits = positions * self.geometry.vocab_size;
-        let options = CudaStudentOptions { logits, ..options(Operands::F32) };
+        let logits = positions * self.steps * self.draft_vocab;
+        let options = CudaStudentOptions { logits, ..self.options(Operands::F32) };
         match tested_gpu() {
-            Some(number) => made(self, Arc::new(Gpu::open(number).unwrap()), options),
-            None => made(self, emulated(1), options),
+            Some(number) => Box::new(self.with(&Arc::new(Gpu::open(number).unwrap()), options)),
+            None => Box::new(self.with(&emulated(1), options)),
         }
     }
 
@@ -53,14 +56,27 @@ impl Case {
 
     /// On a device.
     pub fn on<D: Driver>(&self, driver: &Arc<D>, operands: Operands) -> CudaStudent<D> {
-        let (layout, values) = self.layout();
-        CudaStudent::new(driver.clone(), &self.geometry, layout, values, options(operands)).unwrap()
+        self.with(driver, self.options(operands))
     }
-}
 
-pub fn options(operands: Operands) -> CudaStudentOptions {
-    let logits = CudaStudentOptions::LOGITS;
-    CudaStudentOptions { window: WINDOW, rows: ROWS, memory_fraction: 0.9, operands, logits }
+    fn with<D: Driver>(&self, driver: &Arc<D>, options: CudaStudentOptions) -> CudaStudent<D> {
+        self.made(driver, options).unwrap()
+    }
+
+    /// A student, or why there is none.
+    pub fn made<D: Driver>(
+        &self,
+        driver: &Arc<D>,
+        options: CudaStudentOptions,
+    ) -> Result<CudaStudent<D>, BackendError> {
+        let (layout, values) = self.layout();
+        CudaStudent::new(driver.clone(), &self.geometry, &self.model(), layout, values, options)
+    }
+
+    pub fn options(&self, operands: Operands) -> CudaStudentOptions {
+        let logits = CudaStudentOptions::LOGITS;
+        CudaStudentOptions { window: WINDOW, rows: ROWS, steps: self.steps, memory_fraction: 0.9, operands, logits }
+    }
 }
 
 pub fn emulated(seed: u64) -> Arc<EmulatedDevice> {

@@ -124,6 +124,40 @@ arguments! {
 launches!(StartRows, |it| "start_rows", blocks(it.rows as usize * it.width as usize, 256), 1);
 
 arguments! {
+    /// `take_rows` of `cuda/take_rows.cu`.
+    TakeRows {
+        /// `[.., width]`; as [`AddRows`]: `[rows, width]`.
+        from: Address,
+        /// `[rows]` u32; unequal as [`AddRows`].
+        index: Address,
+        /// `[rows, width]`; as [`AddRows`]: `[.., width]`, which grows.
+        to: Address,
+        /// Rows.
+        rows: i32,
+        /// Columns.
+        width: i32,
+    }
+}
+
+/// Rows of f32.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TakeWide(pub TakeRows);
+launches!(TakeWide, |it| "take_rows_f32", blocks(it.0.rows as usize * it.0.width as usize, 256), 1);
+
+/// Rows of bf16.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TakeNarrow(pub TakeRows);
+launches!(TakeNarrow, |it| "take_rows_bf16", blocks(it.0.rows as usize * it.0.width as usize, 256), 1);
+
+/// `add_rows`: rows of f32 that are added where [`TakeWide`] takes them from.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AddRows(pub TakeRows);
+launches!(AddRows, |it| "add_rows", blocks(it.0.rows as usize * it.0.width as usize, 256), 1);
+
+arguments! {
     /// `cuda/narrow.cu`.
     Narrow {
         /// `[count]` f32.
@@ -226,20 +260,20 @@ arguments! {
     DistillLoss {
         /// `[rows, vocab]` f32; the gradient, where that is asked for.
         student: Address,
-        /// `[rows, teacher_vocab]` f32.
+        /// `[positions, vocab]` f32.
         teacher: Address,
-        /// `[vocab]` u32, ascending: the token of each of the student's logits; null where that is its column.
-        draft_ids: Address,
-        /// `[rows]` u32: of the next token in the student's row; `vocab` or more where it has none.
+        /// `[rows]` u32: the position that each row drafts.
+        positions: Address,
+        /// `[positions]` f32: the logarithm of the sum of exponentials of all tokens; null where there are no others.
+        log_totals: Address,
+        /// `[positions]` u32: the column of the likeliest token of all, above `vocab` where it has none; null likewise.
+        likeliest: Address,
+        /// `[positions]` u32: of the next token; `vocab` or more where it has none.
         columns: Address,
-        /// `[rows]` f64.
+        /// `[positions]` f64.
         weights: Address,
         /// `[rows]` of [`PositionLoss`].
         losses: Address,
-        /// Tokens that the student can draft.
-        vocab: i32,
-        /// All tokens.
-        teacher_vocab: i32,
         /// As in [`LossOptions`](crate::backend::training::loss::LossOptions).
         soft: f64,
         /// Likewise.
@@ -248,10 +282,14 @@ arguments! {
         hard: f64,
         /// Likewise.
         variation: f64,
+        /// Tokens that the student can draft.
+        vocab: i32,
         /// 1: the gradient is wanted.
         gradient: i32,
         /// Rows: the kernel's grid.
         rows: u32,
+        /// Zero.
+        padding: u32,
     }
 }
 launches!(DistillLoss, |it| "distill_loss", it.rows, 1);

@@ -7,6 +7,9 @@ use crate::backend::cuda::kernels::Address;
 use bytemuck::Pod;
 use std::sync::Arc;
 
+/// Bytes of large arrays that go at a time: enough that the wait between two copies costs nothing beside them.
+const LANE: usize = 8 << 20;
+
 /// Page-locked memory through which large arrays go, and what is queued to read it.
 struct Lane<D: Driver> {
     memory: HostMemory<D>,
@@ -25,12 +28,12 @@ pub struct Host<D: Driver> {
 }
 
 impl<D: Driver> Host<D> {
-    /// Buffers for an inbox, for pieces of `piece` bytes and for answers of `answer` bytes.
+    /// Buffers for an inbox and for answers of `answer` bytes.
     ///
     /// # Errors
     /// If memory cannot be had.
-    pub fn new(driver: &Arc<D>, inbox: usize, piece: usize, answer: usize) -> Result<Self, BackendError> {
-        let lane = || Ok(Lane { memory: HostMemory::zeroed(driver, piece)?, busy: None });
+    pub fn new(driver: &Arc<D>, inbox: usize, answer: usize) -> Result<Self, BackendError> {
+        let lane = || Ok(Lane { memory: HostMemory::zeroed(driver, LANE)?, busy: None });
         Ok(Self {
             driver: driver.clone(),
             inbox: HostMemory::zeroed(driver, inbox)?,

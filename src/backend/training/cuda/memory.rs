@@ -1,15 +1,11 @@
 //! What a student keeps on the device, laid out before any memory is taken.
 
 use super::{CudaStudentOptions, Operands};
-use crate::backend::BackendError;
 use crate::backend::cuda::arena::Arena;
-use crate::backend::cuda::budget::{Amount, allowed};
-use crate::backend::cuda::driver::MemoryInfo;
 use crate::backend::cuda::kernels::training::{AboutGradient, ColumnSums, GradientSquares, PositionLoss};
 use crate::backend::cuda::kernels::{Address, RowTile};
-use crate::backend::training::parameters::Layout;
+use crate::backend::training::parameters::{Head, Layout};
 use crate::model::Geometry;
-use std::fmt;
 
 /// An f32 array that products multiply with: by itself, or as its bf16 copy.
 #[derive(Debug, Clone, Copy)]
@@ -20,18 +16,7 @@ pub struct Operand {
     pub factor: Address,
 }
 
-impl Operand {
-    fn take(arena: &mut Arena, operands: Operands, elements: usize) -> Self {
-        let wide = arena.array::<f32>(elements);
-        let factor = match operands {
-            Operands::Bf16 => arena.take(elements * operands.number().bytes()),
-            Operands::F32 => wide,
-        };
-        Self { wide, factor }
-    }
-}
-
-/// Parameters and the optimiser's memory.
+/// Parameters, the optimiser's memory, and what is kept of the model.
 pub struct Parameters {
     /// `[Layout::len]`; bf16 copies are written by whoever changes values.
     pub values: Operand,
@@ -43,23 +28,33 @@ pub struct Parameters {
     pub square: Address,
     /// `[window, head_dim / 2, 2]` f32: cos, sin.
     pub turns: Address,
-    /// `[draft vocabulary]` u32, where the layout lists its tokens; else null.
-    pub draft_ids: Address,
+    /// Of the model's last norm, `[hidden]` f32.
+    pub model_norm: Address,
+    /// The model's rows of the drafted tokens, as products read them, `[draft vocabulary, hidden]`; unused where the
+    /// student's head is the model's.
+    pub model_head: Address,
+    /// `[vocabulary, hidden]`, each row normalised, as products read them; unused where nothing is recurrent.
+    pub embeddings: Address,
 }
 
 impl Parameters {
     /// Lays them out from `base` on; returns them and the bytes they take.
     pub fn plan(base: Address, layout: &Layout, geometry: &Geometry, options: &CudaStudentOptions) -> (Self, usize) {
-        let mut arena = Arena::new(base);
+        let mut places = Places { arena: Arena::new(base), operands: options.operands };
+        let hidden = geometry.hidden_size;
+        let head_rows = if layout.kind == Head::Shared { 0 } else { layout.draft_vocab().size };
+        let embedded = if layout.is_recurrent() { geometry.vocab_size } else { 0 };
         let parameters = Self {
-            values: Operand::take(&mut arena, options.operands, layout.len()),
-            gradient: arena.array::<f32>(layout.trained()),
-            mean: arena.array::<f32>(layout.trained()),
-            square: arena.array::<f32>(layout.trained()),
-            turns: arena.array::<f32>(options.window * geometry.head_dim),
-            draft_ids: layout.draft_vocab().ids.map_or(Address(0), |ids| arena.array::<u32>(ids.len())),
+            values: places.operand(layout.len()),
+            gradient: places.floats(layout.trained()),
+            mean: places.floats(layout.trained()),
+            square: places.floats(layout.trained()),
+            turns: places.floats(options.window * geometry.head_dim),
+            model_norm: places.floats(hidden),
+            model_head: places.factors(head_rows * hidden),
+            embeddings: places.factors(embedded * hidden),
         };
-        (parameters, arena.taken())
+        (parameters, places.arena.taken())
     }
 }
 
@@ -67,61 +62,121 @@ impl Parameters {
 pub struct Inbox {
     /// Where it begins.
     pub base: Address,
-    /// `[rows]` i32: positions in their segments.
+    /// `[rows]` i32: positions of the text's rows in their segments.
     pub positions: Address,
-    /// At most `[rows]` of [`RowTile`].
-    pub tiles: Address,
-    /// `[positions]` u32: rows that count.
-    pub index: Address,
+    /// `[steps, chains]` i32: positions of the chains in each step.
+    pub chain_positions: Address,
+    /// `[steps - 1, chains]` u32: the tokens that they embed in each step but the first.
+    pub tokens: Address,
+    /// `[chains]` u32: the text's rows where they start.
+    pub starts: Address,
+    /// At most `[rows]` of [`RowTile`]: of chains.
+    pub query_tiles: Address,
+    /// Likewise, of keys.
+    pub key_tiles: Address,
+    /// `[drafts]` u32: rows of all steps' `out` that draft what counts.
+    pub drafts: Address,
+    /// `[drafts]` u32: the position that each drafts, counted from the first one of its piece.
+    pub drafted: Address,
     /// `[positions]` u32: of the next tokens in the student's rows.
     pub columns: Address,
+    /// `[positions]` u32: likewise, of the teacher's likeliest tokens.
+    pub likeliest: Address,
+    /// `[positions]` f32.
+    pub log_totals: Address,
     /// `[positions]` f64.
     pub weights: Address,
-    /// `[rows, hidden]` f32.
+    /// `h_N` of the text, `[rows, hidden]` f32.
     pub hidden: Address,
+    /// The teacher's last hidden states, `[positions, hidden]` f32.
+    pub last: Address,
     /// Of all of it.
     pub bytes: usize,
 }
 
-/// Everything of a pass; `[rows, ..]` each but where it says otherwise.
+/// Rows of the residual stream under a norm, `[rows, ..]` each.
+pub struct Stream {
+    /// f32.
+    pub x: Address,
+    /// Under the norm.
+    pub normed: Operand,
+    /// The norm's.
+    pub factors: Address,
+}
+
+/// Keys and values of some rows, `[rows, ..]` f32 each, and their gradients.
+pub struct Keys {
+    /// Before a norm of keys; unused without.
+    pub raw: Address,
+    /// That norm's.
+    pub factors: Address,
+    pub k: Address,
+    pub v: Address,
+    pub dk: Address,
+    pub dv: Address,
+}
+
+/// What a step other than the first has of its own, `[rows, ..]` each.
+pub struct Own {
+    /// Embeddings, as products read them.
+    pub embedded: Address,
+    /// The keys that it makes for its chains.
+    pub keys: Keys,
+}
+
+/// What a step of the chains leaves for the way back; `[rows, ..]` each. Those of `out`, of `dout` and of the own keys
+/// lie one after another through all steps.
+pub struct Step {
+    /// What the layer reads. (In the first step, rows of the text; the norm's factors are there.)
+    pub inputs: Stream,
+    /// Of every step but the first.
+    pub own: Option<Own>,
+    /// Before a norm of queries; unused without.
+    pub raw_q: Address,
+    pub q_factors: Address,
+    pub q: Address,
+    pub attended: Operand,
+    pub lse: Address,
+    /// The residual stream after attention.
+    pub middle: Stream,
+    /// Their gradients on the way back, as `up` and the wide side of `gated`.
+    pub gate: Address,
+    pub up: Address,
+    pub gated: Operand,
+    /// The residual stream after the layer.
+    pub out: Operand,
+    /// Its gradient.
+    pub dout: Address,
+}
+
+/// Everything of a pass.
 pub struct Workspace {
     /// Inputs.
     pub inbox: Inbox,
-    pub normed: Operand,
-    pub factors: Address,
-    /// Before the norms of queries and keys; unused without.
-    pub raw_q: Address,
-    pub raw_k: Address,
-    pub q_factors: Address,
-    pub k_factors: Address,
-    pub q: Address,
-    pub k: Address,
-    pub v: Address,
-    pub attended: Operand,
-    pub lse: Address,
-    pub delta: Address,
-    /// The residual stream after attention.
-    pub middle: Address,
-    pub middle_normed: Operand,
-    pub middle_factors: Address,
-    /// Their gradients on the way back, as `up` and `gated`.
-    pub gate: Operand,
-    pub up: Operand,
-    pub gated: Operand,
-    /// The residual stream after the layer.
-    pub out: Address,
-    pub dout: Operand,
+    /// `h_N` of the text, for a matrix that multiplies it.
+    pub hidden: Operand,
+    /// What the layer reads of the text, and the keys that it makes there.
+    pub text: Stream,
+    pub text_keys: Keys,
+    pub steps: Vec<Step>,
+    /// Rows that every array has room for.
+    pub rows: usize,
+    /// Gradients in one step at a time, and in what the layer reads of the text.
     pub dnormed: Address,
     pub dattended: Address,
-    pub dq: Operand,
-    pub dk: Operand,
-    pub dv: Operand,
-    /// Of a piece: `[piece, ..]`.
+    pub delta: Address,
+    pub dq: Address,
+    pub dtext: Address,
+    /// The copy of a gradient that products read.
+    pub narrowed: Address,
+    /// Of a piece of positions: `[drafts, ..]`.
     pub head_normed: Operand,
     pub head_factors: Address,
     pub logits: Operand,
+    pub dhead: Address,
+    /// `[positions, draft vocabulary]` f32.
     pub teacher: Address,
-    /// `[positions]` of [`PositionLoss`].
+    /// `[drafts]` of [`PositionLoss`].
     pub losses: Address,
     /// `[slices, widest]` f32: sums over slices of rows.
     pub partial: Address,
@@ -134,6 +189,153 @@ pub struct Workspace {
     pub piece: usize,
 }
 
+/// Hands out arrays.
+struct Places {
+    arena: Arena,
+    operands: Operands,
+}
+
+impl Places {
+    fn floats(&mut self, elements: usize) -> Address {
+        self.arena.array::<f32>(elements)
+    }
+
+    /// What products read.
+    fn factors(&mut self, elements: usize) -> Address {
+        self.arena.take(elements * self.operands.number().bytes())
+    }
+
+    fn operand(&mut self, elements: usize) -> Operand {
+        let wide = self.floats(elements);
+        self.operand_of(wide, elements)
+    }
+
+    /// One whose f32 side is there.
+    fn operand_of(&mut self, wide: Address, elements: usize) -> Operand {
+        Operand { wide, factor: if self.operands == Operands::F32 { wide } else { self.factors(elements) } }
+    }
+
+    /// One whose f32 side nobody reads once there is a copy: until then it is in `scratch`.
+    fn copy(&mut self, scratch: Address, elements: usize) -> Operand {
+        if self.operands == Operands::F32 { self.operand(elements) } else { self.operand_of(scratch, elements) }
+    }
+}
+
+/// How large everything is.
+struct Sizes {
+    rows: usize,
+    steps: usize,
+    hidden: usize,
+    mlp: usize,
+    q: usize,
+    kv: usize,
+    /// Norms of queries, and of keys.
+    q_norms: usize,
+    k_norms: usize,
+    heads: usize,
+}
+
+impl Sizes {
+    fn of(layout: &Layout, geometry: &Geometry, options: &CudaStudentOptions) -> Self {
+        let normed = usize::from(layout.q_norm.is_some());
+        Self {
+            rows: options.rows,
+            steps: options.steps,
+            hidden: geometry.hidden_size,
+            mlp: geometry.intermediate_size,
+            q: geometry.q_size(),
+            kv: geometry.kv_size(),
+            q_norms: geometry.heads * normed,
+            k_norms: geometry.kv_heads * normed,
+            heads: geometry.heads,
+        }
+    }
+
+    fn widest(&self) -> usize {
+        self.hidden.max(self.mlp).max(self.q).max(self.kv)
+    }
+}
+
+/// Places that steps share.
+struct Shared {
+    /// The f32 side of norms, and of `gated`.
+    normed: Address,
+    gated: Address,
+    out: Address,
+    dout: Address,
+    /// Keys, values, and their gradients, from step 1 on.
+    own: [Address; 4],
+}
+
+impl Inbox {
+    fn plan(arena: &mut Arena, sizes: &Sizes) -> Self {
+        let &Sizes { rows, steps, hidden, .. } = sizes;
+        Self {
+            base: arena.take(0),
+            positions: arena.array::<i32>(rows),
+            chain_positions: arena.array::<i32>(rows * steps),
+            tokens: arena.array::<u32>(rows * (steps - 1)),
+            starts: arena.array::<u32>(rows),
+            query_tiles: arena.array::<RowTile>(rows),
+            key_tiles: arena.array::<RowTile>(rows),
+            drafts: arena.array::<u32>(rows * steps),
+            drafted: arena.array::<u32>(rows * steps),
+            columns: arena.array::<u32>(rows),
+            likeliest: arena.array::<u32>(rows),
+            log_totals: arena.array::<f32>(rows),
+            weights: arena.array::<f64>(rows),
+            hidden: arena.array::<f32>(rows * hidden),
+            last: arena.array::<f32>(rows * hidden),
+            bytes: arena.taken(),
+        }
+    }
+}
+
+impl Stream {
+    /// That of `x`; `scratch` as for [`Places::copy`].
+    fn plan(places: &mut Places, x: Address, scratch: Address, sizes: &Sizes) -> Self {
+        Self { x, normed: places.copy(scratch, sizes.rows * sizes.hidden), factors: places.floats(sizes.rows) }
+    }
+}
+
+impl Keys {
+    /// Those whose four arrays are there.
+    fn plan(places: &mut Places, [k, v, dk, dv]: [Address; 4], sizes: &Sizes) -> Self {
+        let raw = if sizes.k_norms > 0 { places.floats(sizes.rows * sizes.kv) } else { Address(0) };
+        Self { raw, factors: places.floats(sizes.rows * sizes.k_norms), k, v, dk, dv }
+    }
+}
+
+impl Step {
+    fn plan(places: &mut Places, shared: &Shared, step: usize, sizes: &Sizes) -> Self {
+        let &Sizes { rows, steps, hidden, mlp, q, kv, .. } = sizes;
+        let part = |all: Address, step: usize, width: usize| Address(all.0 + (4 * step * rows * width) as u64);
+        let [x, middle] = [(); 2].map(|()| places.floats(rows * hidden));
+        let own = step.checked_sub(1).map(|before| Own {
+            embedded: places.factors(rows * hidden),
+            keys: Keys::plan(places, shared.own.map(|all| part(all, before, kv)), sizes),
+        });
+        let (out, dout) = (part(shared.out, step, hidden), part(shared.dout, step, hidden));
+        let last = step + 1 == steps;
+        Self {
+            inputs: Stream::plan(places, x, shared.normed, sizes),
+            own,
+            raw_q: if sizes.q_norms > 0 { places.floats(rows * q) } else { Address(0) },
+            q_factors: places.floats(rows * sizes.q_norms),
+            q: places.floats(rows * q),
+            attended: places.operand(rows * q),
+            lse: places.floats(rows * sizes.heads),
+            middle: Stream::plan(places, middle, shared.normed, sizes),
+            gate: places.floats(rows * mlp),
+            up: places.floats(rows * mlp),
+            gated: places.copy(shared.gated, rows * mlp),
+            // No other step multiplies what the last one leaves.
+            out: if last { Operand { wide: out, factor: out } } else { places.operand_of(out, rows * hidden) },
+            dout,
+        }
+    }
+}
+
 impl Workspace {
     /// Lays the buffers out from `base` on; returns them and the bytes they take. `library` is how many bytes the
     /// library of matrix products works in.
@@ -144,212 +346,58 @@ impl Workspace {
         options: &CudaStudentOptions,
         library: usize,
     ) -> (Self, usize) {
-        let Geometry { hidden_size: hidden, intermediate_size: mlp, heads, kv_heads, vocab_size, .. } = *geometry;
-        let (rows, q, kv) = (options.rows, geometry.q_size(), geometry.kv_size());
-        let piece = (options.logits / vocab_size).clamp(1, rows);
+        let sizes = &Sizes::of(layout, geometry, options);
+        let &Sizes { rows, steps, hidden, mlp, q, kv, .. } = sizes;
+        let vocab = layout.draft_vocab().size;
+        let piece = (options.logits / (vocab * steps)).clamp(1, rows);
+        let drafts = piece * steps;
         let mut arena = Arena::new(base);
-        let inbox = Inbox {
-            base,
-            positions: arena.array::<i32>(rows),
-            tiles: arena.array::<RowTile>(rows),
-            index: arena.array::<u32>(rows),
-            columns: arena.array::<u32>(rows),
-            weights: arena.array::<f64>(rows),
-            hidden: arena.array::<f32>(rows * hidden),
-            bytes: arena.taken(),
+        let inbox = Inbox::plan(&mut arena, sizes);
+        let places = &mut Places { arena, operands: options.operands };
+
+        let copied = options.operands != Operands::F32;
+        let dnormed = places.floats(rows * hidden);
+        let shared = Shared {
+            normed: dnormed, // not of the same time
+            gated: if copied { places.floats(rows * mlp) } else { Address(0) },
+            out: places.floats(steps * rows * hidden),
+            dout: places.floats(steps * rows * hidden),
+            own: [(); 4].map(|()| places.floats((steps - 1) * rows * kv)),
         };
-        let arena = &mut arena;
-        let floats = |arena: &mut Arena, width: usize| arena.array::<f32>(rows * width);
-        let operand = |arena: &mut Arena, width: usize| Operand::take(arena, options.operands, rows * width);
-        let normed_heads = usize::from(layout.q_norm.is_some());
+        let read = if layout.input.is_some() {
+            (places.operand_of(inbox.hidden, rows * hidden), places.floats(rows * hidden))
+        } else {
+            (Operand { wide: inbox.hidden, factor: inbox.hidden }, inbox.hidden)
+        };
+        let text_keys = [(); 4].map(|()| places.floats(rows * kv));
         let workspace = Self {
             inbox,
-            normed: operand(arena, hidden),
-            factors: floats(arena, 1),
-            raw_q: floats(arena, q * normed_heads),
-            raw_k: floats(arena, kv * normed_heads),
-            q_factors: floats(arena, heads * normed_heads),
-            k_factors: floats(arena, kv_heads * normed_heads),
-            q: floats(arena, q),
-            k: floats(arena, kv),
-            v: floats(arena, kv),
-            attended: operand(arena, q),
-            lse: floats(arena, heads),
-            delta: floats(arena, heads),
-            middle: floats(arena, hidden),
-            middle_normed: operand(arena, hidden),
-            middle_factors: floats(arena, 1),
-            gate: operand(arena, mlp),
-            up: operand(arena, mlp),
-            gated: operand(arena, mlp),
-            out: floats(arena, hidden),
-            dout: operand(arena, hidden),
-            dnormed: floats(arena, hidden),
-            dattended: floats(arena, q),
-            dq: operand(arena, q),
-            dk: operand(arena, kv),
-            dv: operand(arena, kv),
-            head_normed: Operand::take(arena, options.operands, piece * hidden),
-            head_factors: arena.array::<f32>(piece),
-            logits: Operand::take(arena, options.operands, piece * layout.draft_vocab().size),
-            teacher: arena.array::<f32>(piece * vocab_size),
-            losses: arena.array::<PositionLoss>(rows),
-            partial: arena.array::<f32>(ColumnSums::MOST_SLICES * hidden.max(mlp).max(q).max(kv)),
-            squares: arena.array::<f64>(layout.trained().div_ceil(GradientSquares::CHUNK)),
-            about: arena.array::<AboutGradient>(1),
-            library: arena.take(library),
+            hidden: read.0,
+            text: Stream::plan(places, read.1, shared.normed, sizes),
+            text_keys: Keys::plan(places, text_keys, sizes),
+            steps: (0..steps).map(|step| Step::plan(places, &shared, step, sizes)).collect(),
+            rows,
+            dnormed,
+            dattended: places.floats(rows * q),
+            delta: places.floats(rows * sizes.heads),
+            dq: places.floats(rows * q),
+            dtext: places.floats(rows * hidden),
+            narrowed: if copied { places.factors(rows * sizes.widest()) } else { Address(0) },
+            head_normed: places.operand(drafts * hidden),
+            head_factors: places.floats(drafts),
+            logits: places.operand(drafts * vocab),
+            dhead: places.floats(drafts * hidden),
+            teacher: places.floats(piece * vocab),
+            losses: places.arena.array::<PositionLoss>(steps * rows),
+            partial: places.floats(ColumnSums::MOST_SLICES * sizes.widest()),
+            squares: places.arena.array::<f64>(layout.trained().div_ceil(GradientSquares::CHUNK)),
+            about: places.arena.array::<AboutGradient>(1),
+            library: places.arena.take(library),
             piece,
         };
-        (workspace, arena.taken())
-    }
-}
-
-/// What a student wants of the device's memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrainingBudget {
-    /// The device's memory when asked.
-    pub memory: MemoryInfo,
-    /// The part of all memory that may be used.
-    pub fraction: f64,
-    /// Parameters, their gradient, and the optimiser's memory.
-    pub parameters: u64,
-    /// Buffers of passes.
-    pub workspace: u64,
-    /// Most rows of a batch.
-    pub rows: usize,
-}
-
-impl TrainingBudget {
-    /// Refuses what does not fit.
-    ///
-    /// # Errors
-    /// With all the numbers.
-    pub fn check(&self) -> Result<(), BackendError> {
-        let fits = self.parameters + self.workspace <= allowed(self.memory, self.fraction);
-        if fits { Ok(()) } else { Err(BackendError::TrainingMemory(*self)) }
-    }
-}
-
-impl fmt::Display for TrainingBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "not enough GPU memory to train: parameters with their optimiser {} and a workspace for batches of {} \
-             tokens {} are {} together, but {} may be used ({} of {}, of which {} are free): lower --batch-tokens, \
-             freeze the head, or raise --gpu-memory-fraction",
-            Amount(self.parameters),
-            self.rows,
-            Amount(self.workspace),
-            Amount(self.parameters + self.workspace),
-            Amount(allowed(self.memory, self.fraction)),
-            self.fraction,
-            Amount(self.memory.total),
-            Amount(self.memory.free),
-        )
+        (workspace, places.arena.taken())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::training::parameters::{Head, Linear, Slot};
-    use crate::model::{Rope, RopeScaling};
-
-    /// Of Llama's 7B, without weights.
-    fn subject(kind: Head) -> (Geometry, Layout) {
-        let geometry = Geometry {
-            family: "llama".into(),
-            vocab_size: 32_000,
-            hidden_size: 4096,
-            intermediate_size: 11_008,
-            layers: 32,
-            heads: 32,
-            kv_heads: 32,
-            head_dim: 128,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
-            windows: vec![None; 32],
-            max_positions: 4096,
-            qk_norm: false,
-            tied_head: false,
-        };
-        let mut end = 0;
-        let mut slot = |rows: usize, columns: usize| {
-            let start = end;
-            end += rows * columns;
-            Slot { shape: [rows, columns], range: start..end }
-        };
-        let (hidden, mlp) = (geometry.hidden_size, geometry.intermediate_size);
-        let mut linear = |rows, columns| Linear { weight: slot(rows, columns), bias: None };
-        let [q, k, v, o] = [(); 4].map(|()| linear(hidden, hidden));
-        let (gate, up, down) = (linear(mlp, hidden), linear(mlp, hidden), linear(hidden, mlp));
-        let [input_norm, post_norm, norm] = [(); 3].map(|()| slot(1, hidden));
-        let head = slot(geometry.vocab_size, hidden);
-        let (q_norm, k_norm) = (None, None);
-        let draft_ids = None;
-        let layout = Layout {
-            input: None,
-            recurrent: None,
-            input_norm,
-            q,
-            k,
-            v,
-            q_norm,
-            k_norm,
-            o,
-            post_norm,
-            gate,
-            up,
-            down,
-            norm,
-            head,
-            draft_ids,
-            kind,
-            after: 2,
-        };
-        (geometry, layout)
-    }
-
-    fn options(operands: Operands) -> CudaStudentOptions {
-        let logits = CudaStudentOptions::LOGITS;
-        CudaStudentOptions { window: 512, rows: 4096, memory_fraction: 0.9, operands, logits }
-    }
-
-    /// Bytes of parameters and of a workspace, both laid out.
-    fn bytes(kind: Head, operands: Operands) -> [usize; 2] {
-        let ((geometry, layout), options) = (subject(kind), options(operands));
-        let parameters = Parameters::plan(Arena::NOWHERE, &layout, &geometry, &options).1;
-        [parameters, Workspace::plan(Arena::NOWHERE, &layout, &geometry, &options, 32 << 20).1]
-    }
-
-    #[test]
-    fn memory_is_what_the_readme_says() {
-        let tenths = |bytes: usize| (bytes as f64 / 1e8).round() / 10.0;
-        let trained = bytes(Head::Trained, Operands::Bf16);
-        assert_eq!(trained.map(tenths), [6.0, 2.5]);
-        assert_eq!(tenths(bytes(Head::Frozen, Operands::Bf16).iter().sum()), 6.9);
-        // Without copies a value is 16 bytes, and there is no second array of any operand.
-        let wide = bytes(Head::Trained, Operands::F32);
-        assert_eq!(tenths(wide[0]), 5.3);
-        assert!(wide[1] < trained[1]);
-    }
-
-    #[test]
-    fn too_little_memory_is_told_with_all_numbers() {
-        let budget = TrainingBudget {
-            memory: MemoryInfo { free: 7_900_000_000, total: 8_000_000_000 },
-            fraction: 0.9,
-            parameters: 6_000_000_000,
-            workspace: 2_400_000_000,
-            rows: 4096,
-        };
-        assert_eq!(
-            budget.check().map_err(|e| e.to_string()),
-            Err("not enough GPU memory to train: parameters with their optimiser 6.00 GB and a workspace for batches \
-                 of 4096 tokens 2.40 GB are 8.40 GB together, but 7.20 GB may be used (0.9 of 8.00 GB, of which \
-                 7.90 GB are free): lower --batch-tokens, freeze the head, or raise --gpu-memory-fraction"
-                .to_string())
-        );
-        assert_eq!(TrainingBudget { workspace: 1_200_000_000, ..budget }.check(), Ok(()));
-    }
-}
+mod tests;

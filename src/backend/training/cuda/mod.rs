@@ -1,8 +1,11 @@
 //! Training on a CUDA device, or on the emulated one: the passes of the processor's code, by kernels of this project's
 //! own (`cuda/*.cu`) and, for products of matrices, the device's library.
 //!
-//! From the bottom up: `memory` lays everything out before it is taken, `host` is the host's side, `launches` the
-//! steps and `pass` their order, `update` AdamW.
+//! From the bottom up: `memory` lays everything out before it is taken, against `budget`; `host` is the host's side, `batch`
+//! what it tells of a batch; `launches` are kernels and products, `layer` the layer made of them, `pass` all steps of the
+//! chains, `head` what they cost; `update` is AdamW.
+//!
+//! What the teacher says comes as its last hidden states; its logits are made here, of the drafted tokens alone.
 //!
 //! Values, activations, gradients and the optimiser's memory are f32. Products read bf16 copies and sum in f32
 //! ([`Operands::Bf16`]): that is what tensor cores are fast at, and a gradient needs bf16's range more than f16's
@@ -12,27 +15,34 @@
 //! twice on one machine gives the same bits, and on another one close ones. Everything is queued on one stream; the
 //! host waits once per batch and once per update. **It has never been run on a GPU.**
 
+mod batch;
+mod budget;
+mod head;
 mod host;
 mod launches;
+mod layer;
 mod memory;
 mod pass;
 mod update;
 
-pub use memory::TrainingBudget;
+pub use budget::TrainingBudget;
 
 use super::adamw::AdamStep;
 use super::loss::{LossOptions, LossSum, Losses};
+use super::model_side::ModelSide;
 use super::parameters::Layout;
-use super::{Student, StudentState, Targets, TeacherBatch};
+use super::{States, Student, StudentState, Targets, TeacherBatch, check_steps};
 use crate::backend::BackendError;
 use crate::backend::cuda::HEAD_DIMS;
 use crate::backend::cuda::arena::Arena;
 use crate::backend::cuda::driver::{Driver, Memory};
+use crate::backend::cuda::kernels::Address;
 use crate::backend::cuda::kernels::training::PositionLoss;
-use crate::backend::cuda::kernels::{Address, Flash, RowTile};
 use crate::backend::cuda::matmul::Number;
 use crate::backend::rope::RopeTable;
-use crate::model::Geometry;
+use crate::model::{Geometry, ModelWeights};
+use batch::Told;
+use half::bf16;
 use host::Host;
 use memory::{Parameters, Workspace};
 use pass::Pass;
@@ -71,11 +81,13 @@ pub struct CudaStudentOptions {
     pub window: usize,
     /// Most tokens of a batch.
     pub rows: usize,
+    /// Steps of the chains of a recurrent block; else 1.
+    pub steps: usize,
     /// The part of the device's memory that may be used, above 0 and at most 1.
     pub memory_fraction: f64,
     /// What products multiply.
     pub operands: Operands,
-    /// Logits of the teacher that are on the device at a time; those of one position at least.
+    /// Logits of the student that are on the device at a time; those of all steps for one position at least.
     pub logits: usize,
 }
 
@@ -99,14 +111,15 @@ pub struct CudaStudent<D: Driver> {
 }
 
 impl<D: Driver> CudaStudent<D> {
-    /// A student with these parameters.
+    /// A student with these parameters, of a block for `model`.
     ///
     /// # Errors
-    /// If there is no library of matrix products or too little memory, no kernel for the model's heads, or the device
-    /// fails.
+    /// If there is no library of matrix products or too little memory, no kernel for the model's heads, no step or several of a
+    /// block that is not recurrent, or the device fails.
     pub fn new(
         driver: Arc<D>,
         geometry: &Geometry,
+        model: &ModelWeights<'_>,
         layout: Layout,
         values: Vec<f32>,
         options: CudaStudentOptions,
@@ -117,9 +130,7 @@ impl<D: Driver> CudaStudent<D> {
             return refused(format!("head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim));
         }
         layout.check(geometry).map_err(BackendError::Exit)?;
-        if layout.input.is_some() || layout.recurrent.is_some() {
-            return refused("a block with an input matrix or a recurrent one is not trained on a GPU yet".into());
-        }
+        check_steps(&layout, options.steps)?;
         if window == 0 || rows < window {
             return refused(format!(
                 "batches of {rows} tokens, segments of {window} (expected at least 1, and as many)"
@@ -142,9 +153,7 @@ impl<D: Driver> CudaStudent<D> {
             Memory::zeroed(&driver, parameter_bytes, "parameters to train")?,
             Memory::zeroed(&driver, work_bytes, "workspace of training")?,
         ];
-        let piece = work.piece * geometry.vocab_size * size_of::<f32>();
-        let host = Host::new(&driver, work.inbox.bytes, piece, rows * size_of::<PositionLoss>())?;
-        let turns = RopeTable::new(&geometry.rope, geometry.head_dim, window)?.pairs()?;
+        let host = Host::new(&driver, work.inbox.bytes, rows * options.steps * size_of::<PositionLoss>())?;
         let trained = layout.trained();
         let mut student = Self {
             parameters: keep(memory[0].at()).0,
@@ -157,14 +166,34 @@ impl<D: Driver> CudaStudent<D> {
             memory,
             driver,
         };
-        // SAFETY: planned for as many positions.
-        unsafe { student.host.upload(student.parameters.turns, &turns) }?;
-        if let Some(ids) = student.layout.draft_vocab().ids {
-            // SAFETY: planned for as many tokens.
-            unsafe { student.host.upload(student.parameters.draft_ids, ids) }?;
-        }
+        student.keep_model(model)?;
         student.restore(StudentState { values, mean: vec![0.0; trained], square: vec![0.0; trained] })?;
         Ok(student)
+    }
+
+    /// Copies what is needed of the model, and the turns of positions.
+    fn keep_model(&mut self, model: &ModelWeights<'_>) -> Result<(), BackendError> {
+        let Self { layout, geometry, options, parameters, host, .. } = self;
+        let turns = RopeTable::new(&geometry.rope, geometry.head_dim, options.window)?.pairs()?;
+        let side = ModelSide::<f32>::new(model, layout, geometry.rms_norm_eps.into());
+        // SAFETY: planned for as many elements.
+        unsafe {
+            host.upload(parameters.turns, &turns)?;
+            host.upload(parameters.model_norm, &side.norm)?;
+        }
+        for (to, values) in [(parameters.model_head, side.head), (parameters.embeddings, side.embeddings)] {
+            // SAFETY: planned for as many elements, as products read them.
+            unsafe {
+                match options.operands {
+                    Operands::F32 => host.upload(to, &values)?,
+                    Operands::Bf16 => {
+                        let narrow: Vec<u16> = values.into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
+                        host.upload(to, &narrow)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the device's memory that it takes.
@@ -174,81 +203,55 @@ impl<D: Driver> CudaStudent<D> {
 
     /// A batch through the block, and back where `learn`. After an error nothing is queued any more.
     fn run(&mut self, batch: &TeacherBatch, loss: &LossOptions, learn: bool) -> Result<Losses, BackendError> {
-        let logits = self.check(batch)?;
+        let states = self.check(batch)?;
+        let mut total = Losses::of_steps(self.options.steps);
         if batch.scored.is_empty() {
-            return Ok(Losses::of_steps(1));
+            return Ok(total);
         }
-        let losses = self.queue(batch, logits, loss, learn);
+        let losses = self.queue(batch, states, loss, learn);
         if losses.is_err() {
             // The first error is the one to be told.
             let _ = self.driver.wait();
         }
-        let mut total = LossSum::default();
-        for (position, PositionLoss { loss, divergence, overlap, agreement }) in batch.scored.iter().zip(losses?) {
-            total.add(&LossSum { weight: position.weight, loss, divergence, overlap, agreement });
+        let (told, losses) = losses?;
+        for (&(position, step), of_draft) in told.drafts.iter().zip(losses) {
+            let PositionLoss { loss, divergence, overlap, agreement } = of_draft;
+            let weight = batch.scored[position].weight;
+            total.drafts[step].add(&LossSum { weight, loss, divergence, overlap, agreement });
         }
-        self.weight += if learn { total.weight } else { 0.0 };
-        Ok(Losses { drafts: vec![total] })
+        self.weight += if learn { total.all().weight } else { 0.0 };
+        Ok(total)
     }
 
     fn queue(
         &mut self,
         batch: &TeacherBatch,
-        logits: &[f32],
+        states: &States,
         loss: &LossOptions,
         learn: bool,
-    ) -> Result<Vec<PositionLoss>, BackendError> {
+    ) -> Result<(Told, Vec<PositionLoss>), BackendError> {
         let Self { driver, layout, geometry, options, parameters, work, host, .. } = self;
-        let tiles: Vec<RowTile> = Flash::tiles(&batch.lengths, geometry.head_dim);
-        let positions: Vec<i32> = batch.lengths.iter().flat_map(|&len| 0..len as i32).collect();
-        let index: Vec<u32> = batch.scored.iter().map(|position| position.row as u32).collect();
-        let drafted = layout.draft_vocab();
-        let column = |token| drafted.column(token).map_or(u32::MAX, |column| column as u32);
-        let columns: Vec<u32> = batch.scored.iter().map(|position| column(position.token)).collect();
-        let weights: Vec<f64> = batch.scored.iter().map(|position| position.weight).collect();
-        let inbox = &work.inbox;
-        host.tell(
-            inbox,
-            &[
-                (inbox.positions, bytemuck::cast_slice(&positions)),
-                (inbox.tiles, bytemuck::cast_slice(&tiles)),
-                (inbox.index, bytemuck::cast_slice(&index)),
-                (inbox.columns, bytemuck::cast_slice(&columns)),
-                (inbox.weights, bytemuck::cast_slice(&weights)),
-                (inbox.hidden, bytemuck::cast_slice(&batch.hidden)),
-            ],
-        )?;
-        let (rows, hidden) = (positions.len(), geometry.hidden_size);
+        let told = Told::tell(host, work, batch, states, layout, geometry)?;
         // SAFETY: laid out by `new` for these; the batch was checked.
-        let pass =
-            unsafe { Pass::new(&**driver, layout, geometry, options.operands, parameters, work, rows, tiles.len()) };
+        let pass = unsafe { Pass::new(&**driver, layout, geometry, options.operands, parameters, work, &told) };
         pass.forward()?;
         if learn {
-            // Rows that do not count have no gradient.
-            // SAFETY: planned for as many rows.
-            unsafe { driver.zero(work.dout.wide, rows * hidden * size_of::<f32>()) }?;
+            pass.forget_gradients()?;
         }
-        for start in (0..index.len()).step_by(work.piece) {
-            let piece = start..index.len().min(start + work.piece);
-            let vocab = geometry.vocab_size;
-            // SAFETY: planned for the logits of a piece.
-            unsafe { host.upload(work.teacher, &logits[piece.start * vocab..piece.end * vocab]) }?;
-            pass.head(&piece, loss, learn)?;
-        }
+        told.pieces.iter().try_for_each(|piece| pass.head(piece, loss, learn))?;
         if learn {
             pass.backward()?;
         }
-        // SAFETY: planned for as many positions.
-        unsafe { host.answer(work.losses, index.len()) }
+        // SAFETY: planned for as many drafts.
+        let losses = unsafe { host.answer(work.losses, told.drafts.len()) }?;
+        Ok((told, losses))
     }
 
-    /// Refuses a batch that the buffers were not planned for, or whose parts do not fit each other. The teacher's logits.
-    fn check<'a>(&self, batch: &'a TeacherBatch) -> Result<&'a [f32], BackendError> {
+    /// Refuses a batch that the buffers were not planned for, or whose parts do not fit each other. What the teacher says.
+    fn check<'a>(&self, batch: &'a TeacherBatch) -> Result<&'a States, BackendError> {
         let refused = |found: String| Err(BackendError::Device(found));
-        let Targets::Logits(logits) = &batch.targets else {
-            return refused(
-                "hidden states of the teacher, which are not learned from on a GPU (expected logits)".into(),
-            );
+        let Targets::States(states) = &batch.targets else {
+            return refused("logits of the teacher (expected its last hidden states)".into());
         };
         let (rows, CudaStudentOptions { window, rows: most, .. }) =
             (batch.lengths.iter().sum::<usize>(), &self.options);
@@ -258,22 +261,38 @@ impl<D: Driver> CudaStudent<D> {
         if rows > *most {
             return refused(format!("a batch of {rows} tokens (expected at most {most})"));
         }
-        let found = [batch.hidden.len(), logits.len()];
-        let expected = [rows * self.geometry.hidden_size, batch.scored.len() * self.geometry.vocab_size];
+        let Geometry { hidden_size, vocab_size, .. } = self.geometry;
+        let positions = batch.scored.len();
+        let found = [batch.tokens.len(), batch.hidden.len(), states.last.len()];
+        let expected = [rows, rows * hidden_size, positions * hidden_size];
         if found != expected {
-            return refused(format!("a batch of {found:?} hidden numbers and logits (expected {expected:?})"));
+            return refused(format!(
+                "a batch of {found:?} tokens, hidden numbers and last ones (expected {expected:?})"
+            ));
+        }
+        let found = [states.log_totals.len(), states.likeliest.len(), states.vocab];
+        let expected = [positions, positions, vocab_size];
+        if found != expected {
+            return refused(format!("{found:?} sums, likeliest tokens and logits of each (expected {expected:?})"));
+        }
+        if let Some(token) = batch.tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return refused(format!("token {token} (expected less than {vocab_size})"));
         }
         let ascending = batch.scored.windows(2).all(|pair| pair[0].row < pair[1].row);
         if !ascending || batch.scored.last().is_some_and(|position| position.row >= rows) {
             return refused(format!("positions that are not ascending rows of {rows}"));
         }
-        Ok(logits)
+        Ok(states)
     }
 }
 
 impl<D: Driver> Student for CudaStudent<D> {
     fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    fn takes_states(&self) -> bool {
+        true
     }
 
     fn learn(&mut self, batch: &TeacherBatch, loss: &LossOptions) -> Result<Losses, BackendError> {

@@ -1,16 +1,14 @@
-//! A batch through the block: forward, the losses, and back. Mirrors `layer` and `head` of the processor's code.
+//! A batch through the block: all steps of its chains, and back. Mirrors `unrolled` of the processor's code.
 
 use super::Operands;
-use super::launches::{NULL, Normed};
-use super::memory::{Operand, Parameters, Workspace};
+use super::batch::Told;
+use super::launches::{Normed, Rows, at};
+use super::memory::{Parameters, Step, Workspace};
 use crate::backend::BackendError;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::kernels::training::{DistillLoss, PositionLoss, Swiglu, SwigluBackward};
-use crate::backend::cuda::kernels::{Address, FlashPass};
-use crate::backend::training::loss::LossOptions;
-use crate::backend::training::parameters::{Head, Layout, Linear, Slot};
+use crate::backend::cuda::kernels::Address;
+use crate::backend::training::parameters::{Layout, Slot};
 use crate::model::Geometry;
-use std::ops::Range;
 
 /// What queueing returns.
 pub type Done = Result<(), BackendError>;
@@ -23,35 +21,15 @@ pub struct Pass<'a, D: Driver> {
     pub(super) operands: Operands,
     pub(super) parameters: &'a Parameters,
     pub(super) work: &'a Workspace,
-    pub(super) epsilon: f32,
-    pub(super) rows: usize,
-    pub(super) tiles: usize,
-}
-
-/// Queries or keys, and what becomes of them.
-struct HeadsOf<'a> {
-    linear: &'a Linear,
-    norm: Option<&'a Slot>,
-    heads: usize,
-    /// Before the norm.
-    raw: Address,
-    factors: Address,
-    x: Address,
-    dx: Operand,
-}
-
-/// An address some elements further on.
-fn at<T>(base: Address, elements: usize) -> Address {
-    Address(base.0 + (elements * size_of::<T>()) as u64)
+    pub(super) told: &'a Told,
 }
 
 impl<D: Driver> Pass<'_, D> {
-    /// A pass of `rows` rows in `tiles` tiles, whose inbox is told or queued to be.
+    /// A pass of a batch that is queued to be told.
     ///
     /// # Safety
     /// Parameters and workspace lie in memory of the device as they were planned, for this layout, geometry and
-    /// operands and for as many rows; what the inbox is told fits the rows.
-    #[expect(clippy::too_many_arguments, reason = "all that a pass works with")]
+    /// operands and for a batch of this size; what was told fits the rows.
     pub unsafe fn new<'a>(
         on: &'a D,
         layout: &'a Layout,
@@ -59,155 +37,114 @@ impl<D: Driver> Pass<'_, D> {
         operands: Operands,
         parameters: &'a Parameters,
         work: &'a Workspace,
-        rows: usize,
-        tiles: usize,
+        told: &'a Told,
     ) -> Pass<'a, D> {
-        let epsilon = geometry.rms_norm_eps;
-        Pass { on, layout, geometry, operands, parameters, work, epsilon, rows, tiles }
+        Pass { on, layout, geometry, operands, parameters, work, told }
     }
 
-    fn queries_and_keys(&self) -> [HeadsOf<'_>; 2] {
-        let (work, layout) = (self.work, self.layout);
-        [
-            HeadsOf {
-                linear: &layout.q,
-                norm: layout.q_norm.as_ref(),
-                heads: self.geometry.heads,
-                raw: work.raw_q,
-                factors: work.q_factors,
-                x: work.q,
-                dx: work.dq,
-            },
-            HeadsOf {
-                linear: &layout.k,
-                norm: layout.k_norm.as_ref(),
-                heads: self.geometry.kv_heads,
-                raw: work.raw_k,
-                factors: work.k_factors,
-                x: work.k,
-                dx: work.dk,
-            },
-        ]
+    fn text(&self) -> Rows {
+        Rows { count: self.told.text, positions: self.work.inbox.positions }
     }
 
-    /// All rows of `x`, with the factors of their norm.
-    fn all(&self, x: Address, factors: Address) -> Normed {
-        Normed { x, index: NULL, rows: self.rows, factors }
+    /// The rows of a step.
+    pub fn chains(&self, step: usize) -> Rows {
+        let count = self.told.chains;
+        Rows { count, positions: at::<i32>(self.work.inbox.chain_positions, step * count) }
     }
 
-    fn norm_all(&self, x: Address, factors: Address, weight: &Slot, y: Operand) -> Done {
-        self.norm(self.all(x, factors), weight, y.wide)?;
-        self.narrow(y, self.rows * weight.range.len())
+    fn zero(&self, floats: Address, count: usize) -> Done {
+        // SAFETY: as promised to the pass.
+        unsafe { self.on.zero(floats, count * size_of::<f32>()) }
     }
 
-    /// The residual stream after the layer.
+    /// The residual stream after the layer in each step.
     pub fn forward(&self) -> Done {
-        let (work, layout) = (self.work, self.layout);
-        let mlp = self.rows * self.geometry.intermediate_size;
-        self.norm_all(work.inbox.hidden, work.factors, &layout.input_norm, work.normed)?;
-        for of in self.queries_and_keys() {
-            let projected = if of.norm.is_some() { of.raw } else { of.x };
-            self.project(of.linear, work.normed, projected, NULL)?;
-            if let Some(norm) = of.norm {
-                let rows = Normed { x: of.raw, index: NULL, rows: self.rows * of.heads, factors: of.factors };
-                self.norm(rows, norm, of.x)?;
+        let (work, layout, text) = (self.work, self.layout, self.text());
+        if let Some(input) = &layout.input {
+            self.narrow(work.hidden, text.count * self.geometry.hidden_size)?;
+            self.times(self.weight(input), text.count, work.hidden.factor, work.text.x, 0.0)?;
+        }
+        self.norm_stream(&work.text, text.count, &layout.input_norm)?;
+        self.keys(text, work.text.normed.factor, &work.text_keys)?;
+        let (starts, count) = (work.inbox.starts, self.told.chains);
+        let first = &work.steps[0].inputs;
+        self.take(work.text.x, starts, first.x, count)?;
+        self.take_factors(work.text.normed.factor, starts, first.normed.factor, count)?;
+        self.layer(0)?;
+        let Some(recurrent) = &layout.recurrent else { return Ok(()) };
+        for number in 1..work.steps.len() {
+            self.read_own(recurrent, number)?;
+            self.layer(number)?;
+        }
+        Ok(())
+    }
+
+    /// What a step reads, and the keys that it makes: of the stream that the step before left, and the tokens that it drafted.
+    fn read_own(&self, recurrent: &Slot, number: usize) -> Done {
+        let (work, rows) = (self.work, self.chains(number));
+        let (before, step) = (&work.steps[number - 1], &work.steps[number]);
+        let Some(own) = &step.own else { return Ok(()) };
+        let tokens = at::<u32>(work.inbox.tokens, (number - 1) * rows.count);
+        self.take_factors(self.parameters.embeddings, tokens, own.embedded, rows.count)?;
+        self.narrow(before.out, rows.count * self.geometry.hidden_size)?;
+        let [of_state, of_token] = self.halves(recurrent);
+        self.times(of_state, rows.count, before.out.factor, step.inputs.x, 0.0)?;
+        self.times(of_token, rows.count, own.embedded, step.inputs.x, 1.0)?;
+        self.norm_stream(&step.inputs, rows.count, &self.layout.input_norm)?;
+        self.keys(rows, step.inputs.normed.factor, &own.keys)
+    }
+
+    /// Before [`head`](Self::head) adds to it: what does not count has no gradient.
+    pub fn forget_gradients(&self) -> Done {
+        let (chains, geometry) = (self.told.chains, self.geometry);
+        for step in &self.work.steps {
+            self.zero(step.dout, chains * geometry.hidden_size)?;
+            if let Some(own) = &step.own {
+                self.zero(own.keys.dk, chains * geometry.kv_size())?;
+                self.zero(own.keys.dv, chains * geometry.kv_size())?;
             }
-            self.rotate(of.x, of.heads, false)?;
         }
-        self.project(&layout.v, work.normed, work.v, NULL)?;
-        self.attend(&[FlashPass::Forward])?;
-        self.narrow(work.attended, self.rows * self.geometry.q_size())?;
-        self.project(&layout.o, work.attended, work.middle, work.inbox.hidden)?;
-        self.norm_all(work.middle, work.middle_factors, &layout.post_norm, work.middle_normed)?;
-        self.project(&layout.gate, work.middle_normed, work.gate.wide, NULL)?;
-        self.project(&layout.up, work.middle_normed, work.up.wide, NULL)?;
-        // SAFETY: as promised to the pass.
-        unsafe { self.swiglu().launch(self.on) }?;
-        self.narrow(work.gated, mlp)?;
-        self.project(&layout.down, work.gated, work.out, work.middle)
+        Ok(())
     }
 
-    fn swiglu(&self) -> Swiglu {
-        let count = (self.rows * self.geometry.intermediate_size) as u64;
-        Swiglu { gate: self.work.gate.wide, up: self.work.up.wide, gated: self.work.gated.wide, count }
-    }
-
-    /// The losses of some of the positions that count, whose teacher's logits are there, and, where `learn`, the
-    /// gradients of the head and in the rows of the stream.
-    pub fn head(&self, positions: &Range<usize>, options: &LossOptions, learn: bool) -> Done {
-        let (work, layout, count) = (self.work, self.layout, positions.len());
-        let [vocab, hidden] = layout.head.shape;
-        let index = at::<u32>(work.inbox.index, positions.start);
-        let stream = Normed { x: work.out, index, rows: count, factors: work.head_factors };
-        self.norm(stream, &layout.norm, work.head_normed.wide)?;
-        self.narrow(work.head_normed, count * hidden)?;
-        let (normed, head) = (work.head_normed.factor, self.factor(&layout.head));
-        self.multiply([count, vocab, hidden], (normed, false), (head, true), work.logits.wide, 0.0)?;
-        let loss = DistillLoss {
-            student: work.logits.wide,
-            teacher: work.teacher,
-            draft_ids: self.parameters.draft_ids,
-            columns: at::<u32>(work.inbox.columns, positions.start),
-            weights: at::<f64>(work.inbox.weights, positions.start),
-            losses: at::<PositionLoss>(work.losses, positions.start),
-            vocab: vocab as i32,
-            teacher_vocab: self.geometry.vocab_size as i32,
-            soft: options.soft,
-            temperature: options.temperature,
-            hard: options.hard,
-            variation: options.variation,
-            gradient: learn.into(),
-            rows: count as u32,
-        };
-        // SAFETY: as promised to the pass.
-        unsafe { loss.launch(self.on) }?;
-        if !learn {
-            return Ok(());
-        }
-        self.narrow(work.logits, count * vocab)?;
-        let dlogits = work.logits.factor;
-        if layout.kind == Head::Trained {
-            let dhead = self.gradient(&layout.head);
-            self.multiply([vocab, hidden, count], (dlogits, true), (normed, false), dhead, 1.0)?;
-        }
-        self.multiply([count, hidden, vocab], (dlogits, false), (head, false), work.dnormed, 0.0)?;
-        self.norm_backward(stream, &layout.norm, work.dnormed, work.dout.wide, false)
-    }
-
-    /// Adds the gradients of the layer's parameters, given that of its output in `dout`.
+    /// Adds the gradients of the block's parameters but for its last norm and head, given those of the steps' outputs.
     pub fn backward(&self) -> Done {
-        let (work, layout, geometry) = (self.work, self.layout, self.geometry);
-        let elements = |width: usize| self.rows * width;
-        let (hidden, mlp) = (elements(geometry.hidden_size), elements(geometry.intermediate_size));
-        self.narrow(work.dout, hidden)?;
-        // From here on `gated` is its own gradient, as are `gate` and `up` behind the next step.
-        self.project_backward(&layout.down, work.gated, work.dout, work.gated.wide, 0.0)?;
-        // SAFETY: as promised to the pass.
-        unsafe { SwigluBackward(self.swiglu()).launch(self.on) }?;
-        for (linear, dy, beta) in [(&layout.gate, work.gate, 0.0), (&layout.up, work.up, 1.0)] {
-            self.narrow(dy, mlp)?;
-            self.project_backward(linear, work.middle_normed, dy, work.dnormed, beta)?;
-        }
-        // The stream goes round the MLP as well.
-        let middle = self.all(work.middle, work.middle_factors);
-        self.norm_backward(middle, &layout.post_norm, work.dnormed, work.dout.wide, true)?;
-        self.narrow(work.dout, hidden)?;
-        self.project_backward(&layout.o, work.attended, work.dout, work.dattended, 0.0)?;
-        self.attend(&[FlashPass::Queries, FlashPass::Keys])?;
-        for of in self.queries_and_keys() {
-            self.rotate(of.dx.wide, of.heads, true)?;
-            if let Some(norm) = of.norm {
-                let rows = Normed { x: of.raw, index: NULL, rows: self.rows * of.heads, factors: of.factors };
-                self.norm_backward(rows, norm, of.dx.wide, of.dx.wide, false)?;
+        let (work, layout) = (self.work, self.layout);
+        let last = work.steps.len() - 1;
+        if let Some(recurrent) = &layout.recurrent {
+            for number in (1..=last).rev() {
+                self.layer_backward(number, number < last)?;
+                self.read_own_backward(recurrent, number)?;
             }
         }
-        let (q, kv) = (elements(geometry.q_size()), elements(geometry.kv_size()));
-        let projections = [(&layout.q, work.dq, q, 0.0), (&layout.k, work.dk, kv, 1.0), (&layout.v, work.dv, kv, 1.0)];
-        for (linear, dy, count, beta) in projections {
-            self.narrow(dy, count)?;
-            self.project_backward(linear, work.normed, dy, work.dnormed, beta)?;
-        }
-        // What is before the layer is not trained.
-        self.norm_weight_backward(self.all(work.inbox.hidden, work.factors), &layout.input_norm, work.dnormed)
+        self.layer_backward(0, last > 0)?;
+        let (text, starts, chains) = (self.text(), work.inbox.starts, self.told.chains);
+        self.keys_backward(text, work.text.normed.factor, &work.text_keys, work.dtext, 0.0)?;
+        self.add_back(work.dnormed, starts, work.dtext, chains)?;
+        let stream = Normed::of(&work.text, text.count);
+        let Some(input) = &layout.input else {
+            // What is before the block is not trained.
+            return self.norm_weight_backward(stream, &layout.input_norm, work.dtext);
+        };
+        self.norm_backward(stream, &layout.input_norm, work.dtext, work.dtext, false)?;
+        self.add_back(work.steps[0].dout, starts, work.dtext, chains)?;
+        let dx = self.narrowed(work.dtext, text.count * self.geometry.hidden_size)?;
+        self.weight_backward(self.weight(input), text.count, work.hidden.factor, dx)
+    }
+
+    /// The way back of [`read_own`](Self::read_own). Later steps have all added to the gradients of this one's keys.
+    fn read_own_backward(&self, recurrent: &Slot, number: usize) -> Done {
+        let (work, rows) = (self.work, self.chains(number));
+        let (before, step): (&Step, &Step) = (&work.steps[number - 1], &work.steps[number]);
+        let Some(own) = &step.own else { return Ok(()) };
+        self.keys_backward(rows, step.inputs.normed.factor, &own.keys, work.dnormed, 1.0)?;
+        let inputs = Normed::of(&step.inputs, rows.count);
+        self.norm_backward(inputs, &self.layout.input_norm, work.dnormed, step.dout, true)?;
+        let dx = self.narrowed(step.dout, rows.count * self.geometry.hidden_size)?;
+        let [of_state, of_token] = self.halves(recurrent);
+        self.weight_backward(of_state, rows.count, before.out.factor, dx)?;
+        // Embeddings are not trained.
+        self.weight_backward(of_token, rows.count, own.embedded, dx)?;
+        self.times_backward(of_state, rows.count, dx, before.dout, 1.0)
     }
 }

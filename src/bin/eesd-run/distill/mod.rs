@@ -16,13 +16,12 @@ mod student;
 mod sweep;
 mod training;
 
-use crate::args::{DistillArgs, InputMatrix, Store};
+use crate::args::{DistillArgs, Store};
 use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::interrupt;
 use crate::report::Reporter;
 use crate::settings::Model;
-use eesd::backend::Device;
 use eesd::distill::snapshot_path;
 use eesd::model::Encoder;
 use std::path::{Path, PathBuf};
@@ -77,12 +76,6 @@ fn refuse_in_vain(args: &DistillArgs, model: &Model, output: &Path, layers: &[us
     {
         let found = format!("--store q8: the model has rows of {width} numbers");
         return Err(Failure::usage(format!("{found} (expected multiples of {})", Encoder::Q8_0.blocks().len())));
-    }
-    if let Device::Cuda(_) = args.machine.device
-        && (args.block.recurrent.is_some() || args.block.input_matrix == Some(InputMatrix::Ridge))
-    {
-        let flag = if args.block.recurrent.is_some() { "--recurrent" } else { "--input-matrix ridge" };
-        return Err(Failure::usage(format!("{flag}: not trained on a GPU yet (expected --device cpu)")));
     }
     layers.iter().try_for_each(|&n| start::with_start(&args.block, model, n, reporter, |_| Ok(())))?;
     if let Some(path) = &args.plot

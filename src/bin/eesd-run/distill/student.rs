@@ -43,11 +43,13 @@ pub fn student(
             let of_student = CudaStudentOptions {
                 window,
                 rows,
+                steps: plan.recurrent,
                 memory_fraction,
                 operands: Operands::Bf16,
                 logits: CudaStudentOptions::LOGITS,
             };
-            let student = CudaStudent::new(gpu.clone(), geometry, layout, values, of_student)?;
+            let weights = model.weights(reporter)?;
+            let student = CudaStudent::new(gpu.clone(), geometry, &weights, layout, values, of_student)?;
             let taken = student.device_bytes() as f64 / gpu.memory()?.total as f64;
             options.memory_fraction = (memory_fraction - taken).max(LEAST_FRACTION);
             Ok(Box::new(student))
