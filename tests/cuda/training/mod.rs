@@ -4,6 +4,7 @@
 #[path = "../../common/blocks.rs"]
 mod blocks;
 mod device;
+mod distilled;
 mod gradients;
 mod runs;
 mod subject;
