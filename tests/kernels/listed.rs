@@ -2,7 +2,8 @@
 //! forbidden.
 
 use crate::device::Device;
-use crate::sampling::{Scratch, VOCAB, logits, params, partials_of};
+use crate::sampling::{VOCAB, logits, params, partials_of};
+use crate::scratch::Scratch;
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::backend::cuda::kernels::{
     Address, Adjust, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sample, sampling_kernel,

@@ -19,6 +19,7 @@ mod projection;
 mod proposals;
 mod rows;
 mod sampling;
+mod scratch;
 mod support;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;

@@ -60,7 +60,7 @@ const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 64] = [
+const MUTANTS: [Mutant; 73] = [
     // Barriers left out.
     mutant(
         SKINNY,

@@ -1,6 +1,7 @@
 //! `count_tokens`, `adjust`, `weigh` and `sample` against plain float64 code over sorted lists, with the library's Philox words.
 
 use crate::device::Device;
+use crate::scratch::Scratch;
 use crate::support::{Noise, assert_close, device, from, schedules, to};
 use eesd::backend::cuda::kernels::{
     Address, Adjust, CountTokens, HeadPartial, JudgedRow, Params, RowChoice, Sample, TokenBias, sample, sampling_kernel,
@@ -69,33 +70,6 @@ fn logits_of(rows: usize, vocab: usize, seed: u64) -> Vec<f32> {
         row[5] = -0.0;
     }
     logits
-}
-
-/// What sampling keeps beside weights and choices.
-pub struct Scratch {
-    filters: Vec<u64>,
-    parts: Vec<u64>,
-}
-
-impl Scratch {
-    /// Of so many rows.
-    pub fn new(rows: usize, vocab: usize) -> Self {
-        let parts = rows * Sample::slices(vocab) * Sample::PART_BYTES / 8;
-        Self { filters: vec![0; rows * Sample::FILTER_BYTES / 8], parts: vec![u64::MAX; parts] }
-    }
-
-    /// Where the filters and the parts are.
-    pub fn addresses(&mut self) -> [Address; 2] {
-        [to(&mut self.filters), to(&mut self.parts)]
-    }
-
-    /// All but what is kept of each row is as before the first launch.
-    fn check(&self) {
-        for row in self.filters.chunks(Sample::FILTER_BYTES / 8) {
-            let [sums @ .., _last, bin_and_weighed, sampled] = row else { panic!("a row of filters is longer") };
-            assert!(sums.iter().all(|&sum| sum == 0) && bin_and_weighed >> 32 == 0 && *sampled == 0);
-        }
-    }
 }
 
 /// Samples; outcomes go to the rows in reverse order, and come back in the order of `rows`.

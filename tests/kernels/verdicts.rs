@@ -2,7 +2,8 @@
 //! [`Sampler`] on the same logits: the same drafts, the same verdicts, also where the last drafts were proposed.
 
 use crate::device::Device;
-use crate::sampling::{Scratch, VOCAB, logits, partials_of};
+use crate::sampling::{VOCAB, logits, partials_of};
+use crate::scratch::Scratch;
 use crate::support::{Noise, assert_close, from, schedules, to};
 use eesd::TokenId;
 use eesd::backend::cuda::kernels::{

@@ -1,7 +1,8 @@
 //! The steps of a pass, each a few launches: what kernels and products are given.
 
-use super::memory::{Operand, Stream};
+use super::memory::Stream;
 use super::pass::{Done, Pass};
+use super::places::Operand;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::kernels::Address;
 use crate::backend::cuda::kernels::training::{

@@ -1,20 +1,12 @@
 //! What a student keeps on the device, laid out before any memory is taken.
 
+use super::places::{Operand, Places};
 use super::{CudaStudentOptions, Operands};
 use crate::backend::cuda::arena::Arena;
 use crate::backend::cuda::kernels::training::{AboutGradient, ColumnSums, GradientSquares, PositionLoss};
 use crate::backend::cuda::kernels::{Address, RowTile};
 use crate::backend::training::parameters::{Head, Layout};
 use crate::model::Geometry;
-
-/// An f32 array that products multiply with: by itself, or as its bf16 copy.
-#[derive(Debug, Clone, Copy)]
-pub struct Operand {
-    /// f32.
-    pub wide: Address,
-    /// What products read: the copy, or `wide`.
-    pub factor: Address,
-}
 
 /// Parameters, the optimiser's memory, and what is kept of the model.
 pub struct Parameters {
@@ -187,38 +179,6 @@ pub struct Workspace {
     pub library: Address,
     /// Positions whose logits are there at a time.
     pub piece: usize,
-}
-
-/// Hands out arrays.
-struct Places {
-    arena: Arena,
-    operands: Operands,
-}
-
-impl Places {
-    fn floats(&mut self, elements: usize) -> Address {
-        self.arena.array::<f32>(elements)
-    }
-
-    /// What products read.
-    fn factors(&mut self, elements: usize) -> Address {
-        self.arena.take(elements * self.operands.number().bytes())
-    }
-
-    fn operand(&mut self, elements: usize) -> Operand {
-        let wide = self.floats(elements);
-        self.operand_of(wide, elements)
-    }
-
-    /// One whose f32 side is there.
-    fn operand_of(&mut self, wide: Address, elements: usize) -> Operand {
-        Operand { wide, factor: if self.operands == Operands::F32 { wide } else { self.factors(elements) } }
-    }
-
-    /// One whose f32 side nobody reads once there is a copy: until then it is in `scratch`.
-    fn copy(&mut self, scratch: Address, elements: usize) -> Operand {
-        if self.operands == Operands::F32 { self.operand(elements) } else { self.operand_of(scratch, elements) }
-    }
 }
 
 /// How large everything is.

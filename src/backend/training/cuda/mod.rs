@@ -23,6 +23,7 @@ mod launches;
 mod layer;
 mod memory;
 mod pass;
+mod places;
 mod update;
 
 pub use budget::TrainingBudget;

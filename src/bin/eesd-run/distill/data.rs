@@ -84,7 +84,7 @@ fn answers(args: &DistillArgs, model: &Model, output: &Path, reporter: Reporter)
         };
         let path = output.join("prompts.made-up.jsonl");
         let opening = turn.opening.len();
-        let Some(written) = writer.write(&[turn.opening.clone()], &options, &path, "prompts")? else {
+        let Some(written) = writer.write(std::slice::from_ref(&turn.opening), &options, &path, "prompts")? else {
             return Ok(None);
         };
         let made_up = asked(model, &turn, written.iter().map(|document| &document.tokens[opening..]))?;
