@@ -231,8 +231,13 @@ impl SourceTs {
         size.time = size.time * PACE_DECAY + time;
         let drafters = told.iter().filter(|told| told.sampled > 0).count() as f64;
         let price = batch * size.tokens / size.time * drafting / drafters;
-        for sequence in told.iter().filter(|told| told.sampled > 0 && price.is_finite()) {
-            self.exits.observe(sequence.slot, sequence.accepted as f64 - price);
+        for sequence in told.iter().filter(|told| told.proposed == 0) {
+            match sequence.sampled {
+                // What is left to a controller that would not draft was worth no more than any plain round.
+                0 => self.exits.observe(sequence.slot, 0.0),
+                _ if price.is_finite() => self.exits.observe(sequence.slot, sequence.accepted as f64 - price),
+                _ => {}
+            }
         }
     }
 

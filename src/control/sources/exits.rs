@@ -1,4 +1,4 @@
-//! What the exit block's drafts are worth, as rounds show it: what a proposal has to be worth more than.
+//! What rounds are worth that are left to the exit block, drafted or not: what a proposal has to be worth more than.
 
 use crate::sample::Philox;
 use rand_distr::Distribution;
@@ -11,15 +11,22 @@ const DECAY: f64 = 0.95;
 const PRIOR: f64 = 4.0;
 /// How much a round counts for the usual worth.
 const RATE: f64 = 1.0 / 64.0;
-/// How far the worth of single rounds lies apart, in tokens.
+/// How far the worth of single rounds is thought to lie apart at first, in tokens.
 const SPREAD: f64 = 1.0;
 
-/// By slot, and over all sequences, what drafted rounds gained over plain ones, in tokens.
+/// By slot, and over all sequences, what rounds without proposals gained over plain ones, in tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Exits {
     usual: f64,
-    /// Sums of rounds and of what they gained.
-    sequences: BTreeMap<usize, (f64, f64)>,
+    sequences: BTreeMap<usize, Rounds>,
+}
+
+/// Sums of rounds, of what they gained, and of its squares.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rounds {
+    count: f64,
+    gain: f64,
+    square: f64,
 }
 
 impl Exits {
@@ -28,19 +35,21 @@ impl Exits {
         self.sequences.remove(&slot);
     }
 
-    /// A drafted round gained so much.
+    /// A round without proposals gained so much: nothing, where nothing was drafted.
     pub fn observe(&mut self, slot: usize, gain: f64) {
         self.usual += RATE * (gain - self.usual);
-        let (rounds, sum) = self.sequences.entry(slot).or_default();
-        (*rounds, *sum) = (*rounds * DECAY + 1.0, *sum * DECAY + gain);
+        let Rounds { count, gain: sum, square } = self.sequences.entry(slot).or_default();
+        (*count, *sum, *square) = (*count * DECAY + 1.0, *sum * DECAY + gain, *square * DECAY + gain * gain);
     }
 
     /// A draw of what the next one gains. Not less than nothing: how far is drafted, if at all, is another's choice.
     pub fn worth(&self, slot: usize, rng: &mut Philox) -> f64 {
-        let (rounds, sum) = self.sequences.get(&slot).copied().unwrap_or_default();
-        let strength = rounds + PRIOR;
-        let mean = (sum + PRIOR * self.usual) / strength;
-        let normal = rand_distr::Normal::new(mean, SPREAD / strength.sqrt());
+        let Rounds { count, gain, square } = self.sequences.get(&slot).copied().unwrap_or_default();
+        let strength = count + PRIOR;
+        let mean = (gain + PRIOR * self.usual) / strength;
+        let usual_square = SPREAD * SPREAD + self.usual * self.usual;
+        let variance = (square + PRIOR * usual_square) / strength - mean * mean;
+        let normal = rand_distr::Normal::new(mean, (variance.max(0.0) / strength).sqrt());
         normal.map_or(mean, |normal| normal.sample(rng)).max(0.0)
     }
 
