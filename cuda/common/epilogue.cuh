@@ -59,7 +59,7 @@ template <> struct NormFactor<FINISH> {
 #define PROJECTION_OF(name, T, suffix, Arguments, Epilogue)                          \
   SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 8, 2)                      \
   SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 16, 2)                     \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 24, 2)                     \
+  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 24, 1)                     \
   SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 32, 1)                     \
   SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 48, 1)                     \
   SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 64, 1)                     \

@@ -3,7 +3,7 @@
 // W      packed by src/backend/cuda/pack.rs, [outputs/32][2 blocks of 16 rows][chunks of 64][4 steps][32 lanes]
 //        16 bytes; x [tokens, stride] in the weights' format, zero past the last input.
 // block  256 threads, 32 outputs, all of K. Warp w takes chunks w, w + 8, ...; two chunks are in flight:
-//        sixteen 16-byte loads per lane. Up to 24 tokens leave room for two blocks on an SM.
+//        sixteen 16-byte loads per lane. Up to 16 tokens leave room for two blocks on an SM.
 // order  within a chunk by steps, chunks of a warp ascending, then the eight warps' sums ascending from
 //        zero. It depends on K alone: neither the number of tokens nor the grid can change a bit.
 // bytes  W once, and x once per 32 outputs (from L2).
