@@ -58,3 +58,33 @@ impl Exits {
         json!(self.usual)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Purpose;
+
+    fn mean_worth(exits: &Exits, slot: usize) -> f64 {
+        let draw = |round| exits.worth(slot, &mut Philox::new(7, round, Purpose::Controller, 0));
+        (0..1000).map(draw).sum::<f64>() / 1000.0
+    }
+
+    /// A controller that drafts no more, because that does not pay, is no reason to refuse a proposal.
+    #[test]
+    fn rounds_that_are_not_drafted_are_worth_little() {
+        let mut exits = Exits::default();
+        (0..10).for_each(|_| exits.observe(0, -0.2));
+        (0..60).for_each(|_| exits.observe(0, 0.0));
+        assert!(mean_worth(&exits, 0) < 0.05, "{}", mean_worth(&exits, 0));
+    }
+
+    #[test]
+    fn drafts_that_gain_are_worth_what_they_gain_and_a_new_sequence_is_uncertain() {
+        let mut exits = Exits::default();
+        (0..200).for_each(|round| exits.observe(0, if round % 2 == 0 { 2.0 } else { 0.0 }));
+        assert!((mean_worth(&exits, 0) - 1.0).abs() < 0.1, "{}", mean_worth(&exits, 0));
+        exits.start(0);
+        let draws = (0..100).map(|round| exits.worth(0, &mut Philox::new(7, round, Purpose::Controller, 0)));
+        assert!(draws.filter(|&worth| worth < 0.5).count() > 5, "what others gained is not certain of this one");
+    }
+}
