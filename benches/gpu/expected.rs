@@ -42,6 +42,6 @@ pub fn prefill(bytes: usize, rows: usize, fast: bool) -> f64 {
 pub fn sampling(vocab: usize, filters: Option<usize>) -> f64 {
     let partials = (vocab.div_ceil(32) * 12) as f64 / L2_BY_ONE;
     let Some(filters) = filters else { return LAUNCH + partials };
-    let slice = vocab.min(vocab.div_ceil(Sample::slices(vocab))) as f64;
+    let slice = vocab.div_ceil(Sample::slices(vocab)) as f64;
     2.0 * (LAUNCH + partials) + (12.0 + 12.0) * slice / L2_BY_ONE + (8 * filters * vocab) as f64 / L2_BY_ONE
 }

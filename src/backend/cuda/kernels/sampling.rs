@@ -250,9 +250,12 @@ impl Sample {
     /// Bytes of what a slice of a row comes to.
     pub const PART_BYTES: usize = 24;
 
+    /// Logits of a slice, as `cuda/common/sampled_row.cuh` has it.
+    const SLICE: usize = 4096;
+
     /// Slices of a row of `vocab` logits, a block each.
     pub const fn slices(vocab: usize) -> usize {
-        vocab.div_ceil(4096)
+        vocab.div_ceil(Self::SLICE)
     }
 }
 
