@@ -74,7 +74,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0.6,0.8,0.9")]
     acceptance: Vec<f64>,
     /// The ε that is tried first for each of these: what an earlier run found.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = scale, allow_negative_numbers = true)]
     scales: Vec<f32>,
     /// Exit layer N.
     #[arg(long, default_value = "3")]
@@ -156,6 +156,12 @@ impl From<WayOfDrafts> for Way {
     }
 }
 
+/// An ε.
+fn scale(given: &str) -> Result<f32, String> {
+    let scale = given.parse().ok().filter(|scale: &f32| *scale > 0.0 && scale.is_finite());
+    scale.ok_or_else(|| "expected a number above 0".into())
+}
+
 /// A format by its name.
 fn stored(name: &str) -> Result<Format, String> {
     let numbers = [Dtype::F32, Dtype::F16, Dtype::BF16].map(Format::Float);
@@ -209,6 +215,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = Args::parse();
     if args.quick {
         (args.acceptance, args.repetitions) = (vec![0.8], NonZeroUsize::MIN);
+    }
+    let (scales, acceptances) = (args.scales.len(), args.acceptance.len());
+    if scales > acceptances {
+        return Err(format!("{scales} --scales (expected one for each --acceptance, {acceptances} at most)").into());
     }
     let (name, geometry, format, ways) = args.model.table();
     let (layers, exit_layer) = (geometry.layers, args.exit_layer.get());
