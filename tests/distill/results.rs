@@ -131,7 +131,7 @@ fn a_small_draft_vocabulary_is_of_frequent_tokens() {
     assert!((100.0 * some - share).abs() < 0.06, "{some} {share}");
     assert!(few.iter().all(|id| many.contains(id)) && *few.last().unwrap() > 300, "{few:?}");
 
-    // A start from a block keeps its tokens, or takes the most frequent of them; it has no others.
+    // A start from a block keeps its tokens, or takes those that are frequent in the data, more of them too.
     let few_path = place.path("few/exit-2.safetensors");
     let from = ["--init-from", few_path.to_str().unwrap(), "--steps", "1"];
     for (output, more) in [("same", &[][..]), ("again", &["--draft-vocab", "32"])] {
@@ -140,10 +140,8 @@ fn a_small_draft_vocabulary_is_of_frequent_tokens() {
     }
     ok(place.training("fewer", &[&from[..], &["--draft-vocab", "16"]].concat()));
     assert!(ids("fewer").0.iter().all(|id| few.contains(id)));
-    let refused = place.training("more", &[&from[..], &["--draft-vocab", "33"]].concat()).output().unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    let told = crate::stderr(&refused);
-    assert!(told.contains("--draft-vocab: 33 tokens (expected 1 to 32, those of the block to start from)"), "{told}");
+    ok(place.training("more", &[&from[..], &["--draft-vocab", "512"]].concat()));
+    assert_eq!(ids("more").0, many);
 
     let block = place.path("out/exit-2.safetensors");
     let mut verify = Command::new(env!("CARGO_BIN_EXE_eesd-run"));

@@ -84,11 +84,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Places for a block like `exit`, and the values of its tensors. Of its head, or of the model's where it has
-    /// none, the rows of `draft_ids` are taken: ascending tokens; without, all of them.
+    /// Places for a block like `exit`, and the values of its tensors. The rows of its head are those of `draft_ids`,
+    /// ascending tokens, or without them all that it has; for a token that it has no row for, and where it has no head,
+    /// they are the model's.
     ///
     /// # Errors
-    /// If there is no token, one without a row, or one that is not above the last, or a shared head is to be cut.
+    /// If there is no token, one outside the vocabulary, or one that is not above the last, or a shared head is to be cut.
     pub fn new(
         exit: &ExitWeights<'_>,
         model: &ModelWeights<'_>,
@@ -98,24 +99,23 @@ impl Layout {
         let mut values = Vec::new();
         let layer = &exit.layer;
         let own = if kind == Head::Shared { None } else { exit.head };
-        let head = own.unwrap_or(model.head);
-        let known = DraftVocab { size: head.rows, ids: own.and(exit.draft_ids) };
+        let known = DraftVocab { size: own.unwrap_or(model.head).rows, ids: own.and(exit.draft_ids) };
         let ids: Vec<TokenId> = match draft_ids {
             Some(ids) if kind == Head::Shared => {
                 return Err(format!(
                     "{} tokens to draft with the model's own head, which has {}",
                     ids.len(),
-                    head.rows
+                    known.size
                 ));
             }
             Some(ids) => ids.to_vec(),
-            None => (0..head.rows).map(|column| known.token(column)).collect(),
+            None => (0..known.size).map(|column| known.token(column)).collect(),
         };
         let wrong = |(found, expected)| format!("the tokens to draft have {found} (expected {expected})");
         DraftVocab { size: ids.len(), ids: Some(&ids) }.check(model.head.rows).map_err(wrong)?;
-        let row = |&id| known.column(id).ok_or_else(|| format!("token {id} to draft, for which there is no row"));
-        let rows = ids.iter().map(row).collect::<Result<Vec<usize>, String>>()?;
-        if rows.is_empty() {
+        let own_row = |id| Some((own?, known.column(id)?));
+        let rows = ids.iter().map(|&id| own_row(id).unwrap_or((model.head, id as usize)));
+        if ids.is_empty() {
             return Err("no token to draft (expected at least 1)".into());
         }
         let layout = Self {
@@ -133,7 +133,7 @@ impl Layout {
             up: linear(&mut values, layer.up, layer.up_bias),
             down: linear(&mut values, layer.down, layer.down_bias),
             norm: vector(&mut values, exit.norm),
-            head: some_rows(&mut values, head, rows.iter().copied()),
+            head: some_rows(&mut values, model.head.cols, rows),
             // The first tokens need no list.
             draft_ids: ids.iter().zip(0..).any(|(&id, column)| id != column).then_some(ids),
             kind,
@@ -346,13 +346,18 @@ fn vector(values: &mut Vec<f32>, vector: Vector<'_>) -> Slot {
 }
 
 fn matrix(values: &mut Vec<f32>, matrix: Matrix<'_>) -> Slot {
-    some_rows(values, matrix, 0..matrix.rows)
+    some_rows(values, matrix.cols, (0..matrix.rows).map(|row| (matrix, row)))
 }
 
-fn some_rows(values: &mut Vec<f32>, matrix: Matrix<'_>, rows: impl ExactSizeIterator<Item = usize>) -> Slot {
-    let (start, shape) = (values.len(), [rows.len(), matrix.cols]);
+/// Rows of so many columns, each of its matrix.
+fn some_rows<'a>(
+    values: &mut Vec<f32>,
+    columns: usize,
+    rows: impl ExactSizeIterator<Item = (Matrix<'a>, usize)>,
+) -> Slot {
+    let (start, shape) = (values.len(), [rows.len(), columns]);
     values.resize(start + shape[0] * shape[1], 0.0);
-    for (row, out) in rows.zip(values[start..].chunks_exact_mut(matrix.cols)) {
+    for ((matrix, row), out) in rows.zip(values[start..].chunks_exact_mut(columns)) {
         matrix.dequantise_row(row, out);
     }
     Slot { shape, range: start..values.len() }

@@ -13,8 +13,7 @@ use std::cmp::Reverse;
 ///
 /// let text = Document { tokens: vec![4, 1, 7, 7, 4, 7], prompt: 1 };
 /// let frequencies = Frequencies::of(&[text], 10);
-/// let all = DraftVocab { size: 10, ids: None };
-/// let ids = frequencies.most_frequent(all, 2);
+/// let ids = frequencies.most_frequent(2);
 /// assert_eq!(ids, [1, 7], "4 comes once as 1 does, if its place as context is not counted");
 /// assert_eq!(frequencies.share(DraftVocab { size: 2, ids: Some(&ids) }), 0.8);
 /// ```
@@ -38,20 +37,19 @@ impl Frequencies {
         Self { counts }
     }
 
-    /// The `size` most frequent tokens of `among` (all where there are fewer), ascending. Ties go to the lower ids, those
-    /// of tokens that never come among them.
-    pub fn most_frequent(&self, among: DraftVocab<'_>, size: usize) -> Vec<TokenId> {
-        let mut ids: Vec<TokenId> = (0..among.size).map(|column| among.token(column)).collect();
+    /// The `size` most frequent tokens (all where there are fewer), ascending. Ties go to the lower ids, those of tokens
+    /// that never come among them.
+    pub fn most_frequent(&self, size: usize) -> Vec<TokenId> {
+        let mut ids: Vec<TokenId> = (0..self.counts.len() as TokenId).collect();
         ids.sort_by_key(|&id| Reverse(self.count(id)));
         ids.truncate(size);
         ids.sort_unstable();
         ids
     }
 
-    /// How many of the most frequent tokens of `among` it takes for this part of all occurrences; all where that is not
-    /// enough. At least 1.
-    pub fn fewest(&self, among: DraftVocab<'_>, part: f64) -> usize {
-        let mut counts: Vec<u64> = (0..among.size).map(|column| self.count(among.token(column))).collect();
+    /// How many of the most frequent tokens it takes for this part of all occurrences. At least 1.
+    pub fn fewest(&self, part: f64) -> usize {
+        let mut counts = self.counts.clone();
         counts.sort_unstable_by_key(|&count| Reverse(count));
         let enough = part * self.counts.iter().sum::<u64>() as f64;
         let mut covered = 0;
@@ -59,7 +57,7 @@ impl Frequencies {
             covered += count;
             covered as f64 >= enough
         });
-        short.map_or(among.size, |last| last + 1).max(1)
+        short.map_or(self.counts.len(), |last| last + 1).max(1)
     }
 
     /// The part of all occurrences that are of these tokens; 1 where there are none at all.
@@ -78,8 +76,6 @@ impl Frequencies {
 mod tests {
     use super::*;
 
-    const ALL: DraftVocab<'static> = DraftVocab { size: 8, ids: None };
-
     fn document(prompt: usize, tokens: &[TokenId]) -> Document {
         Document { tokens: tokens.to_vec(), prompt }
     }
@@ -87,11 +83,9 @@ mod tests {
     #[test]
     fn a_part_is_covered_by_the_fewest_tokens() {
         let frequencies = Frequencies::of(&[document(1, &[6, 3, 3, 3, 3, 3, 5, 5, 5, 0, 2])], 8);
-        let fewest = |part| frequencies.fewest(ALL, part);
+        let fewest = |part| frequencies.fewest(part);
         assert_eq!([0.01, 0.5, 0.51, 0.8, 0.9, 0.91, 1.0].map(fewest), [1, 1, 2, 2, 3, 4, 4]);
-        let some = DraftVocab { size: 2, ids: Some(&[3, 4]) };
-        assert_eq!([frequencies.fewest(some, 0.5), frequencies.fewest(some, 0.6)], [1, 2]);
-        assert_eq!(Frequencies::of(&[], 8).fewest(ALL, 0.9), 1);
+        assert_eq!(Frequencies::of(&[], 8).fewest(0.9), 1);
     }
 
     #[test]
@@ -107,18 +101,16 @@ mod tests {
         ];
         let frequencies = Frequencies::of(&documents, 8);
         assert_eq!(frequencies.counts, [0, 0, 0, 3, 0, 2, 0, 1]);
-        assert_eq!(frequencies.most_frequent(ALL, 2), [3, 5]);
+        assert_eq!(frequencies.most_frequent(2), [3, 5]);
         assert_eq!(frequencies.share(DraftVocab { size: 4, ids: None }), 0.5);
     }
 
     #[test]
     fn ties_and_what_is_missing_go_to_the_lowest_ids() {
         let frequencies = Frequencies::of(&[document(1, &[0, 7, 4, 7, 2])], 8);
-        assert_eq!(frequencies.most_frequent(ALL, 2), [2, 7]);
-        assert_eq!(frequencies.most_frequent(ALL, 5), [0, 1, 2, 4, 7]);
-        assert_eq!(frequencies.most_frequent(ALL, 99).len(), 8);
-        let some = DraftVocab { size: 3, ids: Some(&[1, 4, 5]) };
-        assert_eq!(frequencies.most_frequent(some, 2), [1, 4]);
-        assert_eq!(Frequencies::of(&[], 8).share(some), 1.0);
+        assert_eq!(frequencies.most_frequent(2), [2, 7]);
+        assert_eq!(frequencies.most_frequent(5), [0, 1, 2, 4, 7]);
+        assert_eq!(frequencies.most_frequent(99).len(), 8);
+        assert_eq!(Frequencies::of(&[], 8).share(DraftVocab { size: 3, ids: Some(&[1, 4, 5]) }), 1.0);
     }
 }

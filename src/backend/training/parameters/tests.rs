@@ -31,14 +31,24 @@ fn what_is_exported_is_what_was_taken_in() {
                 assert_eq!(found, &head[id as usize * row..][..row], "{name}: the row of token {id}");
             }
         }
-        // Of a block that lists its tokens, a part can be taken, and nothing else.
-        let (layout, values) = Layout::new(&exit, &model, Head::Trained, Some(&ids)).unwrap();
+        // Of a block that lists its tokens a part can be taken; tokens that it does not have begin as the model's.
+        let (layout, mut values) = Layout::new(&exit, &model, Head::Trained, Some(&ids)).unwrap();
+        values[layout.head.range.clone()].iter_mut().for_each(|x| *x = -*x);
         let block = layout.export(&values, dtype).unwrap();
-        let part = Layout::new(&block.weights(), &model, Head::Trained, Some(&[3, 40])).unwrap();
-        assert_eq!(part, Layout::new(&exit, &model, Head::Trained, Some(&[3, 40])).unwrap());
+        let head = |of: &ExitWeights<'_>, ids: &[TokenId]| {
+            let (layout, values) = Layout::new(of, &model, Head::Trained, Some(ids)).unwrap();
+            assert_eq!(layout.draft_ids.as_deref(), Some(ids));
+            values[layout.head.range].to_vec()
+        };
+        let (width, negative) = (model.head.cols, |rows: &[f32]| rows.iter().map(|x| -x).collect::<Vec<f32>>());
+        let (of_model, of_block) = (head(&exit, &[3, 7, 40]), head(&block.weights(), &[3, 7, 40]));
+        assert_eq!(of_block[width..2 * width], of_model[width..2 * width], "{name}: token 7 is the model's");
+        for known in [0, 2] {
+            let row = known * width..(known + 1) * width;
+            assert_eq!(of_block[row.clone()], negative(&of_model[row]), "{name}: tokens 3 and 40 are the block's");
+        }
         for (kind, listed, why) in [
-            (Head::Trained, &[3, 5][..], "token 5 to draft, for which there is no row"),
-            (Head::Frozen, &[3, 2], "token 2 after token 3"),
+            (Head::Frozen, &[3, 2][..], "token 2 after token 3"),
             (Head::Frozen, &[1 << 20], "expected tokens below"),
             (Head::Trained, &[], "no token to draft"),
             (Head::Shared, &[2], "1 tokens to draft with the model's own head"),

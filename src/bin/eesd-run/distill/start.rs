@@ -21,10 +21,10 @@ pub fn with_start<T>(
     reporter: Reporter,
     take: impl FnOnce(&Start<'_>) -> Outcome<T>,
 ) -> Outcome<T> {
+    enough_tokens(args, model)?;
     let weights = model.weights(reporter)?;
     let last = weights.layers.len() - 1;
     let take = |exit: ExitWeights<'_>| {
-        enough_tokens(args, model, &exit)?;
         with_matrices(args, exit, model.checkpoint.geometry().hidden_size, take)
     };
     match &args.init_from {
@@ -44,13 +44,12 @@ pub fn with_start<T>(
     }
 }
 
-/// Whether the block knows as many tokens as it is to draft.
-fn enough_tokens(args: &BlockArgs, model: &Model, exit: &ExitWeights<'_>) -> Outcome {
-    let known = exit.draft_vocab(model.checkpoint.geometry().vocab_size).size;
+/// Whether the model has as many tokens as the block is to draft.
+fn enough_tokens(args: &BlockArgs, model: &Model) -> Outcome {
+    let vocab = model.checkpoint.geometry().vocab_size;
     match args.draft_vocab {
-        Some(DraftVocab::Tokens(size)) if size > known => {
-            let of = if exit.head.is_some() { ", those of the block to start from" } else { "" };
-            Err(Failure::usage(format!("--draft-vocab: {size} tokens (expected 1 to {known}{of})")))
+        Some(DraftVocab::Tokens(size)) if size > vocab => {
+            Err(Failure::usage(format!("--draft-vocab: {size} tokens (expected 1 to {vocab})")))
         }
         _ => Ok(()),
     }

@@ -21,7 +21,7 @@ use eesd::distill::{
 };
 use eesd::load::ExitBlock;
 use eesd::model::cost::DraftCosts;
-use eesd::model::{Dtype, ExitWeights};
+use eesd::model::Dtype;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -242,21 +242,20 @@ impl Run<'_> {
             () => Head::Trained,
         };
         with_start(&self.args.block, self.model, n, self.reporter, |start| {
-            let ids = self.draft_ids(&start.exit, frequencies);
+            let ids = self.draft_ids(frequencies);
             let (layout, values) = Layout::new(&start.exit, &self.model.weights(self.reporter)?, head, ids.as_deref())
                 .map_err(|why| Failure::usage(format!("--draft-vocab: {why}")))?;
             Ok((layout, values, start.ridge))
         })
     }
 
-    /// The tokens to draft, where they are fewer than those that `exit` drafts: the most frequent of these.
-    fn draft_ids(&self, exit: &ExitWeights<'_>, frequencies: &Frequencies) -> Option<Vec<TokenId>> {
-        let known = exit.draft_vocab(self.model.checkpoint.geometry().vocab_size);
+    /// The tokens to draft, where the flags ask for fewer than the model's: the most frequent of all.
+    fn draft_ids(&self, frequencies: &Frequencies) -> Option<Vec<TokenId>> {
         let size = match self.args.block.draft_vocab? {
             DraftVocab::Tokens(size) => size,
-            DraftVocab::Coverage(part) => frequencies.fewest(known, part),
+            DraftVocab::Coverage(part) => frequencies.fewest(part),
         };
-        (size < known.size).then(|| frequencies.most_frequent(known, size))
+        Some(frequencies.most_frequent(size))
     }
 
     /// How much of the training data a block can draft that does not draft all tokens.
