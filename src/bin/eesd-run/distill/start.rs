@@ -24,9 +24,7 @@ pub fn with_start<T>(
     enough_tokens(args, model)?;
     let weights = model.weights(reporter)?;
     let last = weights.layers.len() - 1;
-    let take = |exit: ExitWeights<'_>| {
-        with_matrices(args, exit, model.checkpoint.geometry().hidden_size, take)
-    };
+    let take = |exit: ExitWeights<'_>| with_matrices(args, exit, model.checkpoint.geometry().hidden_size, take);
     match &args.init_from {
         Some(ExitChoice::File(path)) => {
             let block = model.checkpoint.open_exit(path)?;

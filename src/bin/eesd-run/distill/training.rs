@@ -20,8 +20,8 @@ use eesd::distill::{
     snapshot_path,
 };
 use eesd::load::ExitBlock;
-use eesd::model::cost::DraftCosts;
 use eesd::model::Dtype;
+use eesd::model::cost::DraftCosts;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
