@@ -22,6 +22,7 @@ mod inspect;
 mod interrupt;
 mod machine;
 mod monitor;
+mod openai;
 mod output;
 mod perplexity;
 mod progress;
