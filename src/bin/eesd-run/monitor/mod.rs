@@ -116,7 +116,7 @@ impl Monitor {
             subject,
             begun: now,
             begun_at: SystemTime::now(),
-            latencies: Latencies::new()?,
+            latencies: Latencies::new(listeners.summary.is_some())?,
             sum: Stats::default(),
             files: listeners.files,
             pages: listeners.pages,
