@@ -10,7 +10,7 @@ mod settings;
 pub use job::Job;
 pub use line::{Input, Item, Lines, count};
 pub use resume::TakenOver;
-pub use settings::bad_word;
+pub use settings::{bad_word, take as take_settings};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::interrupt;

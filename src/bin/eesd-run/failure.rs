@@ -87,3 +87,18 @@ pub fn with_causes(error: &dyn Error) -> String {
 pub fn one_line(message: &impl Display) -> String {
     message.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+/// An error without the middle of what it quotes, where that is longer than any honest value: what is wrong stands before
+/// it, and what was expected behind.
+pub fn shortened(error: String) -> String {
+    let (head, tail) = (600, 300);
+    let length = error.chars().count();
+    if length <= head + tail {
+        return error;
+    }
+    let mut ends = error.char_indices().map(|(at, _)| at);
+    match (ends.nth(head), ends.nth(length - head - tail - 1)) {
+        (Some(from), Some(to)) => format!("{}…{}", &error[..from], &error[to..]),
+        _ => error,
+    }
+}

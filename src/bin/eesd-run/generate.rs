@@ -19,10 +19,6 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Most requests side by side where the machine decides: far more than make a processor faster, and enough for rows
-/// that a GPU multiplies at the price of one.
-const MOST_SIDE_BY_SIDE: usize = 32;
-
 /// Decides, loads, generates, reports.
 pub fn run(args: GenerateArgs) -> Outcome {
     let reporter = Reporter::new(args.quiet);
@@ -58,10 +54,7 @@ pub fn run(args: GenerateArgs) -> Outcome {
     let one_owner = args.input.is_some() || args.samples > 1;
     let drafting = Drafting::new(&args.draft, &model, one_owner, reporter)?;
     let batch_size = args.batch_size.unwrap_or(BatchSize::Fixed(1));
-    let most = match batch_size {
-        BatchSize::Auto => MOST_SIDE_BY_SIDE,
-        BatchSize::Fixed(size) => size,
-    };
+    let most = batch_size.most();
     let prefill = args.prefill.prefill.into();
     let mut machine = Machine::new(&args.machine, prefill, &model, most, args.draft.by.draft_max, reporter)?;
 

@@ -1,6 +1,6 @@
 //! HTTP for whoever watches or asks: one thread for all connections, apart from those that generate.
 //!
-//! Each connection is served by itself and answers one request. How long it may take, how much it may say and how many
+//! Each connection is served by itself. How long it may take, how much it may say and how many
 //! there may be is limited, so that nobody who is silent, slow or talkative keeps the others out.
 
 use crate::failure::{Failure, Outcome};
@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
 /// What a server puts up with.
 #[derive(Debug, Clone, Copy)]
@@ -25,13 +26,21 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of a request's line and headers, 8192 at least.
     pub head_bytes: usize,
-    /// From a connection's beginning to the end of the request's headers: silence ends here.
+    /// From a connection's beginning, or the answer before, to the end of a request's headers: silence ends here.
     pub head_time: Duration,
-    /// From a connection's beginning to the end of its answer.
-    pub whole_time: Duration,
+    /// From a connection's beginning to the end of its answer; `None`: an answer may take any time.
+    pub whole_time: Option<Duration>,
+    /// For an answer of which nothing is taken.
+    pub unread_time: Duration,
+    /// A connection is for one request after the other, and whoever closes their side of it has gone away. Else it is for
+    /// one, and who has said all they want may still listen.
+    pub keep_alive: bool,
     /// For answers that are under way when the server stops.
     pub last_answers: Duration,
 }
+
+/// Threads for work that would hold up the others' connections.
+const ASIDE: usize = 4;
 
 /// A port that is ours.
 pub struct Listening {
@@ -72,7 +81,7 @@ impl Listening {
     /// If the system has no thread for it, or no means to wait for connections.
     pub fn serve(self, routes: Router, limits: Limits) -> Outcome<Server> {
         let failed = |e: std::io::Error| Failure::failed(format!("http://{}: cannot be served: {e}", self.address));
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(ASIDE).build().map_err(failed)?;
         let listener = {
             let _within = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener).map_err(failed)?
@@ -101,8 +110,7 @@ fn serve_until(
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.head_bytes);
-    // A connection that has been answered is nobody's place; one that has said all it wants may still listen.
-    http.keep_alive(false).half_close(true);
+    http.keep_alive(limits.keep_alive).half_close(!limits.keep_alive);
     let places = Arc::new(Semaphore::new(limits.connections));
     let open = GracefulShutdown::new();
     runtime.block_on(async {
@@ -113,11 +121,18 @@ fn serve_until(
                 _ = &mut stopped => break,
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            // Pieces of an answer are not to wait for each other; where the system cannot promise that, they do.
+            let _ = stream.set_nodelay(true);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(limits.unread_time));
             let service = TowerToHyperService::new(routes.clone());
-            let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+            let connection = open.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
             tokio::spawn(async move {
                 // What goes wrong with a connection is the business of whoever made it.
-                let _ = timeout(limits.whole_time, connection).await;
+                match limits.whole_time {
+                    Some(time) => drop(timeout(time, connection).await),
+                    None => drop(connection.await),
+                }
                 drop(place);
             });
         }
@@ -136,8 +151,15 @@ mod tests {
 
     /// Longer than any test.
     const NEVER: Duration = Duration::from_secs(86_400);
-    const LIMITS: Limits =
-        Limits { connections: 2, head_bytes: 8192, head_time: NEVER, whole_time: NEVER, last_answers: NEVER };
+    const LIMITS: Limits = Limits {
+        connections: 2,
+        head_bytes: 8192,
+        head_time: NEVER,
+        whole_time: None,
+        unread_time: NEVER,
+        keep_alive: false,
+        last_answers: NEVER,
+    };
     const ASKED: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
     fn serve(routes: Router, limits: Limits) -> (SocketAddr, Server) {
@@ -197,13 +219,25 @@ mod tests {
     /// Nor does somebody who asks for much and reads none of it.
     #[test]
     fn an_answer_has_its_time() {
-        let endless = Router::new().route("/", get(async || vec![b'x'; 1 << 26]));
-        let limits = Limits { connections: 1, whole_time: Duration::from_millis(20), ..LIMITS };
-        let (address, _server) = serve(endless, limits);
-        let mut unread = TcpStream::connect(address).unwrap();
-        unread.write_all(ASKED).unwrap();
-        while ask(address, ASKED).is_empty() {}
-        assert!(rest(&mut unread).len() < 1 << 26);
+        let brief = Duration::from_millis(20);
+        let whole = Limits { connections: 1, whole_time: Some(brief), ..LIMITS };
+        for limits in [whole, Limits { connections: 1, unread_time: brief, ..LIMITS }] {
+            let endless = Router::new().route("/", get(async || vec![b'x'; 1 << 26]));
+            let (address, _server) = serve(endless, limits);
+            let mut unread = TcpStream::connect(address).unwrap();
+            unread.write_all(ASKED).unwrap();
+            while ask(address, ASKED).is_empty() {}
+            assert!(rest(&mut unread).len() < 1 << 26);
+        }
+    }
+
+    #[test]
+    fn a_connection_may_be_for_many_requests() {
+        let (address, _server) = serve(hello(), Limits { keep_alive: true, ..LIMITS });
+        let answer = ask(address, &[ASKED, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"].concat());
+        assert_eq!(answer.matches("\r\n\r\nhello").count(), 2, "{answer}");
+        let (address, _server) = serve(hello(), LIMITS);
+        assert_eq!(ask(address, &[ASKED, ASKED].concat()).matches("\r\n\r\nhello").count(), 1);
     }
 
     #[test]

@@ -6,12 +6,18 @@ static PRESSED: AtomicUsize = AtomicUsize::new(0);
 /// What a shell reports for a program that an interrupt ended.
 const INTERRUPTED: i32 = 130;
 
-/// Starts listening. Without a handler (which only an exotic system refuses) Ctrl-C just ends the program.
+/// Starts listening, and says so to nobody but who asks.
 pub fn listen() {
-    let _ = ctrlc::set_handler(|| {
+    listen_with(|| {});
+}
+
+/// Starts listening; the first one is told of, too, in a thread of its own. Without a handler (which only an exotic system refuses) Ctrl-C just ends the program.
+pub fn listen_with(told: impl Fn() + Send + 'static) {
+    let _ = ctrlc::set_handler(move || {
         if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
             std::process::exit(INTERRUPTED);
         }
+        told();
     });
 }
 

@@ -22,12 +22,14 @@ mod inspect;
 mod interrupt;
 mod machine;
 mod monitor;
+mod openai;
 mod output;
 mod perplexity;
 mod progress;
 mod prompts;
 mod quantize;
 mod report;
+mod serve;
 mod settings;
 mod show_prompt;
 mod stderr;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Distill(args) => distill::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -6,6 +6,7 @@ mod common;
 mod distill;
 mod perplexity;
 mod quantize;
+mod serve;
 mod tokens;
 mod values;
 mod verify;
@@ -19,6 +20,7 @@ pub use distill::{BlockArgs, DistillArgs, InputMatrix, Store, TrainingArgs};
 pub use eesd::backend::Device;
 pub use perplexity::PerplexityArgs;
 pub use quantize::QuantizeArgs;
+pub use serve::ServeArgs;
 pub use tokens::{DetokenizeArgs, TokenizeArgs};
 pub use values::{BatchSize, ControllerList, DraftVocab, Drafters, ExitChoice};
 pub use verify::VerifyArgs;
@@ -52,6 +54,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk with a model that has a chat template
     Chat(ChatArgs),
+    /// Answer over HTTP, as OpenAI's servers do
+    Serve(Box<ServeArgs>),
     /// Measure speed against plain decoding, with predicted speed-up, tables and a plot
     Bench(BenchArgs),
     /// Train an exit block by self-distillation, so that a model can draft

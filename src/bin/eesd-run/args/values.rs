@@ -17,6 +17,17 @@ pub enum BatchSize {
     Fixed(usize),
 }
 
+impl BatchSize {
+    /// Most requests side by side. Where the machine decides: far more than make a processor faster, and enough for rows
+    /// that a GPU multiplies at the price of one.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Auto => 32,
+            Self::Fixed(size) => size,
+        }
+    }
+}
+
 impl FromStr for BatchSize {
     type Err = String;
 
@@ -210,6 +221,18 @@ pub fn seed(text: &str) -> Result<u64, String> {
 /// A count from 1 up.
 pub fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number, 1 or more".into())
+}
+
+/// Answers that wait: no queue is longer than a million.
+pub fn waiting(text: &str) -> Result<usize, String> {
+    let expected = || "expected a whole number from 0 to 1000000".to_owned();
+    text.parse().ok().filter(|&n| n <= 1_000_000).ok_or_else(expected)
+}
+
+/// Seconds of patience, a day at most.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let expected = || "expected whole seconds, from 0 to 86400".to_owned();
+    text.parse().ok().filter(|&n| n <= 86_400).ok_or_else(expected)
 }
 
 /// Tokens of a window: the fewest have one in the first half and one to score in the second; no model goes past 16 million.

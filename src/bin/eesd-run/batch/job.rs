@@ -1,6 +1,6 @@
 //! Who asked for answers, and in which form they are given.
 
-use super::openai::Endpoint;
+use crate::openai::Endpoint;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};

@@ -2,7 +2,8 @@
 
 use super::job::{Form, Job};
 use super::{openai, settings};
-use crate::failure::{Failure, Outcome, one_line};
+use crate::failure::{Failure, Outcome, one_line, shortened};
+use crate::openai::Endpoint;
 use eesd::engine::Request;
 use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder};
 use serde_json::value::RawValue;
@@ -138,7 +139,7 @@ fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, 
     let mut job = Job { id, index, samples: 1, form: Form::Lines };
     let parsed = match openai {
         true => {
-            job.form = Form::OpenAi(openai::Endpoint::default());
+            job.form = Form::OpenAi(Endpoint::default());
             openai::open(keys).and_then(|(endpoint, body)| {
                 job.form = Form::OpenAi(endpoint);
                 request(body, base, encoder).map_err(|error| format!("\"body\": {error}"))
@@ -158,21 +159,6 @@ fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, 
 /// takes a carriage return for an end, too.
 fn on_one_line(id: &RawValue) -> Box<RawValue> {
     RawValue::from_string(id.get().replace('\r', " ")).unwrap_or_else(|_| id.to_owned())
-}
-
-/// An error without the middle of what it quotes, where that is longer than any honest value: what is wrong stands before
-/// it, and what was expected behind.
-fn shortened(error: String) -> String {
-    let (head, tail) = (600, 300);
-    let length = error.chars().count();
-    if length <= head + tail {
-        return error;
-    }
-    let mut ends = error.char_indices().map(|(at, _)| at);
-    match (ends.nth(head), ends.nth(length - head - tail - 1)) {
-        (Some(from), Some(to)) => format!("{}…{}", &error[..from], &error[to..]),
-        _ => error,
-    }
 }
 
 /// What a line's keys ask.

@@ -25,13 +25,14 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Of no requests yet.
+    /// Of no requests yet. Without a summary in the end, single values need not be kept.
     ///
     /// # Errors
     /// If the bounds of a histogram do not grow, which would be a mistake here.
-    pub fn new() -> Outcome<Self> {
+    pub fn new(summary: bool) -> Outcome<Self> {
         let of_times = |name, help, bounds| {
-            Ok::<_, Failure>(Times { histogram: histogram(name, help, bounds)?, values: Vec::new() })
+            let values = summary.then(Vec::new);
+            Ok::<_, Failure>(Times { histogram: histogram(name, help, bounds)?, values })
         };
         Ok(Self {
             queue: of_times("queue_time_seconds", "From a request's submission to its admission.", &WAITS)?,
@@ -80,21 +81,21 @@ fn histogram(name: &str, help: &str, bounds: &[f64]) -> Outcome<Histogram> {
     Ok(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()))?)
 }
 
-/// A histogram, and every value of it.
+/// A histogram, and every value of it where they are kept.
 pub struct Times {
     histogram: Histogram,
-    values: Vec<f64>,
+    values: Option<Vec<f64>>,
 }
 
 impl Times {
     fn add(&mut self, seconds: f64) {
         self.histogram.observe(seconds);
-        self.values.push(seconds);
+        self.values.iter_mut().for_each(|values| values.push(seconds));
     }
 
     /// Mean, quantiles and the largest value; `null` without values.
     pub fn summary(&self) -> Value {
-        let mut sorted = self.values.clone();
+        let mut sorted = self.values.clone().unwrap_or_default();
         sorted.sort_by(f64::total_cmp);
         let Some(&largest) = sorted.last() else { return Value::Null };
         // The smallest value that a share of q is not above.
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn accepted_lengths_of_rounds_add_up() {
-        let mut latencies = Latencies::new().unwrap();
+        let mut latencies = Latencies::new(false).unwrap();
         // Ten rounds: four accepted nothing, three one draft, two two, one three.
         let stats = Stats { rounds: 10, accepted_at: vec![6, 3, 1], generated: 20, ..Stats::default() };
         latencies.add(&stats);
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn times_of_requests_that_gave_a_token() {
-        let mut latencies = Latencies::new().unwrap();
+        let mut latencies = Latencies::new(true).unwrap();
         assert_eq!(latencies.queue.summary(), Value::Null);
         latencies.add(&Stats { queued: Duration::from_secs(9), ..Stats::default() });
         for i in 1..=100 {

@@ -10,6 +10,7 @@ mod prometheus;
 mod summary;
 mod target;
 
+pub use page::{Seen, metrics as metrics_page};
 pub use target::MetricsTarget;
 
 use crate::args::MonitorArgs;
@@ -24,6 +25,7 @@ use page::Page;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use target::{check_file, replace_file};
+use tokio::sync::watch;
 
 /// Time between two looks for monitoring.
 const EVERY: Duration = Duration::from_secs(1);
@@ -55,10 +57,18 @@ pub struct Listeners {
     stats: bool,
     files: Vec<PathBuf>,
     pages: Vec<Page>,
+    /// A page that somebody else serves.
+    elsewhere: Option<watch::Sender<Option<String>>>,
     summary: Option<PathBuf>,
 }
 
 impl Listeners {
+    /// Tells nobody but a page that somebody else serves.
+    pub fn page_elsewhere() -> (Self, Seen) {
+        let (text, seen) = watch::channel(None);
+        (Self { elsewhere: Some(text), ..Self::default() }, seen)
+    }
+
     /// Takes the ports and tries the files, so that what cannot be had is told before a large model is opened.
     ///
     /// # Errors
@@ -92,6 +102,7 @@ pub struct Monitor {
     display: Option<Display>,
     files: Vec<PathBuf>,
     pages: Vec<Page>,
+    elsewhere: Option<watch::Sender<Option<String>>>,
     summary: Option<PathBuf>,
     next: Instant,
     /// What was published before the last request was read.
@@ -116,10 +127,11 @@ impl Monitor {
             subject,
             begun: now,
             begun_at: SystemTime::now(),
-            latencies: Latencies::new()?,
+            latencies: Latencies::new(listeners.summary.is_some())?,
             sum: Stats::default(),
             files: listeners.files,
             pages: listeners.pages,
+            elsewhere: listeners.elsewhere,
             summary: listeners.summary,
             next: now,
             last_before_reading: None,
@@ -213,11 +225,12 @@ impl Monitor {
 
     /// Puts the metrics where they are read.
     fn publish(&self, sample: &Sample<'_>) -> Outcome {
-        if self.files.is_empty() && self.pages.is_empty() {
+        if self.files.is_empty() && self.pages.is_empty() && self.elsewhere.is_none() {
             return Ok(());
         }
         let text = self.metrics(sample)?;
         self.pages.iter().for_each(|page| page.put(&text));
+        self.elsewhere.iter().for_each(|page| drop(page.send_replace(Some(text.clone()))));
         let written: Vec<Outcome> = self.files.iter().map(|path| replace_file(path, &text)).collect();
         written.into_iter().collect::<Result<(), Failure>>()
     }

@@ -16,12 +16,17 @@ const LIMITS: Limits = Limits {
     connections: 512,
     head_bytes: 16 << 10,
     head_time: Duration::from_secs(5),
-    whole_time: Duration::from_secs(10),
+    whole_time: Some(Duration::from_secs(10)),
+    unread_time: Duration::from_secs(10),
+    keep_alive: false,
     last_answers: Duration::from_secs(1),
 };
 /// How long to wait for the first look. Well below the time of a connection, so that an answer says that there is none.
 const FIRST: Duration = Duration::from_secs(5);
 const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The last text of a page, if there has been one.
+pub type Seen = watch::Receiver<Option<String>>;
 
 /// A page that is being served.
 pub struct Page {
@@ -53,7 +58,7 @@ impl Page {
     }
 }
 
-fn routes(seen: watch::Receiver<Option<String>>) -> Router {
+fn routes(seen: Seen) -> Router {
     let told = |status: StatusCode, text: &'static str| (status, [(header::CONTENT_TYPE, PLAIN)], text);
     Router::new()
         .route("/metrics", get(metrics))
@@ -62,7 +67,8 @@ fn routes(seen: watch::Receiver<Option<String>>) -> Router {
         .with_state(seen)
 }
 
-async fn metrics(State(mut seen): State<watch::Receiver<Option<String>>>) -> Response {
+/// Answers with the last text, or the first one as soon as it is there.
+pub async fn metrics(State(mut seen): State<Seen>) -> Response {
     let text = match timeout(FIRST, seen.wait_for(Option::is_some)).await {
         Ok(Ok(text)) => text.clone().unwrap_or_default(),
         _ => {

@@ -49,6 +49,7 @@ impl Monitor {
         let families = Families::new()?;
         self.gauges(&families, sample)?;
         counters(&families, sample)?;
+        self.by_position(&families, sample)?;
         controller_state(&families, sample.controller)?;
         for histogram in self.latencies.histograms() {
             families.0.register(Box::new(histogram.clone()))?;
@@ -84,6 +85,19 @@ impl Monitor {
         }
         Ok(())
     }
+
+    /// Drafts under the names that other engines have for them, and by their position, from 0.
+    fn by_position(&self, families: &Families, sample: &Sample<'_>) -> Outcome {
+        let totals = &sample.snapshot.totals;
+        families.count("spec_decode_num_draft_tokens_total", "Drafts tested.", &[], totals.drafted)?;
+        families.count("spec_decode_num_accepted_tokens_total", "Drafts accepted.", &[], totals.accepted)?;
+        for (position, &accepted) in self.sum.accepted_at.iter().enumerate() {
+            let help = "Drafts accepted, by their position in the draft. Of requests that have ended.";
+            let labels = [("position", &*position.to_string())];
+            families.count("spec_decode_num_accepted_tokens_per_pos_total", help, &labels, accepted)?;
+        }
+        Ok(())
+    }
 }
 
 fn counters(families: &Families, sample: &Sample<'_>) -> Outcome {
@@ -91,7 +105,7 @@ fn counters(families: &Families, sample: &Sample<'_>) -> Outcome {
     for (outcome, requests) in
         [("answered", written.answered), ("failed", written.failed), ("cut_short", written.cut_short)]
     {
-        let help = "Lines written, by how their requests ended.";
+        let help = "Answers given, by how their requests ended.";
         families.count("requests_ended_total", help, &[("outcome", outcome)], requests)?;
     }
     for (name, help, count) in [
