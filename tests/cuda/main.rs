@@ -27,6 +27,7 @@ mod sampling;
 mod saved_pages;
 #[path = "../common/simulated_times.rs"]
 mod simulated_times;
+mod sources;
 mod support;
 mod swap;
 #[path = "../common/tested_gpu.rs"]
