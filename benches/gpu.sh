@@ -348,7 +348,8 @@ plan() {
 }
 
 planning='' planned=() planned_seconds=0 failed=0 ended='' slower=1
-DEVICE_NAME=cuda:${DEVICE:-0}
+# A step that is this script again has it from its visit.
+DEVICE_NAME=${DEVICE_NAME:-cuda:${DEVICE:-0}}
 emulated=${4:-}
 case ${1:-} in visit-*) [ -z "$emulated" ] || [ "$emulated" = --emulated ] || usage ;; esac
 case ${1:-} in
