@@ -5,12 +5,15 @@
 //! 2. `kernels`: each kernel of a layer, at the shapes of real models.
 //! 3. `sampler`: the sampling of rows of a large vocabulary.
 //! 4. `steps`: whole passes, with and without graphs and overlapping kernels.
-//! 5. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
-//! 6. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
+//! 5. `sources`: rows of a verification with and without `h_N`, recurrent drafts, lookups.
+//! 6. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
+//! 7. `quantised`: steps of models in 8 and 4 bits, where the backend takes them.
+//! 8. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
 //!    predict. Every answer must be that of plain decoding, token for token, or no speed is printed and the
 //!    exit code is 1.
 //!
-//! Beside each time stands what an H200 is expected to take, by the model of cuda/README.md.
+//! Beside each time stands what an H200 is expected to take, by the model of cuda/README.md; `--predictions` prints that alone,
+//! without a GPU.
 //!
 //! Weights are random and made on the GPU, and acceptance is set by construction, so this measures the engine
 //! and says nothing of how often a trained exit block is right. With the feature `emulated-kernels`,
@@ -32,12 +35,22 @@ mod geometry;
 mod kernels;
 #[path = "synthetic/measure.rs"]
 mod measure;
+#[path = "synthetic/numbers.rs"]
+mod numbers;
+#[path = "gpu/predictions.rs"]
+mod predictions;
 #[path = "gpu/prefill.rs"]
 mod prefill;
+#[path = "gpu/quantised.rs"]
+mod quantised;
+#[path = "synthetic/random_model.rs"]
+mod random_model;
 #[path = "gpu/sampler.rs"]
 mod sampler;
 #[path = "gpu/sizes.rs"]
 mod sizes;
+#[path = "gpu/sources.rs"]
+mod sources;
 #[path = "gpu/steps.rs"]
 mod steps;
 #[path = "synthetic/table.rs"]
@@ -48,7 +61,9 @@ use construction::Construction;
 use device::{CopyProbe, Measurable};
 use eesd::TokenId;
 use eesd::backend::BackendError;
+use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::gpu::Gpu;
+use eesd::backend::cuda::loop_probe::{self, Loops};
 use eesd::backend::cuda::{BUILT_WITH, CudaBackend, CudaOptions};
 use eesd::control::{ControllerSpec, Way};
 use eesd::sample::SamplingParams;
@@ -75,9 +90,18 @@ struct Args {
     /// Models of the kernels, passes and prompts.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "7b,13b")]
     geometry: Vec<Name>,
+    /// Models with quantised weights.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "13b,70b")]
+    quantised_geometry: Vec<Name>,
     /// Leave out drafts that are made in a loop on the device.
     #[arg(long)]
     no_loops: bool,
+    /// Print what is expected, and measure nothing.
+    #[arg(long)]
+    predictions: bool,
+    /// Try loops on the device, and say on standard output how that went: what this program starts itself for.
+    #[arg(long, hide = true)]
+    loop_probe: bool,
     /// Models of the speculation.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "7b")]
     speculation_geometry: Vec<Name>,
@@ -111,7 +135,9 @@ enum Section {
     Kernels,
     Sampler,
     Steps,
+    Sources,
     Prefill,
+    Quantised,
     Speculation,
 }
 
@@ -121,6 +147,8 @@ enum Name {
     Seven,
     #[value(name = "13b")]
     Thirteen,
+    #[value(name = "70b")]
+    Seventy,
 }
 
 impl Name {
@@ -128,25 +156,55 @@ impl Name {
         match self {
             Name::Seven => Size::seven(),
             Name::Thirteen => Size::thirteen(),
+            Name::Seventy => Size::seventy(),
         }
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
+    if args.predictions {
+        predictions::predictions();
+        return Ok(());
+    }
     #[cfg(feature = "emulated-kernels")]
     if args.emulated {
         return emulated(args);
     }
+    let number = args.device;
+    if args.loop_probe {
+        return Ok(loop_probe::answer(Gpu::open(number).map(Arc::new), &mut std::io::stdout().lock())?);
+    }
     let sizes = |names: &[Name]| names.iter().map(|name| name.size()).collect::<Vec<_>>();
     let (measured, speculated) = (sizes(&args.geometry), sizes(&args.speculation_geometry));
-    let number = args.device;
+    let quantised = sizes(&args.quantised_geometry);
+    let loops = if args.no_loops { Loops::None } else { probed_loops(number)? };
     if let Err(why) = Gpu::open(number) {
         println!("{why}: nothing measured");
         return Ok(());
     }
-    let open = Arc::new(move |overlap| Ok(Arc::new(Gpu::open(number)?.with_overlap(overlap))));
-    all(&args, open, COPIED_BYTES, &measured, &speculated)
+    let open = Arc::new(move |overlap| {
+        let gpu = Gpu::open(number)?.with_overlap(overlap);
+        gpu.allow_loops(loops);
+        Ok(Arc::new(gpu))
+    });
+    all(&args, open, COPIED_BYTES, &Models { measured, quantised, speculated })
+}
+
+/// What a probe says of loops, in a process of its own.
+fn probed_loops(number: usize) -> Result<Loops, Box<dyn Error>> {
+    let mut probe = std::process::Command::new(std::env::current_exe()?);
+    probe.args(["--loop-probe", "--device", &number.to_string()]);
+    let probed = loop_probe::ask(probe, loop_probe::TIME_LIMIT);
+    probed.note().iter().for_each(|note| println!("{note}\n"));
+    Ok(probed.loops)
+}
+
+/// What is measured with which models.
+struct Models {
+    measured: Vec<Size>,
+    quantised: Vec<Size>,
+    speculated: Vec<Size>,
 }
 
 /// The same on the processor, with a tiny model and few repetitions.
@@ -157,8 +215,14 @@ fn emulated(args: Args) -> Result<(), Box<dyn Error>> {
     let few = NonZeroUsize::MIN;
     let tokens = args.tokens.min(NonZeroUsize::new(12).unwrap_or(few));
     let args = Args { acceptance: vec![0.8], prompts: few, tokens, repetitions: few, ..args };
-    let open = Arc::new(|_| Ok(Arc::new(EmulatedDevice::new(Emulator::new(0), 1 << 30))));
-    all(&args, open, 1 << 16, &[Size::tiny()], &[Size::tiny()])
+    let loops = if args.no_loops { Loops::None } else { Loops::Overlapping };
+    let open = Arc::new(move |_| {
+        let device = EmulatedDevice::new(Emulator::new(0), 1 << 30);
+        device.allow_loops(loops);
+        Ok(Arc::new(device))
+    });
+    let [measured, quantised, speculated] = [(); 3].map(|()| vec![Size::tiny()]);
+    all(&args, open, 1 << 16, &Models { measured, quantised, speculated })
 }
 
 /// Opens the device, with kernels that overlap or without.
@@ -168,8 +232,7 @@ fn all<D: Measurable>(
     args: &Args,
     open: Arc<Open<D>>,
     copied_bytes: usize,
-    measured: &[Size],
-    speculated: &[Size],
+    models: &Models,
 ) -> Result<(), Box<dyn Error>> {
     let wanted = |section| args.only.is_empty() || args.only.contains(&section);
     let driver = open(true)?;
@@ -183,22 +246,28 @@ fn all<D: Measurable>(
         probe.bytes() / 1_000_000,
         copy_rate * 1e-9
     );
-    if let Some(size) = measured.first().filter(|_| wanted(Section::Sampler)) {
+    if let Some(size) = models.measured.first().filter(|_| wanted(Section::Sampler)) {
         unless_too_large(size, sampler::sampler(&driver, size))?;
     }
-    for size in measured {
+    for size in &models.measured {
         if wanted(Section::Kernels) {
             unless_too_large(size, kernels::kernels(&driver, size, copy_rate))?;
         }
         if wanted(Section::Steps) {
-            unless_too_large(size, steps::steps(&*open, size, copy_rate, !args.no_loops))?;
+            unless_too_large(size, steps::steps(&*open, size, copy_rate))?;
+        }
+        if wanted(Section::Sources) {
+            unless_too_large(size, sources::sources(&*open, size))?;
         }
         if wanted(Section::Prefill) {
             unless_too_large(size, prefill::prefill(&*open, size))?;
         }
     }
+    if wanted(Section::Quantised) {
+        quantised::quantised(&*open, &models.quantised)?;
+    }
     if wanted(Section::Speculation) {
-        for size in speculated {
+        for size in &models.speculated {
             unless_too_large(size, speculation(args, &open, size, &probe))?;
         }
     }

@@ -521,6 +521,12 @@ typedef struct eesd_session_params {
    * The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
    */
   double gpu_memory_fraction;
+  /**
+   * The path of an eesd-run of this release, or NULL. It is started once, before the session opens the GPU, to try there in
+   * a process of its own what could crash this one: a loop of drafts as one launch. If that works, a request that is
+   * alone is drafted so; else, and with NULL, step by step, which costs a wait for each draft.
+   */
+  const char *loop_probe;
 } eesd_session_params;
 
 /**

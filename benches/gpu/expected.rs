@@ -2,11 +2,14 @@
 //! first table from a GPU says where the model is wrong. On another GPU, and on the emulator, it means nothing.
 
 use eesd::backend::cuda::kernels::{Form, Sample};
+use eesd::model::BlockType;
 
 /// Bytes a second from memory, from L2 by all of the GPU, and from L2 by one of its multiprocessors.
 const MEMORY: f64 = 4.2e12;
 const L2: f64 = 5.5e12;
 const L2_BY_ONE: f64 = 1.1e11;
+/// Seconds of a lookup, as the processor takes them in a text of some thousands of tokens.
+pub const LOOKUP: f64 = 20e-6;
 /// Seconds of a kernel that has next to nothing to do.
 const LAUNCH: f64 = 2e-6;
 /// Rows of a prefill pass, and the microseconds of a layer's projections, with 634 MB of weights, by the engine's kernels and
@@ -27,6 +30,13 @@ pub fn projection(bytes: usize, rows: usize) -> f64 {
         Form::Skinny => reading(bytes).max(bytes as f64 * (1.0 + rows as f64 / 32.0) / L2),
         _ => prefill(bytes, rows, false),
     }
+}
+
+/// Seconds of projections with so many bytes of blocks of codes and scales. They are multiplied as 16 bits each, so the rows are
+/// read from L2 as often as with such weights.
+pub fn quantised(bytes: usize, rows: usize, blocks: BlockType) -> f64 {
+    let as_16_bits = bytes as f64 / blocks.bytes() as f64 * blocks.len() as f64 * 2.0;
+    reading(bytes).max((bytes as f64 + as_16_bits * rows as f64 / 32.0) / L2)
 }
 
 /// Seconds of all projections, with so many bytes of weights, in a prefill pass of so many rows.

@@ -41,57 +41,65 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
          | kernel | rows | MB | µs | expected | GB/s | of a copy |\n|---|--:|--:|--:|--:|--:|--:|",
         size.name, size.repetitions, size.launches
     );
-    let geometry = &size.geometry;
-    let (hidden, mlp, vocab) = (geometry.hidden_size, geometry.intermediate_size, geometry.vocab_size);
-    let (q, qkv) = (geometry.q_size(), geometry.q_size() + 2 * geometry.kv_size());
     let bench = Bench { driver, size, copy_rate };
-    bench.projection("qkv", qkv, hidden, &|on, projection, buffers| {
-        let (stride, padding) = (qkv as i32, 0);
-        let arguments =
-            Qkv { projection, norm: buffers.norm(hidden), bias: Address(0), out: buffers.out.at(), stride, padding };
-        // SAFETY: all buffers have room for the rows of `projection`.
-        unsafe { project(on, "qkv", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
-    })?;
-    for (name, inputs) in [("residual (o)", q), ("residual (down)", mlp)] {
-        bench.projection(name, hidden, inputs, &|on, projection, buffers| {
-            let arguments = Residual {
-                projection,
-                bias: Address(0),
-                from: buffers.residual.at(),
-                residual: buffers.residual.at(),
-                next_norm: buffers.next_norm.at(),
-                operand: buffers.out.at(),
-                stride: stride(hidden) as i32,
-                padding: 0,
-                squares: buffers.squares.at(),
-            };
-            // SAFETY: as above.
-            unsafe { project(on, "residual", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
+    for (name, outputs, inputs) in size.projections() {
+        bench.projection(name, outputs, inputs, &|on, projection, buffers| {
+            // SAFETY: all buffers have room for the rows of `projection`.
+            unsafe { launch(on, (name, outputs, inputs), projection, buffers) }
         })?;
     }
-    bench.projection("gate_up", 2 * mlp.next_multiple_of(16), hidden, &|on, projection, buffers| {
-        let arguments = GateUp {
-            projection,
-            norm: buffers.norm(hidden),
-            bias: Address(0),
-            out: buffers.out.at(),
-            stride: stride(mlp) as i32,
-            intermediate: mlp as i32,
-        };
-        // SAFETY: as above.
-        unsafe { project(on, "gate_up", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
-    })?;
-    bench.projection("lm_head", vocab, hidden, &|on, projection, buffers| {
-        let (logits, partials) = (buffers.out.at(), buffers.partials.at());
-        let arguments = LmHead { projection, norm: buffers.norm(hidden), logits, partials };
-        // SAFETY: as above.
-        unsafe { project(on, "lm_head", FORMAT, Form::for_tokens(projection.tokens), &arguments) }
-    })?;
     for &context in size.contexts {
         bench.attention(context)?;
     }
     println!();
     Ok(())
+}
+
+/// Launches the kernel of that name.
+///
+/// # Safety
+/// The buffers have room for the projection's rows.
+unsafe fn launch<D: Driver>(
+    on: &D,
+    (name, outputs, inputs): (&str, usize, usize),
+    projection: Projection,
+    buffers: &Buffers<D>,
+) -> Result<(), BackendError> {
+    let (norm, form) = (buffers.norm(inputs), Form::for_tokens(projection.tokens));
+    let (bias, padding) = (Address(0), 0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match name {
+            "qkv" => {
+                let stride = outputs as i32;
+                let arguments = Qkv { projection, norm, bias, out: buffers.out.at(), stride, padding };
+                project(on, "qkv", FORMAT, form, &arguments)
+            }
+            "gate_up" => {
+                let (intermediate, out) = (outputs / 2, buffers.out.at());
+                let (stride, intermediate) = (stride(intermediate) as i32, intermediate as i32);
+                project(on, "gate_up", FORMAT, form, &GateUp { projection, norm, bias, out, stride, intermediate })
+            }
+            "lm_head" => {
+                let (logits, partials) = (buffers.out.at(), buffers.partials.at());
+                project(on, "lm_head", FORMAT, form, &LmHead { projection, norm, logits, partials })
+            }
+            _ => {
+                let arguments = Residual {
+                    projection,
+                    bias,
+                    from: buffers.residual.at(),
+                    residual: buffers.residual.at(),
+                    next_norm: buffers.next_norm.at(),
+                    operand: buffers.out.at(),
+                    stride: stride(outputs) as i32,
+                    padding,
+                    squares: buffers.squares.at(),
+                };
+                project(on, "residual", FORMAT, form, &arguments)
+            }
+        }
+    }
 }
 
 /// Elements between rows of a projection's input: whole chunks.

@@ -32,14 +32,16 @@ pub fn prefill<D: Measurable>(
     let driver = open(true)?;
     let rate = driver.matmul_workspace().and_then(|bytes| product_rate(&driver, size, bytes));
     drop(driver);
-    let mut ways = vec![(Prefill::Exact, size.prefill_rows[0])];
+    let mut ways = ways(size);
     match &rate {
         Ok(rate) => {
             let n = size.product;
             println!("A product of {n} x {n} x {n} in bf16, summed in f32: {:.0} TFLOP/s.", rate * 1e-12);
-            ways.extend(size.prefill_rows.iter().map(|&rows| (Prefill::Fast, rows)));
         }
-        Err(why) => println!("Fast prefill is left out: {why}."),
+        Err(why) => {
+            println!("Fast prefill is left out: {why}.");
+            ways.retain(|&(prefill, _)| prefill == Prefill::Exact);
+        }
     }
     println!(
         "Wall-clock, medians of {}. FLOP: two for each weight of a projection and token; attention is not counted.\n\n\
@@ -65,10 +67,7 @@ pub fn prefill<D: Measurable>(
                 }
             }
             let middle = median(&seconds);
-            let pass = |from: usize| prefill_rows.min(tokens - from);
-            let passes = (0..tokens).step_by(prefill_rows).map(pass);
-            let (bytes, fast) = (weights(&size.geometry) * 2, prefill == Prefill::Fast);
-            let expected: f64 = passes.map(|rows| expected::prefill(bytes, rows, fast)).sum();
+            let expected = expected(&size.geometry, tokens, prefill_rows, prefill);
             let reached = 2.0 * (weights(&size.geometry) * tokens) as f64 / middle;
             let part = rate.as_ref().map_or("".into(), |rate| format!("{:.0} %", reached / rate * 100.0));
             println!(
@@ -82,6 +81,18 @@ pub fn prefill<D: Measurable>(
     }
     println!();
     Ok(())
+}
+
+/// Ways of taking in prompts that are measured, and rows of a pass for each.
+pub fn ways(size: &Size) -> Vec<(Prefill, usize)> {
+    let fast = size.prefill_rows.iter().map(|&rows| (Prefill::Fast, rows));
+    [(Prefill::Exact, size.prefill_rows[0])].into_iter().chain(fast).collect()
+}
+
+/// Seconds that an H200 should take for a prompt, in passes of so many rows.
+pub fn expected(geometry: &Geometry, tokens: usize, rows: usize, prefill: Prefill) -> f64 {
+    let passes = (0..tokens).step_by(rows).map(|from| rows.min(tokens - from));
+    passes.map(|rows| expected::prefill(weights(geometry) * 2, rows, prefill == Prefill::Fast)).sum()
 }
 
 /// Weights that a token of a prompt is multiplied with: all projections but those after the last layer's keys and

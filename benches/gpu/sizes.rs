@@ -51,6 +51,24 @@ impl Size {
         real("13b", llama(32_000, 5120, 13_824, 40, (40, 40, 128)), 5)
     }
 
+    /// One of Llama 2's 70B.
+    pub fn seventy() -> Self {
+        real("70b", llama(32_000, 8192, 28_672, 80, (64, 8, 128)), 8)
+    }
+
+    /// Outputs and inputs of each projection of a layer, and of the head, by the names of their kernels.
+    pub fn projections(&self) -> [(&'static str, usize, usize); 5] {
+        let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, .. } = self.geometry;
+        let q = self.geometry.q_size();
+        [
+            ("qkv", q + 2 * self.geometry.kv_size(), hidden),
+            ("residual (o)", hidden, q),
+            ("gate_up", 2 * mlp.next_multiple_of(16), hidden),
+            ("residual (down)", hidden, mlp),
+            ("lm_head", vocab, hidden),
+        ]
+    }
+
     /// Bytes of the matrices that a plain step reads: every layer and the head.
     pub fn step_bytes(&self) -> u64 {
         self.layers_bytes(self.geometry.layers)

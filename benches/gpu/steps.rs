@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of a weight, or of a number in the cache.
-const ELEMENT: usize = 2;
+pub const ELEMENT: usize = 2;
 /// Drafts of a loop.
-const LOOP: usize = 8;
+pub const LOOP: usize = 8;
 
 /// Measures the passes of one model and prints them. `open` opens the device, with kernels that overlap or
-/// without; `copy_rate` is in bytes per second. Drafts of a loop are left out unless `loops`.
+/// without; `copy_rate` is in bytes per second.
 ///
 /// # Errors
 /// If the model does not fit the device, or the device fails.
@@ -29,7 +29,6 @@ pub fn steps<D: Measurable>(
     open: &dyn Fn(bool) -> Result<Arc<D>, Box<dyn Error>>,
     size: &Size,
     copy_rate: f64,
-    loops: bool,
 ) -> Result<(), Box<dyn Error>> {
     println!(
         "### Whole passes, {}\n\n\
@@ -66,8 +65,7 @@ pub fn steps<D: Measurable>(
         );
         for &context in &contexts {
             let plain = median(&rounds.measure(context, 1, size.repetitions)?.1);
-            let drafts = if loops { rounds.measure_loop(context, size.repetitions)? } else { None };
-            if let Some(drafts) = drafts {
+            if let Some(drafts) = rounds.measure_loop(context, size.repetitions)? {
                 let reads = Reads::of_draft(&size.geometry, size.exit_after, context);
                 println!("| {context} | draft, of {LOOP} in a loop {}", row(&drafts, reads, 1, copy_rate, plain));
             }
@@ -94,7 +92,7 @@ fn on(on: bool) -> &'static str {
 
 fn row(seconds: &[f64], reads: Reads, rows: usize, copy_rate: f64, plain: f64) -> String {
     let bytes = reads.weights + reads.cache;
-    let expected = expected::projection(reads.weights, rows) + expected::reading(reads.cache);
+    let expected = reads.expected(rows);
     let middle = median(seconds);
     let (low, high) = seconds.iter().fold((f64::MAX, 0f64), |(low, high), &s| (low.min(s), high.max(s)));
     let rate = bytes as f64 / middle;
@@ -112,53 +110,60 @@ fn row(seconds: &[f64], reads: Reads, rows: usize, copy_rate: f64, plain: f64) -
 }
 
 /// Bytes of the matrices of one layer.
-fn layer_bytes(geometry: &Geometry) -> usize {
+pub fn layer_bytes(geometry: &Geometry) -> usize {
     let rows = 2 * (geometry.q_size() + geometry.kv_size()) + 3 * geometry.intermediate_size;
     rows * geometry.hidden_size * ELEMENT
 }
 
 /// Bytes of one layer's keys and values of a context.
-fn cache_bytes(geometry: &Geometry, context: usize) -> usize {
+pub fn cache_bytes(geometry: &Geometry, context: usize) -> usize {
     2 * context * geometry.kv_size() * ELEMENT
 }
 
-fn head_bytes(geometry: &Geometry) -> usize {
+/// Bytes of the head.
+pub fn head_bytes(geometry: &Geometry) -> usize {
     geometry.vocab_size * geometry.hidden_size * ELEMENT
 }
 
 /// Bytes that a pass reads, of weights and of keys and values.
 #[derive(Clone, Copy)]
-struct Reads {
-    weights: usize,
-    cache: usize,
+pub struct Reads {
+    pub weights: usize,
+    pub cache: usize,
 }
 
 impl Reads {
     /// A verification: all layers, the head, and the exit layer's matrices of keys and values.
-    fn of_verification(geometry: &Geometry, context: usize) -> Self {
+    pub fn of_verification(geometry: &Geometry, context: usize) -> Self {
         let exit = 2 * geometry.kv_size() * geometry.hidden_size * ELEMENT;
         let weights = geometry.layers * layer_bytes(geometry) + head_bytes(geometry) + exit;
         Self { weights, cache: geometry.layers * cache_bytes(geometry, context) }
     }
 
     /// A draft step: the first layers, the exit layer, and the head.
-    fn of_draft(geometry: &Geometry, exit_after: usize, context: usize) -> Self {
+    pub fn of_draft(geometry: &Geometry, exit_after: usize, context: usize) -> Self {
         let layers = exit_after + 1;
         let weights = layers * layer_bytes(geometry) + head_bytes(geometry);
         Self { weights, cache: layers * cache_bytes(geometry, context) }
     }
+
+    /// Seconds that an H200 should take for a pass of so many rows.
+    pub fn expected(self, rows: usize) -> f64 {
+        expected::projection(self.weights, rows) + expected::reading(self.cache)
+    }
 }
 
 /// A text in the cache, and rounds at any place of it.
-struct Rounds {
+pub struct Rounds {
     backend: Box<dyn Backend>,
     table: BlockTable,
-    text: Vec<TokenId>,
+    pub text: Vec<TokenId>,
     sampler: Sampler,
 }
 
 impl Rounds {
-    fn new(backend: Box<dyn Backend>, longest: usize) -> Result<Self, Box<dyn Error>> {
+    /// A text of `longest` tokens, but for room for a round.
+    pub fn new(backend: Box<dyn Backend>, longest: usize) -> Result<Self, Box<dyn Error>> {
         let vocab = backend.geometry().vocab_size;
         let mut pool = PagePool::new(longest.div_ceil(PAGE_TOKENS));
         let mut table = BlockTable::default();
@@ -167,8 +172,13 @@ impl Rounds {
         Ok(Self { backend, table, text, sampler: Sampler::new(SamplingParams::default(), vocab)? })
     }
 
+    /// The passes, and a round after `committed` of these tokens.
+    pub fn round<'a>(&'a mut self, tokens: &'a [TokenId], committed: usize) -> (&'a mut dyn Backend, Sequence<'a>) {
+        (&mut *self.backend, sequence(&self.table, &self.sampler, tokens, committed))
+    }
+
     /// Fills the cache; returns the seconds it took.
-    fn prefill(&mut self) -> Result<f64, Box<dyn Error>> {
+    pub fn prefill(&mut self) -> Result<f64, Box<dyn Error>> {
         let chunk = |tokens| Chunk { pages: self.table.pages(), start: 0, tokens };
         // Kernels are loaded when they are first needed.
         let short = self.text.len().min(64);
@@ -179,7 +189,7 @@ impl Rounds {
     }
 
     /// Seconds of the draft steps and of the verification of rounds that end at `context`.
-    fn measure(
+    pub fn measure(
         &mut self,
         context: usize,
         rows: usize,
@@ -210,12 +220,12 @@ impl Rounds {
     /// Seconds of one of [`LOOP`] drafts that are made in a loop on the device; `None` where it has none.
     fn measure_loop(&mut self, context: usize, repetitions: usize) -> Result<Option<Vec<f64>>, Box<dyn Error>> {
         let committed = context - ROUND;
-        let round = sequence(&self.table, &self.sampler, &self.text[..committed], committed);
         let mut drafts = Vec::new();
         for repetition in 0..repetitions + 2 {
             if !self.backend.follows_plans() {
                 return Ok(None);
             }
+            let round = sequence(&self.table, &self.sampler, &self.text[..committed], committed);
             let start = Instant::now();
             self.backend.draft_planned(&round, &DraftPlan::of_length(LOOP), &[])?;
             if repetition > 1 {

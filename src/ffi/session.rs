@@ -9,8 +9,9 @@ use super::session_params::{Plan, SessionParams, plan};
 use super::status::{Failure, Outcome, Status, entry};
 use super::worker::{Command, Route, serve};
 use crate::backend::cpu::{CpuBackend, CpuOptions};
+use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
-use crate::backend::cuda::{CudaBackend, CudaOptions};
+use crate::backend::cuda::{CudaBackend, CudaOptions, loop_probe};
 use crate::backend::{Backend, Device, Limits};
 use crate::control::ControllerSpec;
 use crate::draft::Source;
@@ -161,7 +162,12 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
             CpuBackend::new(geometry, &weights, exit.as_ref(), &options)?
         }
         Device::Cuda(number) => {
+            let probed = exit.as_ref().and(plan.loop_probe.as_ref()).map(|path| loop_probe::ask_program(path, number));
             let gpu = Arc::new(Gpu::open(number)?);
+            if let Some(probed) = probed {
+                gpu.allow_loops(probed.loops);
+                probed.note().into_iter().for_each(|note| log(LogLevel::Warning, || note));
+            }
             log(LogLevel::Warning, || "the CUDA engine has not been run on a GPU yet".into());
             let defaults = CudaOptions::default();
             let memory_fraction = plan.memory_fraction;

@@ -49,6 +49,10 @@ pub struct SessionParams {
     pub reuse_prefixes: i32,
     /// The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
     pub gpu_memory_fraction: f64,
+    /// The path of an eesd-run of this release, or NULL. It is started once, before the session opens the GPU, to try there in
+    /// a process of its own what could crash this one: a loop of drafts as one launch. If that works, a request that is
+    /// alone is drafted so; else, and with NULL, step by step, which costs a wait for each draft.
+    pub loop_probe: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first.
@@ -71,6 +75,7 @@ pub(super) struct Plan {
     pub sources: Sources,
     pub draft_max: usize,
     pub memory_fraction: f64,
+    pub loop_probe: Option<String>,
     pub options: EngineOptions,
 }
 
@@ -114,6 +119,8 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         }
         (Some(controller), _) => controller,
     };
+    // SAFETY: the same.
+    let loop_probe = unsafe { optional_string(params.loop_probe, "loop_probe") }?;
     let asked = draft.map(str::parse::<Sources>).transpose()?;
     if asked.is_some_and(|sources| sources.has(Source::Exit)) && model.exit.is_none() {
         let found = "draft: \"exit\", but the model was opened without an exit block to draft with";
@@ -159,6 +166,7 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         sources,
         draft_max,
         memory_fraction,
+        loop_probe: loop_probe.map(str::to_owned),
         options: EngineOptions {
             token_budget: within(params.token_budget, 1, 1 << 24, "token_budget")?,
             reuse_prefixes: params.reuse_prefixes != 0,
@@ -193,6 +201,7 @@ pub unsafe extern "C" fn eesd_session_params_default(params: *mut SessionParams,
             token_budget,
             reuse_prefixes: reuse_prefixes.into(),
             gpu_memory_fraction: CudaOptions::default().memory_fraction,
+            loop_probe: std::ptr::null(),
         });
         Ok(())
     })

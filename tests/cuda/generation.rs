@@ -96,9 +96,15 @@ fn without_an_exit_block_decoding_is_plain() {
 }
 
 /// Proposes what others have said, from where a text is so far, now and then with a wrong token.
-struct Known {
+pub struct Known {
     texts: Vec<Vec<TokenId>>,
     asked: usize,
+}
+
+impl Known {
+    pub fn new(texts: Vec<Vec<TokenId>>) -> Self {
+        Self { texts, asked: 0 }
+    }
 }
 
 impl Proposer for Known {
@@ -143,7 +149,7 @@ fn proposals_change_no_token() {
         let requests: Vec<Request> = (0..5).map(request).collect();
         let plain = run(&mut engine(subject.cuda(None, &options(1)), "off"), &requests, 1);
         let said = requests.iter().zip(tokens(&plain)).map(|(request, said)| [&request.prompt, said].concat());
-        let known = Known { texts: said.collect(), asked: 0 };
+        let known = Known::new(said.collect());
         let mut proposing = engine(subject.cuda(exit, &options(3)), controller)
             .with_proposers(vec![Box::new(known)])
             // All that is proposed is worth its time where none passes.

@@ -7,8 +7,9 @@ use crate::tested_gpu::tested_gpu;
 use eesd::TokenId;
 use eesd::backend::cuda::CudaOptions;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
-use eesd::backend::cuda::emulator::{Counts, EmulatedDevice, Emulator};
+use eesd::backend::cuda::emulator::{Counts, EmulatedDevice, Emulator, LoopFault};
 use eesd::backend::cuda::kernels::{KeepRows, keep_rows};
+use eesd::backend::cuda::loop_probe::Loops;
 use eesd::backend::{Backend, Chunk, Draft, Sequence};
 use eesd::control::{ControllerSpec, DraftPlan, Rule};
 use eesd::engine::{Completion, Engine, Finish, Request};
@@ -195,14 +196,20 @@ fn what_a_loop_cannot_do_is_done_step_by_step() {
     assert_eq!(waits(&DraftPlan::of_length(4), &many_ends), (true, 0));
     assert_eq!(waits(&DraftPlan::of_length(4), &many_ends[..30]), (true, 4));
 
-    // No loops, none after all, no graphs, none wanted.
+    // No loops, none tried, none after all, no graphs, none wanted.
     let new = || EmulatedDevice::new(Emulator::new(0), 1 << 30);
-    let (none, refusing) = (Arc::new(new().without_loops()), Arc::new(new().refusing_loops()));
+    let (none, untried) = (Arc::new(new().without_loops()), Arc::new(new()));
+    let refusing = Arc::new(new().failing_at_loops(LoopFault::Refuses, Loops::InOrder));
+    untried.allow_loops(Loops::None);
     let eager = CudaOptions { graphs: false, ..options(2) };
     let unwanted = CudaOptions { draft_loops: false, ..options(2) };
-    for (device, options, follows) in
-        [(&none, options(2), false), (&refusing, options(2), true), (&device, eager, false), (&device, unwanted, false)]
-    {
+    for (device, options, follows) in [
+        (&none, options(2), false),
+        (&untried, options(2), false),
+        (&refusing, options(2), true),
+        (&device, eager, false),
+        (&device, unwanted, false),
+    ] {
         let mut backend = on(device, &options).unwrap();
         assert_eq!(backend.follows_plans(), follows);
         text.fill(&mut *backend);

@@ -7,6 +7,7 @@ mod draft_vocab;
 #[path = "../common/exits.rs"]
 mod exits;
 mod generation;
+mod loop_probe;
 mod loops;
 mod memory;
 mod non_finite;
@@ -26,6 +27,7 @@ mod sampling;
 mod saved_pages;
 #[path = "../common/simulated_times.rs"]
 mod simulated_times;
+mod sources;
 mod support;
 mod swap;
 #[path = "../common/tested_gpu.rs"]

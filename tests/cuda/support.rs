@@ -9,6 +9,7 @@ use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::emulator::{EmulatedDevice, Emulator};
 use eesd::backend::cuda::gpu::Gpu;
+use eesd::backend::cuda::loop_probe::Loops;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{Backend, BackendError};
 use eesd::control::ControllerSpec;
@@ -104,10 +105,24 @@ pub fn on_device(
     options: &CudaOptions,
 ) -> Box<dyn Backend> {
     match tested_gpu() {
-        Some(number) => CudaBackend::new(Arc::new(Gpu::open(number).unwrap()), geometry, weights, exit, options),
+        Some(number) => {
+            let gpu = Arc::new(Gpu::open(number).unwrap());
+            gpu.allow_loops(tested_loops());
+            CudaBackend::new(gpu, geometry, weights, exit, options)
+        }
         None => CudaBackend::new(emulated(3, DEVICE_BYTES), geometry, weights, exit, options),
     }
     .unwrap()
+}
+
+/// What `EESD_TEST_LOOPS` lets a GPU do, `in-order` or `overlapping`: tests of nothing else then die where a driver does.
+fn tested_loops() -> Loops {
+    match std::env::var("EESD_TEST_LOOPS").as_deref() {
+        Err(_) => Loops::None,
+        Ok("in-order") => Loops::InOrder,
+        Ok("overlapping") => Loops::Overlapping,
+        Ok(other) => panic!("EESD_TEST_LOOPS={other}: expected in-order or overlapping"),
+    }
 }
 
 /// An emulated device whose threads run in an order of their own.

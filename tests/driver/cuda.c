@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef uint32_t Result;
 typedef uint64_t Address;
@@ -15,7 +16,7 @@ enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, INVALID_CONTEX
 static char context_object, stream_object, graph_object, body_stream, body_graph, copy_node, loop_node;
 static __thread Handle current;
 static __thread int capture_mode;
-static int recording, recording_body, overlapping_in_body;
+static int recording, recording_body, body_recorded, overlapping_in_body;
 
 static int setting(const char* name, int usual) { return getenv(name) ? atoi(getenv(name)) : usual; }
 
@@ -168,6 +169,9 @@ Result cuStreamBeginCapture_v2(Handle stream, int mode) {
 Result cuStreamEndCapture(Handle stream, Handle* graph) {
   NEEDS_CONTEXT;
   *graph = recording ? &graph_object : NULL;
+  if (stream == &body_stream && recording_body) body_recorded = 1;
+  if (stream == &stream_object && body_recorded && setting("DRIVER_CRASHES", 0)) abort();
+  while (stream == &stream_object && body_recorded && setting("DRIVER_HANGS", 0)) pause();
   if (stream == &body_stream && recording_body) return *graph = &body_graph, recording_body = 0;
   if (!recording || stream != &stream_object) return ILLEGAL_STATE;
   return recording = 0, 0;

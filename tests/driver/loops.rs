@@ -5,8 +5,11 @@ use eesd::backend::BackendError;
 use eesd::backend::cuda::FATBINS;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::gpu::{self, Gpu};
+use eesd::backend::cuda::loop_probe::{self, Loops};
 use std::env;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Records a copy, a loop of three kernels, and a copy.
 fn record_loop(gpu: &Arc<Gpu>, memory: &Memory<Gpu>, host: &HostMemory<Gpu>) -> Result<gpu::Graph, BackendError> {
@@ -30,6 +33,8 @@ fn a_loop_is_a_node_of_the_recording() {
         let Some(gpu) = open() else { return };
         let gpu = Arc::new(gpu);
         let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
+        assert!(!gpu.loops() && gpu.begin_loop().is_err(), "nobody has tried any");
+        gpu.allow_loops(Loops::Overlapping);
         assert!(gpu.loops());
         // SAFETY: refused.
         let end = || unsafe { gpu.end_loop(memory.byte(8)) }.unwrap_err().to_string();
@@ -77,6 +82,7 @@ fn a_loop_that_fails_leaves_no_recording_behind() {
         let Some(gpu) = open() else { return };
         let gpu = Arc::new(gpu);
         let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
+        gpu.allow_loops(Loops::Overlapping);
         if env::var_os("DRIVER_LOOP").is_some() {
             let error = record_loop(&gpu, &memory, &host).err().unwrap().to_string();
             assert!(error.starts_with("device: the condition of a loop: CUDA_ERROR_801"), "{error}");
@@ -111,6 +117,7 @@ fn drivers_without_loops_do_all_else() {
         let Some(gpu) = open() else { return };
         let gpu = Arc::new(gpu);
         let (memory, host) = (Memory::zeroed(&gpu, 64, "a test").unwrap(), HostMemory::zeroed(&gpu, 64).unwrap());
+        gpu.allow_loops(Loops::Overlapping);
         assert!(!gpu.loops());
         let error = record_loop(&gpu, &memory, &host).err().unwrap().to_string();
         assert!(error.contains("on a driver that has none"), "{error}");
@@ -125,6 +132,38 @@ fn drivers_without_loops_do_all_else() {
             assert_eq!(launches(&log), ["next_draft waits recorded"], "{settings:?}");
             let count = |text: &str| log.iter().filter(|line| line.starts_with(text)).count();
             assert_eq!((count("load"), count("unload")), (FATBINS.len() - 1, FATBINS.len() - 1), "{settings:?}");
+        }
+    }
+}
+
+/// `eesd-run` as a probe, which a driver takes down with it: whoever asked goes on without loops.
+#[test]
+fn a_driver_that_fails_at_loops_fails_the_probe_alone() {
+    let body = || {
+        if open().is_none() {
+            return;
+        }
+        let mut probe = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
+        probe.args([loop_probe::COMMAND, "0"]);
+        let expected = env::var("EXPECTED").unwrap();
+        // One that hangs does so however long it is given.
+        let limit = Duration::from_secs(if expected.contains("not ended") { 1 } else { 600 });
+        let found = loop_probe::ask(probe, limit);
+        assert_eq!((found.loops, found.trouble.as_deref()), (Loops::None, Some(&*expected)));
+    };
+    let cases = [
+        ("DRIVER_CRASHES", "1", "it ended with signal: 6 (SIGABRT)"),
+        ("DRIVER_HANGS", "1", "it had not ended after 1 s"),
+        ("DRIVER_LOOP", "801", "device: the condition of a loop: CUDA_ERROR_801: text"),
+        // This driver runs no kernels.
+        ("DRIVER_CRASHES", "0", "device: a loop of 6 launches ran 0"),
+        ("DRIVER_LACKS", "cuGraphAddNode_v2", "device: no loops in graphs with this driver and these kernels"),
+    ];
+    for (setting, value, expected) in cases {
+        let settings = [(setting, value), ("EXPECTED", expected)];
+        let test = "loops::a_driver_that_fails_at_loops_fails_the_probe_alone";
+        if with_driver(test, &settings, body).is_none() {
+            return;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! stream and done in order.
 
 use super::kernels::{Address, Launcher};
+use super::loop_probe::Loops;
 use super::matmul::Matmul;
 use crate::backend::BackendError;
 use std::sync::Arc;
@@ -129,6 +130,9 @@ pub unsafe trait Driver: Launcher + Send + Sync + 'static {
     /// # Errors
     /// If the device fails.
     fn begin_capture(&self) -> Result<(), BackendError>;
+
+    /// Says which loops recordings may hold from here on, as far as the driver has them. A GPU makes none before.
+    fn allow_loops(&self, loops: Loops);
 
     /// Whether a recording may hold a loop.
     fn loops(&self) -> bool;

@@ -12,6 +12,7 @@
 //!   each row, `drafts` drafts, `rounds` verifies, `reading` takes texts in, `fast` those
 //!   that the library multiplies; `swap` brings pages to the host and back.
 //! - `synthetic` makes weights on the device, for benchmarks.
+//! - [`loop_probe`] finds out, in a process of its own, whether a device may be asked for loops.
 //!
 //! A pass of a round is one copy in, one graph, one copy out, and one wait; so are all drafts of a sequence alone, where
 //! the driver has loops and the controller can plan. Without nvcc [`FATBINS`] is empty and
@@ -32,6 +33,7 @@ mod host;
 mod inbox;
 pub mod kernels;
 mod launches;
+pub mod loop_probe;
 pub mod matmul;
 mod noted;
 pub mod pack;
@@ -100,7 +102,8 @@ pub struct CudaOptions {
     pub prefill: Prefill,
     /// Record passes as graphs. Without, each kernel is launched by itself, and profilers see layers.
     pub graphs: bool,
-    /// Draft a sequence alone in a loop on the device, where the driver has them and `graphs` are on.
+    /// Draft a sequence alone in a loop on the device, where `graphs` are on and the device makes them: a GPU must have
+    /// been told what a probe found ([`loop_probe`], [`Driver::allow_loops`]).
     pub draft_loops: bool,
 }
 

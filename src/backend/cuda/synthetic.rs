@@ -11,6 +11,7 @@ use super::upload;
 use super::weights::{Cargo, Layer, Packed};
 use super::{CudaBackend, CudaOptions};
 use crate::backend::{Backend, BackendError};
+use crate::control::Way;
 use crate::model::{Dtype, ExitWeights, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
 use std::sync::Arc;
 
@@ -39,12 +40,30 @@ impl<D: Driver> CudaBackend<D> {
         tail_scale: f32,
         options: &CudaOptions,
     ) -> Result<Box<dyn Backend>, BackendError> {
+        Self::synthetic_drafting(Way::FirstLayers, driver, geometry, exit_after, tail_scale, options)
+    }
+
+    /// A [`synthetic`](Self::synthetic) model whose drafts after a round's first are made this way: for recurrent ones its
+    /// exit block has a random matrix more.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn synthetic_drafting(
+        later: Way,
+        driver: Arc<D>,
+        geometry: &Geometry,
+        exit_after: usize,
+        tail_scale: f32,
+        options: &CudaOptions,
+    ) -> Result<Box<dyn Backend>, BackendError> {
         geometry.check().map_err(BackendError::Model)?;
         ExitWeights::check_place(exit_after, geometry).map_err(BackendError::Exit)?;
         let ones: Vec<u8> = 1f32.to_le_bytes().repeat(geometry.hidden_size.max(geometry.head_dim));
         let weights = shapes(geometry, &ones);
         let layer = shape_of_layer(geometry, &ones);
-        let (input, recurrent, norm) = (None, None, weights.norm);
+        let hidden = geometry.hidden_size;
+        let recurrent = (later == Way::Recurrent).then(|| matrix(hidden, 2 * hidden));
+        let (input, norm) = (None, weights.norm);
         let exit = ExitWeights { after: exit_after, input, recurrent, layer, norm, head: None, draft_ids: None };
         let (backend, mut cargo) = Self::reserve(driver, geometry, &weights, Some(&exit), options)?;
         // Of the matrices there are shapes alone.
@@ -76,7 +95,10 @@ impl<D: Driver> CudaBackend<D> {
             }
             match &weights.exit {
                 // The same seeds and scales make the same weights.
-                Some(exit) => self.make_layer(&exit.layer, exit.after, scale_of(exit.after)),
+                Some(exit) => {
+                    exit.recurrent.map_or(Ok(()), |matrix| self.make_matrix(matrix, RECURRENT, 1.0))?;
+                    self.make_layer(&exit.layer, exit.after, scale_of(exit.after))
+                }
                 None => Ok(()),
             }
         }
@@ -111,6 +133,7 @@ impl<D: Driver> CudaBackend<D> {
 /// Seeds: one for each matrix, the four of a layer in a row.
 const EMBEDDING: u64 = 1;
 const HEAD: u64 = 2;
+const RECURRENT: u64 = 3;
 const FIRST_LAYER: u64 = 16;
 
 /// A model whose matrices have shapes and no contents, and whose norms are one.
@@ -220,6 +243,20 @@ mod tests {
         different.sort_unstable();
         different.dedup();
         assert!(different.len() > 5, "{:?}", plain.tokens);
+    }
+
+    #[test]
+    fn a_recurrent_block_drafts_recurrently_and_changes_no_token() {
+        let device = Arc::new(EmulatedDevice::new(Emulator::new(3), 1 << 28));
+        let options = CudaOptions { context: 64, prefill_rows: 24, ..CudaOptions::default() };
+        let way = Way::Recurrent;
+        let backend = CudaBackend::synthetic_drafting(way, device.clone(), &tiny(), 2, 1.0, &options).unwrap();
+        assert!(backend.is_recurrent());
+        let controller = "fixed:3".parse::<ControllerSpec>().unwrap().build();
+        let mut engine = Engine::new(backend, controller, None, Vec::new());
+        let found = engine.generate(&Request::new(vec![5, 7, 299], 30), &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(found.tokens, answer(&tiny(), 1.0, "off").tokens);
+        assert!(device.counts().turns > 0, "no recurrent draft was made in a loop");
     }
 
     #[test]

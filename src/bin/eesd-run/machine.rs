@@ -5,7 +5,9 @@ use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use crate::settings::Model;
 use eesd::backend::cpu::{CpuBackend, CpuOptions, system};
+use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::gpu::Gpu;
+use eesd::backend::cuda::loop_probe::{self, Loops, Probed};
 use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
 use eesd::backend::{Backend, DEFAULT_CONTEXT};
 use eesd::kv::PAGE_TOKENS;
@@ -54,9 +56,9 @@ impl Machine {
                 }
                 let defaults = CudaOptions::default();
                 let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
-                let graphs = !args.no_graphs;
-                let options =
-                    CudaOptions { slots, context, max_draft, pages, memory_fraction, prefill, graphs, ..defaults };
+                let (graphs, draft_loops) = (!args.no_graphs, !args.no_draft_loops);
+                let cache = CudaOptions { slots, context, max_draft, pages, ..defaults };
+                let options = CudaOptions { memory_fraction, prefill, graphs, draft_loops, ..cache };
                 Ok(Machine::Cuda(number, options))
             }
             Device::Cpu | Device::Auto if prefill == Prefill::Fast => {
@@ -70,8 +72,11 @@ impl Machine {
                     let most = format!("slower than {cores}, which is what this process may use");
                     reporter.note(&format!("--threads {threads}: {most}"));
                 }
-                let of_gpus =
-                    [("--gpu-memory-fraction", args.gpu_memory_fraction.is_some()), ("--no-graphs", args.no_graphs)];
+                let of_gpus = [
+                    ("--gpu-memory-fraction", args.gpu_memory_fraction.is_some()),
+                    ("--no-graphs", args.no_graphs),
+                    ("--no-draft-loops", args.no_draft_loops),
+                ];
                 for (flag, _) in of_gpus.iter().filter(|(_, given)| *given) {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
@@ -130,7 +135,14 @@ impl Machine {
                     .wait("preparing the weights", || CpuBackend::new(geometry, &weights, exit.as_ref(), &options))?)
             }
             Machine::Cuda(number, options) => {
+                // Before this process has the GPU, which may be one process's at a time.
+                let loops = exit.is_some() && options.graphs && options.draft_loops;
+                let probed = loops.then(|| reporter.wait("trying loops of drafts", || probe(*number)));
                 let gpu = Arc::new(reporter.wait("opening the GPU", || Gpu::open(*number))?);
+                if let Some(probed) = probed {
+                    gpu.allow_loops(probed.loops);
+                    probed.note().iter().for_each(|note| reporter.note(note));
+                }
                 reporter.note("the CUDA engine has not been run on a GPU yet: `eesd-run verify` checks it on yours");
                 Ok(reporter.wait("loading the weights", || {
                     CudaBackend::new(gpu, geometry, &weights, exit.as_ref(), options)
@@ -138,6 +150,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Has this program try loops in a process of its own.
+fn probe(number: usize) -> Probed {
+    let failed = |error| Probed { loops: Loops::None, trouble: Some(format!("this program was not found: {error}")) };
+    std::env::current_exe().map_or_else(failed, |program| loop_probe::ask_program(program, number))
 }
 
 /// Pages for every sequence at its longest, but for no more than half of what the weights leave of the free memory.

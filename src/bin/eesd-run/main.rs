@@ -20,6 +20,7 @@ mod generate;
 mod http;
 mod inspect;
 mod interrupt;
+mod loop_probe;
 mod machine;
 mod monitor;
 mod openai;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Detokenize(args) => tokens::detokenize(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::LoopProbe(args) => loop_probe::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,13 +4,14 @@
 //! What is queued is done as late as a GPU may do it: when somebody waits. So a result that is read before it was waited
 //! for is not there, and what is written over too early arrives as the wrong numbers.
 
+use super::state::{Block, Counts, Event, Graph, LoopFault, Recording, State, Task};
 use super::{Emulator, matmul};
 use crate::backend::BackendError;
 use crate::backend::cuda::driver::{Driver, MemoryInfo};
 use crate::backend::cuda::kernels::{Address, ContinueLoop, Launcher, Shape};
+use crate::backend::cuda::loop_probe::Loops;
 use crate::backend::cuda::matmul::Matmul;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,91 +26,17 @@ pub struct EmulatedDevice {
     emulator: Emulator,
     bytes: u64,
     has_loops: bool,
-    refuses_loops: bool,
+    /// What loops come to from which kind of them on.
+    fault: Option<(LoopFault, Loops)>,
     state: Mutex<State>,
     /// Whoever has it does what is queued.
     doing: Mutex<()>,
 }
 
-#[derive(Default)]
-struct State {
-    /// Blocks of memory by address, device's and page-locked ones.
-    blocks: BTreeMap<u64, Block>,
-    recording: Option<Recording>,
-    queued: VecDeque<Task>,
-    /// Tasks that were queued once and are not any more.
-    begun: u64,
-    counts: Counts,
-}
-
-#[derive(Default)]
-struct Recording {
-    tasks: Vec<Task>,
-    /// The loop whose body is being recorded.
-    body: Option<Vec<Task>>,
-}
-
-#[derive(Clone, Copy)]
-struct Block {
-    bytes: usize,
-    on_device: bool,
-}
-
-/// What was done so far.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Kernels run.
-    pub kernels: u64,
-    /// Products of matrices.
-    pub products: u64,
-    /// Copies to the device or from it.
-    pub copies: u64,
-    /// Graphs recorded.
-    pub recordings: u64,
-    /// Graphs replayed.
-    pub replays: u64,
-    /// Turns of loops in them.
-    pub turns: u64,
-    /// Times that somebody waited for the device.
-    pub waits: u64,
-}
-
-/// One thing that a graph does.
-enum Task {
-    Launch {
-        kernel: String,
-        shape: Shape,
-        arguments: Vec<u8>,
-    },
-    Copy {
-        to: u64,
-        from: u64,
-        bytes: usize,
-    },
-    Zero {
-        at: u64,
-        bytes: usize,
-    },
-    Multiply(Matmul),
-    Replay(Arc<Vec<Task>>),
-    /// As a GPU's conditional node: not 0 at first, and its body sets the value.
-    While {
-        body: Vec<Task>,
-        value: Arc<AtomicU32>,
-    },
-}
-
-/// A recorded pass.
-pub struct Graph(Arc<Vec<Task>>);
-
-/// A place in the queue: how many tasks come before it.
-pub struct Event(u64);
-
 impl EmulatedDevice {
     /// A device with `bytes` bytes of memory.
     pub fn new(emulator: Emulator, bytes: u64) -> Self {
-        let (state, doing) = Default::default();
-        Self { emulator, bytes, has_loops: true, refuses_loops: false, state, doing }
+        Self { emulator, bytes, has_loops: true, fault: None, state: Mutex::new(State::new()), doing: Mutex::default() }
     }
 
     /// One whose driver is too old for loops.
@@ -118,10 +45,15 @@ impl EmulatedDevice {
         Self { has_loops: false, ..self }
     }
 
-    /// One whose driver says that it has loops, and then refuses each.
+    /// One whose driver says that it has loops, and then fails at them: at all, or at those that overlap.
     #[must_use]
-    pub fn refusing_loops(self) -> Self {
-        Self { refuses_loops: true, ..self }
+    pub fn failing_at_loops(self, fault: LoopFault, from: Loops) -> Self {
+        Self { fault: Some((fault, from)), ..self }
+    }
+
+    /// Whether loops that are allowed now come to this.
+    fn fails(&self, fault: LoopFault, allowed: Loops) -> bool {
+        self.fault.is_some_and(|(what, from)| what == fault && allowed >= from)
     }
 
     /// What was done so far.
@@ -234,6 +166,10 @@ impl EmulatedDevice {
             // SAFETY: the caller's promise.
             Task::Replay(tasks) => tasks.iter().try_for_each(|task| unsafe { self.run(task) }),
             Task::While { body, value } => {
+                let allowed = self.state().allowed_loops;
+                while self.fails(LoopFault::Hangs, allowed) {
+                    std::thread::park();
+                }
                 value.store(1, Ordering::Relaxed);
                 for _ in 0..MOST_TURNS {
                     self.state().counts.turns += 1;
@@ -350,15 +286,21 @@ unsafe impl Driver for EmulatedDevice {
         Ok(())
     }
 
+    fn allow_loops(&self, loops: Loops) {
+        self.state().allowed_loops = loops;
+    }
+
     fn loops(&self) -> bool {
-        self.has_loops
+        self.has_loops && self.state().allowed_loops != Loops::None
     }
 
     fn begin_loop(&self) -> Result<(), BackendError> {
         let why =
             || BackendError::Device("a loop inside of another, outside of a recording, or on an old driver".into());
-        match &mut self.state().recording {
-            Some(recording) if recording.body.is_none() && self.has_loops && !self.refuses_loops => {
+        let (loops, state) = (self.loops(), &mut *self.state());
+        let allowed = loops && !self.fails(LoopFault::Refuses, state.allowed_loops);
+        match &mut state.recording {
+            Some(recording) if recording.body.is_none() && allowed => {
                 recording.body = Some(Vec::new());
                 Ok(())
             }
@@ -386,7 +328,13 @@ unsafe impl Driver for EmulatedDevice {
         state.counts.recordings += 1;
         let nothing = || BackendError::Device("no graph is being recorded".into());
         match state.recording.take() {
-            Some(Recording { tasks, body: None }) => Ok(Graph(Arc::new(tasks))),
+            Some(Recording { tasks, body: None }) => {
+                let loops = tasks.iter().any(|task| matches!(task, Task::While { .. }));
+                if loops && self.fails(LoopFault::Crashes, state.allowed_loops) {
+                    std::process::abort();
+                }
+                Ok(Graph(Arc::new(tasks)))
+            }
             Some(_) => Err(BackendError::Device("a loop's body was not ended".into())),
             None => Err(nothing()),
         }

@@ -3,8 +3,10 @@
 
 mod device;
 mod matmul;
+mod state;
 
-pub use device::{Counts, EmulatedDevice, Event, Graph};
+pub use device::EmulatedDevice;
+pub use state::{Counts, Event, Graph, LoopFault};
 
 use super::kernels::{Launcher, Shape};
 use crate::backend::BackendError;

@@ -19,6 +19,7 @@ pub use queue::Event;
 use super::FATBINS;
 use super::driver::{Driver, MemoryInfo};
 use super::kernels::{Address, Launcher, Shape};
+use super::loop_probe::Loops;
 use super::matmul::Matmul;
 use crate::backend::BackendError;
 use calls::OUT_OF_MEMORY;
@@ -274,8 +275,12 @@ unsafe impl Driver for Gpu {
         self.queue()?.begin_capture()
     }
 
+    fn allow_loops(&self, loops: Loops) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).allow_loops(loops);
+    }
+
     fn loops(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).has_loops
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).loops()
     }
 
     fn begin_loop(&self) -> Result<(), BackendError> {

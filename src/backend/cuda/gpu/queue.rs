@@ -27,6 +27,7 @@ use super::modules::{Kernel, Modules, Relaxed};
 use super::products::Products;
 use crate::backend::BackendError;
 use crate::backend::cuda::kernels::{Address, ContinueLoop, Shape};
+use crate::backend::cuda::loop_probe::Loops;
 use crate::backend::cuda::matmul::Matmul;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -47,15 +48,15 @@ pub struct Queue {
     behind_overlapping: bool,
     /// Kernels may overlap at all.
     pub overlap: bool,
-    /// A recording may hold a loop.
-    pub has_loops: bool,
+    /// The driver can, and the kernel that ends loops is there.
+    has_loops: bool,
+    /// Loops that may be recorded: none before somebody has tried them. Those that overlap become ones in order once a
+    /// driver has refused a graph with such a loop: nowhere is it said that all drivers take them.
+    allowed_loops: Loops,
     /// The loop whose body is being recorded.
     body: Option<Body>,
     /// The recording in progress holds a loop.
     has_recorded_loop: bool,
-    /// Kernels of a loop's body may overlap too, until a driver has refused a graph with such a loop: nowhere is it
-    /// said that all drivers take them.
-    overlap_in_loops: bool,
 }
 
 /// A recording, ready to be launched.
@@ -75,10 +76,20 @@ impl Queue {
             behind_overlapping: false,
             overlap: true,
             has_loops,
+            allowed_loops: Loops::None,
             body: None,
             has_recorded_loop: false,
-            overlap_in_loops: true,
         }
+    }
+
+    /// Which loops may be recorded from here on.
+    pub fn allow_loops(&mut self, loops: Loops) {
+        self.allowed_loops = loops;
+    }
+
+    /// A recording may hold a loop.
+    pub fn loops(&self) -> bool {
+        self.has_loops && self.allowed_loops != Loops::None
     }
 
     /// # Safety
@@ -127,7 +138,7 @@ impl Queue {
 
     fn may_overlap(&self, kernel: &Kernel) -> bool {
         let gpu = &self.device.info;
-        let here = self.overlap && (self.body.is_none() || self.overlap_in_loops);
+        let here = self.overlap && (self.body.is_none() || self.allowed_loops == Loops::Overlapping);
         here && kernel.overlaps && gpu.capability >= (9, 0) && gpu.driver >= LEAST_OVERLAPPING_DRIVER
     }
 
@@ -217,8 +228,9 @@ impl Queue {
     /// What is recorded from here on is the body of a loop.
     pub fn begin_loop(&mut self) -> Result<(), BackendError> {
         self.behind_overlapping = false;
-        if self.body.is_some() || !self.has_loops {
-            return Err(BackendError::Device("a loop inside of another, or on a driver that has none".into()));
+        if self.body.is_some() || !self.loops() {
+            let why = "a loop inside of another, on a driver that has none, or before any was tried";
+            return Err(BackendError::Device(why.into()));
         }
         self.body = Some(Body::begin(&self.device)?);
         Ok(())
@@ -259,7 +271,9 @@ impl Queue {
             let code = unsafe { (calls.cuGraphInstantiateWithFlags)(&mut executable, graph, 0) };
             self.device.checked(code, || "making a recorded graph executable".into())
         };
-        self.overlap_in_loops &= made.is_ok() || !has_loop;
+        if made.is_err() && has_loop {
+            self.allowed_loops = self.allowed_loops.min(Loops::InOrder);
+        }
         let kept = (made.is_ok() && has_loop).then_some(graph);
         if kept.is_none() {
             // SAFETY: nobody else has it, and what was made of it does not need it.

@@ -1,5 +1,5 @@
 use super::super::driver::{HostMemory, Memory};
-use super::super::kernels::{DraftLoop, NextDraft, next_draft};
+use super::super::loop_probe;
 use super::*;
 
 /// The kernels of `cuda/wrappers.cu` are launched here; `None` where there is no GPU, which is said.
@@ -93,49 +93,13 @@ fn graphs_on_a_gpu_replay_and_survive_failures() {
     assert!(seconds > 0.0 && seconds.is_finite(), "{seconds}");
 }
 
-/// A loop of `next_draft` alone, which goes on to its limit: five turns of one launch.
+/// In order first, and with kernels that overlap. Alone in its process it is what a probe does.
 #[test]
 fn a_loop_runs_on_a_gpu() {
     let Some(gpu) = gpu() else { return };
-    if !gpu.loops() {
-        println!("not tested: no loops with this driver");
-        return;
-    }
-    let bytes = 1024;
-    let device = Memory::zeroed(&gpu, bytes, "a test").unwrap();
-    let (mut host, back) = (HostMemory::zeroed(&gpu, bytes).unwrap(), HostMemory::zeroed(&gpu, bytes).unwrap());
-    let state = DraftLoop { survival: 1.0, limit: 5, ..bytemuck::Zeroable::zeroed() };
-    host.contents_mut()[..size_of::<DraftLoop>()].copy_from_slice(bytemuck::bytes_of(&state));
-    let [state, start, row, choices, unused] = [0, 128, 160, 256, 960].map(|offset| device.byte(offset));
-    let arguments = NextDraft {
-        choices,
-        state,
-        edges: unused,
-        rules: unused,
-        ends: unused,
-        ids: device.byte(132),
-        start,
-        keep: device.byte(136),
-        row,
-        recent: Address(0),
-    };
-    gpu.begin_capture().unwrap();
-    // SAFETY: parts of the memory with room for six choices; changed between replays only.
-    let graph = unsafe {
-        gpu.copy_to_device(device.at(), host.at(), bytes).unwrap();
-        gpu.begin_loop().unwrap();
-        next_draft(&*gpu, &arguments).unwrap();
-        gpu.end_loop(device.byte(DraftLoop::GO_ON)).unwrap();
-        gpu.copy_to_host(back.at(), device.at(), bytes).unwrap();
-        gpu.end_capture().unwrap()
-    };
-    for replay in 0..3 {
-        // SAFETY: as above.
-        unsafe { gpu.replay(&graph) }.unwrap();
-        gpu.wait().unwrap();
-        let state: DraftLoop = bytemuck::pod_read_unaligned(&back.contents()[..size_of::<DraftLoop>()]);
-        assert_eq!((state.drafted, state.go_on, back.contents()[128]), (5, 0, 4), "replay {replay}");
-    }
+    let mut said = Vec::new();
+    loop_probe::answer(Ok(gpu), &mut said).unwrap();
+    assert_eq!(String::from_utf8(said).unwrap(), "loops in order\nloops that overlap\n");
 }
 
 /// `cuda/wrappers.cu`, `wrapper_copy`: 64 units of 16 bytes, every fourth one zeroed.

@@ -87,6 +87,9 @@ pub struct MachineArgs {
     /// Launch a GPU's kernels one by one, so that profilers see layers
     #[arg(long, help_heading = "Model and machine")]
     pub no_graphs: bool,
+    /// Draft step by step on a GPU, also where its driver takes a loop of drafts as a whole
+    #[arg(long, help_heading = "Model and machine")]
+    pub no_draft_loops: bool,
 }
 
 /// How keys and values are kept.

@@ -76,6 +76,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Try loops in graphs on a GPU, and say on standard output how that went: for programs that ask
+    #[command(hide = true)]
+    LoopProbe(LoopProbeArgs),
 }
 
 /// What `generate --help` ends with.
@@ -236,6 +239,13 @@ pub struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `loop-probe`.
+#[derive(Debug, clap::Args)]
+pub struct LoopProbeArgs {
+    /// Number of the GPU
+    pub number: usize,
 }
 
 /// Flags of `doctor`.
