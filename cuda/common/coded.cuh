@@ -9,10 +9,10 @@
 #include "coding.cuh"
 #include "skinny.cuh"
 
-// Adds a step of both row blocks, for TILES groups of 8 tokens.
-template <class T, bool MINIMA, int TILES>
+// Adds a step of both row blocks to the sums of group `t` of 8 tokens; it is the `step`-th that `scales` have.
+template <class T, bool MINIMA, int TILES, int STEPS>
 __device__ __forceinline__ void add_step(float (&sum)[2][TILES][4], const uint32_t (&codes)[2][4],
-                                         const StepScales (&scales)[4], int step, const uint2& x, int t) {
+                                         const StepScales<STEPS> (&scales)[4], int step, const uint2& x, int t) {
   const uint32_t b[2] = {x.x, x.y};
   float of_x[4] = {};
   if constexpr (MINIMA) {
@@ -24,9 +24,9 @@ __device__ __forceinline__ void add_step(float (&sum)[2][TILES][4], const uint32
     mma<T>(product, codes[block], b);
     UNROLL for (int i = 0; i < 4; i++) {
       float& y = sum[block][t][i];
-      const StepScales& of_row = scales[block * 2 + i / 2];
-      y = fmaf(of_row.scale[step % 2], product[i], y);
-      if constexpr (MINIMA) y = fmaf(of_row.minimum[step % 2], of_x[i], y);
+      const StepScales<STEPS>& of_row = scales[block * 2 + i / 2];
+      y = fmaf(of_row.scale[step], product[i], y);
+      if constexpr (MINIMA) y = fmaf(of_row.minimum[step], of_x[i], y);
     }
   }
 }
@@ -66,9 +66,9 @@ template <class T, int BITS> struct CodedWeights {
   }
 
   // Of the lane's rows: two of each row block.
-  template <bool MINIMA>
+  template <bool MINIMA, int STEPS>
   __device__ __forceinline__ void decode_scales(const uint4 (&scales)[2], const uint4* const (&record)[2], int first,
-                                                StepScales (&out)[4]) const {
+                                                StepScales<STEPS> (&out)[4]) const {
     const uint2 of[4] = {{scales[0].x, scales[0].y}, {scales[0].z, scales[0].w},
                          {scales[1].x, scales[1].y}, {scales[1].z, scales[1].w}};
     const float* low = reinterpret_cast<const float*>(record[0] + BITS * 8) + threadIdx.x % WARP / 4 * 16;
@@ -95,7 +95,7 @@ template <class T, int BITS> struct CodedWeights {
     constexpr int STEPS = TOKEN_TILES <= 2 ? 4 : 2;
     const int lane = threadIdx.x % WARP;
     const uint4* const record[2] = {w.at, w.at + w.next_block};
-    StepScales scales[4];
+    StepScales<2> scales[4];
     UNROLL for (int first = 0; first < 4; first += STEPS) {
       uint2 x[STEPS][TOKEN_TILES] = {};
       UNROLL for (int t = 0; t < TOKEN_TILES; t++) {
@@ -109,7 +109,7 @@ template <class T, int BITS> struct CodedWeights {
         if (step % 2 == 0) decode_scales<MINIMA>(w.scales, record, step, scales);
         uint32_t a[2][4];
         UNROLL for (int block = 0; block < 2; block++) decode_codes(w.code[block][step * LOADS / 4], step, a[block]);
-        UNROLL for (int t = 0; t < TOKEN_TILES; t++) add_step<T, MINIMA>(sum, a, scales, step, x[i][t], t);
+        UNROLL for (int t = 0; t < TOKEN_TILES; t++) add_step<T, MINIMA>(sum, a, scales, step % 2, x[i][t], t);
       }
     }
   }
@@ -127,9 +127,10 @@ template <class T, int BITS> struct CodedWeights {
                                                      int first_token) const {
     const int lane = threadIdx.x % WARP;
     const uint4* const record[2] = {now.weights[first_block], now.weights[first_block + 1]};
-    // Two steps at a time, and no more: what is decoded takes all registers that there are.
-    ROLLED for (int half = 0; half < 2; half++) {
-      uint4 packed[2] = {}, code[2] = {};
+    // A step at a time, and no more: sums take half of the registers.
+    ROLLED for (int step = 0; step < 4; step++) {
+      uint4 packed[2] = {};
+      uint32_t a[2][4];
       UNROLL for (int block = 0; block < 2; block++) {
         const uint4* from = record[block] + BITS * 8;
         if (coding.scaling() <= FLOAT) {
@@ -139,22 +140,18 @@ template <class T, int BITS> struct CodedWeights {
           packed[block] = from[lane / 4];
         }
         if constexpr (BITS == 4) {
-          const uint2 words = reinterpret_cast<const uint2*>(record[block] + lane)[half];
-          code[block].x = words.x, code[block].y = words.y;
+          fragment_of<T>(reinterpret_cast<const uint32_t*>(record[block] + lane)[step], coding.centre(), a[block]);
         } else {
-          code[block] = record[block][half * WARP + lane];
+          const uint2 words = reinterpret_cast<const uint2*>(record[block] + step / 2 * WARP + lane)[step % 2];
+          fragment_of<T>(words.x, words.y, 0, a[block]);
         }
       }
-      StepScales scales[4];
-      decode_scales<MINIMA>(packed, record, 2 * half, scales);
-      UNROLL for (int i = 0; i < 2; i++) {
-        uint32_t a[2][4];
-        UNROLL for (int block = 0; block < 2; block++) decode_codes(code[block], i, a[block]);
-        UNROLL for (int t = 0; t < 8; t++) {
-          const int token = first_token + t * 8 + lane / 4;
-          const uint2* x = reinterpret_cast<const uint2*>(&now.x[token][place(token, (2 * half + i) * 2 + lane % 4 / 2)]);
-          add_step<T, MINIMA>(sum, a, scales, i, x[lane % 2], t);
-        }
+      StepScales<1> scales[4];
+      decode_scales<MINIMA>(packed, record, step, scales);
+      UNROLL for (int t = 0; t < 8; t++) {
+        const int token = first_token + t * 8 + lane / 4;
+        const uint2* x = reinterpret_cast<const uint2*>(&now.x[token][place(token, step * 2 + lane % 4 / 2)]);
+        add_step<T, MINIMA>(sum, a, scales, 0, x[lane % 2], t);
       }
     }
   }

@@ -40,8 +40,8 @@ struct Coding {
   __device__ __forceinline__ int units() const { return code_units() + scale_units(); }
 };
 
-// A row's scales and minima of two steps. Of all four they would take too many registers.
-struct StepScales { float scale[2], minimum[2]; };
+// A row's scales and minima of one step or two. Those of all four would take too many registers.
+template <int STEPS> struct StepScales { float scale[STEPS], minimum[STEPS]; };
 
 __device__ __forceinline__ float half_of(uint32_t word, int which) {
   const uint16_t bits = uint16_t(word >> 16 * which);
@@ -51,18 +51,18 @@ __device__ __forceinline__ float half_of(uint32_t word, int which) {
 }
 __device__ __forceinline__ float signed_byte(uint32_t word, int which) { return float(int(int8_t(word >> 8 * which))); }
 
-// Those of ROWS rows and of steps `first` and `first + 1`, from the 8 bytes of each (or 4, in the first word); `wide`: the rows' 32 bytes, looked at if that is
+// Those of ROWS rows, of steps from `first` on, from the 8 bytes of each (or 4, in the first word); `wide`: the rows' 32 bytes, looked at if that is
 // what there are. MINIMA: whether these scales come with minima; where they do not, minima are left alone.
-template <bool MINIMA, int ROWS>
+template <bool MINIMA, int ROWS, int STEPS>
 __device__ __forceinline__ void scales_of(int scaling, int first, const uint2 (&of)[ROWS],
-                                          const float* const (&wide)[ROWS], StepScales (&out)[ROWS]) {
+                                          const float* const (&wide)[ROWS], StepScales<STEPS> (&out)[ROWS]) {
   const auto scale = [&](auto make) {
     UNROLL for (int row = 0; row < ROWS; row++)
-      UNROLL for (int i = 0; i < 2; i++) out[row].scale[i] = make(of[row].x, of[row].y, first + i, wide[row]);
+      UNROLL for (int i = 0; i < STEPS; i++) out[row].scale[i] = make(of[row].x, of[row].y, first + i, wide[row]);
   };
   const auto minimum = [&](auto make) {
     UNROLL for (int row = 0; row < ROWS; row++)
-      UNROLL for (int i = 0; i < 2; i++) out[row].minimum[i] = make(of[row].x, of[row].y, first + i, wide[row]);
+      UNROLL for (int i = 0; i < STEPS; i++) out[row].minimum[i] = make(of[row].x, of[row].y, first + i, wide[row]);
   };
   using Word = uint32_t;
   using Wide = const float*;
@@ -86,7 +86,7 @@ __device__ __forceinline__ void scales_of(int scaling, int first, const uint2 (&
         return minimum([](Word a, Word b, int step, Wide) { return half_of(a, 1) * signed_byte(b, 2 + step / 2); });
       case SIXTEENS_MINIMA:
         scale([](Word a, Word b, int step, Wide) { return half_of(a, 0) * float(b >> 8 * step & 15); });
-        return minimum([](Word a, Word b, int step, Wide) { return half_of(a, 1) * -float(b >> (8 * step + 4) & 15); });
+        return minimum([](Word a, Word b, int step, Wide) { return half_of(a, 1) * float(-int(b >> (8 * step + 4) & 15)); });
       default:
         scale([](Word, Word, int step, Wide w) { return w[step]; });
         return minimum([](Word, Word, int step, Wide w) { return w[4 + step]; });
@@ -121,7 +121,7 @@ template <class T> __device__ __forceinline__ void fragment_of(uint32_t first, u
   a[0] = pair_of<T>(first, 0), a[1] = pair_of<T>(first, 2), a[2] = pair_of<T>(second, 0), a[3] = pair_of<T>(second, 2);
 }
 
-// One weight of a packed matrix: the code times its scale, then the minimum, each rounded.
+// One weight of a packed matrix: the code times its scale, then the minimum or 0, each rounded.
 __device__ __forceinline__ float coded_weight(const uint4* weights, Coding coding, int row, int column, int chunks) {
   const uint4* record = weights + (size_t(row / 16) * chunks + column / 64) * coding.units();
   const int step = column % 64 / 16, lane = row % 8 * 4 + column % 16 / 4, half = row % 16 / 8;
@@ -137,12 +137,12 @@ __device__ __forceinline__ float coded_weight(const uint4* weights, Coding codin
   const uint32_t* of_row = reinterpret_cast<const uint32_t*>(record + coding.code_units()) + (row % 8 * 2 + half) * row_words;
   const uint2 of[1] = {{of_row[0], row_words > 1 ? of_row[1] : 0}};
   const float* const wide[1] = {reinterpret_cast<const float*>(of_row)};
-  StepScales scales[1];
+  StepScales<1> scales[1];
   if (!coding.has_minima()) {
-    scales_of<false>(coding.scaling(), step / 2 * 2, of, wide, scales);
-    return scales[0].scale[step % 2] * float(code);
+    scales_of<false>(coding.scaling(), step, of, wide, scales);
+    return scales[0].scale[0] * float(code) + 0.0f;
   }
-  scales_of<true>(coding.scaling(), step / 2 * 2, of, wide, scales);
-  const float product = scales[0].scale[step % 2] * float(code);
-  return product + scales[0].minimum[step % 2];
+  scales_of<true>(coding.scaling(), step, of, wide, scales);
+  const float product = scales[0].scale[0] * float(code);
+  return product + scales[0].minimum[0];
 }
