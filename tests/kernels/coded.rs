@@ -1,12 +1,12 @@
 //! Weights that stay codes: the bits of a plain oracle, whatever the format, the form and the number of tokens.
 
 use crate::device::Device;
-use crate::support::{FORMATS, NULL, Noise, assert_close, bits, device, from, narrow, to, widen};
+use crate::support::{FORMATS, NULL, Noise, assert_close, bits, device, from, to, widen};
 use eesd::backend::cuda::coding::{Coding, STEP, Storage, pack_codes};
 use eesd::backend::cuda::kernels::{Embedding, Form, Format, Norm, Projection, Qkv, TableForm, per_token, project};
 use eesd::backend::cuda::pack::{BLOCK_ROWS, CHUNK, TILE_ROWS, chunks};
 use eesd::model::{Block, BlockType, Format as Stored, Groups, Matrix, floats};
-use half::f16;
+use half::{bf16, f16};
 
 /// Inputs: some classes of chunks have two, some one, and groups of every size are whole.
 const INPUTS: usize = 768;
@@ -262,6 +262,13 @@ fn forms_have_the_same_bits_whatever_the_number_of_tokens() {
     }
 }
 
+fn narrowed(format: Format, x: f32) -> u16 {
+    match format {
+        Format::Bf16 => bf16::from_f32(x).to_bits(),
+        Format::F16 => f16::from_f32(x).to_bits(),
+    }
+}
+
 /// A row of the table is the row dequantised as the processor does, to the bit.
 #[test]
 fn embeddings_are_dequantised_to_the_bit() {
@@ -293,7 +300,7 @@ fn embeddings_are_dequantised_to_the_bit() {
             let mut row = vec![0.0; INPUTS];
             matrix.dequantise_row(id as usize, &mut row);
             assert_eq!(bits(&residual[token * INPUTS..][..INPUTS]), bits(&row), "{of}, token {token}");
-            let scaled: Vec<u16> = row.iter().zip(&norm).map(|(x, n)| narrow(format, f64::from(x * n))).collect();
+            let scaled: Vec<u16> = row.iter().zip(&norm).map(|(x, n)| narrowed(format, x * n)).collect();
             assert_eq!(operand[token * INPUTS..][..INPUTS], scaled, "{of}, token {token}");
         }
     }
