@@ -1,6 +1,6 @@
 // The embedding of each token, and the first layer's norm prepared.
 //
-// in     ids [tokens]; table [vocab, hidden] by rows, or packed for projections where the LM head is tied
+// in     ids [tokens]; table [vocab, hidden], by rows or packed (common/embedding.cuh)
 // out    residual [tokens, hidden] f32; operand [tokens, stride] = residual * norm; squares (norm.cuh)
 // grid   (tokens), 256 threads: a warp takes 32 columns at a time
 // bytes  2 read, 6 written per element
@@ -11,7 +11,7 @@
 struct EmbeddingArgs {
   const uint32_t* ids;
   const void* table;
-  int packed;
+  int form;  // of the table
   int hidden;
   float* residual;
   const float* norm;
@@ -23,7 +23,7 @@ struct EmbeddingArgs {
 template <class T> __device__ __forceinline__ void embed(const EmbeddingArgs& args) {
   const int token = blockIdx.x, lane = threadIdx.x % WARP;
   const int slots = (args.hidden + SQUARES_WIDTH - 1) / SQUARES_WIDTH;
-  const EmbeddingTable<T> table(args.table, args.packed, args.hidden);
+  const EmbeddingTable<T> table(args.table, args.form, args.hidden);
   await_previous_kernel();
   const int row = int(args.ids[token]);
   for (int slot = threadIdx.x / WARP; slot < slots; slot += blockDim.x / WARP) {

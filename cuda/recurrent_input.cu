@@ -16,7 +16,7 @@ constexpr int RECURRENT_THREADS = 256;
 struct RecurrentInputArgs {
   const uint32_t* ids;
   const void* table;
-  int packed;
+  int form;  // of the table
   int hidden;
   const float* states;
   const uint32_t* index;
@@ -32,7 +32,7 @@ struct SumOfSquares {
 
 template <class T> __device__ __forceinline__ void join_inputs(const RecurrentInputArgs& args) {
   const int token = blockIdx.x, hidden = args.hidden;
-  const EmbeddingTable<T> table(args.table, args.packed, hidden);
+  const EmbeddingTable<T> table(args.table, args.form, hidden);
   await_previous_kernel();
   const int row = int(args.ids[token]);
   const float* state = args.states + size_t(args.index[token]) * hidden;

@@ -180,6 +180,8 @@ impl<D: Measurable> Bench<'_, D> {
                     chunks: chunks(inputs) as i32,
                     stride: stride(inputs) as i32,
                     tokens: rows as i32,
+                    coding: 0,
+                    padding: 0,
                 };
                 launch(self.driver, projection, &buffers)
             })?;

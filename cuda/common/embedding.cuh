@@ -1,5 +1,6 @@
-// Rows of the embedding: as they are in the file, or of the packed LM head where that is tied to it.
+// Rows of the embedding: as they are in the file, or packed, as the LM head where that is tied to it, or as codes.
 #pragma once
+#include "coding.cuh"
 #include "matrix.cuh"
 #include "skinny.cuh"
 
@@ -10,12 +11,16 @@ __device__ __forceinline__ size_t packed_index(int row, int column, int chunks) 
   return unit * 8 + column % 4 / 2 * 4 + row % 16 / 8 * 2 + column % 2;
 }
 
+// What EmbeddingTable is told of a table: 0, by rows; 1, packed; else packed as codes, and this is the word of their Coding.
+enum TableForm { ROWS, PACKED };
+
 template <class T> struct EmbeddingTable {
   const T* table;
-  int packed, hidden, chunks;
-  __device__ __forceinline__ EmbeddingTable(const void* at, int is_packed, int width)
-      : table(static_cast<const T*>(at)), packed(is_packed), hidden(width), chunks((width + CHUNK - 1) / CHUNK) {}
+  int form, hidden, chunks;
+  __device__ __forceinline__ EmbeddingTable(const void* at, int table_form, int width)
+      : table(static_cast<const T*>(at)), form(table_form), hidden(width), chunks((width + CHUNK - 1) / CHUNK) {}
   __device__ __forceinline__ float at(int row, int column) const {
-    return widen(table[packed ? packed_index(row, column, chunks) : size_t(row) * hidden + column]);
+    if (form > PACKED) return coded_weight(reinterpret_cast<const uint4*>(table), Coding{form}, row, column, chunks);
+    return widen(table[form == PACKED ? packed_index(row, column, chunks) : size_t(row) * hidden + column]);
   }
 };

@@ -1,5 +1,6 @@
 // What projections share around their sums: the norm factor of their input, and the launch forms.
 #pragma once
+#include "coded.cuh"
 #include "gemm.cuh"
 #include "norm.cuh"
 
@@ -51,21 +52,33 @@ template <> struct NormFactor<FINISH> {
   __device__ __forceinline__ float of(int) const { return factor; }
 };
 
-// The kernels of a projection: up to 8, 16, 24, 32, 48, 64 tokens, and any number.
+// The kernels of a projection: up to so many tokens, and any number, of weights of 16 bits and of codes.
 // Epilogue<T, FORM> is built from the kernel's arguments, whose `projection` is a ProjectionArgs.
-#define SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, tokens, blocks)      \
-  KERNEL(name##_##suffix##_##tokens, PROJECTION_THREADS, blocks, Arguments,          \
-         (project_skinny<T, tokens / 8>(args.projection, Epilogue<T, SKINNY>(args))))
-#define PROJECTION_OF(name, T, suffix, Arguments, Epilogue)                          \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 8, 2)                      \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 16, 2)                     \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 24, 1)                     \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 32, 1)                     \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 48, 1)                     \
-  SKINNY_PROJECTION(name, T, suffix, Arguments, Epilogue, 64, 1)                     \
-  KERNEL(name##_##suffix##_gemm, PROJECTION_THREADS, 1, Arguments,                   \
-         (project_gemm<T>(args.projection, Epilogue<T, GEMM>(args))))
+#define WRAP(...) __VA_ARGS__
+#define SKINNY_PROJECTION(name, T, suffix, Weights, Arguments, Epilogue, tokens, blocks) \
+  KERNEL(name##_##suffix##_##tokens, PROJECTION_THREADS, blocks, Arguments,              \
+         (project_skinny<Weights, tokens / 8>(args.projection, Epilogue<T, SKINNY>(args))))
+#define GEMM_PROJECTION(name, T, suffix, Weights, Arguments, Epilogue) \
+  KERNEL(name##_##suffix##_gemm, PROJECTION_THREADS, 1, Arguments,     \
+         (project_gemm<T, Weights>(args.projection, Epilogue<T, GEMM>(args))))
+#define PLAIN_PROJECTION(name, T, suffix, Arguments, Epilogue)                              \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 8, 2)            \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 16, 2)           \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 24, 1)           \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 32, 1)           \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 48, 1)           \
+  SKINNY_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue, 64, 1)           \
+  GEMM_PROJECTION(name, T, suffix, PlainWeights<T>, Arguments, Epilogue)
+#define CODED_PROJECTION(name, T, suffix, BITS, Arguments, Epilogue)                              \
+  SKINNY_PROJECTION(name, T, suffix, WRAP(CodedWeights<T, BITS>), Arguments, Epilogue, 8, 2)      \
+  SKINNY_PROJECTION(name, T, suffix, WRAP(CodedWeights<T, BITS>), Arguments, Epilogue, 16, 1)     \
+  SKINNY_PROJECTION(name, T, suffix, WRAP(CodedWeights<T, BITS>), Arguments, Epilogue, 32, 1)     \
+  GEMM_PROJECTION(name, T, suffix, WRAP(CodedWeights<T, BITS>), Arguments, Epilogue)
 
-#define PROJECTION(name, Arguments, Epilogue)              \
-  PROJECTION_OF(name, bf16, bf16, Arguments, Epilogue)     \
-  PROJECTION_OF(name, f16, f16, Arguments, Epilogue)
+#define PROJECTION(name, Arguments, Epilogue)                        \
+  PLAIN_PROJECTION(name, bf16, bf16, Arguments, Epilogue)            \
+  PLAIN_PROJECTION(name, f16, f16, Arguments, Epilogue)              \
+  CODED_PROJECTION(name, bf16, bf16_four, 4, Arguments, Epilogue)    \
+  CODED_PROJECTION(name, f16, f16_four, 4, Arguments, Epilogue)      \
+  CODED_PROJECTION(name, bf16, bf16_eight, 8, Arguments, Epilogue)   \
+  CODED_PROJECTION(name, f16, f16_eight, 8, Arguments, Epilogue)

@@ -10,11 +10,11 @@
 
 constexpr int GEMM_OUTPUTS = 128, GEMM_TOKENS = 128, GEMM_STAGES = 3;
 
-struct GemmStage {
-  uint4 weights[GEMM_OUTPUTS / 16][4][WARP];
-  uint4 x[GEMM_TOKENS][8];  // 16-byte unit u of a token lies at u ^ (token % 8)
+template <class Weights> struct GemmStage {
+  uint4 weights[GEMM_OUTPUTS / 16][Weights::MOST_UNITS];
+  uint4 x[GEMM_TOKENS][8];  // 16-byte unit u of a token lies at Weights::place
 };
-constexpr int GEMM_SHARED_BYTES = GEMM_STAGES * int(sizeof(GemmStage));
+constexpr int GEMM_SHARED_BYTES = 96 << 10;
 constexpr int GEMM_PITCH = GEMM_OUTPUTS + 4;
 static_assert(GEMM_TOKENS * GEMM_PITCH * 4 <= GEMM_SHARED_BYTES, "results are handed over where the stages were");
 
@@ -29,45 +29,50 @@ struct ClassOrder {
   }
 };
 
-__device__ __forceinline__ void copy_weights(GemmStage& stage, const ProjectionArgs& args, int chunk) {
-  const int first_output = blockIdx.y * GEMM_OUTPUTS;
-  const int row_blocks = (args.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * 2;
-  UNROLL for (int i = threadIdx.x; i < GEMM_OUTPUTS / 16 * 4 * WARP; i += PROJECTION_THREADS) {
-    const int block = i / (4 * WARP), unit = i % (4 * WARP), row_block = first_output / 16 + block;
-    const bool on = row_block < row_blocks;
-    copy_async(&stage.weights[block][0][0] + unit,
-               args.weights + (on ? row_block : 0) * block_units(args.chunks) + chunk * 4 * WARP + unit, on);
-  }
+// A warp copies one of the eight row blocks.
+template <class Weights>
+__device__ __forceinline__ void copy_weights(GemmStage<Weights>& stage, const ProjectionArgs& args,
+                                             const Weights& weights, int chunk) {
+  static_assert(GEMM_OUTPUTS / 16 == PROJECTION_THREADS / WARP, "a warp a row block");
+  const int row_blocks = (args.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * 2, block = threadIdx.x / WARP;
+  const int row_block = blockIdx.y * (GEMM_OUTPUTS / 16) + block;
+  const bool on = row_block < row_blocks;
+  const uint4* from = args.weights + (size_t(on ? row_block : 0) * args.chunks + chunk) * weights.units();
+  for (int unit = threadIdx.x % WARP; unit < weights.units(); unit += WARP)
+    copy_async(&stage.weights[block][unit], from + unit, on);
 }
 
-template <class T>
-__device__ __forceinline__ void copy_tokens(GemmStage& stage, const ProjectionArgs& args, int chunk) {
+template <class T, class Weights>
+__device__ __forceinline__ void copy_tokens(GemmStage<Weights>& stage, const ProjectionArgs& args, int chunk) {
   const int first_token = blockIdx.x * GEMM_TOKENS;
   UNROLL for (int i = threadIdx.x; i < GEMM_TOKENS * 8; i += PROJECTION_THREADS) {
     const int token = i / 8, unit = i % 8;
     const bool on = first_token + token < args.tokens;
     const T* row = static_cast<const T*>(args.x) + size_t(on ? first_token + token : 0) * args.stride;
-    copy_async(&stage.x[token][unit ^ token % 8], row + chunk * CHUNK + unit * 8, on);
+    copy_async(&stage.x[token][Weights::place(token, unit)], row + chunk * CHUNK + unit * 8, on);
   }
 }
 
 // Calls the epilogue as project_skinny does.
-template <class T, class Epilogue>
+template <class T, class Weights, class Epilogue>
 __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogue epilogue) {
   DYNAMIC_SHARED(raw);
-  GemmStage* stage = reinterpret_cast<GemmStage*>(raw);
+  using Stage = GemmStage<Weights>;
+  static_assert(GEMM_STAGES * sizeof(Stage) <= GEMM_SHARED_BYTES, "all stages have room");
+  Stage* stage = reinterpret_cast<Stage*>(raw);
+  const Weights weights(args.coding);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, in_group = lane % 4;
   const int warp_outputs = warp % 4 * 32, warp_tokens = warp / 4 * 64;
 
   // Weights may be on their way before the kernel ahead has ended; what else a stage has comes with its group.
   ClassOrder early{0, args.chunks}, ahead = early;
   UNROLL for (int i = 0; i < GEMM_STAGES - 1; i++)
-    if (!early.done()) copy_weights(stage[i], args, early.chunk), early.advance();
+    if (!early.done()) copy_weights(stage[i], args, weights, early.chunk), early.advance();
   await_previous_kernel();
   epilogue.start();
   const auto copy_next = [&](int slot, bool with_weights) {
     if (!ahead.done()) {
-      if (with_weights) copy_weights(stage[slot], args, ahead.chunk);
+      if (with_weights) copy_weights(stage[slot], args, weights, ahead.chunk);
       copy_tokens<T>(stage[slot], args, ahead.chunk);
       ahead.advance();
     }
@@ -81,15 +86,7 @@ __device__ __forceinline__ void project_gemm(const ProjectionArgs& args, Epilogu
     wait_copies<GEMM_STAGES - 2>();
     __syncthreads();
     copy_next((slot + GEMM_STAGES - 1) % GEMM_STAGES, true);
-    const GemmStage& now = stage[slot];
-    UNROLL for (int t = 0; t < 8; t++) {
-      const int token = warp_tokens + t * 8 + group;
-      const uint4 low = now.x[token][2 * in_group ^ group], high = now.x[token][(2 * in_group + 1) ^ group];
-      const uint32_t x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-      UNROLL for (int block = 0; block < 2; block++)
-        UNROLL for (int step = 0; step < 4; step++)
-          mma_tile<T>(sum[block][t], now.weights[warp_outputs / 16 + block][step][lane], x, step);
-    }
+    weights.multiply_stage(sum, stage[slot], warp_outputs / 16, warp_tokens);
     if (at.ends_class())
       UNROLL for (int block = 0; block < 2; block++)
         UNROLL for (int t = 0; t < 8; t++)

@@ -20,6 +20,13 @@ __device__ __forceinline__ uint4 load_streaming(const uint4* p, uint64_t policy)
                : "l"(p), "l"(policy));
   return v;
 }
+__device__ __forceinline__ uint2 load_streaming(const uint2* p, uint64_t policy) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(p), "l"(policy));
+  return v;
+}
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
@@ -45,6 +52,7 @@ __device__ __forceinline__ void await_previous_kernel() {
 #else
 inline uint64_t streaming_policy() { return 0; }
 inline uint4 load_streaming(const uint4* p, uint64_t) { return *p; }
+inline uint2 load_streaming(const uint2* p, uint64_t) { return *p; }
 inline void prefetch_l2(const void*) {}
 inline void copy_async(void* target, const void* source, bool on, EMU_HERE) {
   ::emu::copy_async(target, source, 16, on ? 16 : 0, here);

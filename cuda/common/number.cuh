@@ -28,3 +28,24 @@ template <class T> __device__ __forceinline__ uint32_t pack(float first, float s
   memcpy(&bits[1], &high, 2);
   return uint32_t(bits[0]) | uint32_t(bits[1]) << 16;
 }
+
+// The sums of two pairs of numbers, each rounded to the format.
+#ifdef __CUDACC__
+template <class T> __device__ __forceinline__ uint32_t add_pair(uint32_t a, uint32_t b);
+template <> __device__ __forceinline__ uint32_t add_pair<bf16>(uint32_t a, uint32_t b) {
+  uint32_t sum;  // bf16 has additions of its own from compute capability 9.0 on
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
+}
+template <> __device__ __forceinline__ uint32_t add_pair<f16>(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
+#else
+template <class T> uint32_t add_pair(uint32_t a, uint32_t b) {
+  T x[2], y[2];
+  memcpy(x, &a, 4), memcpy(y, &b, 4);
+  return pack<T>(widen(x[0]) + widen(y[0]), widen(x[1]) + widen(y[1]));
+}
+#endif

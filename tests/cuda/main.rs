@@ -17,6 +17,7 @@ mod passes;
 mod prefill;
 mod products;
 mod proposals;
+mod quantised;
 mod recurrent;
 #[path = "../common/recurrent.rs"]
 mod recurrent_blocks;

@@ -6,6 +6,7 @@
 mod attention;
 #[path = "../common/chi_squared.rs"]
 mod chi_squared;
+mod coded;
 #[path = "../common/device.rs"]
 mod device;
 mod drafting;
@@ -66,6 +67,11 @@ fn every_kernel_is_registered() {
     for format in ["bf16", "f16"] {
         for name in ["gate_up", "lm_head", "qkv", "residual"] {
             expected.extend(["8", "16", "24", "32", "48", "64", "gemm"].map(|form| format!("{name}_{format}_{form}")));
+        }
+        for (name, codes) in
+            ["gate_up", "lm_head", "qkv", "residual"].map(|name| ["four", "eight"].map(|codes| (name, codes))).concat()
+        {
+            expected.extend(["8", "16", "32", "gemm"].map(|form| format!("{name}_{format}_{codes}_{form}")));
         }
         expected.extend(["gate_up", "qkv", "residual"].map(|name| format!("{name}_{format}_finish")));
         for name in ["append", "attention", "prefill_attention"] {

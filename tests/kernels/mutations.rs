@@ -39,6 +39,9 @@ const RECURRENT: Family = ("rows::recurrent_input", &["recurrent_input.cu"]);
 const FINISH: Family = ("finish::qkv", &["qkv.cu"]);
 const FINISH_RESIDUAL: Family = ("finish::residual", &["qkv.cu", "residual.cu"]);
 const FINISH_GATE_UP: Family = ("finish::gate_up", &["qkv.cu", "gate_up.cu"]);
+const CODED: Family = ("coded::every_format_has_the_bits_of_the_oracle", &["qkv.cu"]);
+const CODED_FORMS: Family = ("coded::forms_have_the_same_bits_whatever_the_number_of_tokens", &["qkv.cu"]);
+const CODED_ROWS: Family = ("coded::embeddings_are_dequantised_to_the_bit", &["embedding.cu"]);
 const UNPACK: Family = ("weights::unpacked_as_before_packing", &["unpack_weights.cu"]);
 const FLASH: Family = ("flash::windows_end_inside_tiles", &["flash_attention.cu", "flash_attention_backward.cu"]);
 const CHAINS: Family = ("flash::chains_see_their_own_keys", &["flash_attention.cu", "flash_attention_backward.cu"]);
@@ -55,12 +58,14 @@ const fn mutant(file: &'static str, from: &'static str, to: &'static str, check:
 
 const SKINNY: &str = "common/skinny.cuh";
 const GEMM: &str = "common/gemm.cuh";
+const CODINGS: &str = "common/coding.cuh";
+const CODES: &str = "common/coded.cuh";
 const PREFILL: &str = "prefill_attention.cu";
 const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 73] = [
+const MUTANTS: [Mutant; 86] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -99,7 +104,7 @@ const MUTANTS: [Mutant; 73] = [
         Check::Orders,
         PROJECTION,
     ),
-    mutant(GEMM, "stage.x[token][unit ^ token % 8]", "stage.x[token][unit ^ token % 4]", Check::Orders, PROJECTION),
+    mutant(SKINNY, "return unit ^ token % 8", "return unit ^ token % 4", Check::Orders, PROJECTION),
     mutant(CHUNK, "0x7632 : 0x5410", "0x5410 : 0x7632", Check::Orders, ATTENTION),
     // The order of sums, which only bits show.
     mutant(
@@ -109,6 +114,39 @@ const MUTANTS: [Mutant; 73] = [
         Check::Orders,
         PROJECTION,
     ),
+    // Codes: scales of the next group, minima times anything but the sum of x, a class that ends inside a group, codes of
+    // another step or not centred, groups of tokens taken for the first one.
+    mutant(CODINGS, "half_of(a, step / 2); });", "half_of(a, 1 - step / 2); });", Check::Orders, CODED),
+    mutant(CODINGS, "signed_byte(b, step); });", "signed_byte(b, step ^ 1); });", Check::Orders, CODED),
+    mutant(
+        CODES,
+        "load_streaming(scales + lane / 4",
+        "load_streaming(scales + (lane / 4 + 1) % 8",
+        Check::Orders,
+        CODED,
+    ),
+    mutant(
+        CODES,
+        "y = fmaf(of_row.minimum[step % 2], of_x[i], y)",
+        "y += of_row.minimum[step % 2]",
+        Check::Orders,
+        CODED,
+    ),
+    mutant(CODES, "mma<T>(of_x, ones, b);", "mma<T>(of_x, codes[0], b);", Check::Orders, CODED),
+    mutant(CODES, "step % 2 == 0) decode_scales<MINIMA>(w", "step == 0) decode_scales<MINIMA>(w", Check::Orders, CODED),
+    mutant(
+        CODES,
+        "(packed, record, 2 * half, scales)",
+        "(packed, record, 2 - 2 * half, scales)",
+        Check::Orders,
+        CODED_FORMS,
+    ),
+    mutant(SKINNY, "const int now = chunk + i * CLASSES", "const int now = chunk + i", Check::Orders, CODED),
+    mutant(GEMM, "chunk + CLASSES >= chunks", "chunk + CLASSES + 1 >= chunks", Check::Orders, CODED_FORMS),
+    mutant(CODES, "coding.centre(), a)", "0, a)", Check::Orders, CODED),
+    mutant(CODES, "place(token, step * 2 + lane", "place(token + 1, step * 2 + lane", Check::Orders, CODED_FORMS),
+    mutant(SKINNY, "return blockIdx.y * TOKEN_TILES", "return 0 * TOKEN_TILES", Check::Orders, CODED_FORMS),
+    mutant(CODINGS, "column % 16 / 4, half", "column % 64 / 16, half", Check::Orders, CODED_ROWS),
     // Forms for more tokens than may be handed over at once.
     mutant(SKINNY, "= sum[block][first + t][i]", "= sum[block][t][i]", Check::Orders, PROJECTION),
     mutant(

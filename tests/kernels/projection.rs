@@ -51,6 +51,8 @@ impl Case {
             chunks: chunks(self.inputs) as i32,
             stride: self.stride as i32,
             tokens: tokens as i32,
+            coding: 0,
+            padding: 0,
         }
     }
 

@@ -63,7 +63,7 @@ fn embedding() {
             let arguments = Embedding {
                 ids: from(&ids),
                 table: if is_packed == 1 { from(&packed) } else { from(&table) },
-                packed: is_packed,
+                form: is_packed,
                 hidden: hidden as i32,
                 residual: to(&mut out.residual),
                 norm: from(&norm),
@@ -154,7 +154,7 @@ fn recurrent_input() {
             let arguments = RecurrentInput {
                 ids: from(&ids[first..]),
                 table: if is_packed == 1 { from(&packed) } else { from(&table) },
-                packed: is_packed,
+                form: is_packed,
                 hidden: hidden as i32,
                 states: from(&states),
                 index: from(&index[first..]),

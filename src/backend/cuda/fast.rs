@@ -101,6 +101,8 @@ impl<D: Driver> Pass<'_, D> {
             chunks: chunks(matrix.inputs) as i32,
             stride: stride as i32,
             tokens: span.rows as i32,
+            coding: 0,
+            padding: 0,
         })
     }
 }

@@ -21,7 +21,7 @@ impl<D: Driver> Pass<'_, D> {
         let arguments = Embedding {
             ids: self.inbox.of(&self.inbox.layout.ids),
             table: weights.embedding,
-            packed: weights.embedding_packed.into(),
+            form: weights.embedding_form.word(),
             hidden: geometry.hidden_size as i32,
             residual: work.residual,
             norm: weights.layers[0].input_norm,
@@ -40,7 +40,7 @@ impl<D: Driver> Pass<'_, D> {
         let arguments = RecurrentInput {
             ids: self.inbox.of(&self.inbox.layout.ids),
             table: weights.embedding,
-            packed: weights.embedding_packed.into(),
+            form: weights.embedding_form.word(),
             hidden: geometry.hidden_size as i32,
             states: work.states,
             index: self.inbox.of(&self.inbox.layout.states),
@@ -74,7 +74,7 @@ impl<D: Driver> Pass<'_, D> {
         let Model { geometry, work, format, .. } = self.model;
         // SAFETY: as promised to the pass.
         unsafe {
-            self.project_qkv(span, layer.qkv, layer.qkv_bias, 0)?;
+            self.project_qkv(span, layer, 0)?;
             self.attend(span, layer, cached, like)?;
             let within = Next { norm: layer.post_norm, operand: work.operand };
             self.project_to(span, (stream, stream), layer.o, work.attended, layer.o_bias, within)?;
@@ -93,29 +93,33 @@ impl<D: Driver> Pass<'_, D> {
 
     /// A layer's keys and values alone.
     pub(super) unsafe fn keys_and_values(&self, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
-        let (matrix, bias) = layer.key_value(&self.model.geometry);
         let append = AttentionForm::Append { rows: span.most_rows };
         // SAFETY: as promised to the pass.
         unsafe {
-            self.project_qkv(span, matrix, bias, self.model.geometry.q_size())?;
+            self.project_qkv(span, layer, self.model.geometry.q_size())?;
             self.attention(append, span, layer, cached, like)
         }
     }
 
-    /// Rows of the stacked projections, to column `column` on of the buffer.
-    unsafe fn project_qkv(&self, span: Span, matrix: Packed, bias: Address, column: usize) -> Done {
+    /// The stacked projections from row `first` on, each to the column of its row.
+    unsafe fn project_qkv(&self, span: Span, layer: &Layer, first: usize) -> Done {
         let Model { geometry, work, format, .. } = self.model;
-        let arguments = Qkv {
+        for (matrix, row) in layer.qkv.from_row(first) {
+            let at_row = |floats: Address| Address(floats.0 + 4 * row as u64);
+            let bias = layer.qkv_bias;
+            let arguments = Qkv {
+                // SAFETY: as promised to the pass.
+                projection: unsafe { self.projection(matrix, work.operand, span) }?,
+                norm: self.norm(),
+                bias: if bias == Address(0) { bias } else { at_row(bias) },
+                out: at_row(work.qkv),
+                stride: (geometry.q_size() + 2 * geometry.kv_size()) as i32,
+                padding: 0,
+            };
             // SAFETY: as promised to the pass.
-            projection: unsafe { self.projection(matrix, work.operand, span) }?,
-            norm: self.norm(),
-            bias,
-            out: Address(work.qkv.0 + 4 * column as u64),
-            stride: (geometry.q_size() + 2 * geometry.kv_size()) as i32,
-            padding: 0,
-        };
-        // SAFETY: as promised to the pass.
-        unsafe { project(self.on, "qkv", *format, form(span), &arguments) }
+            unsafe { project(self.on, "qkv", *format, form(span), &arguments) }?;
+        }
+        Ok(())
     }
 
     unsafe fn attend(&self, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
@@ -347,6 +351,8 @@ impl<D: Driver> Pass<'_, D> {
             chunks: chunks(matrix.inputs) as i32,
             stride: operand_stride(matrix.inputs) as i32,
             tokens: span.rows as i32,
+            coding: matrix.storage.word(),
+            padding: 0,
         })
     }
 

@@ -2,7 +2,8 @@
 //! built, where nvcc was found.
 //!
 //! From the bottom up:
-//! - [`kernels`] has each kernel's arguments and launch shape; [`pack`] says how weights lie.
+//! - [`kernels`] has each kernel's arguments and launch shape; [`pack`] says how weights lie, [`coding`] how those that stay
+//!   codes do.
 //! - [`driver`] is what the runtime asks of a device, [`matmul`] what it asks of a library of matrix products; [`gpu`]
 //!   answers through the CUDA driver and cuBLASLt, and `emulator` (feature `emulated-kernels`) runs the same kernels
 //!   on the processor.
@@ -21,6 +22,7 @@
 pub(super) mod arena;
 mod backend;
 pub(super) mod budget;
+pub mod coding;
 mod drafts;
 pub mod driver;
 #[cfg(feature = "emulated-kernels")]
@@ -204,6 +206,10 @@ impl<D: Driver> CudaBackend<D> {
     ) -> Result<(Self, Vec<Cargo<'a>>), BackendError> {
         options.check()?;
         let format = weights::format_of(weights, exit)?;
+        if options.prefill == Prefill::Fast && weights::has_codes(weights, exit) {
+            let why = "cuda: --prefill fast multiplies weights of 16 bits, and some of these are codes: leave it out";
+            return Err(BackendError::Device(why.into()));
+        }
         if !HEAD_DIMS.contains(&geometry.head_dim) {
             let why = format!("cuda: head_dim {} (expected one of {HEAD_DIMS:?})", geometry.head_dim);
             return Err(BackendError::Device(why));

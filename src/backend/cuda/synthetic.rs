@@ -6,7 +6,7 @@
 //! included: what meets padded columns is zero, and padded rows are not read.
 
 use super::driver::Driver;
-use super::kernels::{Address, Format, RandomWeights, random_weights};
+use super::kernels::{Address, Format, RandomWeights, TableForm, random_weights};
 use super::upload;
 use super::weights::{Cargo, Layer, Packed};
 use super::{CudaBackend, CudaOptions};
@@ -85,7 +85,7 @@ impl<D: Driver> CudaBackend<D> {
         let scale_of = |index: usize| if index < exit_after { 1.0 } else { tail_scale };
         // SAFETY: the addresses are those of the matrices, as long as the plan made them.
         unsafe {
-            if !weights.embedding_packed {
+            if weights.embedding_form == TableForm::Rows {
                 let elements = (geometry.vocab_size * geometry.hidden_size) as u64;
                 self.make(weights.embedding, elements.next_multiple_of(UNIT), EMBEDDING, 1.0)?;
             }
@@ -109,7 +109,9 @@ impl<D: Driver> CudaBackend<D> {
         let seed = FIRST_LAYER + 4 * like as u64;
         // SAFETY: the caller's promise.
         unsafe {
-            self.make_matrix(layer.qkv, seed, 1.0)?;
+            for (part, _) in layer.qkv.from_row(0) {
+                self.make_matrix(part, seed, 1.0)?;
+            }
             self.make_matrix(layer.o, seed + 1, output_scale)?;
             self.make_matrix(layer.gate_up, seed + 2, 1.0)?;
             self.make_matrix(layer.down, seed + 3, output_scale)

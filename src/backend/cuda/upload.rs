@@ -1,6 +1,8 @@
 //! Weights from the host (usually a memory map) to the device, through two page-locked buffers in turn:
-//! while one is copied to the device, the other is filled. Projections are packed by the device itself.
+//! while one is copied to the device, the other is filled. Projections are packed by the device itself, but codes, of which
+//! there are many formats and fewer bytes, by the threads that fill the buffers.
 
+use super::coding::{Coding, Storage, pack_codes};
 use super::driver::{Driver, HostMemory, Memory};
 use super::kernels::{Address, PackWeights, pack_weights};
 use super::pack::BLOCK_ROWS;
@@ -37,6 +39,10 @@ unsafe fn upload_through<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>], most: 
     // Bytes of an item, and of the smallest piece that it can be cut into.
     let sizes = |item: &Cargo<'_>| match item {
         Cargo::Rows { matrix, .. } => (matrix.bytes.len(), BLOCK_ROWS * row_bytes(matrix)),
+        Cargo::Codes { matrix, coding, .. } => {
+            let block = Storage::Codes(*coding).block_bytes(matrix.cols);
+            (matrix.rows.div_ceil(BLOCK_ROWS) * block, block)
+        }
         Cargo::Bytes { bytes, .. } => (bytes.len(), 1),
         Cargo::Floats { floats, .. } => (size_of_val(&floats[..]), 1),
     };
@@ -51,6 +57,9 @@ unsafe fn upload_through<D: Driver>(driver: &Arc<D>, cargo: &[Cargo<'_>], most: 
             match item {
                 Cargo::Rows { matrix, target, first_block, block_step } => {
                     uploader.rows(matrix, *target, *first_block, *block_step)?;
+                }
+                Cargo::Codes { matrix, coding, target, first_block, block_step } => {
+                    uploader.codes(matrix, *coding, *target, *first_block, *block_step)?;
                 }
                 Cargo::Bytes { bytes, target } => uploader.bytes(bytes, *target)?,
                 Cargo::Floats { floats, target } => uploader.bytes(bytemuck::cast_slice(floats), *target)?,
@@ -119,6 +128,46 @@ impl<D: Driver> Uploader<'_, D> {
         Ok(())
     }
 
+    /// Rows of a matrix of codes, as many whole packed blocks at a time as a buffer holds.
+    unsafe fn codes(
+        &mut self,
+        matrix: &Matrix<'_>,
+        coding: Coding,
+        target: Address,
+        first_block: usize,
+        block_step: usize,
+    ) -> Result<(), BackendError> {
+        let block_bytes = Storage::Codes(coding).block_bytes(matrix.cols);
+        let blocks: Vec<usize> = (0..matrix.rows.div_ceil(BLOCK_ROWS)).collect();
+        for piece in blocks.chunks(self.bytes / block_bytes) {
+            let lane = self.free_lane()?;
+            let packed = &mut lane.host.contents_mut()[..piece.len() * block_bytes];
+            let share = piece.len().div_ceil(FILLERS);
+            std::thread::scope(|scope| {
+                for (packed, blocks) in packed.chunks_mut(share * block_bytes).zip(piece.chunks(share)) {
+                    scope.spawn(move || {
+                        for (packed, &block) in packed.chunks_exact_mut(block_bytes).zip(blocks) {
+                            let rows = block * BLOCK_ROWS..matrix.rows.min((block + 1) * BLOCK_ROWS);
+                            pack_codes(packed, coding, matrix, rows);
+                        }
+                    });
+                }
+            });
+            // Blocks that follow each other are one copy.
+            let run = if block_step == 1 { piece.len() } else { 1 };
+            let from = lane.host.at();
+            for (index, blocks) in piece.chunks(run).enumerate() {
+                let to = Address(target.0 + ((first_block + blocks[0] * block_step) * block_bytes) as u64);
+                let from = from.wrapping_add(index * run * block_bytes);
+                // SAFETY: the host's buffer is left alone until its event has come; the target has room by the caller's
+                // promise.
+                unsafe { self.driver.copy_to_device(to, from, blocks.len() * block_bytes) }?;
+            }
+            self.end_turn()?;
+        }
+        Ok(())
+    }
+
     unsafe fn bytes(&mut self, bytes: &[u8], target: Address) -> Result<(), BackendError> {
         for (piece, part) in bytes.chunks(self.bytes).enumerate() {
             let to = Address(target.0 + (piece * self.bytes) as u64);
@@ -132,15 +181,21 @@ impl<D: Driver> Uploader<'_, D> {
     /// Fills the buffer whose turn it is and queues its copy to `target`, or to the buffer on the device;
     /// returns where it goes.
     unsafe fn stage(&mut self, bytes: &[u8], target: Option<Address>) -> Result<Address, BackendError> {
+        let lane = self.free_lane()?;
+        fill(&mut lane.host.contents_mut()[..bytes.len()], bytes);
+        let (target, from) = (target.unwrap_or(lane.device.at()), lane.host.at());
+        // SAFETY: the host's buffer is left alone until its event has come.
+        unsafe { self.driver.copy_to_device(target, from, bytes.len()) }?;
+        Ok(target)
+    }
+
+    /// The buffer whose turn it is, once what was in it has arrived.
+    fn free_lane(&mut self) -> Result<&mut Lane<D>, BackendError> {
         let lane = &mut self.lanes[self.turn];
         if let Some(event) = lane.busy.take() {
             self.driver.wait_for(&event)?;
         }
-        fill(&mut lane.host.contents_mut()[..bytes.len()], bytes);
-        let target = target.unwrap_or(lane.device.at());
-        // SAFETY: the host's buffer is left alone until its event has come.
-        unsafe { self.driver.copy_to_device(target, lane.host.at(), bytes.len()) }?;
-        Ok(target)
+        Ok(lane)
     }
 
     fn end_turn(&mut self) -> Result<(), BackendError> {
@@ -170,7 +225,7 @@ mod tests {
     use super::*;
     use crate::backend::cuda::emulator::{EmulatedDevice, Emulator};
     use crate::backend::cuda::pack::packed_bytes;
-    use crate::model::Dtype;
+    use crate::model::{BlockType, Dtype, Format};
 
     /// Whatever the buffers hold, the same arrives.
     #[test]
@@ -202,6 +257,34 @@ mod tests {
         assert!(whole[..4096].iter().any(|&byte| byte != 0));
         for most in [1, 3000, 5000, 7777] {
             assert!(through(most) == whole, "through {most} bytes");
+        }
+    }
+
+    /// Blocks of codes arrive where they belong whatever the buffers hold, one after the other or in turn.
+    #[test]
+    fn codes_arrive_packed() {
+        let (rows, columns) = (70, 96);
+        let format = BlockType::Q4_0;
+        let bytes: Vec<u8> = (0..rows * columns / 32 * format.bytes()).map(|i| (i * 31 % 251) as u8).collect();
+        let matrix = Matrix::new(Format::Blocks(format), rows, columns, &bytes);
+        let Ok(storage @ Storage::Codes(coding)) = Storage::of(&matrix) else { panic!() };
+        let block = storage.block_bytes(columns);
+        for (block_step, most) in [(1, 1), (1, 2 * block), (1, 1 << 20), (2, 1), (2, 3 * block), (2, 1 << 20)] {
+            let device = Arc::new(EmulatedDevice::new(Emulator::new(2), 1 << 24));
+            let blocks = rows.div_ceil(16);
+            let memory = Memory::zeroed(&device, (1 + block_step * blocks) * block, "test").unwrap();
+            let cargo = [Cargo::Codes { matrix, coding, target: memory.at(), first_block: 1, block_step }];
+            // SAFETY: a target with room, all zeros.
+            unsafe { upload_through(&device, &cargo, most) }.unwrap();
+            // SAFETY: the emulated device's memory is the process's own, and nothing is queued.
+            let all = unsafe { std::slice::from_raw_parts(memory.at().0 as *const u8, memory.bytes()) };
+            let mut expected = vec![0; memory.bytes()];
+            for index in 0..blocks {
+                let target = &mut expected[(1 + index * block_step) * block..][..block];
+                pack_codes(target, coding, &matrix, index * 16..rows.min((index + 1) * 16));
+            }
+            assert!(all == expected, "steps of {block_step}, through {most} bytes");
+            assert!(expected[block..2 * block].iter().any(|&byte| byte != 0));
         }
     }
 

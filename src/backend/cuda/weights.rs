@@ -1,8 +1,9 @@
 //! A model's weights on the device: where each one lies, and what has to be brought there.
 
 use super::arena::Arena;
-use super::kernels::{Address, Format};
-use super::pack::{BLOCK_ROWS, block_bytes, chunks, packed_bytes};
+use super::coding::{Coding, Storage};
+use super::kernels::{Address, Format, TableForm};
+use super::pack::{BLOCK_ROWS, chunks};
 use crate::backend::BackendError;
 use crate::model::{Dtype, ExitWeights, Format as Stored, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
 
@@ -15,12 +16,36 @@ pub struct Packed {
     pub outputs: usize,
     /// Columns, without padding.
     pub inputs: usize,
+    /// How its weights are stored.
+    pub storage: Storage,
 }
 
 impl Packed {
     /// Bytes that it takes, padding included.
     pub fn bytes(&self) -> usize {
-        packed_bytes(self.outputs, self.inputs)
+        self.storage.packed_bytes(self.outputs, self.inputs)
+    }
+
+    /// The rows from `row` on, which begins a block.
+    fn from_row(&self, row: usize) -> Self {
+        let at = Address(self.at.0 + (row / BLOCK_ROWS * self.storage.block_bytes(self.inputs)) as u64);
+        Self { at, outputs: self.outputs - row, ..*self }
+    }
+}
+
+/// Matrices that share an input, one below the other: one packed matrix for each run of the same storage.
+#[derive(Debug, Clone)]
+pub struct Stack(Vec<Packed>);
+
+impl Stack {
+    /// What there is from row `first` on, each part with its first row.
+    pub fn from_row(&self, first: usize) -> impl Iterator<Item = (Packed, usize)> {
+        let mut end = 0;
+        self.0.iter().filter_map(move |part| {
+            let start = end;
+            end += part.outputs;
+            (first < end).then(|| (part.from_row(first.saturating_sub(start)), start.max(first)))
+        })
     }
 }
 
@@ -29,7 +54,7 @@ pub struct Layer {
     /// `[hidden]`.
     pub input_norm: Address,
     /// Rows of Wq, Wk, Wv.
-    pub qkv: Packed,
+    pub qkv: Stack,
     /// In the order of those rows.
     pub qkv_bias: Address,
     /// `[head_dim]`, or null.
@@ -50,19 +75,6 @@ pub struct Layer {
     pub down: Packed,
     /// `[hidden]`.
     pub down_bias: Address,
-}
-
-impl Layer {
-    /// The key and value rows of `qkv` alone, and their bias.
-    pub fn key_value(&self, geometry: &Geometry) -> (Packed, Address) {
-        let rows = geometry.q_size();
-        let at = Address(self.qkv.at.0 + (rows / BLOCK_ROWS * block_bytes(self.qkv.inputs)) as u64);
-        let bias = match self.qkv_bias {
-            Address(0) => Address(0),
-            Address(bias) => Address(bias + 4 * rows as u64),
-        };
-        (Packed { at, outputs: 2 * geometry.kv_size(), ..self.qkv }, bias)
-    }
 }
 
 /// An RMSNorm and a language-model head.
@@ -99,10 +111,10 @@ pub struct ExitInput {
 
 /// Where everything lies.
 pub struct Weights {
-    /// `[vocab, hidden]` by rows, or the packed head where that is tied.
+    /// `[vocab, hidden]`; the packed head where that is tied.
     pub embedding: Address,
-    /// Whether the embedding is the packed head.
-    pub embedding_packed: bool,
+    /// How it lies there.
+    pub embedding_form: TableForm,
     /// The model's layers in order.
     pub layers: Vec<Layer>,
     /// Final norm and LM head.
@@ -117,6 +129,8 @@ pub struct Weights {
 pub enum Cargo<'a> {
     /// Rows to be packed on the way: 16-row block `b` becomes block `first_block + b · block_step`.
     Rows { matrix: Matrix<'a>, target: Address, first_block: usize, block_step: usize },
+    /// The same of rows of codes, which are packed on the host.
+    Codes { matrix: Matrix<'a>, coding: Coding, target: Address, first_block: usize, block_step: usize },
     /// Bytes as they are.
     Bytes { bytes: &'a [u8], target: Address },
     /// Numbers widened or computed on the host.
@@ -141,11 +155,10 @@ impl Weights {
     ) -> (Self, Vec<Cargo<'a>>, usize) {
         let mut plan = Plan { arena: Arena::new(base), cargo: Vec::new() };
         let matrix = plan.matrix(&[model.head]);
-        let embed_bytes = model.embed.rows * model.embed.row_bytes();
-        let embedding = if geometry.tied_head { matrix.at } else { plan.bytes(model.embed.bytes, embed_bytes) };
+        let (embedding, embedding_form) = plan.embedding(model.embed, geometry.tied_head.then_some(matrix));
         let weights = Self {
             embedding,
-            embedding_packed: geometry.tied_head,
+            embedding_form,
             layers: model.layers.iter().map(|layer| plan.layer(layer)).collect(),
             head: Head { norm: plan.vector(&model.norm), matrix },
             exit: exit.map(|exit| Exit {
@@ -176,7 +189,7 @@ impl<'a> Plan<'a> {
         let qkv_bias = [layer.q_bias, layer.k_bias, layer.v_bias];
         Layer {
             input_norm: self.vector(&layer.input_norm),
-            qkv: self.matrix(&qkv),
+            qkv: self.stack(&qkv),
             qkv_bias: self.biases(qkv_bias.iter().any(Option::is_some).then(|| {
                 qkv_bias.iter().zip(qkv).flat_map(|(bias, matrix)| floats_or_zeros(bias, matrix.rows)).collect()
             })),
@@ -201,32 +214,56 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Matrices of equal width one below the other; all but the last have whole blocks of rows.
+    /// The embedding: by rows, or packed where it is codes or the head.
+    fn embedding(&mut self, embed: Matrix<'a>, head: Option<Packed>) -> (Address, TableForm) {
+        if head.is_none() && storage_of(&embed) == Storage::Plain {
+            return (self.bytes(embed.bytes, embed.rows * embed.row_bytes()), TableForm::Rows);
+        }
+        let packed = head.unwrap_or_else(|| self.matrix(&[embed]));
+        (packed.at, TableForm::Packed(packed.storage))
+    }
+
+    /// Matrices of equal width, those of the same storage in one.
+    fn stack(&mut self, matrices: &[Matrix<'a>]) -> Stack {
+        let runs = matrices.chunk_by(|one, next| storage_of(one) == storage_of(next));
+        Stack(runs.map(|run| self.matrix(run)).collect())
+    }
+
+    /// Matrices of equal width and storage one below the other; all but the last have whole blocks of rows.
     fn matrix(&mut self, matrices: &[Matrix<'a>]) -> Packed {
-        let (outputs, inputs) = (matrices.iter().map(|matrix| matrix.rows).sum(), matrices[0].cols);
-        let target = self.projection(outputs, inputs);
+        let outputs = matrices.iter().map(|matrix| matrix.rows).sum();
+        let packed = self.projection(outputs, matrices[0].cols, storage_of(&matrices[0]));
         let mut rows = 0;
         for &matrix in matrices {
             debug_assert!(rows % BLOCK_ROWS == 0, "a matrix begins with a block");
-            self.cargo.push(Cargo::Rows { matrix, target, first_block: rows / BLOCK_ROWS, block_step: 1 });
+            self.rows(matrix, packed, rows / BLOCK_ROWS, 1);
             rows += matrix.rows;
         }
-        Packed { at: target, outputs, inputs }
+        packed
     }
 
     fn gate_up(&mut self, gate: Matrix<'a>, up: Matrix<'a>) -> Packed {
-        let (outputs, inputs) = (2 * gate.rows.next_multiple_of(BLOCK_ROWS), gate.cols);
-        let target = self.projection(outputs, inputs);
+        let storage = storage_of(&gate).joined(storage_of(&up)).expect("checked before");
+        let packed = self.projection(2 * gate.rows.next_multiple_of(BLOCK_ROWS), gate.cols, storage);
         for (first_block, matrix) in [gate, up].into_iter().enumerate() {
-            self.cargo.push(Cargo::Rows { matrix, target, first_block, block_step: 2 });
+            self.rows(matrix, packed, first_block, 2);
         }
-        Packed { at: target, outputs, inputs }
+        packed
+    }
+
+    fn rows(&mut self, matrix: Matrix<'a>, packed: Packed, first_block: usize, block_step: usize) {
+        let target = packed.at;
+        self.cargo.push(match packed.storage {
+            Storage::Plain => Cargo::Rows { matrix, target, first_block, block_step },
+            Storage::Codes(coding) => Cargo::Codes { matrix, coding, target, first_block, block_step },
+        });
     }
 
     /// Room for a packed matrix and a block more: who takes the last rows alone, from an odd block on,
     /// reads so far.
-    fn projection(&mut self, outputs: usize, inputs: usize) -> Address {
-        self.arena.take(packed_bytes(outputs, inputs) + block_bytes(inputs))
+    fn projection(&mut self, outputs: usize, inputs: usize, storage: Storage) -> Packed {
+        let at = self.arena.take(storage.packed_bytes(outputs, inputs) + storage.block_bytes(inputs));
+        Packed { at, outputs, inputs, storage }
     }
 
     /// Room for `size` bytes: all that there are, but of weights that are made on the device.
@@ -259,39 +296,92 @@ fn floats_or_zeros(vector: &Option<Vector<'_>>, len: usize) -> Vec<f32> {
     vector.as_ref().map_or_else(|| vec![0.0; len], Vector::to_f32)
 }
 
-/// The one number format of all matrices of a model and its exit block.
+/// How a matrix that was [checked](format_of) is stored.
+fn storage_of(matrix: &Matrix<'_>) -> Storage {
+    Storage::of(matrix).expect("checked before")
+}
+
+/// The number format that a model is computed in: that of all its matrices, and its exit block's, which are not codes;
+/// bf16 where all are.
 ///
 /// # Errors
-/// If they differ, or the kernels do not compute in it.
+/// If two differ, or the kernels do not multiply one.
 pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Result<Format, BackendError> {
-    let of_layer = |layer: &LayerWeights<'_>| {
-        [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down].map(|matrix| matrix.format)
-    };
-    let format = match model.head.format {
-        Stored::Float(Dtype::BF16) => Format::Bf16,
-        Stored::Float(Dtype::F16) => Format::F16,
-        other => {
-            let why = format!(
-                "cuda: the weights are {other} (expected bf16 or f16, which its kernels compute with): convert the \
-                 model, or use --device cpu"
-            );
-            return Err(BackendError::Device(why));
+    let refuse = |why: String| Err(BackendError::Device(format!("cuda: {why}")));
+    let mut found: Option<(&str, Stored)> = None;
+    for (place, name, matrix) in matrices(model, exit) {
+        let storage = match Storage::of(&matrix) {
+            Ok(storage) => storage,
+            Err(why) => {
+                return refuse(format!(
+                    "{place}: the weights of {name} are {why}: convert the model, or use --device cpu"
+                ));
+            }
+        };
+        match (storage, matrix.format) {
+            (Storage::Codes(_), _) => {}
+            (Storage::Plain, Stored::Float(Dtype::BF16 | Dtype::F16)) => match found {
+                Some((first, format)) if format != matrix.format => {
+                    return refuse(format!("{place} has weights in {} (expected {format}, as {first})", matrix.format));
+                }
+                _ => found = found.or(Some((name, matrix.format))),
+            },
+            (Storage::Plain, other) => {
+                return refuse(format!(
+                    "{place}: the weights are {other} (expected bf16 or f16, which its kernels compute with, or integer \
+                     codes): convert the model, or use --device cpu"
+                ));
+            }
         }
+    }
+    let layers = model.layers.iter().chain(exit.map(|exit| &exit.layer));
+    if let Some(layer) =
+        layers.into_iter().find(|layer| storage_of(&layer.gate).joined(storage_of(&layer.up)).is_none())
+    {
+        let (gate, up) = (layer.gate.format, layer.up.format);
+        return refuse(format!("gate_proj is {gate} and up_proj is {up} (expected codes in both, or in none)"));
+    }
+    Ok(match found {
+        Some((_, Stored::Float(Dtype::F16))) => Format::F16,
+        _ => Format::Bf16,
+    })
+}
+
+/// All matrices of a model and its exit block: whose it is, what it is called.
+fn matrices<'a>(
+    model: &ModelWeights<'a>,
+    exit: Option<&ExitWeights<'a>>,
+) -> impl Iterator<Item = (String, &'static str, Matrix<'a>)> {
+    let of_layer = |place: String, layer: &LayerWeights<'a>| {
+        let LayerWeights { q, k, v, o, gate, up, down, .. } = *layer;
+        let named = [
+            ("q_proj", q),
+            ("k_proj", k),
+            ("v_proj", v),
+            ("o_proj", o),
+            ("gate_proj", gate),
+            ("up_proj", up),
+            ("down_proj", down),
+        ];
+        named.map(|(name, matrix)| (place.clone(), name, matrix))
     };
-    let same = |what: String, found: Stored| {
-        let expected = model.head.format;
-        let why = || format!("cuda: {what} has weights in {found} (expected {expected}, as the LM head)");
-        if found == expected { Ok(()) } else { Err(BackendError::Device(why())) }
-    };
-    same("the embedding".into(), model.embed.format)?;
+    let mut all = vec![("the LM head".to_string(), "the LM head", model.head)];
+    all.push(("the embedding".into(), "the embedding", model.embed));
     for (index, layer) in model.layers.iter().enumerate() {
-        of_layer(layer).into_iter().try_for_each(|format| same(format!("layer {index}"), format))?;
+        all.extend(of_layer(format!("layer {index}"), layer));
     }
     if let Some(exit) = exit {
-        let others = [exit.input, exit.recurrent, exit.head].into_iter().flatten().map(|matrix| matrix.format);
-        of_layer(&exit.layer).into_iter().chain(others).try_for_each(|format| same("the exit block".into(), format))?;
+        let place = || "the exit block".to_string();
+        all.extend(of_layer(place(), &exit.layer));
+        let others = [("its input", exit.input), ("its recurrence", exit.recurrent), ("its head", exit.head)];
+        all.extend(others.into_iter().filter_map(|(name, matrix)| Some((place(), name, matrix?))));
     }
-    Ok(format)
+    all.into_iter()
+}
+
+/// Whether a model, or its exit block, has a matrix of codes.
+pub fn has_codes(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> bool {
+    matrices(model, exit).any(|(_, _, matrix)| matrix.format.dtype().is_none())
 }
 
 /// Elements between rows of a projection's input of `inputs` numbers: whole chunks of K.

@@ -24,7 +24,7 @@ pub use attention::{Attention, AttentionForm, PagedBatch, attend};
 pub use drafting::{ContinueLoop, DraftLoop, DraftRule, NextDraft, next_draft};
 pub use flash::{Flash, FlashPass, RowTile, flash};
 pub use projection::{Form, GateUp, HeadPartial, LmHead, Norm, Projection, Qkv, Residual, project};
-pub use rows::{Embedding, GatherRows, KeepRows, RecurrentInput, keep_rows, per_token};
+pub use rows::{Embedding, GatherRows, KeepRows, RecurrentInput, TableForm, keep_rows, per_token};
 pub use sampling::{
     Accept, Adjust, CountTokens, JudgedRow, Params, RowChoice, Sample, SamplingKernel, TokenBias, Verdict,
     VerifiedSequence, sample, sampling_kernel,

@@ -16,8 +16,9 @@ pub enum Form {
     Finish,
 }
 
-/// Tokens that the kernels of the skinny form have room for.
+/// Tokens that the kernels of the skinny form have room for, and those that multiply codes: more are groups of as many.
 const SKINNY_ROOM: [u32; 6] = [8, 16, 24, 32, 48, Form::SKINNY_TOKENS as u32];
+const CODED_SKINNY_ROOM: [u32; 3] = [8, 16, 32];
 
 impl Form {
     /// Most tokens of [`Form::Skinny`].
@@ -32,7 +33,7 @@ impl Form {
 arguments! {
     /// `y = W x`.
     Projection {
-        /// Packed ([`pack`](crate::backend::cuda::pack)).
+        /// Packed ([`pack`](crate::backend::cuda::pack), [`coding`](crate::backend::cuda::coding)).
         weights: Address,
         /// `[tokens, stride]`, zero past the last input; or the sums ([`Form::Finish`]).
         x: Address,
@@ -44,6 +45,10 @@ arguments! {
         stride: i32,
         /// Tokens.
         tokens: i32,
+        /// [`Storage::word`](crate::backend::cuda::coding::Storage::word) of the weights.
+        coding: i32,
+        /// Zero.
+        padding: u32,
     }
 }
 
@@ -167,15 +172,21 @@ pub unsafe fn project<A: bytemuck::Pod>(
     let projection: Projection =
         bytemuck::pod_read_unaligned(&bytemuck::bytes_of(arguments)[..size_of::<Projection>()]);
     let (outputs, tokens) = (projection.outputs as u32, projection.tokens as u32);
+    let (codes, rooms) = match projection.coding >> 16 {
+        _ if form == Form::Finish => ("", &[][..]),
+        0 => ("", &SKINNY_ROOM[..]),
+        4 => ("four_", &CODED_SKINNY_ROOM[..]),
+        _ => ("eight_", &CODED_SKINNY_ROOM[..]),
+    };
     let (suffix, grid, shared_bytes) = match form {
         Form::Skinny => {
-            let room = SKINNY_ROOM.into_iter().find(|&room| tokens <= room).unwrap_or(Form::SKINNY_TOKENS as u32);
-            (room.to_string(), [outputs.div_ceil(TILE_ROWS as u32), 1, 1], 0)
+            let room = *rooms.iter().find(|&&room| tokens <= room).unwrap_or(&rooms[rooms.len() - 1]);
+            (room.to_string(), [outputs.div_ceil(TILE_ROWS as u32), tokens.div_ceil(room), 1], 0)
         }
         Form::Gemm => ("gemm".to_owned(), [tokens.div_ceil(128), outputs.div_ceil(128), 1], 3 * (16 + 16) * 1024),
         Form::Finish => ("finish".to_owned(), [tokens, outputs.div_ceil(2048), 1], 0),
     };
-    let kernel = format!("{name}_{}_{suffix}", format.suffix());
+    let kernel = format!("{name}_{}_{codes}{suffix}", format.suffix());
     // SAFETY: the caller's promise.
     unsafe { launch(on, &kernel, Shape { grid, threads: 256, shared_bytes }, arguments) }
 }

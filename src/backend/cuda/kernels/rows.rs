@@ -2,16 +2,17 @@
 
 use super::{Address, Format, Launcher, Shape, launch};
 use crate::backend::BackendError;
+use crate::backend::cuda::coding::Storage;
 
 arguments! {
     /// `cuda/embedding.cu`.
     Embedding {
         /// `[tokens]` u32.
         ids: Address,
-        /// `[vocab, hidden]`, by rows or packed.
+        /// `[vocab, hidden]`.
         table: Address,
-        /// 1 where `table` is packed, else 0.
-        packed: i32,
+        /// [`TableForm::word`].
+        form: i32,
         /// Width of the residual stream.
         hidden: i32,
         /// `[tokens, hidden]` f32.
@@ -76,10 +77,10 @@ arguments! {
     RecurrentInput {
         /// `[tokens]` u32.
         ids: Address,
-        /// `[vocab, hidden]`, by rows or packed.
+        /// `[vocab, hidden]`.
         table: Address,
-        /// 1 where `table` is packed, else 0.
-        packed: i32,
+        /// [`TableForm::word`].
+        form: i32,
         /// Width of the residual stream.
         hidden: i32,
         /// `[rows, hidden]` f32.
@@ -92,6 +93,26 @@ arguments! {
         stride: i32,
         /// Added to the mean of squares.
         epsilon: f32,
+    }
+}
+
+/// How the rows of an embedding lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableForm {
+    /// By rows, as numbers of 16 bits.
+    Rows,
+    /// Packed for projections.
+    Packed(Storage),
+}
+
+impl TableForm {
+    /// As kernels are told.
+    pub fn word(self) -> i32 {
+        match self {
+            Self::Rows => 0,
+            Self::Packed(Storage::Plain) => 1,
+            Self::Packed(codes) => codes.word(),
+        }
     }
 }
 
