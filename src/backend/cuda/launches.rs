@@ -104,7 +104,7 @@ impl<D: Driver> Pass<'_, D> {
     /// The stacked projections from row `first` on, each to the column of its row.
     unsafe fn project_qkv(&self, span: Span, layer: &Layer, first: usize) -> Done {
         let Model { geometry, work, format, .. } = self.model;
-        for (matrix, row) in layer.qkv.from_row(first) {
+        for (matrix, row) in layer.qkv.rows_from(first) {
             let at_row = |floats: Address| Address(floats.0 + 4 * row as u64);
             let bias = layer.qkv_bias;
             let arguments = Qkv {

@@ -109,7 +109,7 @@ impl<D: Driver> CudaBackend<D> {
         let seed = FIRST_LAYER + 4 * like as u64;
         // SAFETY: the caller's promise.
         unsafe {
-            for (part, _) in layer.qkv.from_row(0) {
+            for (part, _) in layer.qkv.rows_from(0) {
                 self.make_matrix(part, seed, 1.0)?;
             }
             self.make_matrix(layer.o, seed + 1, output_scale)?;

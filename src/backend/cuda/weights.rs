@@ -27,7 +27,7 @@ impl Packed {
     }
 
     /// The rows from `row` on, which begins a block.
-    fn from_row(&self, row: usize) -> Self {
+    fn rows_from(&self, row: usize) -> Self {
         let at = Address(self.at.0 + (row / BLOCK_ROWS * self.storage.block_bytes(self.inputs)) as u64);
         Self { at, outputs: self.outputs - row, ..*self }
     }
@@ -39,12 +39,12 @@ pub struct Stack(Vec<Packed>);
 
 impl Stack {
     /// What there is from row `first` on, each part with its first row.
-    pub fn from_row(&self, first: usize) -> impl Iterator<Item = (Packed, usize)> {
+    pub fn rows_from(&self, first: usize) -> impl Iterator<Item = (Packed, usize)> {
         let mut end = 0;
         self.0.iter().filter_map(move |part| {
             let start = end;
             end += part.outputs;
-            (first < end).then(|| (part.from_row(first.saturating_sub(start)), start.max(first)))
+            (first < end).then(|| (part.rows_from(first.saturating_sub(start)), start.max(first)))
         })
     }
 }
