@@ -4,7 +4,7 @@
 //! and the file's own scales and minima beside them, without loss: nothing is rounded until it is multiplied.
 //! `cuda/common/coding.cuh` says where each bit lies. This is done on the host, while a model is loaded.
 //!
-//! A format is told of by [`Source`], in a file of its own: `blocks` are llama.cpp's, `groups` those of folders.
+//! A format is told of by `Source`, in a file of its own: `blocks` are llama.cpp's, `groups` those of folders.
 
 mod blocks;
 mod groups;
