@@ -1,5 +1,5 @@
 //! `eesd-run loop-probe NUMBER`: the process that may crash in another's place
-//! ([`loop_probe`](eesd::backend::cuda::loop_probe)).
+//! ([`loop_probe`]).
 
 use crate::args::LoopProbeArgs;
 use crate::failure::{Failure, Outcome};
