@@ -182,10 +182,10 @@ fn loops_draft_what_steps_do() {
 fn what_the_kernels_do_not_do_is_refused() {
     let subject = Subject::fixture("llama");
     let weights = subject.checkpoint.weights();
-    let eight = recurrent(subject.exit(2), None);
-    let refused = CudaBackend::new(emulated(0, 1 << 30), subject.geometry(), &weights, Some(&eight), &options(1));
+    let wide = recurrent(subject.exit(2), Some(Dtype::F32));
+    let refused = CudaBackend::new(emulated(0, 1 << 30), subject.geometry(), &weights, Some(&wide), &options(1));
     let message = refused.err().unwrap().to_string();
-    assert!(message.contains("the exit block has weights in q8_0 (expected bf16"), "{message}");
+    assert!(message.contains("the exit block: the weights are f32 (expected bf16 or f16"), "{message}");
 
     let backend = &mut *cuda(&subject, &options(2));
     let mut text = Text::new(backend, 0, &subject.text(1, 30), None);
