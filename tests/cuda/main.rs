@@ -33,4 +33,5 @@ mod support;
 mod swap;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;
+mod texts;
 mod training;

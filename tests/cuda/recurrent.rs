@@ -3,16 +3,16 @@
 
 use crate::recurrent_blocks::recurrent;
 use crate::requests::{run, tokens};
-use crate::support::{Subject, emulated, engine, on_device, options, table};
+use crate::support::{Subject, emulated, engine, on_device, options};
+use crate::texts::{Text, forcing};
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
-use eesd::backend::{Backend, Chunk, Draft, Sequence};
+use eesd::backend::{Backend, Draft, Sequence};
 use eesd::control::Way::{self, FirstLayers, Recurrent};
 use eesd::engine::Request;
-use eesd::kv::BlockTable;
 use eesd::model::{Dtype, ExitWeights};
-use eesd::sample::{Sampler, SamplingParams, Verdict, VerifyMode};
+use eesd::sample::{SamplingParams, Verdict, VerifyMode};
 
 const WAYS: [Way; 4] = [FirstLayers, Recurrent, Recurrent, Recurrent];
 
@@ -24,53 +24,20 @@ fn cuda(subject: &Subject, options: &CudaOptions) -> Box<dyn Backend> {
     on_device(subject.geometry(), &subject.checkpoint.weights(), Some(&block(subject, 2)), options)
 }
 
-/// Leaves a text with one token, if there is any.
-fn forcing(vocab: usize, token: Option<TokenId>) -> Sampler {
-    let logit_bias = token.into_iter().map(|token| (token, 90.0)).collect();
-    Sampler::new(SamplingParams { logit_bias, ..SamplingParams::default() }, vocab).unwrap()
-}
-
-/// A text in a slot, and its round.
-struct Text {
-    slot: usize,
-    pages: BlockTable,
-    tokens: Vec<TokenId>,
-    committed: usize,
-    recurrent: usize,
-    sampler: Sampler,
-}
-
 impl Text {
-    /// All but its last token are taken in.
-    fn new(backend: &mut dyn Backend, slot: usize, text: &[TokenId], forced: Option<TokenId>) -> Self {
-        let pages = table(2 * slot, 128);
-        let sampler = forcing(backend.geometry().vocab_size, forced);
-        backend.prefill(&[Chunk { pages: pages.pages(), start: 0, tokens: &text[..text.len() - 1] }]).unwrap();
-        Self { slot, pages, tokens: text.to_vec(), committed: text.len(), recurrent: 0, sampler }
-    }
-
-    fn sequence(&self) -> Sequence<'_> {
-        let Self { slot, committed, recurrent, .. } = *self;
-        let (pages, tokens, sampler) = (self.pages.pages(), &self.tokens, &self.sampler);
-        Sequence { slot, pages, tokens, committed, prompt: 1, proposed: 0, recurrent, sampler }
-    }
-
     fn drafts(&mut self, backend: &mut dyn Backend, ways: &[Way]) -> Vec<Draft> {
         let mut drafts = Vec::new();
         for &way in ways {
-            let draft = backend.draft_by(way, &[self.sequence()]).unwrap()[0];
-            self.recurrent = self.sequence().recurrent_after(way);
-            self.tokens.push(draft.token);
-            drafts.push(draft);
+            let draft = backend.draft_by(way, &[self.sequence()]).unwrap();
+            self.keep(way, &draft);
+            drafts.extend(draft);
         }
         drafts
     }
 
     fn verify(&mut self, backend: &mut dyn Backend) -> Verdict {
         let verdict = backend.verify(&[self.sequence()]).unwrap().remove(0);
-        self.tokens.truncate(self.committed + verdict.accepted);
-        self.tokens.push(verdict.next);
-        (self.committed, self.recurrent) = (self.tokens.len(), 0);
+        self.accept(&verdict);
         verdict
     }
 }

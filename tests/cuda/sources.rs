@@ -5,20 +5,19 @@
 use crate::generation::Known;
 use crate::recurrent_blocks::recurrent;
 use crate::requests::{run, tokens};
-use crate::support::{Subject, bits, emulated, engine, on_device, options, table};
+use crate::support::{Subject, bits, emulated, engine, on_device, options};
+use crate::texts::{Text, forcing};
 use eesd::TokenId;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{Backend, Chunk, Draft, Sequence};
 use eesd::control::{DraftPlan, Way};
 use eesd::draft::Source;
 use eesd::engine::{Clock, Request};
-use eesd::kv::BlockTable;
 use eesd::model::{Dtype, ExitWeights};
-use eesd::sample::{Sampler, SamplingParams, VerifyMode};
+use eesd::sample::{SamplingParams, VerifyMode};
 use std::time::Duration;
 
 const SLOTS: usize = 5;
-const POSITIONS: usize = 128;
 
 fn block(subject: &Subject) -> ExitWeights<'_> {
     recurrent(subject.exit(2), Some(Dtype::BF16))
@@ -39,31 +38,7 @@ const ROUNDS: [[Drafts; SLOTS]; 4] = [
     [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]],
 ];
 
-/// A text in a slot, which its sampler leaves with one token a round.
-struct Text {
-    slot: usize,
-    pages: BlockTable,
-    tokens: Vec<TokenId>,
-    committed: usize,
-    recurrent: usize,
-    proposed: usize,
-    sampler: Sampler,
-}
-
 impl Text {
-    fn sequence(&self) -> Sequence<'_> {
-        let Self { slot, committed, recurrent, proposed, .. } = *self;
-        let (pages, tokens, sampler) = (self.pages.pages(), &self.tokens, &self.sampler);
-        Sequence { slot, pages, tokens, committed, prompt: 1, proposed, recurrent, sampler }
-    }
-
-    fn keep(&mut self, way: Way, drafts: &[Draft]) {
-        for draft in drafts {
-            self.recurrent = self.sequence().recurrent_after(way);
-            self.tokens.push(draft.token);
-        }
-    }
-
     /// Drafts as many of each kind, in loops where the backend has them.
     fn draft(&mut self, backend: &mut dyn Backend, [first, later, _]: Drafts) -> Vec<Draft> {
         if first == 0 {
@@ -91,19 +66,12 @@ type Seen = Vec<(Vec<Draft>, Vec<u32>)>;
 fn play(subject: &Subject, backend: &mut dyn Backend, reader: &mut dyn Backend) -> Seen {
     let vocab = subject.geometry().vocab_size;
     let mut seen = Seen::new();
-    let mut texts: Vec<Text> = (0..SLOTS)
-        .map(|slot| {
-            let (pages, tokens) = (table(2 * slot, POSITIONS), subject.text(slot as u64, 9 + 13 * slot));
-            backend.prefill(&[Chunk { pages: pages.pages(), start: 0, tokens: &tokens[..tokens.len() - 1] }]).unwrap();
-            let sampler = Sampler::new(SamplingParams::default(), vocab).unwrap();
-            Text { slot, pages, committed: tokens.len(), tokens, recurrent: 0, proposed: 0, sampler }
-        })
-        .collect();
+    let begin = |slot| Text::new(backend, slot, &subject.text(slot as u64, 9 + 13 * slot), None);
+    let mut texts: Vec<Text> = (0..SLOTS).map(begin).collect();
     for (number, round) in ROUNDS.iter().enumerate() {
         for (text, &drafts) in texts.iter_mut().zip(round) {
             let token = (20 + 31 * (number * SLOTS + text.slot) % 200) as TokenId;
-            let forced = SamplingParams { logit_bias: vec![(token, 90.0)], ..SamplingParams::default() };
-            text.sampler = Sampler::new(forced, vocab).unwrap();
+            text.sampler = forcing(vocab, Some(token));
             let made = text.draft(backend, drafts);
             assert!(made.iter().all(|draft| draft.token == token));
             let mut proposal = vec![token; drafts[2]];
@@ -128,9 +96,7 @@ fn play(subject: &Subject, backend: &mut dyn Backend, reader: &mut dyn Backend) 
             let drafted = &text.tokens[text.committed..];
             let right = drafted.iter().take_while(|&&token| token == verdict.next).count();
             assert_eq!(verdict.accepted, right, "{case}");
-            text.tokens.truncate(text.committed + verdict.accepted);
-            text.tokens.push(verdict.next);
-            (text.committed, text.recurrent, text.proposed) = (text.tokens.len(), 0, 0);
+            text.accept(&verdict);
             let known = &text.tokens[..text.committed - 1];
             let known = Chunk { pages: text.pages.pages(), start: 0, tokens: known };
             reader.prefill(&[known]).unwrap();
