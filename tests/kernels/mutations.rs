@@ -65,7 +65,7 @@ const CHUNK: &str = "common/attention.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 86] = [
+const MUTANTS: [Mutant; 88] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -244,6 +244,9 @@ const MUTANTS: [Mutant; 86] = [
     mutant("next_draft.cu", "loop.survival *= rule.kept", "loop.survival = rule.kept", Check::Orders, NEXT),
     mutant("next_draft.cu", "(loop.drafted - 1) * (loop.edges", "loop.drafted * (loop.edges", Check::Orders, NEXT),
     mutant("next_draft.cu", "row.position++, row.drafted++", "row.position++", Check::Orders, NEXT),
+    // Rows of `h_N` in places where an earlier round has left others.
+    mutant("next_draft.cu", "*args.keep += 1;", "", Check::Orders, NEXT),
+    mutant("keep_rows.cu", "size_t(args.index[blockIdx.x])", "size_t(blockIdx.x)", Check::Orders, KEEP),
     // Training: what attention sees, whose gradient it is, what is summed.
     mutant(
         "common/flash.cuh",
