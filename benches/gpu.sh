@@ -41,7 +41,6 @@ readonly PROGRAMS=(eesd-run lib-test kernels-test cuda-test gpu-bench)
 readonly STICKY='CUDA_ERROR_(ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|INVALID_ADDRESS_SPACE|INVALID_PC|LAUNCH_FAILED|LAUNCH_TIMEOUT|HARDWARE_STACK_ERROR|ASSERT|ECC_UNCORRECTABLE|UNKNOWN)'
 # What a program says that is content with having done nothing, or left something out.
 readonly NOTHING='nothing measured|not tested:|running 0 tests|^test result: ok\. 0 passed'
-# What has left something out. One step may: the engine says itself what it does not do yet.
 
 usage() {
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | head -n -1 >&2
