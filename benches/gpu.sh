@@ -223,6 +223,7 @@ begin() {
     link=''
     mkdir "$DIR"
     trap 'rm -rf "$DIR" "$WORK" "$WORK.tar.gz"; [ -z "$link" ] || rm -f "$link"' EXIT
+    [ -f "$1/programs.tar.xz" ] || { echo "$1/programs.tar.xz: not there (expected what \`pack\` made)" >&2; exit 1; }
     tar -C "$DIR" -xJf "$1/programs.tar.xz" ||
         python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1/programs.tar.xz" "$DIR"
     [ "$(git rev-parse HEAD 2>/dev/null || cat "$DIR/commit")" = "$(cat "$DIR/commit")" ] ||

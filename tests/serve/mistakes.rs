@@ -135,6 +135,7 @@ fn wrong_flags_are_told_before_anything_is_loaded() {
     let port = taken.local_addr().unwrap().port().to_string();
     for (flags, code, fragment) in [
         (["--port", &port], 1, "cannot be listened on"),
+        (["--alias", ""], 2, "--alias"),
         (["--host", "nowhere"], 2, "--host"),
         (["--api-key", ""], 2, "--api-key: an empty one"),
         (["--api-key-file", "missing"], 1, "missing: could not be read"),

@@ -1,6 +1,7 @@
 //! Flags of `serve`.
 
 use super::{BatchSize, DraftArgs, MachineArgs, ModelArgs, PrefillArgs, SamplingArgs, TemplateArgs, values};
+use clap::builder::NonEmptyStringValueParser;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PORT", default_value = "8080", help_heading = "Server")]
     pub port: u16,
     /// Name of the model in requests and answers [default: the model's own]
-    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Server")]
     pub alias: Option<String>,
     /// Answer only those who send this key (may be repeated); others on this machine can read it here
     #[arg(long, value_name = "KEY", help_heading = "Server")]

@@ -64,7 +64,7 @@ pub fn run(args: ServeArgs) -> Outcome {
     if keys.is_empty() && !args.host.is_loopback() {
         reporter.note(&format!("--host {} without --api-key: whoever reaches it may use the model", args.host));
     }
-    let listening = Listening::at("--port", &SocketAddr::new(args.host, args.port).to_string())?;
+    let listening = Listening::at("--host and --port", &SocketAddr::new(args.host, args.port).to_string())?;
     let address = listening.address();
     let (end, ending) = channel();
     let asked = end.clone();
