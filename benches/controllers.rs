@@ -89,6 +89,9 @@ struct Args {
     /// The cascade instead, and the choice among sources without it, in these recorded texts, which have an exit block's drafts.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batches", "requests", "sources", "lookups"])]
     cascade: Option<PathBuf>,
+    /// Exit blocks beside the lookups in these recorded texts instead, recorded ones and made-up ones.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batches", "requests", "sources", "lookups", "cascade"])]
+    beside: Option<PathBuf>,
     /// With `--batches`: plain rounds that a batch's texts are long enough for.
     #[arg(long, default_value_t = 3000)]
     rounds: usize,
@@ -133,6 +136,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(path) = &args.cascade {
         let texts = simulator::sources::recorded(path, true)?;
         println!("{}", recorded_table::cascade(&texts, &seeds));
+        return Ok(());
+    }
+    if let Some(path) = &args.beside {
+        let texts = simulator::sources::recorded(path, false)?;
+        println!("{}", recorded_table::beside(&texts, &seeds));
         return Ok(());
     }
     if args.requests {

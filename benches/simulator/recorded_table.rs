@@ -2,7 +2,7 @@
 
 use crate::cascade;
 use crate::simulator::recorded::{Case, MACHINES};
-use crate::simulator::sources::{Drafter, Sourced};
+use crate::simulator::sources::{Drafter, Sourced, with_made_up_drafts};
 use crate::table::{in_parallel, spread};
 use eesd::control::ControllerSpec;
 
@@ -26,6 +26,39 @@ pub fn markdown(texts: &[Vec<Sourced>], seeds: &[u64]) -> String {
                      |---|--:|--:|--:|--:|--:|--:|\n"
             .to_owned();
     table.extend(in_parallel(cases.len(), line));
+    table
+}
+
+/// How often the made-up exit blocks beside recorded lookups are right.
+const RIGHT: [f64; 7] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
+
+/// Plays exit blocks beside lookups, one text at a time, and writes their table: the block that was recorded, if one was, and
+/// made-up ones that are right so often. A block that is worth nothing should cost nothing.
+pub fn beside(texts: &[Vec<Sourced>], seeds: &[u64]) -> String {
+    let recorded = texts.iter().flatten().any(|position| position.exit.accepted).then_some(None);
+    let blocks: Vec<Option<f64>> = recorded.into_iter().chain(RIGHT.map(Some)).collect();
+    let drafters =
+        [Drafter::Lookups, Drafter::Exit(ControllerSpec::default()), Drafter::Both(ControllerSpec::default())];
+    let mut table =
+        "| machine | block right in | best lengths of lookups and drafts | lookups alone | block alone | both | over lookups alone | slowest text |\n\
+                     |---|--:|--:|--:|--:|--:|--:|--:|\n"
+            .to_owned();
+    table.extend(in_parallel(MACHINES.len() * blocks.len(), |index| {
+        let (costs, right) = (&MACHINES[index / blocks.len()], blocks[index % blocks.len()]);
+        let texts = right.map_or_else(|| texts.to_vec(), |right| with_made_up_drafts(texts, right, seeds[0]));
+        let [(lengths, best), _] = cascade::best(costs, &texts);
+        let case = Case::new(costs, 1, &texts);
+        let mean = |drafter: &Drafter| {
+            let (speeds, slowest): (Vec<f64>, Vec<f64>) = seeds.iter().map(|&seed| case.chosen(drafter, seed)).unzip();
+            (spread(&speeds).0, spread(&slowest).0)
+        };
+        let [(lookups, _), (exit, _), (both, slowest)] = drafters.each_ref().map(mean);
+        let (name, over) = (costs.name, 100.0 * (both / lookups - 1.0));
+        let right = right.map_or("recorded".to_owned(), |right| right.to_string());
+        format!(
+            "| {name} | {right} | {best:.3} ({lengths}) | {lookups:.3} | {exit:.3} | {both:.3} | {over:+.1} % | {slowest:.2} |\n"
+        )
+    }));
     table
 }
 

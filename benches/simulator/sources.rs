@@ -95,6 +95,19 @@ pub fn recorded(path: &Path, drafts: bool) -> io::Result<Vec<Vec<Sourced>>> {
         .collect()
 }
 
+/// The same texts with the drafts of a made-up exit block, which is right in this share of places and knows how likely it is
+/// at each.
+pub fn with_made_up_drafts(texts: &[Vec<Sourced>], right: f64, seed: u64) -> Vec<Vec<Sourced>> {
+    let mut random = Philox::new(seed, 0, Purpose::Draft, 0);
+    // Chances as the Beta(right / (1 - right), 1) distribution has them, whose mean is `right`.
+    let mut draft = || {
+        let chance = random.uniform().powf((1.0 - right) / right);
+        Position { confidence: chance as f32, accepted: random.uniform() < chance }
+    };
+    let mut drafted = |position: &Sourced| Sourced { exit: draft(), found: position.found.clone() };
+    texts.iter().map(|text| text.iter().map(&mut drafted).collect()).collect()
+}
+
 impl From<found::Found> for Found {
     fn from(found::Found { right: agreed, matched, places, fooled }: found::Found) -> Self {
         let alike = |run: found::Run| std::iter::repeat_n((f32::from(run.1) / 100.0, run.2), run.0);

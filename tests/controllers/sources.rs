@@ -1,7 +1,7 @@
 //! The choice among sources of drafts, on made-up texts.
 
 use super::simulator::recorded::{Case, MACHINES};
-use super::simulator::sources::{Drafter, best_single, passages, play, recorded};
+use super::simulator::sources::{Drafter, Sourced, best_single, passages, play, recorded, with_made_up_drafts};
 use super::simulator::{Costs, Rows};
 use super::{exact, parse};
 
@@ -63,18 +63,37 @@ fn what_rows_cost_is_found_out() {
     }
 }
 
+fn recorded_texts() -> Vec<Vec<Sourced>> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces/smollm2-135m-lookups.jsonl");
+    recorded(&path, false).unwrap()
+}
+
 /// What a chat model's answers to six public sets of prompts repeat, on machines as they were measured and are expected to
 /// be: at any batch size the choice keeps up with the best length in hindsight, and with plain decoding.
 #[test]
 fn in_recorded_texts_it_keeps_up_with_the_best_length_at_every_batch_size() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/traces/smollm2-135m-lookups.jsonl");
-    let texts = recorded(&path, false).unwrap();
+    let texts = recorded_texts();
     for costs in &MACHINES {
         for &batch in costs.batches {
             let case = Case::new(costs, batch, &texts);
             let (length, best) = case.best_length();
             let found = (1..4).map(|seed| case.chosen(&Drafter::Lookups, seed).0).sum::<f64>() / 3.0;
             assert!(found > 0.98 * best, "{}, batch {batch}: {found}, of {length} tokens {best}", costs.name);
+        }
+    }
+}
+
+/// Beside the same lookups a block that is seldom right costs next to nothing, and a better one gains.
+#[test]
+fn an_exit_block_that_is_worth_nothing_costs_nothing_beside_lookups() {
+    let texts = recorded_texts();
+    for costs in &MACHINES {
+        for (right, least) in [(0.0, 0.98), (0.2, 0.98), (0.3, 0.98), (0.4, 0.99), (0.6, 1.04)] {
+            let texts = with_made_up_drafts(&texts, right, 1);
+            let case = Case::new(costs, 1, &texts);
+            let speed = |drafter: &Drafter| (1..4).map(|seed| case.chosen(drafter, seed).0).sum::<f64>() / 3.0;
+            let found = speed(&both()) / speed(&Drafter::Lookups);
+            assert!(found > least, "{}, right in {right}: {found}", costs.name);
         }
     }
 }
