@@ -33,7 +33,7 @@ pub fn markdown(texts: &[Vec<Sourced>], seeds: &[u64]) -> String {
 const RIGHT: [f64; 7] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
 
 /// Plays exit blocks beside lookups, one text at a time, and writes their table: the block that was recorded, if one was, and
-/// made-up ones that are right so often. A block that is worth nothing should cost nothing.
+/// made-up ones that are right so often. A block that is worth nothing should cost little.
 pub fn beside(texts: &[Vec<Sourced>], seeds: &[u64]) -> String {
     let recorded = texts.iter().flatten().any(|position| position.exit.accepted).then_some(None);
     let blocks: Vec<Option<f64>> = recorded.into_iter().chain(RIGHT.map(Some)).collect();
