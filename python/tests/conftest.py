@@ -25,7 +25,7 @@ PROMPTS = [
 @pytest.fixture(scope="session")
 def model() -> Iterator[eesd.Model]:
     """The small model, four requests side by side."""
-    with eesd.Model(FOLDER, slots=4, threads=2) as model:
+    with eesd.Model(FOLDER, slots=4, threads=1) as model:
         yield model
 
 

@@ -44,21 +44,21 @@ def test_settings_are_those_of_lines(model: eesd.Model) -> None:
         assert (answer.seed, answer.stop) == (line.get("seed"), line.get("stop")), settings
 
 
-@pytest.mark.parametrize("exit_block", [1, 2, 3, FOLDER / "exit-1.safetensors", None])
-@pytest.mark.parametrize("controller", ["off", "fixed:4"])
-def test_exit_blocks_and_controllers_change_no_token(exit_block: Any, controller: str) -> None:
-    with eesd.Model(FOLDER, exit_block=exit_block, controller=controller, context=256, slots=1) as other:
-        answer = other.generate(PROMPTS[0], max_tokens=48)
-    assert answer.tokens == eesd_run("-p", PROMPTS[0], "-n", 48)[0]["tokens"]
-    drafts = controller != "off"
-    assert (answer.stats.drafted > 0) == drafts
-    assert other.engine.exit_layer == {1: 1, 2: 2, 3: 3, None: 0}.get(exit_block, 1) * drafts
+@pytest.mark.parametrize("exit_block", [1, 3, FOLDER / "exit-1.safetensors", None])
+@pytest.mark.parametrize("drafts", [False, True])
+def test_exit_blocks_change_no_token(exit_block: Any, drafts: bool) -> None:
+    controller = "off" if not drafts else "fixed:4" if exit_block else None
+    with eesd.Model(FOLDER, exit_block=exit_block, controller=controller, context=256, slots=1, threads=1) as other:
+        answer = other.generate(PROMPTS[0], max_tokens=32)
+    assert answer.tokens == eesd_run("-p", PROMPTS[0], "-n", 32)[0]["tokens"]
+    assert (answer.stats.drafted > 0) <= drafts
+    assert other.engine.exit_layer == {1: 1, 3: 3, None: 0}.get(exit_block, 1) * drafts
     assert sum(answer.stats.draft_lengths) == answer.stats.rounds
 
 
 @pytest.mark.parametrize("quantize", ["q8", "q4"])
 def test_quantised_answers_are_those_of_eesd_run(quantize: str) -> None:
-    with eesd.Model(FOLDER, quantize=quantize, kv="q8", context=256, slots=1) as other:
+    with eesd.Model(FOLDER, quantize=quantize, kv="q8", context=256, slots=1, threads=1) as other:
         assert other.info.quantized == quantize and other.engine.kv == "q8"
         answer = other.generate(PROMPTS[0], max_tokens=32)
     (line,) = eesd_run("-p", PROMPTS[0], "-n", 32, "--quantize", quantize, "--kv", "q8")
@@ -66,7 +66,7 @@ def test_quantised_answers_are_those_of_eesd_run(quantize: str) -> None:
 
 
 def test_the_model_that_comes_along_needs_no_folder(model: eesd.Model) -> None:
-    with eesd.Model(slots=1, context=256) as bundled:
+    with eesd.Model(slots=1, threads=1, context=256) as bundled:
         assert bundled.info.fingerprint == model.info.fingerprint
         assert bundled.generate(PROMPTS[0], max_tokens=8).tokens == model.generate(PROMPTS[0], max_tokens=8).tokens
 
@@ -80,7 +80,7 @@ def test_tokens_are_a_prompt_too(model: eesd.Model) -> None:
 
 def test_conversations_go_through_the_template(chat_folder: Path) -> None:
     messages = [{"role": "system", "content": "Bé brief."}, {"role": "user", "content": "Add two numbers."}]
-    with eesd.Model(chat_folder, slots=1, context=256) as chat:
+    with eesd.Model(chat_folder, slots=1, threads=1, context=256) as chat:
         assert chat.info.has_chat_template
         assert chat.apply_chat_template(messages) == "# system: Bé brief.\n# user: Add two numbers.\ndef answer("
         answer = chat.generate(messages, max_tokens=24)

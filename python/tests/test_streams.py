@@ -42,7 +42,7 @@ def test_an_answer_is_waited_for_from_anywhere_in_its_stream(model: eesd.Model) 
 
 
 def test_leaving_a_stream_cancels_it() -> None:
-    with eesd.Model(FOLDER, slots=1) as own:
+    with eesd.Model(FOLDER, slots=1, threads=1) as own:
         streams = flood(own)
         cancelled = 0
         with streams.pop():
@@ -75,7 +75,7 @@ def test_many_threads_share_a_model(model: eesd.Model) -> None:
 
 def test_other_threads_run_while_one_waits() -> None:
     """Were the interpreter locked meanwhile, nobody could cancel the answer that is waited for."""
-    with eesd.Model(FOLDER, slots=1) as own:
+    with eesd.Model(FOLDER, slots=1, threads=1) as own:
         streams = flood(own)
         waited_for = own.stream(PROMPTS[0], max_tokens=4000, ignore_eos=True)
         canceller = threading.Timer(0.05, waited_for.cancel)
@@ -99,7 +99,7 @@ def test_ctrl_c_cancels(way: str, requests: int) -> None:
         "stream": lambda model: next(model.stream(PROMPTS[0], max_tokens=1000)),
         "map": lambda model: next(model.map(PROMPTS, max_tokens=1000)),
     }
-    with eesd.Model(FOLDER, slots=1) as own:
+    with eesd.Model(FOLDER, slots=1, threads=1) as own:
         streams = flood(own)
 
         def interrupt() -> None:
@@ -117,7 +117,7 @@ def test_ctrl_c_cancels(way: str, requests: int) -> None:
 
 
 def test_closing_ends_what_waits() -> None:
-    own = eesd.Model(FOLDER, slots=1)
+    own = eesd.Model(FOLDER, slots=1, threads=1)
     streams = flood(own)
     closer = threading.Timer(0.05, own.close)
     closer.start()
@@ -135,7 +135,7 @@ def test_nothing_is_left_of_a_model_that_nobody_holds() -> None:
     from eesd._library import lib
 
     before = lib.eesd_live_handles()
-    own = eesd.Model(FOLDER, slots=1, context=256)
+    own = eesd.Model(FOLDER, slots=1, threads=1, context=256)
     own.generate(PROMPTS[0], max_tokens=4)
     assert lib.eesd_live_handles() == before + 2
     del own
@@ -156,7 +156,7 @@ def test_asyncio(model: eesd.Model) -> None:
 
 
 def test_a_cancelled_task_cancels_its_request() -> None:
-    with eesd.Model(FOLDER, slots=1) as own:
+    with eesd.Model(FOLDER, slots=1, threads=1) as own:
         streams = flood(own)
 
         async def impatient() -> None:
