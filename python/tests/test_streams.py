@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_ctrl_c_cancels(way: str, requests: int) -> None:
 
         def interrupt() -> None:
             wait_until(lambda: submitted(own) == len(streams) + requests, "nothing was asked")
-            _thread.interrupt_main()
+            os.kill(os.getpid(), signal.SIGINT)  # as a terminal does
 
         interrupter = threading.Thread(target=interrupt)
         interrupter.start()
