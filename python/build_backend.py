@@ -23,13 +23,13 @@ PACKAGE = ROOT / "python" / "src" / "eesd"
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """Builds the wheel into a folder; returns its file name."""
-    _prepare()
+    prepare()
     return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """The same for `pip install --editable`, where changed Python files need no new wheel."""
-    _prepare()
+    prepare()
     return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
 
 
@@ -38,7 +38,7 @@ def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
     raise NotImplementedError("eesd is built from its repository: `pip install ./python` there, or take a wheel")
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Puts the shared library and what cffi has to know of it beside the Python files."""
     with TemporaryDirectory() as prefix:
         subprocess.run([ROOT / "tools" / "install.sh", prefix], check=True)

@@ -18,7 +18,8 @@ import serve as example
 from conftest import MODEL
 from ray import serve
 
-PORT = 18_321
+with socket.create_server(("127.0.0.1", 0)) as free:
+    PORT = free.getsockname()[1]
 ADDRESS = f"http://127.0.0.1:{PORT}"
 PROMPT = "def fibonacci(n):"
 
@@ -26,7 +27,7 @@ PROMPT = "def fibonacci(n):"
 @pytest.fixture(scope="module")
 def served(cluster: None) -> Iterator[None]:
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    flags = ["-m", str(MODEL), "-b", "1", "--context", "1024"]
+    flags = ["-m", str(MODEL), "-b", "1"]
     serve.run(example.application(flags, replicas=2, cpus=1, side_by_side=64))
     yield
     serve.shutdown()
@@ -73,10 +74,11 @@ def total(name: str) -> float:
     return sum(counts[name] for counts in requests_now().values())
 
 
-def test_who_goes_away_is_cancelled(served: None) -> None:
-    """Forty streams of a thousand tokens, one at a time on each replica: none of the last has begun when their clients go."""
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_goes_away_is_cancelled(served: None, stream: bool) -> None:
+    """Forty answers of a thousand tokens, one at a time on each replica: most have not begun when their clients go."""
     before = total("cut_short")
-    body = json.dumps({"prompt": PROMPT, "max_tokens": 1000, "ignore_eos": True, "stream": True})
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 1000, "ignore_eos": True, "stream": stream})
     head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     clients = [socket.create_connection(("127.0.0.1", PORT)) for _ in range(40)]
     for client in clients:
