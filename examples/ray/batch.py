@@ -66,12 +66,22 @@ def answered(output: Path) -> set[Any]:
     return {json.loads(line)["id"] for line in lines}
 
 
+def check(source: str, columns: set[str]) -> None:
+    """Ends the program where an input has no ids, or asks for what there is not."""
+    known = {"id", "prompt", "messages", *eesd.Settings.__annotations__}
+    if "id" not in columns:
+        raise SystemExit(f"{source}: no \"id\" (expected one for each prompt; found {', '.join(sorted(columns))})")
+    if unknown := columns - known:
+        raise SystemExit(f"{source}: {', '.join(sorted(unknown))} (expected some of {', '.join(sorted(known))})")
+
+
 def run(arguments: argparse.Namespace) -> tuple[int, int]:
     """Answers what has no answer yet; returns how many were answered, and how many failed."""
     output = Path(arguments.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     read = ray.data.read_parquet if arguments.input.endswith(".parquet") else ray.data.read_json
     prompts = read(arguments.input)
+    check(arguments.input, set(prompts.columns()))
     done = ray.put(answered(output))
 
     def missing(batch: pa.Table) -> pa.Table:

@@ -96,3 +96,9 @@ def test_parquet_and_prompts_that_fail(cluster: None, tmp_path: Path) -> None:
     assert batch.run(arguments(tmp_path / "prompts.parquet", tmp_path / "answers")) == (1, 2)
     errors = {line["id"]: line.get("error") for line in answers(tmp_path / "answers")}
     assert errors["a"] is None and "prompt: None" in errors["b"] and "context of 128" in errors["c"]
+
+
+@pytest.mark.parametrize(("row", "message"), [({"prompt": "a"}, 'no "id"'), ({"id": 1, "temprature": 1}, "temprature .expected")])
+def test_columns_that_are_wrong(cluster: None, tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        batch.run(arguments(written(tmp_path / "prompts.jsonl", [row]), tmp_path / "answers"))
