@@ -24,8 +24,11 @@ mod common {
     pub mod saved_pages;
     pub mod simulated_times;
     pub mod timed_backend;
+    pub mod turns;
 }
 mod cpu_limits;
+#[cfg(feature = "bundled-model")]
+mod constrained;
 #[cfg(feature = "bundled-model")]
 mod distill_data;
 mod distribution;
