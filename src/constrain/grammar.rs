@@ -9,7 +9,7 @@ use super::{Constraint, GrammarError, TokenSet, Walk};
 use crate::TokenId;
 use crate::load::Tokenizer;
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokenizerEnv};
+use llguidance::toktrie::TokEnv;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use std::fmt;
@@ -274,7 +274,8 @@ fn refused_attribute(text: &str) -> Option<(usize, &'static str)> {
 /// Says where in a schema that is which the crate refuses by its name alone.
 fn refused_schema(schema: &Value, message: &str) -> GrammarError {
     let expected = "a JSON schema of what can be guaranteed token by token";
-    let unsupported = |key: &str, _: &Value| message.starts_with("Unimplemented") && message.contains(&format!("{key:?}"));
+    let unsupported =
+        |key: &str, _: &Value| message.starts_with("Unimplemented") && message.contains(&format!("{key:?}"));
     let named = |what: &str, of: &str| message.strip_prefix(what).map(|value| (of.to_owned(), value.to_owned()));
     let wrong = named("Invalid type: ", "type").or_else(|| named("Unknown format: ", "format"));
     let is_wrong = |key: &str, value: &Value| {

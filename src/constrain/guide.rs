@@ -69,7 +69,6 @@ impl Guide {
     /// How the answer stands after `output`, which was open before its last token.
     pub fn judge(&mut self, output: &[TokenId]) -> Standing {
         let Some((&token, before)) = output.split_last() else { return Standing::Open };
-        let broken = |what: &str| Standing::Broken(format!("{}: {what}", self.constraint));
         match self.view(before) {
             View::Some(set) if !set.has(token) => self.no_choice(),
             View::Some(_) if self.ends.contains(&token) => Standing::Open,
@@ -77,10 +76,10 @@ impl Guide {
                 View::Some(_) => Standing::Open,
                 View::Complete => Standing::Complete,
                 View::Stray => self.no_choice(),
-                View::Unknown(why) => Standing::Broken(format!("{}: {why}", self.constraint)),
+                View::Unknown(why) => self.broken(&why),
             },
-            View::Unknown(why) => broken(&why),
-            View::Complete | View::Stray => broken("the answer was complete before"),
+            View::Unknown(why) => self.broken(&why),
+            View::Complete | View::Stray => self.broken("the answer was complete before"),
         }
     }
 
@@ -111,6 +110,10 @@ impl Guide {
     fn no_choice(&self) -> Standing {
         let why = "no token that it allows is left here by the other settings (suppress_tokens, bad_words, logit_bias or \
                    min_tokens)";
+        self.broken(why)
+    }
+
+    fn broken(&self, why: &str) -> Standing {
         Standing::Broken(format!("{}: {why}", self.constraint))
     }
 

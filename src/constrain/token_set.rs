@@ -103,7 +103,11 @@ mod tests {
         let ids = [3, 31, 64, 200];
         assert_eq!(kept(&set.mask(&logits[..4], DraftVocab { size: 4, ids: Some(&ids) })), [1, 2, 3]);
         let few = TokenSet::of(&[2]);
-        assert_eq!(kept(&few.mask(&logits, DraftVocab { size: 100, ids: None })), [2], "words may be fewer than logits");
+        assert_eq!(
+            kept(&few.mask(&logits, DraftVocab { size: 100, ids: None })),
+            [2],
+            "words may be fewer than logits"
+        );
     }
 
     #[test]

@@ -64,8 +64,9 @@ mod tests {
     #[test]
     fn drafts_are_looked_up_and_not_kept() {
         let mut lookup = Lookup::default();
-        let mut propose =
-            |tokens: &[TokenId], committed| lookup.propose(&Text { sequence: 3, tokens, committed, forced: &[] }, 2).tokens;
+        let mut propose = |tokens: &[TokenId], committed| {
+            lookup.propose(&Text { sequence: 3, tokens, committed, forced: &[] }, 2).tokens
+        };
         assert_eq!(propose(&[1, 2, 3, 4, 8, 1], 5), [2, 3]);
         assert_eq!(propose(&[1, 2, 3, 4, 8, 4], 6), [8, 4]);
         assert_eq!(propose(&[1, 2, 3, 4, 8, 4, 1], 7), [2, 3]);

@@ -36,7 +36,8 @@ impl Sampler {
         let (ends, count) = &self.not_among_first;
         let (next, first) = (history.tokens.len(), history.prompt + count);
         let one_stretch = ends.is_empty() || next >= first || next + further < first;
-        further == 0 || self.guide().is_none() && one_stretch && self.params().bad_words.iter().all(|run| run.len() == 1)
+        further == 0
+            || self.guide().is_none() && one_stretch && self.params().bad_words.iter().all(|run| run.len() == 1)
     }
 }
 

@@ -91,7 +91,12 @@ pub fn lawful(request: &Request, output: &[TokenId]) -> Option<(TokenSet, bool)>
 /// Nothing but an end may follow.
 fn is_complete(request: &Request, output: &[TokenId], is_end: impl Fn(TokenId) -> bool) -> bool {
     let lawful = lawful(request, output);
-    lawful.is_some_and(|(content, may_end)| may_end && content.words().iter().zip(0..).all(|(word, i)| {
-        (0..32).all(|bit| word >> bit & 1 == 0 || is_end(32 * i + bit))
-    }))
+    lawful.is_some_and(|(content, may_end)| {
+        may_end
+            && content
+                .words()
+                .iter()
+                .zip(0..)
+                .all(|(word, i)| (0..32).all(|bit| word >> bit & 1 == 0 || is_end(32 * i + bit)))
+    })
 }

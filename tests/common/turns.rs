@@ -57,7 +57,9 @@ impl Turning {
 
     fn may_follow(&self, token: TokenId) -> bool {
         let of_several = (token + self.sum) % 3 != 0;
-        !self.is_complete() && (token as usize) < self.turns.vocab && if self.sum % 4 == 2 { token == 1 } else { of_several }
+        !self.is_complete()
+            && (token as usize) < self.turns.vocab
+            && if self.sum % 4 == 2 { token == 1 } else { of_several }
     }
 }
 

@@ -26,9 +26,9 @@ mod common {
     pub mod timed_backend;
     pub mod turns;
 }
-mod cpu_limits;
 #[cfg(feature = "bundled-model")]
 mod constrained;
+mod cpu_limits;
 #[cfg(feature = "bundled-model")]
 mod distill_data;
 mod distribution;

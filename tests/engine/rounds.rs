@@ -35,8 +35,9 @@ fn engine_over(backend: HashBackend) -> Engine {
 }
 
 fn sources() -> impl Strategy<Value = Sources> {
-    let some = prop::array::uniform4(prop::bool::ANY)
-        .prop_map(|has| Source::ALL.into_iter().zip(has).fold(Sources::OFF, |some, (source, has)| some.with(source, has)));
+    let some = prop::array::uniform4(prop::bool::ANY).prop_map(|has| {
+        Source::ALL.into_iter().zip(has).fold(Sources::OFF, |some, (source, has)| some.with(source, has))
+    });
     prop_oneof![1 => Just(Sources::ALL), 1 => some]
 }
 

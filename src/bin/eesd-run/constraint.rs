@@ -112,7 +112,8 @@ mod tests {
         let read = |text: &str| schema_of(Keys::parse(text.as_bytes()));
         assert_eq!(read(r#"{"type": "text"}"#), Ok(None));
         assert_eq!(read(r#"{"type": "json_object"}"#), Ok(Some(json!({"type": "object"}))));
-        let named = r#"{"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"type": "null"}}}"#;
+        let named =
+            r#"{"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"type": "null"}}}"#;
         assert_eq!(read(named), Ok(Some(json!({"type": "null"}))));
         for (text, told) in [
             (r#"{"type": "xml"}"#, "\"type\" is \"xml\" (expected"),

@@ -235,7 +235,9 @@ pub fn stream(
                 length += emission.text.len();
                 written = match emission.drafted.filter(|_| colour && !emission.text.is_empty()) {
                     Some(Source::Exit) => output.text(&format!("\x1b[32m{}\x1b[0m", emission.text)),
-                    Some(Source::Lookup | Source::Shared | Source::Grammar) => output.text(&format!("\x1b[36m{}\x1b[0m", emission.text)),
+                    Some(Source::Lookup | Source::Shared | Source::Grammar) => {
+                        output.text(&format!("\x1b[36m{}\x1b[0m", emission.text))
+                    }
                     None => output.text(&emission.text),
                 };
             }

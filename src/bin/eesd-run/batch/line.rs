@@ -142,40 +142,40 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-/// What the line at `place` asks.
-fn item(&self, line: &[u8], index: usize, place: &str) -> Item {
-    let keys = Keys::parse(line);
-    let openai = openai::is_one(&keys);
-    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
-    let mut job = Job { id, index, samples: 1, form: Form::Lines };
-    let parsed = match openai {
-        true => {
-            job.form = Form::OpenAi(Endpoint::default());
-            openai::open(keys).and_then(|(endpoint, body)| {
-                job.form = Form::OpenAi(endpoint);
-                self.request(body).map_err(|error| format!("\"body\": {error}"))
-            })
+    /// What the line at `place` asks.
+    fn item(&self, line: &[u8], index: usize, place: &str) -> Item {
+        let keys = Keys::parse(line);
+        let openai = openai::is_one(&keys);
+        let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
+        let mut job = Job { id, index, samples: 1, form: Form::Lines };
+        let parsed = match openai {
+            true => {
+                job.form = Form::OpenAi(Endpoint::default());
+                openai::open(keys).and_then(|(endpoint, body)| {
+                    job.form = Form::OpenAi(endpoint);
+                    self.request(body).map_err(|error| format!("\"body\": {error}"))
+                })
+            }
+            false => self.request(keys),
+        };
+        match parsed {
+            Ok(Asked { request, text, samples }) => {
+                Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
+            }
+            Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
         }
-        false => self.request(keys),
-    };
-    match parsed {
-        Ok(Asked { request, text, samples }) => {
-            Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
-        }
-        Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
     }
-}
 
-fn request(&self, mut keys: Keys) -> Result<Asked, String> {
-    keys.whole()?;
-    keys.forget("id");
-    let prompt = Prompt::of_keys(&mut keys)?;
-    let mut request = self.base.clone();
-    let samples = settings::take(keys, &mut request, self.encoder.tokenizer, self.grammars)?;
-    let (tokens, text) = self.encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
-    request.prompt = tokens;
-    Ok(Asked { request, text, samples })
-}
+    fn request(&self, mut keys: Keys) -> Result<Asked, String> {
+        keys.whole()?;
+        keys.forget("id");
+        let prompt = Prompt::of_keys(&mut keys)?;
+        let mut request = self.base.clone();
+        let samples = settings::take(keys, &mut request, self.encoder.tokenizer, self.grammars)?;
+        let (tokens, text) = self.encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
+        request.prompt = tokens;
+        Ok(Asked { request, text, samples })
+    }
 }
 
 /// An id as it is spelled, but for line ends within, which JSON has between values only: an answer is one line for whoever
