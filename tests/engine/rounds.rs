@@ -7,7 +7,7 @@ use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
 use crate::common::turns::Turns;
 use eesd::TokenId;
-use eesd::backend::Limits;
+use eesd::backend::{Backend, Limits};
 use eesd::control::{Controller, Outcome, Step};
 use eesd::draft::{Source, Sources};
 use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request, SourceStats};
@@ -317,6 +317,17 @@ fn malformed_requests_fail_alone() {
     let expected: Vec<_> = cases.into_iter().enumerate().map(|(i, (_, error))| (2 * i, error)).collect();
     assert_eq!(failed, expected);
     assert_eq!(done, failed.len());
+}
+
+#[test]
+fn a_backend_that_cannot_follow_constraints_refuses_them_by_its_name() {
+    let mut backend = HashBackend::new(VOCAB, limits(4, 1, 128), 200);
+    backend.constrains = false;
+    let name = backend.describe();
+    let engine = engine_over(backend);
+    let bound = Turns { vocab: VOCAB, sums: 5, one_way: false }.applied_to(Request::new(vec![1], 5));
+    assert_eq!(engine.check(&bound), Err(EngineError::ConstraintOnDevice(name)));
+    assert_eq!(engine.check(&Request::new(vec![1], 5)), Ok(()));
 }
 
 #[test]
