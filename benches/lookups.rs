@@ -19,14 +19,14 @@ fn main() {
     let mut shared = Shared::new(Shared::TOKENS);
     let others = self::text(OTHERS, 2);
     for (number, other) in others.chunks(500).enumerate() {
-        shared.end(&Text { sequence: number as u64, tokens: other, committed: other.len() }, true);
+        shared.end(&Text { sequence: number as u64, tokens: other, committed: other.len(), forced: &[] }, true);
     }
     print("shared", &mut shared, &text);
 }
 
 fn print(name: &str, proposer: &mut dyn Proposer, text: &[TokenId]) {
     let mut propose = |committed: usize| {
-        let text = Text { sequence: 1 << 32, tokens: &text[..committed], committed };
+        let text = Text { sequence: 1 << 32, tokens: &text[..committed], committed, forced: &[] };
         let start = Instant::now();
         black_box(proposer.propose(black_box(&text), PROPOSED));
         start.elapsed().as_secs_f64() * 1e6

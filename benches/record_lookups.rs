@@ -86,7 +86,7 @@ fn record(answer: &Answer, drafts: &[Draft]) -> Lookups {
     let start = answer.prompt.len();
     let mut lookup = Lookup::default();
     let mut find = |at: usize| {
-        let proposal = lookup.propose(&Text { sequence: 0, tokens: &text[..at], committed: at }, MOST);
+        let proposal = lookup.propose(&Text { sequence: 0, tokens: &text[..at], committed: at, forced: &[] }, MOST);
         let matched = proposal.evidence.first()?.matched;
         let right = proposal.tokens.iter().zip(&text[at..]).take_while(|(a, b)| a == b).count();
         let drafted = drafts.get(at - start + right).map(|draft| draft.token);

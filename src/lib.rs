@@ -12,6 +12,7 @@
 //!   tokenizer, chat template, generation defaults, and the exit block beside them.
 //! - [`model`] is what they all agree on: the geometry of a decoder and views of its weights.
 //! - [`kv`] hands out the pages of the one cache that draft and verifier share.
+//! - [`constrain`] says which tokens may come next, whatever the model thinks of them: JSON schemas and grammars.
 //! - [`sample`] turns logits into tokens: parameters, filters, counter-based randomness, and the
 //!   three lossless acceptance rules (greedy, rejection sampling, coupled).
 //! - [`control`] decides how far to draft: from `off` to the Thompson-sampling `goodput-ts`.
@@ -58,6 +59,7 @@
 extern crate self as eesd;
 
 pub mod backend;
+pub mod constrain;
 pub mod control;
 pub mod distill;
 pub mod draft;

@@ -105,7 +105,7 @@ impl Case {
         let proposed = match self {
             Self::Proposed(rows) => rows - 1,
             Self::Lookup => {
-                let proposal = lookup.propose(&Text { sequence: 0, tokens: &tokens, committed }, FOUND);
+                let proposal = lookup.propose(&Text { sequence: 0, tokens: &tokens, committed, forced: &[] }, FOUND);
                 tokens.extend(proposal.tokens);
                 tokens.len() - committed
             }

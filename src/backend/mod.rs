@@ -135,6 +135,11 @@ pub trait Backend: Send {
         if drafted > 0 && self.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
     }
 
+    /// Whether it leaves tokens out of rows of logits as a sampler's [guide](Sampler::guide) says.
+    fn takes_constraints(&self) -> bool {
+        true
+    }
+
     /// One draft step, one way or the other.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ mod tests {
     use crate::TokenId;
 
     fn propose(tokens: &[TokenId], most: usize) -> Proposal {
-        Lookup::default().propose(&Text { sequence: 0, tokens, committed: tokens.len() }, most)
+        Lookup::default().propose(&Text { sequence: 0, tokens, committed: tokens.len(), forced: &[] }, most)
     }
 
     #[test]
@@ -64,8 +64,9 @@ mod tests {
     #[test]
     fn drafts_are_looked_up_and_not_kept() {
         let mut lookup = Lookup::default();
-        let mut propose =
-            |tokens: &[TokenId], committed| lookup.propose(&Text { sequence: 3, tokens, committed }, 2).tokens;
+        let mut propose = |tokens: &[TokenId], committed| {
+            lookup.propose(&Text { sequence: 3, tokens, committed, forced: &[] }, 2).tokens
+        };
         assert_eq!(propose(&[1, 2, 3, 4, 8, 1], 5), [2, 3]);
         assert_eq!(propose(&[1, 2, 3, 4, 8, 4], 6), [8, 4]);
         assert_eq!(propose(&[1, 2, 3, 4, 8, 4, 1], 7), [2, 3]);
@@ -76,11 +77,11 @@ mod tests {
         let mut lookup = Lookup::default();
         let (one, other) = ([1, 2, 3, 1], [1, 5, 6, 1]);
         for _ in 0..2 {
-            assert_eq!(lookup.propose(&Text { sequence: 1, tokens: &one, committed: 4 }, 1).tokens, [2]);
-            assert_eq!(lookup.propose(&Text { sequence: 2, tokens: &other, committed: 4 }, 1).tokens, [5]);
+            assert_eq!(lookup.propose(&Text { sequence: 1, tokens: &one, committed: 4, forced: &[] }, 1).tokens, [2]);
+            assert_eq!(lookup.propose(&Text { sequence: 2, tokens: &other, committed: 4, forced: &[] }, 1).tokens, [5]);
         }
-        lookup.end(&Text { sequence: 1, tokens: &one, committed: 4 }, true);
-        assert_eq!(lookup.propose(&Text { sequence: 1, tokens: &other, committed: 4 }, 1).tokens, [5]);
+        lookup.end(&Text { sequence: 1, tokens: &one, committed: 4, forced: &[] }, true);
+        assert_eq!(lookup.propose(&Text { sequence: 1, tokens: &other, committed: 4, forced: &[] }, 1).tokens, [5]);
         assert_eq!(lookup.indexes.len(), 2);
     }
 }

@@ -8,11 +8,13 @@
 //!
 //! A new source is a file here and a line in [`Sources::proposers`].
 
+mod forced;
 mod index;
 mod lookup;
 mod shared;
 mod sources;
 
+pub use forced::Forced;
 pub use index::TEXT_END;
 pub use lookup::Lookup;
 pub use shared::Shared;
@@ -30,11 +32,13 @@ pub enum Source {
     Lookup,
     /// Other texts.
     Shared,
+    /// The answer's grammar, where only one text may follow.
+    Grammar,
 }
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Exit, Self::Lookup, Self::Shared];
+    pub const ALL: [Self; 4] = [Self::Exit, Self::Lookup, Self::Shared, Self::Grammar];
 
     /// Its name, as in `--draft`.
     pub fn name(self) -> &'static str {
@@ -42,6 +46,7 @@ impl Source {
             Self::Exit => "exit",
             Self::Lookup => "lookup",
             Self::Shared => "shared",
+            Self::Grammar => "grammar",
         }
     }
 }
@@ -61,6 +66,8 @@ pub struct Text<'a> {
     pub tokens: &'a [TokenId],
     /// How many of the tokens are certain.
     pub committed: usize,
+    /// Tokens that come next by the answer's constraint alone, as far as that is known.
+    pub forced: &'a [TokenId],
 }
 
 /// What a proposed token rests on.
@@ -88,9 +95,14 @@ impl Proposal {
     /// Drops what comes after the first token of which this holds.
     pub fn cut_after(&mut self, holds: impl FnMut(&TokenId) -> bool) {
         if let Some(last) = self.tokens.iter().position(holds) {
-            self.tokens.truncate(last + 1);
-            self.evidence.truncate(last + 1);
+            self.truncate(last + 1);
         }
+    }
+
+    /// Leaves the first so many tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.evidence.truncate(tokens);
     }
 }
 

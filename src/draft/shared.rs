@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn text(sequence: u64, tokens: &[TokenId]) -> Text<'_> {
-        Text { sequence, tokens, committed: tokens.len() }
+        Text { sequence, tokens, committed: tokens.len(), forced: &[] }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a user types after `--draft`.
 
-use super::{Lookup, Proposer, Shared, Source};
+use super::{Forced, Lookup, Proposer, Shared, Source};
 use crate::TokenId;
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +57,7 @@ impl Sources {
     /// Those that propose, where others' texts begin with those that were [kept](Proposer::kept).
     pub fn proposers_with(self, kept: &[TokenId]) -> Vec<Box<dyn Proposer>> {
         let shared = Shared::new(Shared::TOKENS).with(kept);
-        let all: [Box<dyn Proposer>; 2] = [Box::new(Lookup::default()), Box::new(shared)];
+        let all: [Box<dyn Proposer>; 3] = [Box::new(Lookup::default()), Box::new(shared), Box::new(Forced)];
         all.into_iter().filter(|proposer| self.has(proposer.source())).collect()
     }
 }
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn every_set_reads_and_writes_itself() {
-        for text in ["off", "exit", "lookup", "shared", "exit,lookup", "lookup,shared", "exit,lookup,shared"] {
+        for text in ["off", "exit", "lookup", "shared", "exit,lookup", "lookup,shared", "exit,lookup,shared,grammar"] {
             assert_eq!(text.parse::<Sources>().unwrap().to_string(), text);
         }
         assert_eq!("shared,exit,exit".parse(), Ok(Sources::OFF.with(Source::Exit, true).with(Source::Shared, true)));
@@ -99,14 +99,14 @@ mod tests {
     fn what_is_no_source_is_refused_with_what_was_expected() {
         for text in ["", "on", "exit,", "exit lookup", "off,exit"] {
             let error = text.parse::<Sources>().unwrap_err().to_string();
-            assert!(error.contains("expected off, or a list of exit,lookup,shared"), "{text}: {error}");
+            assert!(error.contains("expected off, or a list of exit,lookup,shared,grammar"), "{text}: {error}");
         }
     }
 
     #[test]
     fn those_that_propose_are_those_asked_for() {
         let names = |sources: Sources| sources.proposers().iter().map(|p| p.source()).collect::<Vec<_>>();
-        assert_eq!(names(Sources::ALL), [Source::Lookup, Source::Shared]);
+        assert_eq!(names(Sources::ALL), [Source::Lookup, Source::Shared, Source::Grammar]);
         assert_eq!(names(Sources::OFF.with(Source::Exit, true)), []);
     }
 }

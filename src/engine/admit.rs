@@ -118,8 +118,15 @@ impl Engine {
         if needed > self.pages.total() {
             return Err(EngineError::CacheTooSmall { needed, total: self.pages.total() });
         }
-        let sampler = Sampler::new(request.sampling.clone(), vocab)?.of_request(arrival);
-        Ok((sampler.forbidding_among_first(request.min_tokens, request.ends(&self.end_tokens)), room))
+        let ends = request.ends(&self.end_tokens);
+        let mut sampler = Sampler::new(request.sampling.clone(), vocab)?.of_request(arrival);
+        if let Some(constraint) = &request.constraint {
+            if !self.backend.takes_constraints() {
+                return Err(EngineError::ConstraintOnDevice(self.backend.describe()));
+            }
+            sampler = sampler.constrained(constraint.clone(), ends.clone());
+        }
+        Ok((sampler.forbidding_among_first(request.min_tokens, ends), room))
     }
 
     fn output(&self, request: &Request, room: usize) -> Output {

@@ -3,7 +3,6 @@
 use super::pages::SwappedOut;
 use super::running::{Broken, Running};
 use super::{Completion, Engine, Event};
-use crate::backend::BackendError;
 use std::ops::ControlFlow;
 
 impl Engine {
@@ -25,17 +24,17 @@ impl Engine {
         Some(completion)
     }
 
-    /// Ends requests whose numbers are not finite, each alone; the flow breaks if it has already, or `on_event` does.
+    /// Ends requests that cannot go on, each alone; the flow breaks if it has already, or `on_event` does.
     pub(super) fn fail(
         &mut self,
         broken: Vec<Broken>,
         mut flow: ControlFlow<()>,
         on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        for (sequence, position) in broken {
+        for (sequence, error) in broken {
             let (id, _) = self.retire(sequence);
             self.totals.failed += 1;
-            if on_event(id, Event::Failed(BackendError::NonFinite { position }.into())).is_break() {
+            if on_event(id, Event::Failed(error)).is_break() {
                 flow = ControlFlow::Break(());
             }
         }

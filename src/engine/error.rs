@@ -55,6 +55,12 @@ pub enum EngineError {
     /// Stop strings were given, but there is no tokenizer to spell tokens with.
     #[error("stop strings need a tokenizer, and the model has none")]
     StopNeedsTokenizer,
+    /// No token was left that the answer's constraint allows, or nobody could say which it does.
+    #[error("{0}")]
+    Constraint(String),
+    /// The backend cannot leave tokens out of its rows of logits.
+    #[error("{0} takes no grammars and JSON schemas yet (expected --device cpu)")]
+    ConstraintOnDevice(String),
     /// A stop string that every text contains.
     #[error("a stop string is empty: give at least one character")]
     EmptyStop,

@@ -61,8 +61,14 @@ impl Output {
         self.end_tokens.contains(&token)
     }
 
-    /// Takes the next token of the answer, and decides whether the answer ends with it.
-    pub fn push(&mut self, token: TokenId, drafted: Option<Source>, logprobs: Option<TokenLogprobs>) -> Emission {
+    /// Takes the next token of the answer, and decides whether the answer ends with it; with `complete` it does in any case.
+    pub fn push(
+        &mut self,
+        token: TokenId,
+        complete: bool,
+        drafted: Option<Source>,
+        logprobs: Option<TokenLogprobs>,
+    ) -> Emission {
         self.room -= 1;
         let mut text = String::new();
         if self.is_end(token) {
@@ -70,6 +76,9 @@ impl Output {
         } else if let Some(stream) = &mut self.stream {
             let piece = stream.push(token);
             text = self.release(&piece);
+        }
+        if self.finish.is_none() && complete {
+            self.finish = Some(Finish::Complete);
         }
         if self.finish.is_none() && self.room == 0 {
             self.finish = Some(self.at_limit.clone());

@@ -97,11 +97,12 @@ impl Proposing {
     }
 
     fn offers(&mut self, sequence: &Running, most: usize) -> Offered {
+        let forced = if sequence.sources.has(Source::Grammar) { sequence.forced() } else { Vec::new() };
         let mut offers = Vec::new();
         for proposer in self.proposers.iter_mut().filter(|_| most > 0) {
             if sequence.sources.has(proposer.source()) {
-                let mut proposal = proposer.propose(&sequence.as_text(), most);
-                proposal.cut_after(|&token| sequence.output.is_end(token));
+                let mut proposal = proposer.propose(&Text { forced: &forced, ..sequence.as_text() }, most);
+                sequence.cut_proposal(&mut proposal);
                 if !proposal.tokens.is_empty() {
                     offers.push((proposer.source(), proposal));
                 }
@@ -137,6 +138,6 @@ impl Offered {
 impl Running {
     /// Its tokens, for whoever proposes.
     fn as_text(&self) -> Text<'_> {
-        Text { sequence: self.arrival, tokens: &self.tokens, committed: self.committed() }
+        Text { sequence: self.arrival, tokens: &self.tokens, committed: self.committed(), forced: &[] }
     }
 }

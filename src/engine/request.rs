@@ -2,8 +2,10 @@
 
 use super::EngineError;
 use crate::TokenId;
+use crate::constrain::Constraint;
 use crate::draft::{Source, Sources};
 use crate::sample::{SamplingParams, TokenLogprobs, check_tokens};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A text to be continued.
@@ -18,6 +20,9 @@ pub struct Request {
     pub min_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
+    /// What the answer must be like, whatever the model would say. It ends where nothing may follow, and end tokens may only
+    /// stand where it may end. `max_tokens`, stop strings and a full context end it all the same.
+    pub constraint: Option<Arc<dyn Constraint>>,
     /// Texts that end the answer; they are not part of it. Need a tokenizer.
     pub stop: Vec<String>,
     /// Tokens that end the answer as the model's end tokens do.
@@ -39,6 +44,7 @@ impl Request {
             max_tokens,
             min_tokens: 0,
             sampling: SamplingParams::default(),
+            constraint: None,
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_end: false,
@@ -105,6 +111,8 @@ pub enum Finish {
     EndToken(TokenId),
     /// The text ran into this stop string.
     StopString(String),
+    /// The answer is complete: its constraint lets nothing follow.
+    Complete,
     /// The context is full.
     Context,
     /// The receiver asked to stop.
@@ -118,6 +126,7 @@ impl Finish {
             Self::Length => "length",
             Self::EndToken(_) => "end_token",
             Self::StopString(_) => "stop_string",
+            Self::Complete => "complete",
             Self::Context => "context",
             Self::Cancelled => "cancelled",
         }

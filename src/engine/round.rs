@@ -3,6 +3,7 @@
 use super::running::{Broken, Running, take_broken};
 use super::{Engine, Event};
 use crate::backend::{BackendError, Sequence};
+use crate::constrain::Standing;
 use crate::control::{DraftPlan, DraftStep, Outcome, RoundTimes, Step, Way};
 use crate::profile;
 use crate::sample::{Philox, Verdict};
@@ -232,7 +233,12 @@ impl Engine {
             while flow.is_continue() && emitted < tokens.len() && sequence.output.finish.is_none() {
                 let drafted = sequence.author(emitted, verdict.accepted);
                 let logprobs = verdict.logprobs.get(emitted).cloned();
-                let emission = sequence.output.push(tokens[emitted], drafted, logprobs);
+                let standing = sequence.judge(sequence.committed() - tokens.len() + emitted + 1);
+                if let Standing::Broken(_) = standing {
+                    break;
+                }
+                let complete = standing == Standing::Complete;
+                let emission = sequence.output.push(tokens[emitted], complete, drafted, logprobs);
                 emitted += 1;
                 sequence.take_times();
                 flow = on_event(sequence.id, Event::Token(emission));

@@ -1,13 +1,15 @@
 //! A request that is being worked on.
 
+use super::EngineError;
 use super::clock::Clock;
 use super::output::Output;
 use super::propose::Offered;
 use super::request::{Completion, Finish, Request, SourceStats, Stats};
 use crate::TokenId;
-use crate::backend::{Draft, Limits, Sequence};
+use crate::backend::{BackendError, Draft, Limits, Sequence};
+use crate::constrain::Standing;
 use crate::control::Way;
-use crate::draft::{Source, Sources};
+use crate::draft::{Proposal, Source, Sources};
 use crate::kv::{BlockTable, PAGE_TOKENS};
 use crate::sample::{Philox, Purpose, Sampler, Verdict};
 use std::time::Duration;
@@ -51,14 +53,17 @@ pub(super) struct Running {
     saved: usize,
     /// The first of its positions whose keys or values are not finite numbers.
     pub non_finite: Option<usize>,
+    /// Why its answer cannot follow its constraint any further.
+    stuck: Option<EngineError>,
 }
 
-/// A sequence that cannot go on, and the position from which on its numbers mean nothing.
-pub(super) type Broken = (Running, usize);
+/// A sequence that cannot go on, and why.
+pub(super) type Broken = (Running, EngineError);
 
 /// Parts with the sequences that cannot go on; who has come to an end need not.
 pub(super) fn take_broken(sequences: &mut Vec<Running>) -> Vec<Broken> {
-    let is_broken = |sequence: &mut Running| sequence.non_finite.is_some() && sequence.output.finish.is_none();
+    let cannot_go_on = |sequence: &Running| sequence.stuck.is_some() || sequence.non_finite.is_some();
+    let is_broken = |sequence: &mut Running| sequence.output.finish.is_none() && cannot_go_on(sequence);
     sequences.extract_if(.., is_broken).filter_map(Running::broken).collect()
 }
 
@@ -99,12 +104,27 @@ impl Running {
             prefilled: now,
             saved: 0,
             non_finite: None,
+            stuck: None,
         }
     }
 
-    /// The sequence with its first position that is not finite, if there is one.
-    pub fn broken(self) -> Option<Broken> {
-        self.non_finite.map(|position| (self, position))
+    /// The sequence with why it cannot go on, if it cannot: its constraint, or its first position that is not finite.
+    pub fn broken(mut self) -> Option<Broken> {
+        let stuck = self.stuck.take();
+        let error = stuck.or_else(|| Some(BackendError::NonFinite { position: self.non_finite? }.into()))?;
+        Some((self, error))
+    }
+
+    /// How its answer stands with the tokens up to `end`, by its constraint; what breaks it is kept as the reason why it
+    /// cannot go on.
+    pub fn judge(&mut self, end: usize) -> Standing {
+        let Some(mut guide) = self.sampler.guide() else { return Standing::Open };
+        let standing = guide.judge(&self.tokens[self.prompt..end]);
+        drop(guide);
+        if let Standing::Broken(why) = &standing {
+            self.stuck = Some(EngineError::Constraint(why.clone()));
+        }
+        standing
     }
 
     /// What the backend needs to know of it.
@@ -211,9 +231,24 @@ impl Running {
         Philox::new(self.sampler.key(), self.committed, Purpose::Sources, 0)
     }
 
-    /// More drafts would be for nothing: the last one ends the answer.
+    /// More drafts would be for nothing: the last one ends the answer, or its constraint refuses it.
     pub fn drafted_an_end(&self) -> bool {
-        self.drafted() > 0 && self.output.is_end(self.tokens[self.tokens.len() - 1])
+        self.drafted() > 0
+            && (self.output.is_end(self.tokens[self.tokens.len() - 1])
+                || self.sampler.guide().is_some_and(|mut guide| guide.is_over(&self.tokens[self.prompt..])))
+    }
+
+    /// Leaves of a proposal what its constraint lets follow.
+    pub fn cut_proposal(&self, proposal: &mut Proposal) {
+        proposal.cut_after(|&token| self.output.is_end(token));
+        if let Some(mut guide) = self.sampler.guide() {
+            proposal.truncate(guide.accepts(&self.tokens[self.prompt..], &proposal.tokens));
+        }
+    }
+
+    /// Tokens that come next by its constraint alone, as far as that is known.
+    pub fn forced(&self) -> Vec<TokenId> {
+        self.sampler.guide().map_or(Vec::new(), |mut guide| guide.forced(&self.tokens[self.prompt..]))
     }
 
     /// Takes in one draft.

@@ -255,6 +255,8 @@ impl KeptCompletion {
             engine::Finish::EndToken(token) => (Finish::EndToken, token),
             engine::Finish::StopString(_) => (Finish::StopString, 0),
             engine::Finish::Context => (Finish::Context, 0),
+            // Only constraints make answers complete, and requests of this interface have none.
+            engine::Finish::Complete => (Finish::Length, 0),
             engine::Finish::Cancelled => (Finish::Cancelled, 0),
         };
         Completion {

@@ -99,7 +99,7 @@ impl Detokenizer {
     }
 
     /// Appends the bytes of a token spelled `token`; `first`: it is the first of its text.
-    fn append(&self, token: &str, first: bool, bytes: &mut Vec<u8>) {
+    pub(super) fn append(&self, token: &str, first: bool, bytes: &mut Vec<u8>) {
         match self {
             Self::ByteLevel => {
                 let start = bytes.len();

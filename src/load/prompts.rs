@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 /// Keys of a line that say how it is answered, or tell it from others, and nothing of its prompt.
-pub const REQUEST_KEYS: [&str; 23] = [
+pub const REQUEST_KEYS: [&str; 26] = [
     "id",
     "max_tokens",
     "min_tokens",
@@ -31,6 +31,9 @@ pub const REQUEST_KEYS: [&str; 23] = [
     "stop",
     "stop_token_ids",
     "ignore_eos",
+    "json_schema",
+    "grammar",
+    "response_format",
     "logprobs",
     "speculate",
     "draft",

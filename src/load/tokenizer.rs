@@ -165,6 +165,16 @@ impl Tokenizer {
         text
     }
 
+    /// The bytes that the token adds to a text that has begun: part of a character, perhaps. None for special and unknown
+    /// tokens.
+    pub fn bytes(&self, id: TokenId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(spelling) = self.token(id).filter(|spelling| !self.is_special_spelling(spelling)) {
+            self.detokenizer.append(&spelling, false, &mut bytes);
+        }
+        bytes
+    }
+
     /// The token's own spelling in the vocabulary, `None` where it has none.
     pub fn token(&self, id: TokenId) -> Option<String> {
         self.inner.id_to_token(self.ids.to_tokenizers(id)?)

@@ -30,12 +30,14 @@ impl Sampler {
         params.logit_bias.iter().copied().chain(forbidden.map(|&token| (token, f32::NEG_INFINITY)))
     }
 
-    /// Whether the biases after `history` are also those of the next `further` positions, whatever comes there.
+    /// Whether the biases after `history` are also those of the next `further` positions, whatever comes there. Never under a
+    /// constraint.
     pub fn biases_stay(&self, history: History<'_>, further: usize) -> bool {
         let (ends, count) = &self.not_among_first;
         let (next, first) = (history.tokens.len(), history.prompt + count);
         let one_stretch = ends.is_empty() || next >= first || next + further < first;
-        further == 0 || one_stretch && self.params().bad_words.iter().all(|run| run.len() == 1)
+        further == 0
+            || self.guide().is_none() && one_stretch && self.params().bad_words.iter().all(|run| run.len() == 1)
     }
 }
 

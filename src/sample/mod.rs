@@ -5,8 +5,8 @@
 //! the draft was sampled from. All randomness is counter-based ([`Philox`]): keyed by request seed,
 //! absolute position and purpose, never by batch slot or step count.
 //!
-//! A row of logits passes penalties and biases ([`Sampler::biases`]: those asked for, and `-inf` for what must not come
-//! next), then temperature, top-k, top-p and min-p, and what is
+//! A row of logits loses what a [constraint](crate::constrain) does not allow, passes penalties and biases
+//! ([`Sampler::biases`]: those asked for, and `-inf` for what must not come next), then temperature, top-k, top-p and min-p, and what is
 //! left becomes a distribution in f64.
 //!
 //! ```

@@ -7,8 +7,11 @@ use super::penalties::Penalties;
 use super::softmax::{argmax, confidence, logprobs, total};
 use super::{ParamError, Philox, Purpose, Rule, SamplingParams};
 use crate::TokenId;
+use crate::constrain::{Constraint, Guide};
 use crate::model::DraftVocab;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The tokens that a distribution follows.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +22,20 @@ pub struct History<'a> {
     pub prompt: usize,
 }
 
+impl<'a> History<'a> {
+    /// The output so far.
+    pub fn output(self) -> &'a [TokenId] {
+        &self.tokens[self.prompt..]
+    }
+}
+
 /// A drafted token and what it was drawn from.
 #[derive(Debug, Clone)]
 pub struct Drafted {
     /// The token.
     pub token: TokenId,
-    /// The draft distribution's largest probability, at temperature 1 before any filter.
+    /// The draft distribution's largest probability, at temperature 1 before any filter, of the tokens that a constraint
+    /// leaves.
     pub confidence: f32,
     /// The filtered draft distribution `q` as (token, probability), ascending in tokens, where the
     /// rule needs it ([`Rule::Rejection`]); else empty.
@@ -72,6 +83,8 @@ pub struct Sampler {
     request: u64,
     /// Tokens that may not be among the first ones of the output, and how many those are.
     pub(super) not_among_first: (Vec<TokenId>, usize),
+    /// Says which tokens may follow, where there is a constraint.
+    guide: Option<Arc<Mutex<Guide>>>,
 }
 
 impl Sampler {
@@ -84,7 +97,7 @@ impl Sampler {
         let rule = params.rule();
         // Hash keys are the standard library's way to the operating system's randomness.
         let seed = params.seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-        Ok(Self { params, rule, seed, request: 0, not_among_first: (Vec::new(), 0) })
+        Ok(Self { params, rule, seed, request: 0, not_among_first: (Vec::new(), 0), guide: None })
     }
 
     /// The same sampler, for the request of this number among those that share a controller. What a controller has
@@ -93,6 +106,28 @@ impl Sampler {
     #[must_use]
     pub fn of_request(self, request: u64) -> Self {
         Self { request, ..self }
+    }
+
+    /// The same sampler, of whose tokens only those are left that `constraint` allows, and of `ends`, which end the answer,
+    /// only where it may end.
+    #[must_use]
+    pub fn constrained(mut self, constraint: Arc<dyn Constraint>, ends: Vec<TokenId>) -> Self {
+        self.guide = Some(Arc::new(Mutex::new(Guide::new(constraint, ends))));
+        self
+    }
+
+    /// What says which tokens may follow; `None`: there is no constraint.
+    pub fn guide(&self) -> Option<MutexGuard<'_, Guide>> {
+        // Whatever a panic has left in it, it begins anew where it cannot go on.
+        Some(self.guide.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The row of logits of the token that follows `history`, without those that a constraint does not allow there.
+    fn permitted<'l>(&self, history: History<'_>, logits: &'l [f32], vocab: DraftVocab<'_>) -> Cow<'l, [f32]> {
+        match self.guide().and_then(|mut guide| guide.allowed(history.output())) {
+            Some(allowed) => Cow::Owned(allowed.mask(logits, vocab)),
+            None => Cow::Borrowed(logits),
+        }
     }
 
     /// The parameters.
@@ -128,8 +163,9 @@ impl Sampler {
     /// would bias what is drafted.
     pub fn draft(&self, history: History<'_>, drafted: usize, logits: &[f32], ids: Option<&[TokenId]>) -> Drafted {
         let (position, vocab) = (history.tokens.len(), DraftVocab { size: logits.len(), ids });
-        let confidence = confidence(logits);
-        let logits = &Penalties::new(&self.params, history, vocab).apply(logits, self.biases(history));
+        let permitted = &self.permitted(history, logits, vocab);
+        let confidence = confidence(permitted);
+        let logits = &Penalties::new(&self.params, history, vocab).apply(permitted, self.biases(history));
         let (token, q) = match self.rule {
             Rule::Greedy => (vocab.token(argmax(logits) as usize), Vec::new()),
             Rule::Coupled => (self.coupled(position, logits, vocab), Vec::new()),
@@ -160,14 +196,16 @@ impl Sampler {
     ) -> Verdict {
         let start = history.tokens.len() - drafted.len();
         let committed = History { tokens: &history.tokens[..start], ..history };
-        let mut penalties = Penalties::new(&self.params, committed, DraftVocab { size: vocab, ids: None });
+        let vocab = DraftVocab { size: vocab, ids: None };
+        let mut penalties = Penalties::new(&self.params, committed, vocab);
         let mut reported = Vec::new();
         let mut accepted = 0;
         loop {
             let row = logits(accepted);
             let draft = drafted.get(accepted);
             let before = History { tokens: &history.tokens[..start + accepted], ..history };
-            let token = self.emit(start + accepted, &penalties.apply(row, self.biases(before)), draft);
+            let permitted = self.permitted(before, row, vocab);
+            let token = self.emit(start + accepted, &penalties.apply(&permitted, self.biases(before)), draft);
             reported.extend(self.logprobs(row, token));
             if draft.is_none_or(|draft| draft.token != token) {
                 return Verdict { accepted, next: token, logprobs: reported };

@@ -40,6 +40,61 @@ fn samples_differ_and_their_seeds_reproduce_them() {
 }
 
 #[test]
+fn answers_follow_the_schema_or_the_grammar_of_a_flag_or_of_a_line() {
+    let dir = TempDir::new().unwrap();
+    let schema = write(&dir, "schema.json", br#"{"enum": [{"a": 1}, {"a": 2}]}"#);
+    let printed = generate(&["--json-schema", &schema]).stdout;
+    assert!(["{\"a\": 1}", "{\"a\": 2}"].contains(&printed.as_str()), "{printed}");
+    let grammar = write(&dir, "grammar.lark", b"start: \"yes\" | \"no\"\n");
+    let answer = &lines(&generate(&["--grammar", &grammar, "--json"]).stdout)[0];
+    assert!(["yes", "no"].contains(&answer["text"].as_str().unwrap()) && answer["finish"] == "complete", "{answer}");
+    let requests = [
+        json!({"prompt": PROMPT, "json_schema": {"type": "boolean"}}),
+        json!({"prompt": PROMPT, "response_format": {"type": "text"}, "max_tokens": 20}),
+        json!({"prompt": PROMPT, "grammar": "start: \"<\" /[0-9]{3}/ \">\""}),
+        json!({"prompt": PROMPT, "json_schema": {"not": {}}}),
+        json!({"prompt": PROMPT}),
+    ];
+    let requests: String = requests.iter().map(|request| format!("{request}\n")).collect();
+    let input = write(&dir, "in.jsonl", requests.as_bytes());
+    let found = run(&["generate", "--input", &input, "--grammar", &grammar, "-b", "2", "-q"]);
+    let mut answers = lines(&found.stdout);
+    answers.sort_by_key(|answer| answer["index"].as_u64());
+    let text = |index: usize| answers[index]["text"].as_str().unwrap();
+    assert!(["true", "false"].contains(&text(0)), "{}", text(0));
+    assert_eq!(answers[1]["finish"], "length");
+    assert!(text(2).len() == 5 && text(2).starts_with('<') && text(2).ends_with('>'), "{}", text(2));
+    assert!(
+        answers[3]["error"].as_str().unwrap().contains("\"json_schema\": \"/not\": this keyword"),
+        "{}",
+        answers[3]
+    );
+    assert!(["yes", "no"].contains(&text(4)), "{}", text(4));
+}
+
+#[test]
+fn files_of_schemas_and_grammars_are_refused_by_flag_file_and_place() {
+    let dir = TempDir::new().unwrap();
+    for (flag, content, told) in [
+        ("--json-schema", &b"{\"type\": "[..], "line 1"),
+        (
+            "--json-schema",
+            b"{\"items\": {\"uniqueItems\": true}}",
+            "\"/items/uniqueItems\": this keyword is not supported",
+        ),
+        ("--json-schema", b"\xff\xfe{\0", "UTF-16"),
+        ("--grammar", b"start: nobody", "1(8): unknown name: \"nobody\""),
+        ("--grammar", b"start: b\nb[stop=\"x\"]: /.*/", "line 2: the attribute \"stop\""),
+    ] {
+        let file = write(&dir, "file", content);
+        let found = run(&["generate", "-p", "x", flag, &file]);
+        assert!(found.code != 0 && found.stderr.contains(flag) && found.stderr.contains(told), "{}", found.stderr);
+    }
+    let missing = run(&["generate", "-p", "x", "--grammar", "nowhere.lark"]);
+    assert!(missing.stderr.contains("--grammar: nowhere.lark: could not be read"), "{}", missing.stderr);
+}
+
+#[test]
 fn a_wrong_line_fails_alone() {
     let dir = TempDir::new().unwrap();
     #[rustfmt::skip]

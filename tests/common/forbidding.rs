@@ -3,6 +3,7 @@
 
 use super::hash_backend::HashBackend;
 use eesd::TokenId;
+use eesd::constrain::TokenSet;
 use eesd::engine::{Finish, Request};
 use eesd::sample::{History, Sampler, SamplingParams};
 use proptest::prelude::*;
@@ -49,11 +50,16 @@ pub fn plainly(request: &Request, vocab: usize, end: TokenId, context: usize) ->
     let mut tokens = request.prompt.clone();
     loop {
         let mut logits = HashBackend::target(vocab, &tokens);
+        let lawful = lawful(request, &tokens[prompt..]);
         for (logit, token) in logits.iter_mut().zip(0..) {
             let with_it = [&tokens[..], &[token]].concat();
             let too_early = is_end(token) && with_it.len() <= prompt + request.min_tokens;
             let bad = bad_words.iter().any(|run| with_it.ends_with(run));
-            if suppress_tokens.contains(&token) || bad || too_early {
+            let unlawful = lawful.as_ref().is_some_and(|(content, may_end)| match is_end(token) {
+                true => !may_end,
+                false => !content.has(token),
+            });
+            if suppress_tokens.contains(&token) || bad || too_early || unlawful {
                 *logit = f32::NEG_INFINITY;
             }
         }
@@ -62,6 +68,8 @@ pub fn plainly(request: &Request, vocab: usize, end: TokenId, context: usize) ->
         let generated = tokens.len() - prompt;
         let finish = if is_end(next) {
             Finish::EndToken(next)
+        } else if is_complete(request, &tokens[prompt..], is_end) {
+            Finish::Complete
         } else if generated == request.max_tokens {
             Finish::Length
         } else if tokens.len() == context {
@@ -71,4 +79,24 @@ pub fn plainly(request: &Request, vocab: usize, end: TokenId, context: usize) ->
         };
         return (tokens.split_off(prompt), finish);
     }
+}
+
+/// What may follow by the request's constraint, and whether the answer may end: by a walk of its own.
+pub fn lawful(request: &Request, output: &[TokenId]) -> Option<(TokenSet, bool)> {
+    let mut walk = request.constraint.as_ref()?.start();
+    output.iter().for_each(|&token| assert_eq!(walk.push(token), Ok(true), "token {token} after {output:?}"));
+    Some((walk.allowed().unwrap(), walk.may_end().unwrap()))
+}
+
+/// Nothing but an end may follow.
+fn is_complete(request: &Request, output: &[TokenId], is_end: impl Fn(TokenId) -> bool) -> bool {
+    let lawful = lawful(request, output);
+    lawful.is_some_and(|(content, may_end)| {
+        may_end
+            && content
+                .words()
+                .iter()
+                .zip(0..)
+                .all(|(word, i)| (0..32).all(|bit| word >> bit & 1 == 0 || is_end(32 * i + bit)))
+    })
 }

@@ -3,11 +3,14 @@
 
 use crate::common::adversary::Adversary;
 use crate::common::chi_squared::{p_value, uniformity};
+use crate::common::forbidding::lawful;
 use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
 use crate::common::simulated_times::controller;
+use crate::common::turns::Turns;
 use eesd::TokenId;
 use eesd::backend::Limits;
+use eesd::constrain::TokenSet;
 use eesd::control::{Controller, Outcome, Step};
 use eesd::engine::{Engine, Event, Request};
 use eesd::sample::{Philox, SamplingParams, VerifyMode};
@@ -105,9 +108,19 @@ fn exact(request: &Request) -> BTreeMap<Vec<TokenId>, f64> {
         }
         let logits = HashBackend::target(VOCAB, &[&PROMPT, &answer[..]].concat());
         let text = [&PROMPT, &answer[..]].concat();
+        let lawful = lawful(request, &answer);
+        let complete = |(content, may_end): &(TokenSet, bool)| *may_end && content.is_empty();
+        if lawful.as_ref().is_some_and(complete) {
+            chances.insert(answer, chance);
+            continue;
+        }
         let may_follow = |token| {
+            let unlawful = lawful.as_ref().is_some_and(|(content, may_end)| match is_end(token) {
+                true => !may_end,
+                false => !content.has(token),
+            });
             let bad = request.sampling.bad_words.iter().any(|run| [&text[..], &[token]].concat().ends_with(run));
-            !bad && (!is_end(token) || answer.len() >= request.min_tokens)
+            !bad && !unlawful && (!is_end(token) || answer.len() >= request.min_tokens)
         };
         let weight = |(&logit, token)| ((f64::from(logit) / TEMPERATURE).exp(), token);
         let weights: Vec<(f64, TokenId)> = logits.iter().zip(0..).map(weight).filter(|w| may_follow(w.1)).collect();
@@ -180,6 +193,27 @@ fn answers_of_one_seed_are_drawn_each_for_itself() {
     );
     assert!(found.iter().all(|&p| p > 1e-5), "{found:?}");
     assert!(uniformity(found.clone()) > 1e-3, "{found:?}");
+}
+
+/// Under a constraint, by an exit block, proposals, and both.
+#[test]
+fn answers_under_a_constraint_follow_what_it_leaves_of_the_models_own_distribution() {
+    let mut all = Vec::new();
+    let controllers = || [controller("off"), controller("fixed:4"), controller("goodput-ts"), Box::new(Gambler) as _];
+    for (controller, trial) in controllers().into_iter().zip(600..) {
+        let name = controller.spec();
+        let turns = Turns { vocab: VOCAB, sums: 11, one_way: trial % 2 == 0 };
+        let request = |i: u64| turns.clone().applied_to(request(trial << 32 | i, false));
+        assert!(exact(&request(0)).len() > 8);
+        let mut engine = engine(controller, 100);
+        if trial != 601 {
+            (engine, _) = proposing(engine, VOCAB, 128);
+        }
+        let found = p_values_of(engine, &request, 3, |_| true);
+        assert!(found.iter().all(|&p| p > 1e-5), "{name}: {found:?}");
+        all.extend(found);
+    }
+    assert!(uniformity(all.clone()) > 1e-3, "{all:?}");
 }
 
 /// Every source beside every kind of controller, whatever is proposed and however good it is.

@@ -24,7 +24,10 @@ mod common {
     pub mod saved_pages;
     pub mod simulated_times;
     pub mod timed_backend;
+    pub mod turns;
 }
+#[cfg(feature = "bundled-model")]
+mod constrained;
 mod cpu_limits;
 #[cfg(feature = "bundled-model")]
 mod distill_data;

@@ -5,8 +5,9 @@ use crate::common::adversary::Adversary;
 use crate::common::forbidding::{Forbidding, plainly};
 use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
+use crate::common::turns::Turns;
 use eesd::TokenId;
-use eesd::backend::Limits;
+use eesd::backend::{Backend, Limits};
 use eesd::control::{Controller, Outcome, Step};
 use eesd::draft::{Source, Sources};
 use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request, SourceStats};
@@ -34,8 +35,8 @@ fn engine_over(backend: HashBackend) -> Engine {
 }
 
 fn sources() -> impl Strategy<Value = Sources> {
-    let some = (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY).prop_map(|(exit, lookup, shared)| {
-        Sources::OFF.with(Source::Exit, exit).with(Source::Lookup, lookup).with(Source::Shared, shared)
+    let some = prop::array::uniform4(prop::bool::ANY).prop_map(|has| {
+        Source::ALL.into_iter().zip(has).fold(Sources::OFF, |some, (source, has)| some.with(source, has))
     });
     prop_oneof![1 => Just(Sources::ALL), 1 => some]
 }
@@ -54,10 +55,24 @@ fn request() -> impl Strategy<Value = Request> {
             ..Request::new(prompt, max_tokens)
         },
     );
-    (free, prop::option::weighted(0.7, Forbidding::any(VOCAB))).prop_map(|(request, forbidding)| match forbidding {
-        Some(forbidding) => forbidding.applied_to(request),
-        None => request,
+    // What is forbidden might leave no token that a constraint allows.
+    let bound = prop_oneof![
+        6 => Forbidding::any(VOCAB).prop_map(Bound::Forbidding),
+        3 => Turns::any(VOCAB).prop_map(Bound::Turns),
+        2 => Just(Bound::Free),
+    ];
+    (free, bound).prop_map(|(request, bound)| match bound {
+        Bound::Forbidding(forbidding) => forbidding.applied_to(request),
+        Bound::Turns(turns) => turns.applied_to(request),
+        Bound::Free => request,
     })
+}
+
+#[derive(Debug, Clone)]
+enum Bound {
+    Free,
+    Forbidding(Forbidding),
+    Turns(Turns),
 }
 
 proptest! {
@@ -302,6 +317,17 @@ fn malformed_requests_fail_alone() {
     let expected: Vec<_> = cases.into_iter().enumerate().map(|(i, (_, error))| (2 * i, error)).collect();
     assert_eq!(failed, expected);
     assert_eq!(done, failed.len());
+}
+
+#[test]
+fn a_backend_that_cannot_follow_constraints_refuses_them_by_its_name() {
+    let mut backend = HashBackend::new(VOCAB, limits(4, 1, 128), 200);
+    backend.constrains = false;
+    let name = backend.describe();
+    let engine = engine_over(backend);
+    let bound = Turns { vocab: VOCAB, sums: 5, one_way: false }.applied_to(Request::new(vec![1], 5));
+    assert_eq!(engine.check(&bound), Err(EngineError::ConstraintOnDevice(name)));
+    assert_eq!(engine.check(&Request::new(vec![1], 5)), Ok(()));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::common::forbidding::{self, Forbidding};
 use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
 use crate::common::timed_backend::TimedBackend;
+use crate::common::turns::Turns;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::draft::{Source, Sources};
@@ -76,10 +77,14 @@ fn request() -> impl Strategy<Value = Request> {
             ..Request::new(prompt, max_tokens)
         },
     );
-    (free, prop::option::of(Forbidding::any(VOCAB))).prop_map(|(request, forbidding)| match forbidding {
-        Some(forbidding) => forbidding.applied_to(request),
-        None => request,
-    })
+    (free, prop::option::of(Forbidding::any(VOCAB)), prop::option::weighted(0.4, Turns::any(VOCAB))).prop_map(
+        |(request, forbidding, turns)| match (forbidding, turns) {
+            // What is forbidden might leave no token that a constraint allows.
+            (Some(forbidding), _) => forbidding.applied_to(request),
+            (None, Some(turns)) => turns.applied_to(request),
+            (None, None) => request,
+        },
+    )
 }
 
 /// What happens between two steps.

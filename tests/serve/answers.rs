@@ -17,6 +17,9 @@ pub fn requests() -> Vec<Value> {
         json!({"prompt": prompt, "max_tokens": 40, "logit_bias": {"10": -100, "20": 1.5}, "suppress_tokens": [30]}),
         json!({"prompt": prompt, "max_tokens": 60, "stop": ["\n\n", "return"]}),
         json!({"prompt": prompt, "max_tokens": 60, "stop": "return", "min_tokens": 5, "verify": "coupled"}),
+        json!({"prompt": prompt, "max_tokens": 90, "json_schema": {"type": "object", "properties": {
+            "name": {"type": "string", "maxLength": 9}, "size": {"enum": ["small", "large"]},
+        }, "required": ["name", "size"], "additionalProperties": false}}),
         json!({"prompt": [5, 6, 7, 8], "max_tokens": 12, "ignore_eos": true, "draft_max": 2}),
     ]
 }
@@ -194,4 +197,31 @@ fn one_connection_is_for_many_requests() {
         let reply: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(reply["choices"][0]["text"], expected);
     }
+}
+
+#[test]
+fn response_format_is_followed() {
+    let (_dir, file) = template();
+    let server = Server::start(&["--chat-template", &file, "-b", "2"]);
+    let schema = json!({
+        "type": "object",
+        "properties": {"answer": {"enum": ["yes", "no"]}, "certain": {"type": "boolean"}},
+        "required": ["answer", "certain"],
+        "additionalProperties": false,
+    });
+    let format = json!({"type": "json_schema", "json_schema": {"name": "verdict", "strict": true, "schema": schema}});
+    let messages = json!([{"role": "user", "content": "Is it?"}]);
+    for temperature in [0.0, 1.2] {
+        let body = json!({"messages": messages, "response_format": format, "temperature": temperature, "seed": 4});
+        let reply = server.ok(CHAT, &body);
+        let choice = &reply["choices"][0];
+        let text = choice["message"]["content"].as_str().unwrap();
+        let found: Value = serde_json::from_str(text).unwrap();
+        assert!(["yes", "no"].contains(&found["answer"].as_str().unwrap()) && found["certain"].is_boolean(), "{text}");
+        assert_eq!((found.as_object().unwrap().len(), &choice["finish_reason"]), (2, &json!("stop")));
+    }
+    let any = json!({"messages": messages, "response_format": {"type": "json_object"}, "max_tokens": 5});
+    assert!(server.ok(CHAT, &any)["choices"][0]["message"]["content"].as_str().unwrap().starts_with('{'));
+    let text = json!({"messages": messages, "response_format": {"type": "text"}, "max_tokens": 3});
+    server.ok(CHAT, &text);
 }

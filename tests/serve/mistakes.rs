@@ -14,7 +14,14 @@ fn wrong_fields_are_named() {
     let chat = |key: &str, value: Value| (CHAT, json!({"messages": user, key: value}));
     for ((path, body), param, fragment) in [
         (text("tempratur", json!(1)), "tempratur", "unknown key \"tempratur\" (expected "),
-        (chat("response_format", json!({"type": "json_object"})), "response_format", "is not supported"),
+        (chat("response_format", json!({"type": "xml"})), "response_format", "\"type\" is \"xml\""),
+        (
+            chat("response_format", json!({"type": "json_schema", "json_schema": {"schema": {"not": {}}}})),
+            "response_format",
+            "\"/not\": this keyword is not supported",
+        ),
+        (text("json_schema", json!({"type": "strin"})), "json_schema", "Invalid type: strin"),
+        (text("grammar", json!("start: nobody")), "grammar", "unknown name"),
         (chat("tool_choice", json!("required")), "tool_choice", "is not supported"),
         (text("best_of", json!(2)), "best_of", "is not supported"),
         (text("suffix", json!("y")), "suffix", "is not supported"),

@@ -2,6 +2,7 @@
 
 use crate::args::{BatchSize, ColorChoice, GenerateArgs, MonitorArgs};
 use crate::batch::{self, Desk, Input, Item, Job, Lines, TakenOver};
+use crate::constraint;
 use crate::drafting::Drafting;
 use crate::failure::{Failure, Outcome};
 use crate::files::{self, Named};
@@ -37,8 +38,9 @@ pub fn run(args: GenerateArgs) -> Outcome {
     }
     let encoder = model.encoder();
     let sampling = settings::sampling(&args.sampling, &model, reporter)?;
-    let base = settings::request(args.max_tokens, sampling, &args.sampling, &model);
-    let lines = |input| Lines::new(input, &encoder, base.clone());
+    let mut base = settings::request(args.max_tokens, sampling, &args.sampling, &model);
+    base.constraint = constraint::of_flags(args.json_schema.as_deref(), args.grammar.as_deref(), &model.grammars)?;
+    let lines = |input| Lines::new(input, &encoder, &model.grammars, base.clone());
     let prompt = model.prompt(text, args.system.as_deref());
     if args.show_prompt {
         return match input {
@@ -168,7 +170,8 @@ fn check(args: &GenerateArgs, json: bool) -> Outcome {
         return Err(Failure::usage(format!("{flag} tells how JSON answers are going: {expected}")));
     }
     let read = [("--input", &args.input), ("--file", &args.file), ("--chat-template", &args.template.chat_template)];
-    let read = read.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
+    let read = read.into_iter().chain([("--json-schema", &args.json_schema), ("--grammar", &args.grammar)]);
+    let read = read.filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
     files::all_different(&read.collect::<Vec<_>>(), &written(args))?;
     if args.resume { resumable(args) } else { Ok(()) }
 }
@@ -232,7 +235,9 @@ pub fn stream(
                 length += emission.text.len();
                 written = match emission.drafted.filter(|_| colour && !emission.text.is_empty()) {
                     Some(Source::Exit) => output.text(&format!("\x1b[32m{}\x1b[0m", emission.text)),
-                    Some(Source::Lookup | Source::Shared) => output.text(&format!("\x1b[36m{}\x1b[0m", emission.text)),
+                    Some(Source::Lookup | Source::Shared | Source::Grammar) => {
+                        output.text(&format!("\x1b[36m{}\x1b[0m", emission.text))
+                    }
                     None => output.text(&emission.text),
                 };
             }

@@ -11,6 +11,7 @@ mod bench;
 mod chart;
 mod chat;
 mod completions;
+mod constraint;
 mod distill;
 mod doctor;
 mod drafting;

@@ -42,7 +42,6 @@ impl Endpoint {
         only("echo", &[false.into()])?;
         only("suffix", &["".into()])?;
         only("best_of", &[1.into()])?;
-        only("response_format", &[json!({"type": "text"})])?;
         only("modalities", &[json!(["text"])])?;
         only("tool_choice", &["auto".into()])?;
         only("parallel_tool_calls", &[true.into()])?;
@@ -74,7 +73,7 @@ impl Endpoint {
 /// Why an answer has ended.
 pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
-        Finish::EndToken(_) | Finish::StopString(_) => "stop",
+        Finish::EndToken(_) | Finish::StopString(_) | Finish::Complete => "stop",
         Finish::Length | Finish::Context | Finish::Cancelled => "length",
     }
 }

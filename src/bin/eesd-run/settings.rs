@@ -9,6 +9,7 @@ use crate::batch::bad_word;
 use crate::failure::{Failure, Outcome};
 use crate::report::Reporter;
 use eesd::backend::Backend;
+use eesd::constrain::Grammars;
 use eesd::control::ControllerSpec;
 use eesd::engine::{Engine, EngineOptions, Request};
 use eesd::load::{Chat, ChatTemplate, Checkpoint, Message, Prompt, PromptEncoder, Tokenizer};
@@ -41,6 +42,8 @@ pub struct Model {
     pub scheme: Option<Scheme>,
     /// The matrices, once somebody has asked for them.
     quantised: OnceLock<Quantised>,
+    /// What compiles grammars for its answers.
+    pub grammars: Grammars,
 }
 
 impl Model {
@@ -67,7 +70,8 @@ impl Model {
         checkpoint.notes().iter().for_each(|note| reporter.note(note));
         let scheme = args.quantize.map(Scheme::from);
         let (arguments, quantised) = (Map::new(), OnceLock::new());
-        Ok(Self { checkpoint, path, folder, template: None, arguments, scheme, quantised })
+        let grammars = Grammars::new(checkpoint.tokenizer().cloned(), checkpoint.geometry().vocab_size);
+        Ok(Self { checkpoint, path, folder, template: None, arguments, scheme, quantised, grammars })
     }
 
     /// The weights, quantised as the flags say, which the first call takes its time for.

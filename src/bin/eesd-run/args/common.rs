@@ -171,11 +171,11 @@ pub struct DrafterArgs {
     /// Do without an exit block, as a list for --draft without exit does
     #[arg(long, conflicts_with = "exit", help_heading = "Drafting")]
     pub no_exit: bool,
-    /// Who drafts: auto, off, or a list of exit, lookup and shared
+    /// Who drafts: auto, off, or a list of exit, lookup, shared and grammar
     ///
     /// exit: the exit block. lookup: what followed the last tokens where they stood before in the same text. shared: what
-    /// followed them in texts that this run has finished, or that --draft-index knows. auto: exit where there is a
-    /// block, lookup, and, but for `bench`, shared where all requests come from one file or there is a --draft-index. Each round goes to the
+    /// followed them in texts that this run has finished, or that --draft-index knows. grammar: what has to follow by an answer's schema or grammar. auto: exit where there is a
+    /// block, lookup, grammar, and, but for `bench`, shared where all requests come from one file or there is a --draft-index. Each round goes to the
     /// source that is expected to be worth most; none changes an answer. off: plain decoding.
     #[arg(long, value_name = "LIST", default_value = "auto", hide_default_value = true, help_heading = "Drafting")]
     pub draft: Drafters,

@@ -88,16 +88,17 @@ conversation for the chat template, which also gets tools, documents and the val
 optional: id, n (answers, each on a line of its own with \"sample\"), max_tokens, min_tokens, temperature, top_k, top_p, \
 min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias ({\"ID\": BIAS}), suppress_tokens, bad_words \
 (texts, or lists of tokens), seed, verify (\"rejection\" or \"coupled\"), stop (a text or a list), stop_token_ids, \
-ignore_eos, logprobs, speculate, draft (as --draft), draft_max. What a line does not say, the flags do. A line that is wrong gets {\"id\", \
+ignore_eos, json_schema (a JSON schema) or grammar (a text in Lark) or response_format (as OpenAI has it), logprobs, \
+speculate, draft (as --draft), draft_max. What a line does not say, the flags do. A line that is wrong gets {\"id\", \
 \"index\", \"error\"} and the others go on; the exit code is then 1. Answers are written as they are finished, \"index\" \
-counting requests from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, context or \
+counting requests from 0: {\"id\", \"index\", \"text\", \"tokens\", \"finish\" (length, end_token, stop_string, complete (its schema or grammar lets nothing follow), context or \
 cancelled), \"seed\", \"stats\"}, with \"stop\" (the stop string met) and \"logprobs\" where there are any. Lines of OpenAI's \
 batches (custom_id, method, url, body) are answered in OpenAI's form, one line with all choices.
 
 Statistics, in \"stats\" of a line, --stats, --metrics and --stats-json: a round drafts and verifies once; the mean \
 accepted length is 1 + accepted / rounds, where a round of several requests counts once for each; drafted \
 counts drafts that were tested; acceptance by position is of those tested there. by_source has rounds, drafted \
-and accepted of each source that drafted (exit, lookup, shared): in lines, the part of its drafts that was accepted and \
+and accepted of each source that drafted (exit, lookup, shared, grammar): in lines, the part of its drafts that was accepted and \
 the part of all rounds that it drafted. queued_s is from \
 submission to admission, first_token_s from admission to the first token; time to first token is both \
 together. Time per output token is decoding, divided by the tokens of the answer. Prefilled tokens went \
@@ -144,6 +145,15 @@ pub struct GenerateArgs {
     pub max_tokens: Option<usize>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Answer in JSON of the schema in this file
+    ///
+    /// What is not of the schema cannot be written, and the answer ends with the JSON. Drafts follow the schema too, and
+    /// change nothing. A keyword that cannot be guaranteed is refused by its place.
+    #[arg(long, value_name = "FILE", conflicts_with = "grammar", help_heading = "Sampling")]
+    pub json_schema: Option<PathBuf>,
+    /// Answer by the grammar in this file, in llguidance's dialect of Lark, from its rule `start`
+    #[arg(long, value_name = "FILE", help_heading = "Sampling")]
+    pub grammar: Option<PathBuf>,
     #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]

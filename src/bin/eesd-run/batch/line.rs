@@ -4,6 +4,7 @@ use super::job::{Form, Job};
 use super::{openai, settings};
 use crate::failure::{Failure, Outcome, one_line, shortened};
 use crate::openai::Endpoint;
+use eesd::constrain::Grammars;
 use eesd::engine::Request;
 use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder};
 use serde_json::value::RawValue;
@@ -84,6 +85,7 @@ pub fn count(path: &Path) -> Outcome<Option<usize>> {
 pub struct Lines<'a> {
     input: Input,
     encoder: &'a PromptEncoder<'a>,
+    grammars: &'a Grammars,
     base: Request,
     wanted: Box<dyn Fn(usize) -> bool + 'a>,
     requests: usize,
@@ -92,8 +94,8 @@ pub struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     /// The requests of `input`, with `base` for what a line does not say.
-    pub fn new(input: Input, encoder: &'a PromptEncoder<'a>, base: Request) -> Self {
-        Self { input, encoder, base, wanted: Box::new(|_| true), requests: 0, ended: false }
+    pub fn new(input: Input, encoder: &'a PromptEncoder<'a>, grammars: &'a Grammars, base: Request) -> Self {
+        Self { input, encoder, grammars, base, wanted: Box::new(|_| true), requests: 0, ended: false }
     }
 
     /// Leaves out all requests but those whose index is `wanted`.
@@ -118,7 +120,8 @@ impl Iterator for Lines<'_> {
                 Ok(Some(_)) if !(self.wanted)(index) => self.requests += 1,
                 Ok(Some((number, line))) => {
                     self.requests += 1;
-                    return Some(item(line, index, &self.base, self.encoder, &format!("{}:{number}", self.input.name)));
+                    let asking = Asking { base: &self.base, encoder: self.encoder, grammars: self.grammars };
+                    return Some(asking.item(line, index, &format!("{}:{number}", self.input.name)));
                 }
                 Err(error) => {
                     self.ended = true;
@@ -131,27 +134,47 @@ impl Iterator for Lines<'_> {
     }
 }
 
-/// What the line at `place` asks.
-fn item(line: &[u8], index: usize, base: &Request, encoder: &PromptEncoder<'_>, place: &str) -> Item {
-    let keys = Keys::parse(line);
-    let openai = openai::is_one(&keys);
-    let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
-    let mut job = Job { id, index, samples: 1, form: Form::Lines };
-    let parsed = match openai {
-        true => {
-            job.form = Form::OpenAi(Endpoint::default());
-            openai::open(keys).and_then(|(endpoint, body)| {
-                job.form = Form::OpenAi(endpoint);
-                request(body, base, encoder).map_err(|error| format!("\"body\": {error}"))
-            })
+/// What a line is read with: what it does not say, and what makes tokens and grammars of what it says.
+struct Asking<'a> {
+    base: &'a Request,
+    encoder: &'a PromptEncoder<'a>,
+    grammars: &'a Grammars,
+}
+
+impl Asking<'_> {
+    /// What the line at `place` asks.
+    fn item(&self, line: &[u8], index: usize, place: &str) -> Item {
+        let keys = Keys::parse(line);
+        let openai = openai::is_one(&keys);
+        let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
+        let mut job = Job { id, index, samples: 1, form: Form::Lines };
+        let parsed = match openai {
+            true => {
+                job.form = Form::OpenAi(Endpoint::default());
+                openai::open(keys).and_then(|(endpoint, body)| {
+                    job.form = Form::OpenAi(endpoint);
+                    self.request(body).map_err(|error| format!("\"body\": {error}"))
+                })
+            }
+            false => self.request(keys),
+        };
+        match parsed {
+            Ok(Asked { request, text, samples }) => {
+                Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
+            }
+            Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
         }
-        false => request(keys, base, encoder),
-    };
-    match parsed {
-        Ok(Asked { request, text, samples }) => {
-            Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
-        }
-        Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
+    }
+
+    fn request(&self, mut keys: Keys) -> Result<Asked, String> {
+        keys.whole()?;
+        keys.forget("id");
+        let prompt = Prompt::of_keys(&mut keys)?;
+        let mut request = self.base.clone();
+        let samples = settings::take(keys, &mut request, self.encoder.tokenizer, self.grammars)?;
+        let (tokens, text) = self.encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
+        request.prompt = tokens;
+        Ok(Asked { request, text, samples })
     }
 }
 
@@ -166,17 +189,6 @@ struct Asked {
     request: Request,
     text: Option<String>,
     samples: usize,
-}
-
-fn request(mut keys: Keys, base: &Request, encoder: &PromptEncoder<'_>) -> Result<Asked, String> {
-    keys.whole()?;
-    keys.forget("id");
-    let prompt = Prompt::of_keys(&mut keys)?;
-    let mut request = base.clone();
-    let samples = settings::take(keys, &mut request, encoder.tokenizer)?;
-    let (tokens, text) = encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
-    request.prompt = tokens;
-    Ok(Asked { request, text, samples })
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The settings of a line: what it says of its answer, over what the flags say.
 
+use crate::constraint;
 use eesd::TokenId;
+use eesd::constrain::Grammars;
 use eesd::draft::Sources;
 use eesd::engine::Request;
 use eesd::load::{Keys, REQUEST_KEYS, Tokenizer};
@@ -36,7 +38,12 @@ enum BadWord {
 ///
 /// # Errors
 /// Which key is wrong, and how.
-pub fn take(mut keys: Keys, request: &mut Request, tokenizer: Option<&Tokenizer>) -> Result<usize, String> {
+pub fn take(
+    mut keys: Keys,
+    request: &mut Request,
+    tokenizer: Option<&Tokenizer>,
+    grammars: &Grammars,
+) -> Result<usize, String> {
     let samples = keys.take::<usize>("n")?.unwrap_or(1);
     if !(1..=MOST_SAMPLES).contains(&samples) {
         return Err(format!("\"n\" is {samples} (expected 1 to {MOST_SAMPLES})"));
@@ -58,6 +65,7 @@ pub fn take(mut keys: Keys, request: &mut Request, tokenizer: Option<&Tokenizer>
             Stop::Several(stops) => stops,
         };
     }
+    constraint::take(&mut keys, request, grammars)?;
     let sampling = &mut request.sampling;
     set(&mut sampling.temperature, keys.take("temperature")?);
     set(&mut sampling.top_k, keys.take("top_k")?);
@@ -117,11 +125,13 @@ mod tests {
 
     #[test]
     fn every_key_that_other_commands_pass_over_is_a_setting() {
+        let grammars = Grammars::new(None, 10);
         for key in REQUEST_KEYS.into_iter().filter(|key| *key != "id") {
             let line = format!("{{{key:?}: null}}");
-            assert_eq!(take(Keys::parse(line.as_bytes()), &mut Request::new(vec![1], 1), None), Ok(1), "{key}");
+            let taken = take(Keys::parse(line.as_bytes()), &mut Request::new(vec![1], 1), None, &grammars);
+            assert_eq!(taken, Ok(1), "{key}");
         }
-        let unknown = take(Keys::parse(b"{\"heat\": 1}"), &mut Request::new(vec![1], 1), None);
+        let unknown = take(Keys::parse(b"{\"heat\": 1}"), &mut Request::new(vec![1], 1), None, &grammars);
         assert!(unknown.is_err_and(|error| error.contains("\"heat\"") && error.contains("temperature")));
     }
 }

@@ -143,6 +143,7 @@ mod tests {
                 SourceStats { rounds: 6 * times, drafted: 20 * times, accepted: 15 * times },
                 SourceStats { rounds: times, drafted: 10 * times, accepted: 5 * times },
                 SourceStats::default(),
+                SourceStats::default(),
             ],
             preemptions: times,
             ..Totals::default()

@@ -79,7 +79,7 @@ impl Asked {
         };
         let encoder = loaded.model.encoder();
         let mut base = loaded.base.clone();
-        let samples = take_settings(keys, &mut base, encoder.tokenizer).map_err(wrong)?;
+        let samples = take_settings(keys, &mut base, encoder.tokenizer, &loaded.model.grammars).map_err(wrong)?;
         if echo == Some(true) && base.sampling.logprobs.is_some() {
             return Err(ApiError::invalid(
                 "logprobs",

@@ -9,6 +9,7 @@ use crate::args::{ModelArgs, TemplateArgs};
 use crate::batch::{answer, job::Row};
 use crate::report::Reporter;
 use crate::settings::Model;
+use eesd::constrain::Grammars;
 use eesd::engine::{Completion, Finish, Stats};
 use mutations::{Dice, Expected, Id, Mutated};
 use std::fs;
@@ -26,7 +27,9 @@ const TEMPLATE: &str = "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if sho
 
 fn items<'a>(file: Vec<u8>, encoder: &'a PromptEncoder<'a>) -> Lines<'a> {
     let input = Input { lines: JsonLines::new(Box::new(Cursor::new(file))), name: "in.jsonl".into() };
-    Lines::new(input, encoder, Request::new(Vec::new(), 8))
+    // Each file of lines is read but once in a test.
+    let grammars = Box::leak(Box::new(Grammars::new(None, 10)));
+    Lines::new(input, encoder, grammars, Request::new(Vec::new(), 8))
 }
 
 /// Lines of a file that are not empty, told apart without the reader under test: number, from 1, and content.

@@ -33,7 +33,7 @@ impl Place {
         fs::write(self.output(), content).unwrap();
         let input = Input::open(&self.dir.path().join("in.jsonl")).unwrap();
         let encoder = self.model.encoder();
-        let requests = Lines::new(input, &encoder, Request::new(Vec::new(), 8));
+        let requests = Lines::new(input, &encoder, &self.model.grammars, Request::new(Vec::new(), 8));
         let file = AnswerFile::open(&self.output(), true).unwrap();
         let taken = TakenOver::check(&file, requests).map_err(|failure| failure.message().to_owned())?;
         file.without(&taken.dropped).unwrap();
