@@ -131,6 +131,7 @@ impl Engine {
 
     fn output(&self, request: &Request, room: usize) -> Output {
         let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_continuing());
+        let stream = stream.map(|stream| stream.spelling(&request.spelled_tokens));
         let at_limit = if room == request.max_tokens { Finish::Length } else { Finish::Context };
         Output::new(stream, request, request.ends(&self.end_tokens), room, at_limit)
     }

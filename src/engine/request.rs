@@ -29,6 +29,8 @@ pub struct Request {
     pub stop_token_ids: Vec<TokenId>,
     /// Go on past the model's end tokens.
     pub ignore_end: bool,
+    /// Special tokens that the answer's text spells all the same, as a call of a tool may begin with one.
+    pub spelled_tokens: Vec<TokenId>,
     /// Who may draft, of the sources that the engine has; [`Sources::OFF`] decodes plainly whatever the controller. What
     /// a request that does without other texts comes to is not told to others either.
     pub sources: Sources,
@@ -48,6 +50,7 @@ impl Request {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_end: false,
+            spelled_tokens: Vec::new(),
             sources: Sources::ALL,
             draft_max: None,
         }

@@ -172,7 +172,13 @@ impl TextStream {
         Self { tokenizer, state }
     }
 
-    /// The text that became certain with `token`; nothing for special and unknown tokens.
+    /// With these special tokens spelled as their vocabulary spells them.
+    pub fn spelling(mut self, tokens: &[TokenId]) -> Self {
+        self.state.spelled = tokens.to_vec();
+        self
+    }
+
+    /// The text that became certain with `token`; nothing for unknown tokens, nor for special ones that are not spelled.
     pub fn push(&mut self, token: TokenId) -> String {
         self.state.push(&self.tokenizer, token)
     }
@@ -191,17 +197,19 @@ pub(super) struct State {
     strip: Option<(char, usize)>,
     /// The bytes of a character that is not whole yet.
     pending: Vec<u8>,
+    /// Special tokens that are part of the text.
+    spelled: Vec<TokenId>,
 }
 
 impl State {
     pub(super) fn new(tokenizer: &Tokenizer, from_start: bool) -> Self {
         let strip = tokenizer.detokenizer().strip().filter(|_| from_start);
-        Self { first: from_start, strip, pending: Vec::new() }
+        Self { first: from_start, strip, pending: Vec::new(), spelled: Vec::new() }
     }
 
     pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: TokenId) -> String {
         let Some(spelling) = tokenizer.token(token) else { return String::new() };
-        if tokenizer.is_special_spelling(&spelling) {
+        if tokenizer.is_special_spelling(&spelling) && !self.spelled.contains(&token) {
             return String::new();
         }
         tokenizer.detokenizer().append(&spelling, self.first, &mut self.pending);

@@ -31,6 +31,9 @@ impl Prompt {
     pub const KEYS: &str =
         "\"prompt\" or \"messages\", and for the chat template tools, documents, chat_template_kwargs";
 
+    /// The names of the keys that it reads.
+    pub const NAMES: [&str; 5] = ["prompt", "messages", "tools", "documents", "chat_template_kwargs"];
+
     /// Takes a line's prompt: `prompt`, a text or a list of tokens, or `messages` with what the chat template gets beside
     /// them: `tools`, `documents`, and any other values by name in `chat_template_kwargs`.
     ///

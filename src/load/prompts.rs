@@ -10,9 +10,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-/// Keys of a line that say how it is answered, or tell it from others, and nothing of its prompt.
-pub const REQUEST_KEYS: [&str; 26] = [
-    "id",
+/// Keys of a line that say how it is answered, and nothing of its prompt.
+pub const REQUEST_KEYS: [&str; 25] = [
     "max_tokens",
     "min_tokens",
     "n",
@@ -144,10 +143,12 @@ impl PromptFile<'_> {
             let in_body = body.is_some();
             let mut keys = body.unwrap_or(keys);
             let prompt = Prompt::of_keys(&mut keys).map_err(wrong)?;
+            // It tells a line from others.
+            keys.forget("id");
             if let Some(key) = keys.rest().find(|key| !in_body && !REQUEST_KEYS.contains(key)) {
                 return Err(wrong(format!("unknown key {key:?}")));
             }
-            prompts.unused.extend(keys.rest().filter(|key| *key != "id").map(str::to_owned));
+            prompts.unused.extend(keys.rest().map(str::to_owned));
             prompts.tokens.push(self.encode(number, prompt)?);
         }
         Ok(prompts)

@@ -102,6 +102,11 @@ fn lines_of_openais_batches_are_answered_in_their_form() {
             "/v1/completions",
             json!({"model": "m", "prompt": "def f(x):", "max_tokens": 3, "logprobs": 1}),
         ),
+        request(
+            "texts",
+            "/v1/completions",
+            json!({"prompt": ["def f(x):", "class A:"], "max_tokens": 3, "n": 2, "echo": true}),
+        ),
         request("end", chat, json!({"messages": hello, "stop": ["\n"]})),
         request("stream", chat, json!({"messages": hello, "stream": true})),
         request("odd", chat, json!({"messages": hello, "tempratur": 1})),
@@ -118,7 +123,7 @@ fn lines_of_openais_batches_are_answered_in_their_form() {
     let run_again = |more: &[&str]| run(&[&arguments[..], more].concat());
     assert_eq!(run_again(&[]).code, 1);
     let rows = lines(&fs::read_to_string(&output).unwrap());
-    assert_eq!(rows.len(), 9);
+    assert_eq!(rows.len(), 10);
     let row = |id: Value| rows.iter().find(|row| row["custom_id"] == id).unwrap();
     let body = |id: &str| &row(json!(id))["response"]["body"];
 
@@ -142,19 +147,27 @@ fn lines_of_openais_batches_are_answered_in_their_form() {
         (&json!("text_completion"), 3)
     );
     assert_eq!(text["choices"][0]["text"], ok(&["generate", "-m", &folder, "-p", "def f(x):", "-n", "3"]).stdout);
+    let texts = body("texts");
+    let told: Vec<&str> = texts["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
+    assert_eq!(told[0], format!("def f(x):{}", text["choices"][0]["text"].as_str().unwrap()));
+    assert!(told[0] == told[1] && told[2] == told[3] && told[2].starts_with("class A:"), "{told:?}");
+    let prompts = ids("def f(x):").len() + ids("class A:").len();
+    assert!(texts["usage"]["prompt_tokens"].as_u64().unwrap() >= prompts as u64, "each prompt counts once: {texts}");
     assert_eq!(body("end")["choices"][0]["finish_reason"], "stop");
-    for (id, fragment) in [
-        (json!("stream"), "\"stream\": true is not supported (expected false, or nothing)"),
-        (json!("odd"), "\"body\": unknown key \"tempratur\""),
-        (json!("range"), "top_p: 7"),
-        (json!("url"), "\"/v1/embeddings\" (expected"),
-        (json!("bodiless"), "\"body\" is missing"),
-        (json!(7), "\"custom_id\""),
+    for (id, fragment, param) in [
+        (json!("stream"), "\"stream\": true is not supported (expected false, or nothing)", json!("stream")),
+        (json!("odd"), "\"body\": unknown key \"tempratur\" (expected messages, ", json!("tempratur")),
+        (json!("range"), "top_p: 7", json!("top_p")),
+        (json!("url"), "\"/v1/embeddings\" (expected", json!("url")),
+        (json!("bodiless"), "\"body\" is missing", json!(null)),
+        (json!(7), "\"custom_id\"", json!("custom_id")),
     ] {
         let failed = row(id);
         assert_eq!((&failed["response"]["status_code"], &failed["error"]), (&json!(400), &json!(null)));
-        let message = failed["response"]["body"]["error"]["message"].as_str().unwrap();
+        let error = &failed["response"]["body"]["error"];
+        let message = error["message"].as_str().unwrap();
         assert!(message.contains(fragment), "{message}");
+        assert_eq!(error["param"], param, "{message}");
     }
 
     // Gone on with, like any other output.
@@ -167,7 +180,7 @@ fn lines_of_openais_batches_are_answered_in_their_form() {
     fs::write(&output, &kept).unwrap();
     assert_eq!(run_again(&["--resume"]).code, 1, "the errors of the earlier run count");
     let resumed = fs::read_to_string(&output).unwrap();
-    assert!(resumed.starts_with(&kept) && resumed.lines().count() == 9, "{resumed}");
+    assert!(resumed.starts_with(&kept) && resumed.lines().count() == 10, "{resumed}");
     fs::write(&output, kept.replace("\"custom_id\":\"end\"", "\"custom_id\":\"dne\"")).unwrap();
     let refused = run_again(&["--resume"]);
     assert!(refused.stderr.contains("id \"dne\" (expected id \"end\""), "{}", refused.stderr);

@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod mistakes;
 mod mutations;
+mod page;
 #[path = "../cli/prometheus.rs"]
 mod prometheus;
 mod streams;

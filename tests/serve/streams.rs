@@ -83,6 +83,49 @@ fn logprobs_of_a_streamed_text_know_their_place() {
     }
 }
 
+#[test]
+fn a_stream_tells_who_drafted_what() {
+    let server = Server::start(&[]);
+    let request = json!({"prompt": "def fibonacci(n):\n", "max_tokens": 60, "ignore_eos": true});
+    let whole = server.ok(TEXT, &request)["choices"][0]["text"].take();
+    let drafted = |draft: &str| {
+        let mut request = request.clone();
+        request["stream_options"] = json!({"include_drafts": true});
+        request["draft"] = draft.into();
+        let chunks = server.stream(TEXT, request).rest();
+        let told = |chunk: &Value| chunk["choices"][0]["pieces"].as_array().cloned().unwrap_or_default();
+        let pieces: Vec<Value> = chunks.iter().flat_map(told).collect();
+        let text: String = pieces.iter().map(|piece| piece["text"].as_str().unwrap()).collect();
+        assert_eq!((&whole, &json!(joined(&chunks, 0).0)), (&json!(text), &json!(text)));
+        pieces.iter().filter_map(|piece| piece["drafted"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(drafted("off"), [""; 0]);
+    let by_exit = drafted("exit");
+    assert!(!by_exit.is_empty() && by_exit.iter().all(|source| source == "exit"), "{by_exit:?}");
+    assert!(server.stream(TEXT, request).rest().iter().all(|chunk| chunk["choices"][0].get("pieces").is_none()));
+}
+
+/// A template that knows tools of no known kind: what the model says of them is text.
+#[test]
+fn tools_of_an_unknown_template_are_told_to_it_and_answers_are_text() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("tools.jinja");
+    std::fs::write(&file, "{{ tools | tojson if tools else '' }}\n{{ messages[-1].content }}").unwrap();
+    let server = Server::start(&["--chat-template", file.to_str().unwrap(), "-n", "4"]);
+    let ask = |more: Value| {
+        let mut request = json!({"messages": [{"role": "user", "content": "def f(x):"}]});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.ok(CHAT, &request)
+    };
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
+    let plain = ask(json!({}));
+    let given = ask(json!({"tools": tools, "tool_choice": "auto"}));
+    assert!(given["usage"]["prompt_tokens"].as_u64() > plain["usage"]["prompt_tokens"].as_u64());
+    assert!(given["choices"][0]["message"].get("tool_calls").is_none());
+    // Where none may be called, the model hears of none.
+    assert_eq!(ask(json!({"tools": tools, "tool_choice": "none"}))["choices"], plain["choices"]);
+}
+
 /// What cannot be answered is refused before a stream begins.
 #[test]
 fn a_refused_stream_is_an_error_and_no_stream() {

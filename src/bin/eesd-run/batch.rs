@@ -12,9 +12,10 @@ pub use line::{Input, Item, Lines, count};
 pub use resume::TakenOver;
 pub use settings::{bad_word, take as take_settings};
 
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::monitor::Monitor;
+use crate::openai::ApiError;
 use crate::output::Output;
 use crate::report::{self, Reporter};
 use eesd::engine::{Completion, Engine, Event, Finish, Request};
@@ -22,6 +23,7 @@ use eesd::load::Tokenizer;
 use job::{Form, Row};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// The error of a request that an interrupt kept from being begun.
 const INTERRUPTED: &str = "interrupted";
@@ -91,7 +93,15 @@ struct Open {
     /// Those that wait for the others, by their number.
     finished: Vec<Option<Completion>>,
     /// Why the whole request has no answer.
-    error: Option<String>,
+    error: Option<Unanswered>,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// An interrupt kept it from its end.
+    Interrupted,
+    /// It cannot be had.
+    Failed(ApiError),
 }
 
 /// Who waits for what, and what has been handed out.
@@ -99,7 +109,7 @@ pub struct Desk<'a> {
     output: &'a mut Output,
     /// The model's name.
     model: String,
-    tokenizer: Option<&'a Tokenizer>,
+    tokenizer: Option<&'a Arc<Tokenizer>>,
     monitor: Monitor,
     reporter: Reporter,
     earlier: &'a TakenOver,
@@ -124,7 +134,7 @@ impl<'a> Desk<'a> {
         output: &'a mut Output,
         earlier: &'a TakenOver,
         model: &str,
-        tokenizer: Option<&'a Tokenizer>,
+        tokenizer: Option<&'a Arc<Tokenizer>>,
         monitor: Monitor,
         reporter: Reporter,
     ) -> Self {
@@ -156,10 +166,10 @@ impl<'a> Desk<'a> {
             }
             self.monitor.look_before_reading(engine, self.written);
             match items.next() {
-                Some(Item::Request { job, request, .. }) => self.begin(job, *request),
+                Some(Item::Request { job, requests, .. }) => self.begin(job, requests),
                 Some(Item::Wrong { job, error }) => {
                     self.written.failed += 1;
-                    self.write_error(&job, 0, &error);
+                    self.write_error(&job, 0, &Unanswered::Failed(error));
                 }
                 Some(Item::Unreadable { error }) => self.unreadable = Some(error),
                 None => self.all_read = true,
@@ -168,18 +178,18 @@ impl<'a> Desk<'a> {
         None
     }
 
-    /// Queues the answers that a request asks for and that are not written yet, each with a seed of its own.
-    fn begin(&mut self, job: Job, request: Request) {
-        let samples = (0..job.samples).filter(|&sample| !self.earlier.has_sample(job.index, sample));
-        let samples: Vec<usize> = samples.collect();
-        for &sample in &samples {
-            let mut request = request.clone();
-            request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
-            self.waiting.push_back(((job.index, sample), request));
+    /// Queues the answers that a request asks for and that are not written yet.
+    fn begin(&mut self, job: Job, requests: Vec<Request>) {
+        let mut left = 0;
+        for (sample, request) in requests.into_iter().enumerate() {
+            if !self.earlier.has_sample(job.index, sample) {
+                self.waiting.push_back(((job.index, sample), request));
+                left += 1;
+            }
         }
-        if !samples.is_empty() {
+        if left > 0 {
             let finished = (0..job.samples).map(|_| None).collect();
-            self.open.insert(job.index, Open { left: samples.len(), finished, error: None, job });
+            self.open.insert(job.index, Open { left, finished, error: None, job });
         }
     }
 
@@ -203,7 +213,7 @@ impl<'a> Desk<'a> {
             Event::Failed(error) => {
                 if let Some(place) = self.running.remove(&number) {
                     self.written.failed += 1;
-                    self.hand_out(place, Err(with_causes(&error)));
+                    self.hand_out(place, Err(Unanswered::Failed(error.into())));
                 }
             }
         }
@@ -216,26 +226,31 @@ impl<'a> Desk<'a> {
         let running = std::mem::take(&mut self.running).into_values();
         for place in waiting.chain(running) {
             self.written.cut_short += 1;
-            self.hand_out(place, Err(INTERRUPTED.into()));
+            self.hand_out(place, Err(Unanswered::Interrupted));
         }
     }
 
     /// Writes an answer, or keeps it until those are there that stand on its line.
-    fn hand_out(&mut self, (index, sample): Place, ended: Result<Completion, String>) {
+    fn hand_out(&mut self, (index, sample): Place, ended: Result<Completion, Unanswered>) {
         let Some(mut open) = self.open.remove(&index) else { return };
         open.left -= 1;
         if let Form::Lines = open.job.form {
             match ended {
                 Ok(completion) => {
-                    let row = answer::answer(&open.job, sample, &completion, self.tokenizer, self.reporter.quantised());
+                    let (tokenizer, quantised) = (self.tokenizer.map(Arc::as_ref), self.reporter.quantised());
+                    let row = answer::answer(&open.job, sample, &completion, tokenizer, quantised);
                     self.write(&row);
                 }
                 Err(error) => self.write_error(&open.job, sample, &error),
             }
         } else {
             match ended {
-                Ok(completion) if completion.finish == Finish::Cancelled => open.error = Some(INTERRUPTED.into()),
+                Ok(completion) if completion.finish == Finish::Cancelled => open.error = Some(Unanswered::Interrupted),
                 Ok(completion) => open.finished[sample] = Some(completion),
+                // The engine knows fields by their names in completions.
+                Err(Unanswered::Failed(error)) if matches!(&open.job.form, Form::OpenAi(shape) if shape.chat) => {
+                    open.error = Some(Unanswered::Failed(error.of_chat()));
+                }
                 Err(error) => open.error = Some(error),
             }
             if open.left == 0 {
@@ -250,21 +265,22 @@ impl<'a> Desk<'a> {
     /// Writes the one line of a request all of whose answers have ended.
     fn write_together(&mut self, open: &Open) {
         match (&open.error, &open.job.form) {
-            (None, Form::OpenAi(endpoint)) => {
+            (None, Form::OpenAi(shape)) => {
                 let completions: Vec<&Completion> = open.finished.iter().flatten().collect();
                 let quantised = self.reporter.quantised();
-                let row = openai::answer(&open.job, endpoint, &completions, &self.model, self.tokenizer, quantised);
+                let row = openai::answer(&open.job, shape, &completions, &self.model, self.tokenizer, quantised);
                 self.write(&row);
             }
-            (error, _) => self.write_error(&open.job, 0, error.as_deref().unwrap_or(INTERRUPTED)),
+            (error, _) => self.write_error(&open.job, 0, error.as_ref().unwrap_or(&Unanswered::Interrupted)),
         }
     }
 
-    fn write_error(&mut self, job: &Job, sample: usize, error: &str) {
-        let row = match job.form {
-            Form::Lines => answer::error(job, sample, error),
-            Form::OpenAi(_) if error == INTERRUPTED => openai::interrupted(job),
-            Form::OpenAi(_) => openai::error(job, error),
+    fn write_error(&mut self, job: &Job, sample: usize, error: &Unanswered) {
+        let row = match (&job.form, error) {
+            (Form::Lines, Unanswered::Interrupted) => answer::error(job, sample, INTERRUPTED),
+            (Form::Lines, Unanswered::Failed(error)) => answer::error(job, sample, error.message()),
+            (Form::OpenAi(_), Unanswered::Interrupted) => openai::interrupted(job),
+            (Form::OpenAi(_), Unanswered::Failed(error)) => openai::error(job, error),
         };
         self.write(&row);
     }

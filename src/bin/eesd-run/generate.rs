@@ -9,6 +9,7 @@ use crate::files::{self, Named};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::monitor::{Listeners, MetricsTarget, Monitor, Subject};
+use crate::openai::seeded;
 use crate::output::{AnswerFile, Output};
 use crate::prompts;
 use crate::report::Reporter;
@@ -99,29 +100,30 @@ pub fn run(args: GenerateArgs) -> Outcome {
         }
         Some(file) => file.overwrite()?,
     };
-    let mut items: Box<dyn Iterator<Item = Item>> = match (input, request) {
-        (Some(input), _) => Box::new(lines(input).only(|index| !earlier.has(index))),
-        (None, Some(request)) if !json => {
-            if batch_size != BatchSize::Fixed(1) {
-                reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
+    let mut items: Box<dyn Iterator<Item = Item>> =
+        match (input, request) {
+            (Some(input), _) => Box::new(lines(input).only(|index| !earlier.has(index))),
+            (None, Some(request)) if !json => {
+                if batch_size != BatchSize::Fixed(1) {
+                    reporter.note("--batch-size changes nothing for text, which is in order: add --json or --output");
+                }
+                let echo = if args.echo { encoder.text(&prompt)? } else { None };
+                let written = write_text(&mut engine, &request, echo.as_deref(), &args, &mut output, reporter);
+                drafting.keep_texts(&model, &engine)?;
+                return written;
             }
-            let echo = if args.echo { encoder.text(&prompt)? } else { None };
-            let written = write_text(&mut engine, &request, echo.as_deref(), &args, &mut output, reporter);
-            drafting.keep_texts(&model, &engine)?;
-            return written;
-        }
-        // Each sample is an answer of its own, and so has a number of its own.
-        (None, request) => {
-            Box::new(request.into_iter().flat_map(|request| samples(request, args.samples)).enumerate().map(
-                |(index, request)| Item::Request { job: Job::sole(index), request: Box::new(request), text: None },
-            ))
-        }
-    };
+            // Each sample is an answer of its own, and so has a number of its own.
+            (None, request) => {
+                Box::new(request.into_iter().flat_map(|request| seeded(request, args.samples)).enumerate().map(
+                    |(index, request)| Item::Request { job: Job::sole(index), requests: vec![request], text: None },
+                ))
+            }
+        };
     if args.input.is_some() {
         let requests = answers.map_or("requests".into(), |answers| format!("{answers} requests"));
         reporter.note(&format!("answering {requests}, {batch} side by side"));
     }
-    let desk = Desk::new(&mut output, &earlier, name, encoder.tokenizer, monitor, reporter);
+    let desk = Desk::new(&mut output, &earlier, name, model.checkpoint.tokenizer(), monitor, reporter);
     let served = batch::serve(&mut engine, &mut *items, desk);
     drafting.keep_texts(&model, &engine)?;
     served
@@ -137,7 +139,7 @@ fn write_text(
     reporter: Reporter,
 ) -> Outcome {
     let separate = args.samples > 1 || std::io::stdout().is_terminal();
-    for (number, request) in samples(request.clone(), args.samples).enumerate() {
+    for (number, request) in seeded(request.clone(), args.samples).enumerate() {
         if args.samples > 1 {
             reporter.note(&format!("sample {} of {}", number + 1, args.samples));
         }
@@ -266,13 +268,4 @@ pub fn colour(asked: bool, choice: ColorChoice) -> bool {
             ColorChoice::Never => false,
             ColorChoice::Auto => auto(),
         }
-}
-
-/// The request once per sample, each with a seed of its own.
-fn samples(request: Request, count: usize) -> impl Iterator<Item = Request> {
-    (0..count as u64).map(move |sample| {
-        let mut request = request.clone();
-        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(sample));
-        request
-    })
 }

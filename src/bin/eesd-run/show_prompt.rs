@@ -24,12 +24,13 @@ pub fn of_lines(lines: Lines<'_>) -> Outcome {
     let mut failed = 0;
     for item in lines {
         match item {
-            Item::Request { job, request, text } => {
-                output.json_line(&job.row(json!({"index": job.index, "prompt": text, "tokens": request.prompt})))?;
+            Item::Request { job, requests, text } => {
+                let tokens = requests.first().map(|request| &request.prompt);
+                output.json_line(&job.row(json!({"index": job.index, "prompt": text, "tokens": tokens})))?;
             }
             Item::Wrong { job, error } => {
                 failed += 1;
-                output.json_line(&job.row(json!({"index": job.index, "error": error})))?;
+                output.json_line(&job.row(json!({"index": job.index, "error": error.message()})))?;
             }
             Item::Unreadable { error } => return Err(Failure::failed(error)),
         }

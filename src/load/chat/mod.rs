@@ -174,6 +174,12 @@ impl ChatTemplate {
         Ok(prompt)
     }
 
+    /// Whether the template for conversations with tools has this text somewhere, as written by whoever made the model.
+    pub fn for_tools_has(&self, text: &str) -> bool {
+        let template = self.choose(true).ok().and_then(|(name, _)| self.environment.get_template(name).ok());
+        template.is_some_and(|template| template.source().contains(text))
+    }
+
     /// The template for conversations with or without tools.
     fn choose(&self, tools: bool) -> Result<(&'static str, &Path), LoadError> {
         match (&self.default, &self.tool_use) {

@@ -1,6 +1,6 @@
 //! Who asked for answers, and in which form they are given.
 
-use crate::openai::Endpoint;
+use crate::openai::Shape;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -24,7 +24,7 @@ pub enum Form {
     /// A line for each, as soon as it is finished.
     Lines,
     /// One line for all of them together, as in OpenAI's batches.
-    OpenAi(Endpoint),
+    OpenAi(Box<Shape>),
 }
 
 impl Job {

@@ -2,11 +2,11 @@
 
 use super::job::{Form, Job};
 use super::{openai, settings};
-use crate::failure::{Failure, Outcome, one_line, shortened};
-use crate::openai::Endpoint;
+use crate::failure::{Failure, Outcome};
+use crate::openai::{ApiError, Asked, Shape, seeded};
 use eesd::constrain::Grammars;
 use eesd::engine::Request;
-use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder};
+use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder, REQUEST_KEYS};
 use serde_json::value::RawValue;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -18,9 +18,9 @@ pub enum Item {
     Request {
         /// Whose it is.
         job: Job,
-        /// What it asks, with an answer's seed where it asks for one answer.
-        request: Box<Request>,
-        /// The text of its prompt, where that is no list of tokens.
+        /// One for each of its answers, in their order.
+        requests: Vec<Request>,
+        /// The text of its first prompt, where that is no list of tokens.
         text: Option<String>,
     },
     /// Fails by itself.
@@ -28,7 +28,7 @@ pub enum Item {
         /// Whose it is.
         job: Job,
         /// Why.
-        error: String,
+        error: ApiError,
     },
     /// The input ends here, before its end.
     Unreadable {
@@ -73,10 +73,13 @@ pub fn count(path: &Path) -> Outcome<Option<usize>> {
     while let Some((_, line)) = input.lines.next_line().map_err(|e| Failure::file(path, "read", &e))? {
         let mut keys = Keys::parse(line);
         // What is wrong with a line is told where it is answered.
+        let mut prompts = 1;
         if let Ok(Some(mut body)) = keys.take_object("body") {
-            std::mem::swap(&mut keys, &mut body);
+            prompts = openai::prompts(&mut body);
+            keys = body;
         }
-        samples += keys.take::<usize>("n").ok().flatten().unwrap_or(1).clamp(1, settings::MOST_SAMPLES);
+        let each = keys.take::<usize>("n").ok().flatten().unwrap_or(1).clamp(1, settings::MOST_SAMPLES);
+        samples += prompts.saturating_mul(each).min(settings::MOST_SAMPLES);
     }
     Ok(Some(samples))
 }
@@ -135,10 +138,10 @@ impl Iterator for Lines<'_> {
 }
 
 /// What a line is read with: what it does not say, and what makes tokens and grammars of what it says.
-struct Asking<'a> {
-    base: &'a Request,
-    encoder: &'a PromptEncoder<'a>,
-    grammars: &'a Grammars,
+pub struct Asking<'a> {
+    pub base: &'a Request,
+    pub encoder: &'a PromptEncoder<'a>,
+    pub grammars: &'a Grammars,
 }
 
 impl Asking<'_> {
@@ -147,34 +150,36 @@ impl Asking<'_> {
         let keys = Keys::parse(line);
         let openai = openai::is_one(&keys);
         let id = keys.raw(if openai { "custom_id" } else { "id" }).map(on_one_line);
-        let mut job = Job { id, index, samples: 1, form: Form::Lines };
-        let parsed = match openai {
-            true => {
-                job.form = Form::OpenAi(Endpoint::default());
-                openai::open(keys).and_then(|(endpoint, body)| {
-                    job.form = Form::OpenAi(endpoint);
-                    self.request(body).map_err(|error| format!("\"body\": {error}"))
-                })
+        let read = if openai { openai::read(keys, self) } else { self.read(keys) };
+        match read {
+            Ok(Asked { requests, text, shape, .. }) => {
+                let form = if openai { Form::OpenAi(Box::new(shape)) } else { Form::Lines };
+                Item::Request { job: Job { id, index, samples: requests.len(), form }, requests, text }
             }
-            false => self.request(keys),
-        };
-        match parsed {
-            Ok(Asked { request, text, samples }) => {
-                Item::Request { job: Job { samples, ..job }, request: Box::new(request), text }
+            Err(error) => {
+                let form = if openai { Form::OpenAi(Box::default()) } else { Form::Lines };
+                Item::Wrong { job: Job { id, index, samples: 1, form }, error: error.at(place) }
             }
-            Err(error) => Item::Wrong { job, error: format!("{place}: {}", shortened(one_line(&error))) },
         }
     }
 
-    fn request(&self, mut keys: Keys) -> Result<Asked, String> {
-        keys.whole()?;
-        keys.forget("id");
-        let prompt = Prompt::of_keys(&mut keys)?;
-        let mut request = self.base.clone();
-        let samples = settings::take(keys, &mut request, self.encoder.tokenizer, self.grammars)?;
-        let (tokens, text) = self.encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
-        request.prompt = tokens;
-        Ok(Asked { request, text, samples })
+    /// What the keys of one of this program's own lines ask.
+    fn read(&self, mut keys: Keys) -> Result<Asked, ApiError> {
+        let mut read = || -> Result<_, String> {
+            keys.whole()?;
+            keys.forget("id");
+            let prompt = Prompt::of_keys(&mut keys)?;
+            let (mut request, tokenizer) = (self.base.clone(), self.encoder.tokenizer);
+            let expected = || format!("id, {}, {}", Prompt::NAMES.join(", "), REQUEST_KEYS.join(", "));
+            let keys = std::mem::take(&mut keys);
+            let samples = settings::take(keys, &mut request, tokenizer, self.grammars, &expected)?;
+            let (tokens, text) = self.encoder.encode_with_text(&prompt).map_err(|error| error.to_string())?;
+            request.prompt = tokens;
+            Ok((request, text, samples))
+        };
+        let (request, text, samples) = read().map_err(|error| ApiError::of_body(&[], &error))?;
+        let shape = Shape { samples, ..Shape::default() };
+        Ok(Asked { requests: seeded(request, samples).collect(), text, shape, stream: None })
     }
 }
 
@@ -182,13 +187,6 @@ impl Asking<'_> {
 /// takes a carriage return for an end, too.
 fn on_one_line(id: &RawValue) -> Box<RawValue> {
     RawValue::from_string(id.get().replace('\r', " ")).unwrap_or_else(|_| id.to_owned())
-}
-
-/// What a line's keys ask.
-struct Asked {
-    request: Request,
-    text: Option<String>,
-    samples: usize,
 }
 
 #[cfg(test)]

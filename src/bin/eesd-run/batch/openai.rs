@@ -1,11 +1,15 @@
 //! Lines of OpenAI's batches: `custom_id`, `method`, `url` and the `body` of a request, answered in the same form.
 
 use super::job::{Job, Row};
-use crate::openai::{self, Endpoint};
+use super::line::Asking;
+use super::settings::MOST_SAMPLES;
+use crate::openai::{self, ApiError, Asked, BodyReader, Head, Shape};
 use eesd::engine::Completion;
 use eesd::load::{Keys, Tokenizer};
 use eesd::model::Scheme;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// How the line of a request begins; its index follows.
 const ID: &str = "batch_req_";
@@ -17,11 +21,20 @@ pub fn is_one(keys: &Keys) -> bool {
     ["custom_id", "body"].iter().any(|key| keys.raw(key).is_some())
 }
 
-/// Takes a line apart: what is asked where, and the keys of the body, in this program's own names.
+/// Reads a line: its body is one of the server's.
 ///
 /// # Errors
 /// Which key is wrong, with its value, and what was expected.
-pub fn open(mut keys: Keys) -> Result<(Endpoint, Keys), String> {
+pub fn read(mut keys: Keys, asking: &Asking<'_>) -> Result<Asked, ApiError> {
+    let names: Vec<String> = keys.rest().map(str::to_owned).collect();
+    let (body, chat) = open(&mut keys).map_err(|error| ApiError::of_body(&names, &error))?;
+    let &Asking { base, encoder, grammars } = asking;
+    let reader = BodyReader { encoder, grammars, base, model: None, most: MOST_SAMPLES, streams: false };
+    reader.read(body, chat).map_err(|error| error.at("\"body\""))
+}
+
+/// Takes a line apart: the keys of its body, and whether they ask for a conversation.
+fn open(keys: &mut Keys) -> Result<(Keys, bool), String> {
     keys.whole()?;
     let found = |value: Option<String>| value.map_or("missing".to_owned(), |value| format!("{value:?}"));
     let mut text = |key: &str| keys.take::<String>(key);
@@ -41,46 +54,43 @@ pub fn open(mut keys: Keys) -> Result<(Endpoint, Keys), String> {
         }
     };
     let body = keys.take_object("body")?.ok_or("\"body\" is missing (expected an object)")?;
-    keys.finish("custom_id, method, url and body")?;
+    std::mem::take(keys).finish("custom_id, method, url and body")?;
     if body.raw("id").is_some() {
         return Err("\"body\": \"id\" has no place here: \"custom_id\" beside the body tells lines apart".into());
     }
-    Endpoint::take(body, chat).map_err(|error| format!("\"body\": {error}"))
+    Ok((body, chat))
+}
+
+/// How many prompts a body has, as far as that can be told without reading them.
+pub fn prompts(body: &mut Keys) -> usize {
+    match body.take::<Vec<Box<RawValue>>>("prompt") {
+        Ok(Some(items)) if items.iter().any(|item| item.get().starts_with(['"', '['])) => items.len(),
+        _ => 1,
+    }
 }
 
 /// The line of a request all of whose samples are finished, of a model that was quantised so.
 pub fn answer<'j>(
     job: &'j Job,
-    endpoint: &Endpoint,
+    shape: &Shape,
     completions: &[&Completion],
     model: &str,
-    tokenizer: Option<&Tokenizer>,
+    tokenizer: Option<&Arc<Tokenizer>>,
     quantised: Option<Scheme>,
 ) -> Row<'j> {
-    let choice =
-        |(index, completion): (usize, &&Completion)| openai::choice(index, completion, endpoint.chat, "", tokenizer);
-    let choices: Vec<Value> = completions.iter().enumerate().map(choice).collect();
-    let prompt = completions.first().map_or(0, |completion| completion.stats.prompt_tokens);
-    let generated: usize = completions.iter().map(|completion| completion.tokens.len()).sum();
-    let (object, prefix) = endpoint.object();
-    let mut body = json!({
-        "id": format!("{prefix}-{}", job.index),
-        "object": object,
-        "created": openai::now(),
-        "model": endpoint.model.as_deref().unwrap_or(model),
-        "choices": choices,
-        "usage": openai::usage(prompt, generated),
-    });
-    if let Some(scheme) = quantised {
-        body["quantized"] = scheme.to_string().into();
-    }
-    row(job, response(job, 200, body), Value::Null)
+    let head = Head {
+        id: job.index.to_string(),
+        model: shape.model.as_deref().unwrap_or(model).to_owned(),
+        created: openai::now(),
+        quantised,
+        tokenizer: tokenizer.cloned(),
+    };
+    row(job, response(job, 200, openai::whole(&head, shape, completions.iter().copied())), Value::Null)
 }
 
 /// The line of a request that has no answer.
-pub fn error<'j>(job: &'j Job, error: &str) -> Row<'j> {
-    let body = json!({"error": {"message": error, "type": "invalid_request_error", "param": null, "code": null}});
-    row(job, response(job, 400, body), Value::Null)
+pub fn error<'j>(job: &'j Job, error: &ApiError) -> Row<'j> {
+    row(job, response(job, error.status.as_u16(), error.body()), Value::Null)
 }
 
 /// The line of a request that nobody answers any more.

@@ -1,9 +1,10 @@
 //! Going on with a killed run: which lines of its output stay, and whether they belong to this input at all.
 
+use super::job::{Form, Job};
 use super::{INTERRUPTED, Item, Lines, openai};
 use crate::failure::{Failure, Outcome};
 use crate::output::AnswerFile;
-use eesd::engine::Finish;
+use eesd::engine::{Finish, Request};
 use eesd::load::Keys;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -161,8 +162,8 @@ impl Scanned {
         // Reading on past the last index would take in prompts for nothing.
         for item in requests.only(|index| self.lines.contains_key(&index)).take(self.lines.len()) {
             let (job, prompt) = match &item {
-                Item::Request { job, request, .. } => (job, Ok(request.prompt.len())),
-                Item::Wrong { job, error } => (job, Err(error)),
+                Item::Request { job, requests, .. } => (job, Ok(prompt_tokens(job, requests))),
+                Item::Wrong { job, error } => (job, Err(error.message())),
                 Item::Unreadable { error } => return Err(Failure::failed(error)),
             };
             read += 1;
@@ -195,6 +196,15 @@ impl Scanned {
         }
         Ok(())
     }
+}
+
+/// Tokens of the prompts that the answers on one line tell of.
+fn prompt_tokens(job: &Job, requests: &[Request]) -> usize {
+    let samples = match &job.form {
+        Form::Lines => requests.len(),
+        Form::OpenAi(shape) => shape.samples,
+    };
+    requests.iter().step_by(samples.max(1)).map(|request| request.prompt.len()).sum()
 }
 
 /// Whether a run that was killed while writing can have left this at the end of the file.

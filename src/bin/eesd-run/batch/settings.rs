@@ -5,7 +5,7 @@ use eesd::TokenId;
 use eesd::constrain::Grammars;
 use eesd::draft::Sources;
 use eesd::engine::Request;
-use eesd::load::{Keys, REQUEST_KEYS, Tokenizer};
+use eesd::load::{Keys, Tokenizer};
 use eesd::sample::VerifyMode;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,7 +34,8 @@ enum BadWord {
     Tokens(Vec<TokenId>),
 }
 
-/// Sets `request` as the rest of a line says, whose prompt has been taken; returns how many answers it asks for.
+/// Sets `request` as the rest of a line says, whose prompt has been taken; returns how many answers it asks for. `expected`
+/// are the keys that such a line may have.
 ///
 /// # Errors
 /// Which key is wrong, and how.
@@ -43,6 +44,7 @@ pub fn take(
     request: &mut Request,
     tokenizer: Option<&Tokenizer>,
     grammars: &Grammars,
+    expected: &dyn Fn() -> String,
 ) -> Result<usize, String> {
     let samples = keys.take::<usize>("n")?.unwrap_or(1);
     if !(1..=MOST_SAMPLES).contains(&samples) {
@@ -92,8 +94,11 @@ pub fn take(
             Verify::Coupled => VerifyMode::Coupled,
         });
     }
-    keys.finish(&REQUEST_KEYS.join(", "))?;
-    Ok(samples)
+    // Most lines have no such key: what it would be told is not put together for them.
+    match keys.rest().next().is_some() || keys.whole().is_err() {
+        true => keys.finish(&expected()).map(|()| samples),
+        false => Ok(samples),
+    }
 }
 
 /// The runs of tokens that write a word: as the beginning of a text, and after a space.
@@ -122,16 +127,19 @@ fn set<T>(default: &mut T, value: Option<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eesd::load::REQUEST_KEYS;
 
     #[test]
     fn every_key_that_other_commands_pass_over_is_a_setting() {
-        let grammars = Grammars::new(None, 10);
-        for key in REQUEST_KEYS.into_iter().filter(|key| *key != "id") {
-            let line = format!("{{{key:?}: null}}");
-            let taken = take(Keys::parse(line.as_bytes()), &mut Request::new(vec![1], 1), None, &grammars);
-            assert_eq!(taken, Ok(1), "{key}");
+        let take = |line: &str| {
+            let (grammars, expected) = (Grammars::new(None, 10), || REQUEST_KEYS.join(", "));
+            take(Keys::parse(line.as_bytes()), &mut Request::new(vec![1], 1), None, &grammars, &expected)
+        };
+        for key in REQUEST_KEYS {
+            assert_eq!(take(&format!("{{{key:?}: null}}")), Ok(1), "{key}");
         }
-        let unknown = take(Keys::parse(b"{\"heat\": 1}"), &mut Request::new(vec![1], 1), None, &grammars);
+        let unknown = take("{\"heat\": 1}");
         assert!(unknown.is_err_and(|error| error.contains("\"heat\"") && error.contains("temperature")));
+        assert!(take("{").is_err());
     }
 }

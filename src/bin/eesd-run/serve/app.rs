@@ -1,8 +1,8 @@
 //! What all handlers know.
 
 use super::engine::EngineHandle;
-use super::error::ApiError;
 use super::gate::{Gate, Pass};
+use crate::openai::ApiError;
 use crate::settings::Model;
 use axum::http::StatusCode;
 use eesd::engine::Request;

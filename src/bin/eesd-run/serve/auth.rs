@@ -1,7 +1,7 @@
 //! Keys: who is answered where not everybody is.
 
-use super::error::ApiError;
 use crate::failure::{Failure, Outcome};
+use crate::openai::ApiError;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;

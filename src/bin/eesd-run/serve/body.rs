@@ -1,6 +1,6 @@
 //! JSON in and out, within limits of size and time.
 
-use super::error::ApiError;
+use crate::openai::ApiError;
 use axum::body::{Bytes, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};

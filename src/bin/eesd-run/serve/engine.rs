@@ -1,9 +1,9 @@
 //! The thread that owns the engine. Handlers submit requests to it; what happens to their requests comes back to them.
 
-use super::error::ApiError;
 use super::gate::Pass;
 use crate::batch::Written;
 use crate::monitor::Monitor;
+use crate::openai::ApiError;
 use axum::http::StatusCode;
 use eesd::engine::{Completion, Emission, Engine, EngineError, Event, Finish, Request};
 use std::collections::BTreeMap;
@@ -104,6 +104,11 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// How many there will be.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// What happens next; `None`: all answers have ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Happening, ApiError>>> {
         if self.left == 0 {

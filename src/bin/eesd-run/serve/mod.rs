@@ -1,10 +1,10 @@
 //! `eesd-run serve`: OpenAI's HTTP interface over the batching engine.
 //!
 //! Two threads: one for all connections, which reads requests and writes answers, and one that owns the engine and steps it
-//! ([`engine`]). What a body asks is read by `request`, answered as a whole by `answer` or as it comes by `stream`; each
-//! endpoint has a file and a line in `routes`. The main thread loads the model, and waits for the end.
+//! ([`engine`]). What a body asks is read by `openai`, which `generate` reads lines of batches with too; answers that are wanted as
+//! they come are written by `stream`. Each endpoint has a file and a line in `routes`. The main thread loads the model, and
+//! waits for the end.
 
-mod answer;
 mod app;
 mod auth;
 mod body;
@@ -14,7 +14,7 @@ mod error;
 mod gate;
 mod health;
 mod models;
-mod request;
+mod page;
 mod routes;
 mod stream;
 mod tokens;

@@ -2,7 +2,7 @@
 
 use super::app::{App, Loaded};
 use super::body;
-use super::error::ApiError;
+use crate::openai::ApiError;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

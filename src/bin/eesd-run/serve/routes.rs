@@ -2,18 +2,18 @@
 
 use super::app::App;
 use super::auth::{self, ApiKeys};
-use super::error::ApiError;
-use super::{completions, health, models, tokens};
+use super::{completions, health, models, page, tokens};
 use crate::monitor::{Seen, metrics_page};
+use crate::openai::ApiError;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use std::sync::Arc;
 
-/// All endpoints. Whoever asks for anything but the server's health needs a key, where there are keys.
+/// All endpoints. Whoever asks for anything but the page and the server's health needs a key, where there are keys.
 pub fn routes(app: Arc<App>, keys: ApiKeys, metrics: Seen) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/chat/completions", post(completions::chat))
         .route("/v1/completions", post(completions::text))
         .route("/v1/models", get(models::list))
@@ -24,15 +24,16 @@ pub fn routes(app: Arc<App>, keys: ApiKeys, metrics: Seen) -> Router {
         .fallback(nowhere)
         .method_not_allowed_fallback(otherwise)
         .layer(from_fn_with_state(Arc::new(keys), auth::guard))
-        .route("/health", get(health::health).fallback(otherwise))
-        .with_state(app)
+        .route("/health", get(health::health).fallback(otherwise));
+    page::add(routes).with_state(app)
 }
 
 async fn nowhere(uri: Uri) -> ApiError {
     ApiError::refused(StatusCode::NOT_FOUND, format!("nothing is at {}", uri.path()))
 }
 
-async fn otherwise(method: Method, uri: Uri) -> ApiError {
+/// The answer to a method that a path does not have.
+pub async fn otherwise(method: Method, uri: Uri) -> ApiError {
     ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not answer {method}", uri.path()))
 }
 

@@ -2,7 +2,7 @@
 
 use super::app::{App, Loaded};
 use super::body;
-use super::error::ApiError;
+use crate::openai::ApiError;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;

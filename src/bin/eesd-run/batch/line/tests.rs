@@ -39,7 +39,7 @@ fn lines_of(file: &[u8]) -> Vec<(usize, &[u8])> {
 }
 
 /// Every line that is written for a job.
-fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
+fn rows(job: &Job, error: &ApiError, text: &str) -> Vec<String> {
     let write = |row: &Row<'_>| serde_json::to_string(row).unwrap();
     let completion = Completion {
         tokens: vec![1, 2],
@@ -52,18 +52,21 @@ fn rows(job: &Job, error: &str, text: &str) -> Vec<String> {
     match &job.form {
         Form::Lines => {
             let last = job.samples - 1;
-            vec![write(&answer::error(job, last, error)), write(&answer::answer(job, last, &completion, None, None))]
+            vec![
+                write(&answer::error(job, last, error.message())),
+                write(&answer::answer(job, last, &completion, None, None)),
+            ]
         }
-        Form::OpenAi(endpoint) => vec![
+        Form::OpenAi(shape) => vec![
             write(&openai::error(job, error)),
             write(&openai::interrupted(job)),
-            write(&openai::answer(job, endpoint, &[&completion, &completion], "model", None, None)),
+            write(&openai::answer(job, shape, &[&completion, &completion], "model", None, None)),
         ],
     }
 }
 
 /// Each row is one line of JSON that begins with the id as the job has it, and the index.
-fn check_rows(job: &Job, error: &str, text: &str) {
+fn check_rows(job: &Job, error: &ApiError, text: &str) {
     let (name, index) = match job.form {
         Form::Lines => ("id", format!("\"index\":{}", job.index)),
         Form::OpenAi(_) => ("custom_id", format!("\"id\":\"batch_req_{}\"", job.index)),
@@ -80,9 +83,10 @@ fn check_rows(job: &Job, error: &str, text: &str) {
 /// Checks what became of one line; returns whether it is a request.
 fn check(item: &Item, place: (usize, usize), id: &Id, expected: &Expected) -> bool {
     let (number, index) = place;
+    let some_error = ApiError::invalid("top_p", "some error");
     let (job, error, text) = match item {
-        Item::Request { job, text, .. } => (job, "some error", text.as_deref().unwrap_or_default()),
-        Item::Wrong { job, error } => (job, error.as_str(), "some text"),
+        Item::Request { job, text, .. } => (job, &some_error, text.as_deref().unwrap_or_default()),
+        Item::Wrong { job, error } => (job, error, "some text"),
         Item::Unreadable { error } => panic!("the file ends here: {error}"),
     };
     assert_eq!(job.index, index);
@@ -97,6 +101,7 @@ fn check(item: &Item, place: (usize, usize), id: &Id, expected: &Expected) -> bo
         assert!(!matches!(expected, Expected::Wrong(_)), "taken, but {expected:?}");
         return true;
     };
+    let error = error.message();
     assert!(error.starts_with(&format!("in.jsonl:{number}: ")), "{error}");
     assert!(error.chars().count() < 1000 && !error.contains('\n'), "{error}");
     let names = |key: &String| error.contains(&format!("{key:?}")) || error.contains(&format!("`{key}`"));
