@@ -9,8 +9,8 @@ import re
 import subprocess
 import tempfile
 import time
+import urllib.request
 
-import httpx
 import openai
 
 from serve_server import ROOT, SMOLLM2, served
@@ -36,6 +36,12 @@ Answer: <tool_call>
 
 Question: {{ messages[-1].content }}
 Answer:"""
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": [1, 2]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 WEATHER = {
     "type": "function",
     "function": {
@@ -78,8 +84,10 @@ def refused(ask, field, fragment=""):
 
 def ids_of(client, content):
     """The tokens of a text."""
-    reply = httpx.post(str(client.base_url).removesuffix("/v1/") + "/tokenize", json=content, headers={"Authorization": f"Bearer {KEY}"})
-    return reply.json()["tokens"]
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    place = str(client.base_url).removesuffix("/v1/") + "/tokenize"
+    request = urllib.request.Request(place, json.dumps(content).encode(), headers)
+    return json.load(urllib.request.urlopen(request))["tokens"]
 
 
 def fields(client):
@@ -187,6 +195,11 @@ def fields(client):
         ask(extra_body={field: nothing})
         refused(lambda: ask(extra_body={field: something}), field)
 
+    def response_format():
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+        assert json.loads(said(chat(client, response_format=form, extra_body={})))["a"] in (1, 2)
+        refused(lambda: chat(client, response_format={"type": "poem"}), "response_format")
+
     def in_text(**more):
         return text(client, **more)
 
@@ -239,9 +252,9 @@ def fields(client):
         "parallel_tool_calls": lambda: only(in_chat, "parallel_tool_calls", True, False),
         "suffix": lambda: only(in_text, "suffix", "", "x"),
         "best_of": lambda: only(in_text, "best_of", 1, 2),
-        "response_format": lambda: refused(
-            lambda: chat(client, response_format={"type": "poem"}), "response_format"
-        ),
+        "response_format": response_format,
+        "json_schema": lambda: json.loads(said(text(client, extra_body={"json_schema": SCHEMA})))["a"] in (1, 2) or 1 / 0,
+        "grammar": lambda: said(text(client, extra_body={"grammar": 'start: "yes" | "no"'})) in ("yes", "no") or 1 / 0,
         "any other": lambda: refused(lambda: own(client, tempratur=1), "tempratur", "unknown key"),
     }
 
@@ -251,7 +264,7 @@ def documented():
     page = (ROOT / "docs/serving.md").read_text()
     table = page[page.index("## Fields"):]
     table = re.search(r"\| field \|.*?\n\n", table, re.S).group()
-    rows = [row.split(" | ")[0] for row in table.splitlines()[2:]]
+    rows = [row.split(" | ")[0] for row in table.strip().splitlines()[2:]]
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row) or [row.strip("| ")]}
 
 

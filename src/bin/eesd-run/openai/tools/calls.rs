@@ -45,7 +45,14 @@ impl Calls {
 
     /// Reads the text of an answer as it comes.
     pub fn reading(&self) -> Reading {
-        Reading { calls: self.clone(), held: String::new(), first: true, after_call: false, called: false }
+        Reading {
+            calls: self.clone(),
+            held: String::new(),
+            lead: String::new(),
+            first: true,
+            after_call: false,
+            called: false,
+        }
     }
 }
 
@@ -54,6 +61,8 @@ pub struct Reading {
     calls: Calls,
     /// What has not been told.
     held: String,
+    /// White space at the beginning, which says nothing if a call follows.
+    lead: String,
     /// Nothing has been told.
     first: bool,
     /// White space that comes now separates a call from what follows, and says nothing.
@@ -87,6 +96,9 @@ impl Reading {
                 self.held.drain(..white);
             }
             if self.held.is_empty() {
+                if last && !self.lead.is_empty() {
+                    said.push(Said::Text(std::mem::take(&mut self.lead)));
+                }
                 return said;
             }
             let rest = Rest { text: &self.held, first: self.first, last, tools: &self.calls.tools };
@@ -98,11 +110,17 @@ impl Reading {
                 Next::Calls(end, calls) => {
                     said.extend(calls.into_iter().map(Said::Call));
                     self.held.drain(..end);
+                    self.lead.clear();
                     (self.first, self.after_call, self.called) = (false, true, true);
                     continue;
                 }
             };
-            let text: String = self.held.drain(..end).collect();
+            let mut text = std::mem::take(&mut self.lead);
+            text.extend(self.held.drain(..end));
+            if self.first && text.trim().is_empty() {
+                self.lead = text;
+                continue;
+            }
             match said.last_mut() {
                 Some(Said::Text(before)) => *before += &text,
                 _ => said.push(Said::Text(text)),

@@ -65,6 +65,8 @@ fn hermes_and_qwen_write_calls_between_marks() {
     let city = "{\"city\": \"Paris </tool_call>\"}";
     for (said, expected) in [
         (paris.to_owned(), vec![call("weather", city)]),
+        (format!(" \n{paris}"), vec![call("weather", city)]),
+        (" \n yes".into(), vec![text(" \n yes")]),
         (format!("I'll look.\n{paris}"), vec![text("I'll look.\n"), call("weather", city)]),
         (
             format!("{paris}\n<tool_call>{{\"name\": \"time\"}}</tool_call>\n"),

@@ -111,7 +111,7 @@ function body() {
 async function follow(response, place, note) {
   const main = document.querySelector("main");
   const begun = performance.now();
-  let text = "", reason = null, usage = null, whole = false;
+  let text = "", reason = null, usage = null, whole = false, atEnd = true;
   const drafts = { drafted: 0, all: 0 };
   for await (const data of events(response)) {
     if (data === "[DONE]") {
@@ -122,7 +122,7 @@ async function follow(response, place, note) {
     if (chunk.error) throw new Error(chunk.error.message);
     usage = chunk.usage ?? usage;
     const choice = chunk.choices[0];
-    const atEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 40;
+    atEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 40;
     for (const piece of choice?.pieces ?? []) {
       text += piece.text;
       drafts.all += 1;
@@ -138,6 +138,7 @@ async function follow(response, place, note) {
   const share = drafts.all ? Math.round((100 * drafts.drafted) / drafts.all) : 0;
   note.textContent = `${tokens} tokens, ${(tokens / seconds).toFixed(0)} a second, ${share} % drafted`;
   if (reason === "length") note.textContent += "; cut at the most tokens that were asked for, or that fit";
+  if (atEnd) main.scrollTop = main.scrollHeight;
   return text;
 }
 
