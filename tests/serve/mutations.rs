@@ -100,6 +100,47 @@ fn damaged_bodies_have_answers() {
     assert_eq!(server.ok(TEXT, &whole)["choices"], expected);
 }
 
+/// Heads and bodies together, from somebody who has the key: whatever it is, it is the client's fault, and nothing panics.
+#[test]
+fn damaged_requests_are_never_the_servers_fault() {
+    const KEY: &str = "Authorization: Bearer the-right-key";
+    let server = Server::start(&["--api-key", "the-right-key", "-n", "2"]);
+    let body = json!({"prompt": "def f(x):", "max_tokens": 2, "stop": ["é"]}).to_string();
+    let headers = [client::JSON, KEY, "Expect: 100-continue", "Transfer-Encoding: identity", "Cookie: a=b"];
+    let mut dice = Dice(3);
+    for _ in 0..requests() {
+        let method = ["POST", "GET", "PUT", "OPTIONS", "HEAD"][dice.below(5).min(dice.below(5))];
+        let path = [TEXT, CHAT, "/v1/models", "/tokenize", "/metrics", "/", "/health"][dice.below(7)];
+        let sent = if dice.below(8) == 0 { sized(&mut dice) } else { body.clone().into_bytes() };
+        let mut bytes = client::request(method, path, &headers[..2 + dice.below(4)], &sent);
+        if dice.below(4) > 0 {
+            dice.damage(&mut bytes);
+        }
+        let mut connection = TcpStream::connect(&server.address).unwrap();
+        // It may be refused, and closed, before it has been read.
+        let _ = connection.write_all(&bytes);
+        let _ = connection.shutdown(Shutdown::Write);
+        let mut reply = Vec::new();
+        let _ = connection.read_to_end(&mut reply);
+        let status = String::from_utf8_lossy(&reply[..reply.len().min(12)]).into_owned();
+        let fits = status.is_empty() || status.starts_with("HTTP/1.") && b"1234".contains(&status.as_bytes()[9]);
+        assert!(fits, "{status}: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]));
+    }
+    server.ask_to_end();
+    let (ended, told) = server.ended();
+    assert!(ended.success() && !told.contains("panicked"), "{told}");
+}
+
+/// A body that is large or deep.
+fn sized(dice: &mut Dice) -> Vec<u8> {
+    let size = [1, 1000, 100_000, 1 << 20][dice.below(4)];
+    match dice.below(3) {
+        0 => vec![b'['; size],
+        1 => json!({"prompt": "é".repeat(size / 2), "max_tokens": 1}).to_string().into_bytes(),
+        _ => format!("{{{}\"prompt\": \"x\"}}", "\"a\": 1, ".repeat(size / 8)).into_bytes(),
+    }
+}
+
 #[test]
 fn nobody_gets_in_by_damaging_a_request() {
     let server = Server::start(&["--api-key", "the-right-key"]);
