@@ -119,8 +119,8 @@ impl BodyReader<'_> {
         if let (Some(calls), Some(tokenizer)) = (&calls, self.encoder.tokenizer) {
             base.spelled_tokens = calls.spelled_tokens(tokenizer);
         }
-        let samples =
-            take_settings(keys, &mut base, self.encoder.tokenizer, self.grammars, &|| fields::expected(chat)).map_err(wrong)?;
+        let samples = take_settings(keys, &mut base, self.encoder.tokenizer, self.grammars, &|| fields::expected(chat))
+            .map_err(wrong)?;
         if echo == Some(true) && base.sampling.logprobs.is_some() {
             return Err(ApiError::invalid(
                 "logprobs",
