@@ -56,7 +56,7 @@ impl Turning {
     }
 
     fn may_follow(&self, token: TokenId) -> bool {
-        let of_several = (token + self.sum) % 3 != 0;
+        let of_several = !(token + self.sum).is_multiple_of(3);
         !self.is_complete()
             && (token as usize) < self.turns.vocab
             && if self.sum % 4 == 2 { token == 1 } else { of_several }
