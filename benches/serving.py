@@ -59,7 +59,7 @@ class Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         options = {"stream": True, "stream_options": {"include_usage": True}}
         body = json.dumps(request | options).encode()
-        head = f"POST {URL} HTTP/1.0\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {URL} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         last, text, events = time.perf_counter(), "", 0
         try:
@@ -101,7 +101,7 @@ async def get(port, path):
     """Seconds until a page is there."""
     begun = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
     page = await reader.read()
     writer.close()
     assert b" 200 " in page.split(b"\r\n", 1)[0], page

@@ -182,8 +182,11 @@ fn one_connection_is_for_many_requests() {
     let mut connection = TcpStream::connect(&server.address).unwrap();
     let body = json!({"prompt": "def f(x):", "max_tokens": 5}).to_string();
     for _ in 0..3 {
-        let head =
-            format!("POST {TEXT} HTTP/1.1\r\nHost: a\r\n{}\r\nContent-Length: {}\r\n\r\n", client::JSON, body.len());
+        let head = format!(
+            "POST {TEXT} HTTP/1.1\r\nHost: localhost\r\n{}\r\nContent-Length: {}\r\n\r\n",
+            client::JSON,
+            body.len()
+        );
         connection.write_all(format!("{head}{body}").as_bytes()).unwrap();
         let mut reader = BufReader::new(&mut connection);
         let (mut line, mut length) = (String::new(), 0);

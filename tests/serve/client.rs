@@ -48,7 +48,7 @@ fn head(reader: &mut impl BufRead) -> (u16, String) {
 
 /// A request as it goes over the wire.
 pub fn request(method: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
-    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
+    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
     headers.iter().for_each(|header| request += &format!("{header}\r\n"));
     [request.as_bytes(), b"\r\n", body].concat()
 }
@@ -74,7 +74,7 @@ impl Unfinished {
     pub fn open(address: &str, path: &str, length: usize) -> Self {
         let mut connection = TcpStream::connect(address).unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\n{JSON}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\
              Connection: close\r\n\r\n"
         );
         connection.write_all(head.as_bytes()).unwrap();

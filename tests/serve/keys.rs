@@ -39,3 +39,26 @@ fn nothing_but_health_is_told_without_a_key() {
     }
     assert_eq!(ask("GET", "/metrics", Some("bearer another")).status, 200);
 }
+
+/// A browser that a page has led here by a name of its own is not answered; who shows a key is, by whatever name.
+#[test]
+fn without_keys_only_names_of_this_machine_are_answered_to() {
+    let body = json!({"prompt": "x", "max_tokens": 2}).to_string();
+    let ask = |server: &Server, path: &str, host: &str| {
+        let method = if path == TEXT { "POST" } else { "GET" };
+        let key = "Authorization: Bearer key";
+        let request = client::request(method, path, &[client::JSON, key], body.as_bytes());
+        let request = String::from_utf8(request).unwrap().replacen("Host: localhost", &format!("Host: {host}"), 1);
+        client::ask_raw(&server.address, request.as_bytes())
+    };
+    let (server, with_key) = (Server::start(&[]), Server::start(&["--api-key", "key"]));
+    for path in [TEXT, "/v1/models", "/", "/health", "/metrics"] {
+        let refused = ask(&server, path, "evil.example:8080");
+        let (status, message, ..) = refused.error();
+        assert!(status == 403 && message.contains("localhost"), "{path}: {message}");
+        for host in [server.address.as_str(), "localhost:1"] {
+            assert_eq!(ask(&server, path, host).status, 200, "{path} {host}");
+        }
+        assert_eq!(ask(&with_key, path, "evil.example:8080").status, 200, "{path}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::app::App;
 use super::auth::{self, ApiKeys};
+use super::names::{self, Names};
 use super::{completions, health, models, page, tokens};
 use crate::monitor::{Seen, metrics_page};
 use crate::openai::ApiError;
@@ -11,8 +12,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use std::sync::Arc;
 
-/// All endpoints. Whoever asks for anything but the page and the server's health needs a key, where there are keys.
-pub fn routes(app: Arc<App>, keys: ApiKeys, metrics: Seen) -> Router {
+/// All endpoints. Whoever asks for anything but the page and the server's health needs a key, where there are keys, and everybody
+/// asks by one of the server's names.
+pub fn routes(app: Arc<App>, names: Names, keys: ApiKeys, metrics: Seen) -> Router {
     let routes = Router::new()
         .route("/v1/chat/completions", post(completions::chat))
         .route("/v1/completions", post(completions::text))
@@ -25,7 +27,7 @@ pub fn routes(app: Arc<App>, keys: ApiKeys, metrics: Seen) -> Router {
         .method_not_allowed_fallback(otherwise)
         .layer(from_fn_with_state(Arc::new(keys), auth::guard))
         .route("/health", get(health::health).fallback(otherwise));
-    page::add(routes).with_state(app)
+    page::add(routes).layer(from_fn_with_state(names, names::guard)).with_state(app)
 }
 
 async fn nowhere(uri: Uri) -> ApiError {
@@ -54,7 +56,8 @@ mod tests {
         let (_listeners, metrics) = Listeners::page_elsewhere();
         let listening = Listening::at("--port", "127.0.0.1:0").unwrap();
         let address = listening.address();
-        let _server = listening.serve(routes(Arc::clone(&app), ApiKeys::default(), metrics), LIMITS).unwrap();
+        let _server =
+            listening.serve(routes(Arc::clone(&app), Names::Any, ApiKeys::default(), metrics), LIMITS).unwrap();
         let ask = |request: &str| {
             let mut connection = TcpStream::connect(address).unwrap();
             connection.write_all(format!("{request} HTTP/1.0\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
