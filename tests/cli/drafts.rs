@@ -54,7 +54,7 @@ fn what_contradicts_itself_is_a_usage_error_and_what_is_idle_is_said() {
     for (args, part) in [
         (
             ["--draft", "lookups", "-q"],
-            "source of drafts \"lookups\" is unknown: expected off, or a list of exit,lookup,shared, or auto",
+            "source of drafts \"lookups\" is unknown: expected off, or a list of exit,lookup,shared,grammar, or auto",
         ),
         (["--draft", "lookup", "--exit=2"], "--exit and --controller are for --draft exit, not for --draft lookup"),
         (["--draft", "lookup", "--draft-index=f"], "--draft-index is for --draft shared, not for --draft lookup"),

@@ -156,6 +156,10 @@ fn what_makes_no_sense_together_is_refused_or_named() {
             "--controllers is for --draft exit, not for --draft lookup",
         ),
         (["--draft", "off", "--controllers", "fixed:1"], "--controllers is for --draft exit, not for --draft off"),
+        (
+            ["--draft", "lookup,grammar", "--no-exit", "-q"],
+            "--draft lookup,grammar: bench asks for no grammar that could draft",
+        ),
     ] {
         let refused = run(&[&["bench"], &args[..]].concat());
         assert!(refused.code == 2 && refused.stderr.contains(message), "{args:?}: {}", refused.stderr);

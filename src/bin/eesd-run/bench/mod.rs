@@ -164,7 +164,12 @@ fn contending(
     several: bool,
     model: &Model,
 ) -> Outcome<Vec<(ControllerSpec, Sources)>> {
-    let others = drafting.sources.with(Source::Exit, false);
+    if let Drafters::Only(sources) = drafters
+        && sources.has(Source::Grammar)
+    {
+        return Err(Failure::usage(format!("--draft {sources}: bench asks for no grammar that could draft")));
+    }
+    let others = drafting.sources.with(Source::Exit, false).with(Source::Grammar, false);
     let mut contending = vec![(ControllerSpec::Off, Sources::OFF)];
     if drafting.exit.is_some() {
         let controllers = asked.unwrap_or_else(|| if several { vec![ControllerSpec::default()] } else { all() });
