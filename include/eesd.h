@@ -43,7 +43,7 @@
  * The interface that this header describes. A host compares it with eesd_abi_version() of the library that it runs with:
  * where they are equal, structures and functions are the header's.
  */
-#define EESD_ABI_VERSION 1
+#define EESD_ABI_VERSION 2
 
 /**
  * exit_layer: in a folder the only block there is, of several the one that promises most (the log says which, and what),
@@ -55,6 +55,11 @@
  * exit_layer: no exit block. Lookups draft alone.
  */
 #define EESD_EXIT_NONE -1
+
+/**
+ * Those that draft: elements of a by_source, which begins with EESD_SOURCE_EXIT.
+ */
+#define EESD_SOURCES 4
 
 /**
  * What became of a call. Later versions may add codes: treat one that you do not know as a failure.
@@ -129,6 +134,19 @@ enum eesd_status
    * A bug in this library: a panic was caught. The handles of the call should be freed.
    */
   EESD_STATUS_INTERNAL = 15,
+  /**
+   * The model's numbers for this request are not finite: its weights hold such a number, or what they give is too large for
+   * its format. The session's other requests go on.
+   */
+  EESD_STATUS_NOT_FINITE = 16,
+  /**
+   * As many requests wait as may (max_waiting of eesd_session_params): try again when one has ended.
+   */
+  EESD_STATUS_OVERLOADED = 17,
+  /**
+   * A file could not be written.
+   */
+  EESD_STATUS_IO_FAILED = 18,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -170,6 +188,10 @@ enum eesd_finish
    * The host asked for it.
    */
   EESD_FINISH_CANCELLED = 5,
+  /**
+   * The answer is complete by its schema or grammar: nothing may follow.
+   */
+  EESD_FINISH_COMPLETE = 6,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -268,6 +290,43 @@ typedef int32_t eesd_log_level;
 #endif // __cplusplus
 
 /**
+ * Who drafted a token.
+ */
+enum eesd_source
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Nobody: it is the whole model's own.
+   */
+  EESD_SOURCE_NONE = 0,
+  /**
+   * The exit block.
+   */
+  EESD_SOURCE_EXIT = 1,
+  /**
+   * A lookup in the same text.
+   */
+  EESD_SOURCE_LOOKUP = 2,
+  /**
+   * A lookup in others' texts.
+   */
+  EESD_SOURCE_SHARED = 3,
+  /**
+   * The grammar or schema of the answer, where it leaves nothing else.
+   */
+  EESD_SOURCE_GRAMMAR = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum eesd_source eesd_source;
+#else
+typedef int32_t eesd_source;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * An opened model and its exit block. Immutable: any number of threads and sessions may use one at the same time.
  */
 typedef struct eesd_model eesd_model;
@@ -343,6 +402,16 @@ typedef struct eesd_model_params {
    * is opened, which takes memory of their size. NULL: they stay as they are stored.
    */
   const char *quantize;
+  /**
+   * A file with the chat template in the place of the model's own, in UTF-8: Jinja, or JSON with the key chat_template. NULL:
+   * the model's own, where it has one.
+   */
+  const char *chat_template;
+  /**
+   * Values that the chat template reads, under those that a conversation has in chat_template_kwargs: a JSON object, such as
+   * {"enable_thinking": false}. NULL: none.
+   */
+  const char *template_arguments;
 } eesd_model_params;
 
 /**
@@ -480,6 +549,10 @@ typedef struct eesd_session_params {
    */
   size_t slots;
   /**
+   * Requests that may wait beside those; more are refused with EESD_STATUS_OVERLOADED. Default: SIZE_MAX, without bound.
+   */
+  size_t max_waiting;
+  /**
    * Longest sequence, prompt and answer, in tokens; 0: the model's own, at most 8192.
    */
   size_t context;
@@ -505,6 +578,11 @@ typedef struct eesd_session_params {
    */
   const char *draft;
   /**
+   * A file of texts that "shared" begins with, as eesd_session_write_draft_index() and eesd-run's --draft-index write it; one
+   * that does not exist yet holds none. With NULL for draft, "shared" is on. NULL: none.
+   */
+  const char *draft_index;
+  /**
    * Most drafts in one round, 1 to 1024. Default: 16.
    */
   size_t draft_max;
@@ -517,6 +595,11 @@ typedef struct eesd_session_params {
    * Other than 0: pages of texts are kept, and prompts that begin alike take them. Default: 1.
    */
   int32_t reuse_prefixes;
+  /**
+   * How a GPU multiplies prompts with the weights, as after eesd-run's --prefill: "exact", or "fast", through NVIDIA's cuBLASLt.
+   * NULL is "exact".
+   */
+  const char *prefill;
   /**
    * The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
    */
@@ -546,9 +629,17 @@ typedef struct eesd_session_info {
    */
   char controller[128];
   /**
+   * Who drafts, as eesd_session_params has it: "exit,lookup", ..., or "off".
+   */
+  char draft[64];
+  /**
    * Requests worked on side by side.
    */
   size_t slots;
+  /**
+   * Requests that may wait beside those.
+   */
+  size_t max_waiting;
   /**
    * Longest sequence, in tokens.
    */
@@ -600,7 +691,8 @@ typedef struct eesd_tokens {
 } eesd_tokens;
 
 /**
- * A text to be continued. Begin with eesd_request_default(). Nothing of it is kept after the call that takes it.
+ * A text to be continued, or a conversation. Begin with eesd_request_default(). Nothing of it is kept after the call that takes
+ * it. What is to be continued is said by one of prompt, tokens and json.
  */
 typedef struct eesd_request {
   /**
@@ -609,7 +701,7 @@ typedef struct eesd_request {
   size_t struct_size;
   /**
    * The prompt as a text, UTF-8; its tokens begin with what the model wants at a text's start, as those of eesd_tokenize()
-   * with begin 1 do. Either this or tokens; else NULL.
+   * with begin 1 do. Else NULL.
    */
   const char *prompt;
   /**
@@ -617,7 +709,7 @@ typedef struct eesd_request {
    */
   size_t prompt_length;
   /**
-   * The prompt as tokens, as they are; at least one, and fewer than the session's context.
+   * The prompt as tokens, as they are; at least one, and fewer than the session's context. Else NULL.
    */
   const uint32_t *tokens;
   /**
@@ -625,7 +717,23 @@ typedef struct eesd_request {
    */
   size_t token_count;
   /**
-   * Most tokens to generate, at least 1. Default: 256.
+   * A request in JSON, UTF-8, as in a line for `eesd-run generate`: an object with "messages", a conversation for the chat
+   * template (and "tools", "documents", "chat_template_kwargs"; see eesd_apply_chat_template_json()), or with "prompt", a
+   * text or a list of tokens; and with settings, which go before the fields here. Without "messages" and "prompt", settings
+   * alone. docs/requests.md has all keys; others are refused by name, but for "id", which is passed over. NULL: none.
+   */
+  const char *json;
+  /**
+   * Its length in bytes.
+   */
+  size_t json_length;
+  /**
+   * Answers, 1 to 1024, the first with this seed, the next with the one after it, ...; more than one by eesd_submit_n()
+   * alone. Default: 1.
+   */
+  size_t n;
+  /**
+   * Most tokens to generate, at least 1. Default: the model's own wish (max_new_tokens of its generation_config.json), or 256.
    */
   size_t max_tokens;
   /**
@@ -682,7 +790,8 @@ typedef struct eesd_request {
    */
   int32_t logprobs;
   /**
-   * Texts that end the answer and are no part of it; NULL where there are none.
+   * Texts that end the answer and are no part of it. NULL: the model's own, as generation_config.json has them; an address
+   * and no elements: none.
    */
   const struct eesd_text *stop;
   /**
@@ -707,7 +816,7 @@ typedef struct eesd_request {
   int32_t stream;
   /**
    * Fewest tokens to generate, at most max_tokens: none of so many is one that ends the answer, and no stop text that is
-   * complete with them ends it. Default: 0.
+   * complete with them ends it. Default: the model's own wish (min_new_tokens), or 0.
    */
   size_t min_tokens;
   /**
@@ -719,7 +828,7 @@ typedef struct eesd_request {
    */
   size_t stop_token_id_count;
   /**
-   * Tokens that are never generated; NULL where there are none.
+   * Tokens that are never generated; NULL and no elements as for stop.
    */
   const uint32_t *suppress_tokens;
   /**
@@ -728,7 +837,7 @@ typedef struct eesd_request {
   size_t suppress_token_count;
   /**
    * Runs of tokens that are never generated: the last one of a run is forbidden where prompt and answer so far end in the
-   * others; NULL where there are none.
+   * others; NULL and no elements as for stop. (json takes them as texts too.)
    */
   const struct eesd_tokens *bad_words;
   /**
@@ -783,8 +892,7 @@ typedef struct eesd_token {
    */
   uint32_t id;
   /**
-   * Who drafted it, where the verifier kept a draft: 0: nobody, 1: the exit block, 2: a lookup in the same text, 3: one in
-   * others'.
+   * Who drafted it, where the verifier kept a draft: an eesd_source.
    */
   int32_t drafted;
   /**
@@ -805,6 +913,24 @@ typedef struct eesd_token {
  * of the same session (EESD_STATUS_REENTRANT); those of models and of other sessions it can.
  */
 typedef int32_t (*eesd_token_callback)(const struct eesd_token *token, void *user_data);
+
+/**
+ * What one source of drafts did.
+ */
+typedef struct eesd_source_stats {
+  /**
+   * Rounds that it drafted, of each request.
+   */
+  size_t rounds;
+  /**
+   * Its drafts that were tested.
+   */
+  size_t drafted;
+  /**
+   * Those that were accepted.
+   */
+  size_t accepted;
+} eesd_source_stats;
 
 /**
  * Counts and times of one answer. Times are in seconds.
@@ -893,6 +1019,10 @@ typedef struct eesd_stats {
    * Elements of it.
    */
   size_t draft_lengths_count;
+  /**
+   * What each source drafted: by_source[EESD_SOURCE_EXIT - 1], ...
+   */
+  struct eesd_source_stats by_source[EESD_SOURCES];
 } eesd_stats;
 
 /**
@@ -1048,6 +1178,10 @@ typedef struct eesd_totals {
    * Mean accepted length, 1 + accepted / sequences; 0 before the first round.
    */
   double mean_accepted_length;
+  /**
+   * What each source drafted: by_source[EESD_SOURCE_EXIT - 1], ...
+   */
+  struct eesd_source_stats by_source[EESD_SOURCES];
 } eesd_totals;
 
 /**
@@ -1241,6 +1375,38 @@ eesd_status eesd_apply_chat_template(const struct eesd_model *model,
                                      size_t *needed);
 
 /**
+ * The same for a conversation in JSON: an object with "messages", each with a "role", a "content" (a text, or a list of text
+ * parts) and whatever else the template reads ("name", "tool_calls", "tool_call_id", ...), and beside them "tools",
+ * "documents" and "chat_template_kwargs", where there are any. These keys of eesd_request's json make the same prompt.
+ *
+ * # Safety
+ *
+ * `json` is good to read for `length` bytes, `buffer` to write for `capacity` bytes, `needed` is NULL or good to write.
+ */
+eesd_status eesd_apply_chat_template_json(const struct eesd_model *model,
+                                          const char *json,
+                                          size_t length,
+                                          char *buffer,
+                                          size_t capacity,
+                                          size_t *needed);
+
+/**
+ * The spelling of a token in the vocabulary, which may be no text: "\u0120def", "<0x0A>", "<|im_end|>". Buffer, capacity and needed
+ * as for eesd_detokenize(), which tells a token's text.
+ *
+ * EESD_STATUS_NOT_FOUND if the vocabulary has no such token.
+ *
+ * # Safety
+ *
+ * `buffer` is good to write for `capacity` bytes, `needed` is NULL or good to write.
+ */
+eesd_status eesd_token_spelling(const struct eesd_model *model,
+                                uint32_t token,
+                                char *buffer,
+                                size_t capacity,
+                                size_t *needed);
+
+/**
  * Fills in the defaults, as the fields' comments have them.
  *
  * struct_size: sizeof(eesd_session_params).
@@ -1287,9 +1453,30 @@ eesd_status eesd_session_free(struct eesd_session *session);
 eesd_status eesd_session_get_info(const struct eesd_session *session, struct eesd_session_info *info);
 
 /**
- * Fills in the defaults: no prompt, 256 tokens, and sampling as the model's generation_config.json asks for, which is
- * greedy where it does not (as for the model inside the library); NULL for the model: greedy. These are eesd-run's defaults
- * too.
+ * Writes the texts that "shared" looks up, prompts and answers of requests that were finished, in the place of a file, for
+ * draft_index of later sessions and eesd-run's --draft-index. It holds them as tokens: keep it as you would keep the texts.
+ *
+ * EESD_STATUS_UNSUPPORTED if the session does without "shared".
+ *
+ * # Safety
+ *
+ * `path` is NULL or ends in a zero.
+ */
+eesd_status eesd_session_write_draft_index(const struct eesd_session *session,
+                                           const char *path);
+
+/**
+ * The name of an eesd_source as in lists of draft: "exit", "lookup", "shared" or "grammar"; "nobody" for EESD_SOURCE_NONE, "unknown source"
+ * for a number that is none.
+ *
+ * Never NULL; a constant.
+ */
+const char *eesd_source_name(int32_t source);
+
+/**
+ * Fills in the defaults: no prompt, and lengths and sampling as the model's generation_config.json asks for; where it does not
+ * (as for the model inside the library), 256 tokens, greedily. NULL for the model: 256 tokens, greedily. These are eesd-run's
+ * defaults too.
  *
  * struct_size: sizeof(eesd_request).
  *
@@ -1342,6 +1529,22 @@ eesd_status eesd_generate(const struct eesd_session *session,
 eesd_status eesd_submit(const struct eesd_session *session,
                         const struct eesd_request *request,
                         uint64_t *id);
+
+/**
+ * Hands in a request for n answers, as n requests whose prompt is read once: ids gets their numbers, in order, and each has
+ * events of its own. *needed (may be NULL) gets n, which json may say; where that is more than capacity, nothing is handed in,
+ * and the status is EESD_STATUS_BUFFER_TOO_SMALL.
+ *
+ * # Safety
+ *
+ * `request` is NULL or as its struct_size says, with arrays as long as their counts say; `ids` is good to write for
+ * `capacity` numbers; `needed` is NULL or good to write.
+ */
+eesd_status eesd_submit_n(const struct eesd_session *session,
+                          const struct eesd_request *request,
+                          uint64_t *ids,
+                          size_t capacity,
+                          size_t *needed);
 
 /**
  * Waits for the next event of any request that was submitted, by any thread: each event is handed out once. What it points

@@ -103,18 +103,28 @@ struct Exit {
     std::optional<std::string> file;
 };
 
+/// How conversations are written, where not as the model says.
+struct ChatSettings {
+    /// A file with a chat template: Jinja, or JSON with the key chat_template.
+    std::optional<std::string> template_file;
+    /// Values for the template, as a JSON object.
+    std::optional<std::string> arguments;
+};
+
 /// An opened model.
 class Model {
 public:
     /// The model inside the library, or the one in a folder; `quantize`: "q8" or "q4", or as it is stored.
     explicit Model(const std::optional<std::string> &folder = std::nullopt, const Exit &exit = {},
-                   const std::optional<std::string> &quantize = std::nullopt) {
+                   const std::optional<std::string> &quantize = std::nullopt, const ChatSettings &chat = {}) {
         eesd_model_params params;
         check(eesd_model_params_default(&params, sizeof params));
         params.folder = folder ? folder->c_str() : nullptr;
         params.exit_layer = exit.layer;
         params.exit_file = exit.file ? exit.file->c_str() : nullptr;
         params.quantize = quantize ? quantize->c_str() : nullptr;
+        params.chat_template = chat.template_file ? chat.template_file->c_str() : nullptr;
+        params.template_arguments = chat.arguments ? chat.arguments->c_str() : nullptr;
         check(eesd_model_load(&params, handle_.out()));
     }
 
@@ -149,6 +159,13 @@ public:
         });
     }
 
+    /// A conversation in JSON, with tools and whatever else the template reads, as the chat template writes it.
+    std::string apply_chat_template_json(std::string_view json) const {
+        return detail::written([&](char *buffer, std::size_t capacity, std::size_t *needed) {
+            return eesd_apply_chat_template_json(get(), json.data(), json.size(), buffer, capacity, needed);
+        });
+    }
+
     /// A conversation as the model's chat template writes it; its tokens are had with `begin` false.
     std::string apply_chat_template(const std::vector<Message> &messages) const {
         std::vector<eesd_chat_message> plain;
@@ -179,11 +196,23 @@ struct SessionParams {
     std::string controller;
     /// Who drafts; empty: the default.
     std::string draft;
+    /// A file of texts that "shared" begins with; empty: none.
+    std::string draft_index;
 };
 
-/// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, stop strings,
-/// biases and lists of tokens are set here.
+/// A request in JSON, as eesd_request.json has it: {"messages": [...], "max_tokens": 100}.
+struct Json {
+    std::string text;
+};
+
+/// What to continue, and how: the fields of `plain` as eesd.h has them. Its pointers do not count: prompt, tokens, JSON, stop
+/// strings, biases and lists of tokens are set here. Where stop, suppress_tokens or bad_words are empty they are the model's own.
 struct Request {
+    /// What JSON says, over the model's defaults: a conversation, a schema for the answer, ...
+    Request(const Model &model, Json json) : json(std::move(json.text)) {
+        check(eesd_request_default(model.get(), &plain, sizeof plain));
+    }
+
     /// A prompt, with the model's defaults.
     Request(const Model &model, std::string text) : prompt(std::move(text)) {
         check(eesd_request_default(model.get(), &plain, sizeof plain));
@@ -203,6 +232,8 @@ struct Request {
     std::string prompt;
     /// Counts where it is not empty.
     std::vector<std::uint32_t> tokens;
+    /// Settings go before the fields of `plain`; a prompt or messages only where there are no others. Counts where it is not empty.
+    std::string json;
     std::vector<std::string> stop;
     std::vector<eesd_logit_bias> logit_bias;
     /// Tokens that end the answer as the model's end tokens do.
@@ -218,10 +249,12 @@ struct Request {
 /// An emitted token; its text and log-probabilities are good for the callback's time.
 struct Token {
     explicit Token(const eesd_token &token)
-        : id(token.id), drafted(token.drafted != 0), text(detail::view(token.text)), logprobs(token.logprobs) {}
+        : id(token.id), drafted(token.drafted != 0), source(token.drafted), text(detail::view(token.text)), logprobs(token.logprobs) {}
 
     std::uint32_t id;
     bool drafted;
+    /// Who drafted it, an eesd_source: eesd_source_name() has its name.
+    std::int32_t source;
     std::string_view text;
     eesd_token_logprobs logprobs;
 };
@@ -269,6 +302,8 @@ struct Event {
     /// Of a token.
     std::uint32_t token = 0;
     bool drafted = false;
+    /// Who drafted it, an eesd_source.
+    std::int32_t source = EESD_SOURCE_NONE;
     std::string text;
     /// Of kind EESD_EVENT_KIND_DONE.
     std::optional<Answer> answer;
@@ -288,6 +323,7 @@ public:
         plain.kv = params.kv.c_str();
         plain.controller = params.controller.empty() ? nullptr : params.controller.c_str();
         plain.draft = params.draft.empty() ? nullptr : params.draft.c_str();
+        plain.draft_index = params.draft_index.empty() ? nullptr : params.draft_index.c_str();
         check(eesd_session_create(model.get(), &plain, handle_.out()));
     }
 
@@ -312,6 +348,22 @@ public:
         return id;
     }
 
+    /// Hands a request for several answers in ("n"); each has a number and events of its own.
+    std::vector<std::uint64_t> submit_n(const Request &request) {
+        Plain plain(request);
+        std::size_t needed = 0;
+        std::vector<std::uint64_t> ids(request.plain.n);
+        auto submit = [&] { return eesd_submit_n(get(), &plain.request, ids.data(), ids.size(), &needed); };
+        eesd_status status = submit();
+        if (status == EESD_STATUS_BUFFER_TOO_SMALL) { // the JSON asks for more
+            ids.resize(needed);
+            status = submit();
+        }
+        check(status);
+        ids.resize(needed);
+        return ids;
+    }
+
     /// The next event of any submitted request; none if there was none in that time. Below 0: as long as it takes.
     std::optional<Event> next_event(std::chrono::milliseconds timeout) {
         eesd_event event;
@@ -321,11 +373,12 @@ public:
             return std::nullopt;
         }
         check(status);
-        Event copy{event.kind, event.request, 0, false, {}, std::nullopt, std::nullopt};
+        Event copy{event.kind, event.request, 0, false, EESD_SOURCE_NONE, {}, std::nullopt, std::nullopt};
         switch (event.kind) {
         case EESD_EVENT_KIND_TOKEN:
             copy.token = event.token.id;
             copy.drafted = event.token.drafted != 0;
+            copy.source = event.token.drafted;
             copy.text = detail::view(event.token.text);
             break;
         case EESD_EVENT_KIND_DONE:
@@ -347,6 +400,9 @@ public:
         check(status);
         return true;
     }
+
+    /// Writes the texts that "shared" looks up in for `draft_index` of later sessions.
+    void write_draft_index(const std::string &file) { check(eesd_session_write_draft_index(get(), file.c_str())); }
 
     eesd_session_info info() const {
         eesd_session_info info;
@@ -387,26 +443,30 @@ private:
             for (const std::string &text : from.stop) {
                 stop.push_back(detail::text(text));
             }
-            if (from.tokens.empty()) {
+            request.json = from.json.empty() ? nullptr : from.json.data();
+            request.json_length = from.json.size();
+            if (!from.json.empty() && from.prompt.empty() && from.tokens.empty()) {
+                request.prompt = nullptr; // the JSON has it
+            } else if (from.tokens.empty()) {
                 request.prompt = from.prompt.data();
                 request.prompt_length = from.prompt.size();
             } else {
                 request.tokens = from.tokens.data();
                 request.token_count = from.tokens.size();
             }
-            request.stop = stop.data();
+            request.stop = stop.empty() ? nullptr : stop.data();
             request.stop_count = stop.size();
             request.logit_bias = from.logit_bias.data();
             request.logit_bias_count = from.logit_bias.size();
             request.draft = from.draft.empty() ? nullptr : from.draft.c_str();
             request.stop_token_ids = from.stop_token_ids.data();
             request.stop_token_id_count = from.stop_token_ids.size();
-            request.suppress_tokens = from.suppress_tokens.data();
+            request.suppress_tokens = from.suppress_tokens.empty() ? nullptr : from.suppress_tokens.data();
             request.suppress_token_count = from.suppress_tokens.size();
             for (const std::vector<std::uint32_t> &run : from.bad_words) {
                 bad_words.push_back({run.data(), run.size()});
             }
-            request.bad_words = bad_words.data();
+            request.bad_words = bad_words.empty() ? nullptr : bad_words.data();
             request.bad_word_count = bad_words.size();
         }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// In the order in which a reader of the header wants them.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 16] = [
     "version",
     "status",
     "argument",
@@ -11,8 +11,10 @@ const SOURCES: [&str; 14] = [
     "device",
     "exit_choice",
     "model",
+    "text",
     "session_params",
     "session",
+    "source",
     "request",
     "answer",
     "generate",

@@ -19,11 +19,12 @@ abi=$(sed -n 's/^#define EESD_ABI_VERSION //p' include/eesd.h)
 
 # Not in Cargo.toml: beside these two kinds, cargo gives the rlib one name for all features, and
 # whoever tests and builds in turns compiles the library each time.
-# Programs ask for the interface that they were linked with, by the soname.
+# Programs ask for the interface that they were linked with, by the soname. What crates that this one uses would export is
+# nobody's.
 log=$(mktemp)
 trap 'rm "$log"' EXIT
 cargo rustc --release --lib --crate-type staticlib --crate-type cdylib "$@" -- \
-  -C link-arg=-Wl,-soname,"libeesd.so.$abi" --print native-static-libs 2>&1 | tee "$log" >&2
+  -C link-arg=-Wl,-soname,"libeesd.so.$abi" -C link-arg=-Wl,--exclude-libs,ALL --print native-static-libs 2>&1 | tee "$log" >&2
 built=${CARGO_TARGET_DIR:-target}/release
 # What a program that links libeesd.a links too.
 native=$(sed -n 's/.*note: native-static-libs: //p' "$log" | tail -1)

@@ -56,6 +56,7 @@ mod propose;
 mod request;
 mod round;
 mod running;
+pub mod settings;
 mod step_times;
 mod stop;
 

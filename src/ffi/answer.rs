@@ -1,6 +1,7 @@
 //! Answers: tokens, completions and statistics as C has them, and who keeps what they point to.
 
 use super::argument::{Text, Versioned};
+use super::source::{EESD_SOURCES, SourceStats, number};
 use super::status::{Failure, Outcome, Status};
 use crate::TokenId;
 use crate::draft::Source;
@@ -38,8 +39,7 @@ pub struct TokenLogprobs {
 pub struct Token {
     /// The token.
     pub id: TokenId,
-    /// Who drafted it, where the verifier kept a draft: 0: nobody, 1: the exit block, 2: a lookup in the same text, 3: one in
-    /// others'.
+    /// Who drafted it, where the verifier kept a draft: an eesd_source.
     pub drafted: i32,
     /// Text that became certain with it: whole characters in UTF-8, nothing that may still be part of a stop string, often
     /// nothing at all; the texts of an answer's tokens, joined, are the answer's. A zero follows it, which length does not
@@ -65,6 +65,8 @@ pub enum Finish {
     Context = 4,
     /// The host asked for it.
     Cancelled = 5,
+    /// The answer is complete by its schema or grammar: nothing may follow.
+    Complete = 6,
 }
 
 /// The name of a reason, as in "EESD_FINISH_LENGTH"; "unknown finish" for a number that is none.
@@ -79,6 +81,7 @@ pub extern "C" fn eesd_finish_name(finish: i32) -> *const c_char {
         3 => c"EESD_FINISH_STOP_STRING",
         4 => c"EESD_FINISH_CONTEXT",
         5 => c"EESD_FINISH_CANCELLED",
+        6 => c"EESD_FINISH_COMPLETE",
         _ => c"unknown finish",
     };
     name.as_ptr()
@@ -131,6 +134,8 @@ pub struct Stats {
     pub draft_lengths: *const usize,
     /// Elements of it.
     pub draft_lengths_count: usize,
+    /// What each source drafted: by_source[EESD_SOURCE_EXIT - 1], ...
+    pub by_source: [SourceStats; EESD_SOURCES],
 }
 
 /// A finished answer. What it points to is this library's: see eesd_generate() and eesd_next_event() for how long.
@@ -209,12 +214,7 @@ impl KeptToken {
     /// Good while this lives.
     pub fn view(&self) -> Token {
         let logprobs = self.logprobs.as_ref().map_or(NO_LOGPROBS, |logprobs| at_position(logprobs, &self.top));
-        Token {
-            id: self.id,
-            drafted: self.drafted.map_or(0, |source| 1 + source as i32),
-            text: self.text.view(),
-            logprobs,
-        }
+        Token { id: self.id, drafted: number(self.drafted), text: self.text.view(), logprobs }
     }
 }
 
@@ -255,8 +255,7 @@ impl KeptCompletion {
             engine::Finish::EndToken(token) => (Finish::EndToken, token),
             engine::Finish::StopString(_) => (Finish::StopString, 0),
             engine::Finish::Context => (Finish::Context, 0),
-            // Only constraints make answers complete, and requests of this interface have none.
-            engine::Finish::Complete => (Finish::Length, 0),
+            engine::Finish::Complete => (Finish::Complete, 0),
             engine::Finish::Cancelled => (Finish::Cancelled, 0),
         };
         Completion {
@@ -313,6 +312,7 @@ impl Stats {
         positions: 0,
         draft_lengths: null(),
         draft_lengths_count: 0,
+        by_source: [SourceStats::NONE; EESD_SOURCES],
     };
 
     /// Good while `stats` lives.
@@ -338,6 +338,7 @@ impl Stats {
             positions: stats.drafted_at.len(),
             draft_lengths: stats.lengths.as_ptr(),
             draft_lengths_count: stats.lengths.len(),
+            by_source: SourceStats::of(&stats.by_source),
         }
     }
 }

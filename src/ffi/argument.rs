@@ -4,6 +4,8 @@
 //! no memory has, UTF-8.
 
 use super::status::{Failure, Outcome, Status};
+use crate::load::{Keys, json_error};
+use serde_json::{Map, Value};
 use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
 
@@ -128,6 +130,42 @@ pub(super) unsafe fn string<'a>(pointer: *const c_char, name: &str) -> Outcome<&
 pub(super) unsafe fn text<'a>(data: *const c_char, length: usize, name: &str) -> Outcome<&'a str> {
     // SAFETY: the same is asked of the caller.
     utf8(unsafe { slice(data.cast::<u8>(), length, LONGEST_TEXT, name) }?, name)
+}
+
+/// A JSON object of known length, to be read key by key.
+///
+/// # Safety
+///
+/// As [`text`].
+pub(super) unsafe fn json(data: *const c_char, length: usize, name: &str) -> Outcome<Keys> {
+    // SAFETY: the same is asked of the caller.
+    let keys = Keys::parse(unsafe { text(data, length, name) }?.as_bytes());
+    keys.whole().map_err(|error| Failure::argument(format!("{name}: {error}")))?;
+    Ok(keys)
+}
+
+/// A JSON object whose keys are anybody's.
+pub(super) fn json_object(text: &str, name: &str) -> Outcome<Map<String, Value>> {
+    serde_json::from_str(text)
+        .map_err(|error| Failure::argument(format!("{name}: {} (expected a JSON object)", json_error(&error))))
+}
+
+/// An array that there is, though it may be empty; `None`: NULL, and no elements.
+///
+/// # Safety
+///
+/// As [`slice`].
+pub(super) unsafe fn optional_slice<'a, T>(
+    pointer: *const T,
+    count: usize,
+    most: usize,
+    name: &str,
+) -> Outcome<Option<&'a [T]>> {
+    if pointer.is_null() && count == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the same is asked of the caller.
+    unsafe { slice(pointer, count, most, name) }.map(Some)
 }
 
 /// An array of at most `most` elements.

@@ -1,9 +1,10 @@
 //! Generating: by a callback, or by events that are pulled.
 
 use super::answer::{Completion, KeptCompletion, KeptToken, NO_MESSAGE, Token, keep, message};
-use super::argument::{Place, Versioned};
+use super::argument::{Place, Versioned, fill};
 use super::mailbox::{Happening, Mailbox};
-use super::request::{self, Request};
+use super::request::Request;
+use super::request_reading::read;
 use super::session::{self, Session};
 use super::status::{Failure, Outcome, Status, entry};
 use super::worker::Command;
@@ -79,7 +80,7 @@ pub unsafe extern "C" fn eesd_generate(
         // SAFETY: the caller vouches for it.
         let place = if completion.is_null() { None } else { Some(unsafe { Place::structure(completion) }?) };
         // SAFETY: the same.
-        let (request, _) = unsafe { request::read(&session, request) }?;
+        let (request, _) = unsafe { read(&session, request) }?.alone()?;
         let mut on_token = |token: KeptToken| match callback {
             // SAFETY: the same; the token lives until the call has returned.
             Some(callback) => session::calling(&session, || unsafe { callback(&token.view(), user_data) }) == 0,
@@ -103,7 +104,7 @@ fn answer(
     on_token: &mut dyn FnMut(KeptToken) -> bool,
 ) -> Outcome<engine::Completion> {
     let mailbox = Arc::new(Mailbox::default());
-    let id = session.submit(request, &mailbox, stream)?;
+    let id = session.submit(vec![request], &mailbox, stream)?;
     let (mut tokens, mut text, mut cancelled) = (0, 0, false);
     loop {
         match mailbox.take(None)?.1 {
@@ -145,9 +146,40 @@ pub unsafe extern "C" fn eesd_submit(session: *const Session, request: *const Re
     entry(|| {
         let session = session::find(session)?;
         // SAFETY: the caller vouches for both.
-        let (place, (request, stream)) = unsafe { (Place::new(id, "id")?, request::read(&session, request)?) };
-        place.write(session.submit(request, &session.events, stream)?);
+        let (place, asked) = unsafe { (Place::new(id, "id")?, read(&session, request)?) };
+        let (request, stream) = asked.alone()?;
+        place.write(session.submit(vec![request], &session.events, stream)?);
         Ok(())
+    })
+}
+
+/// Hands in a request for n answers, as n requests whose prompt is read once: ids gets their numbers, in order, and each has
+/// events of its own. *needed (may be NULL) gets n, which json may say; where that is more than capacity, nothing is handed in,
+/// and the status is EESD_STATUS_BUFFER_TOO_SMALL.
+///
+/// # Safety
+///
+/// `request` is NULL or as its struct_size says, with arrays as long as their counts say; `ids` is good to write for
+/// `capacity` numbers; `needed` is NULL or good to write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_submit_n(
+    session: *const Session,
+    request: *const Request,
+    ids: *mut u64,
+    capacity: usize,
+    needed: *mut usize,
+) -> Status {
+    entry(|| {
+        let session = session::find(session)?;
+        // SAFETY: the caller vouches for it.
+        let asked = unsafe { read(&session, request) }?;
+        let zeros = vec![0; asked.requests.len()];
+        // SAFETY: the same. Where there is no room, nothing is to be handed in.
+        unsafe { fill(&zeros, ids, capacity, needed) }?;
+        let first = session.submit(asked.requests, &session.events, asked.stream)?;
+        let numbers: Vec<u64> = (first..).take(zeros.len()).collect();
+        // SAFETY: the same.
+        unsafe { fill(&numbers, ids, capacity, needed) }
     })
 }
 

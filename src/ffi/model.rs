@@ -1,16 +1,15 @@
-//! Models: opened, described, freed; text to tokens and back.
+//! Models: opened, described, freed.
 
-use super::argument::{
-    Incoming, Place, Text, Versioned, check_size, fill, fixed, optional_string, slice, string, structure, terminated,
-    text, within,
-};
+use super::argument::{Incoming, Place, Versioned, check_size, fixed, json_object, optional_string, structure};
 use super::exit_choice::{EESD_EXIT_DEFAULT, exit_block};
 use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
 use super::status::{Failure, Outcome, Status, entry};
 use crate::TokenId;
-use crate::load::{Chat, Checkpoint, ExitBlock, Message, Tokenizer};
+use crate::constrain::Grammars;
+use crate::load::{ChatTemplate, Checkpoint, ExitBlock, Prompt, PromptEncoder, Tokenizer};
 use crate::model::{ModelWeights, Quantised, Scheme};
+use serde_json::{Map, Value};
 use std::ffi::c_char;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -22,6 +21,12 @@ pub struct Model {
     pub(super) exit: Option<ExitBlock>,
     /// The matrices in the place of the checkpoint's own.
     quantised: Option<Quantised>,
+    /// A chat template in the place of the checkpoint's own.
+    template: Option<ChatTemplate>,
+    /// Values for the chat template, under those that a conversation brings itself.
+    arguments: Map<String, Value>,
+    /// What compiles the schemas and grammars of its answers.
+    pub(super) grammars: Grammars,
 }
 
 impl Model {
@@ -31,6 +36,49 @@ impl Model {
         match &self.quantised {
             Some(quantised) => quantised.weights(&own),
             None => own,
+        }
+    }
+
+    /// The tokenizer, which whatever handles text needs.
+    pub(super) fn tokenizer(&self) -> Outcome<&Arc<Tokenizer>> {
+        let name = self.checkpoint.name();
+        let missing = || format!("{name} has no tokenizer.json, which turning text into tokens needs");
+        self.checkpoint.tokenizer().ok_or_else(|| Failure::new(Status::Unsupported, missing()))
+    }
+
+    /// The chat template.
+    pub(super) fn template(&self) -> Outcome<&ChatTemplate> {
+        if let Some(template) = &self.template {
+            return Ok(template);
+        }
+        let name = self.checkpoint.name();
+        let missing = || {
+            let found = format!("{name} has no chat template: it continues text");
+            Failure::new(Status::Unsupported, format!("{found} (chat_template of eesd_model_params gives it one)"))
+        };
+        self.checkpoint.chat_template()?.ok_or_else(missing)
+    }
+
+    /// What makes tokens of prompts.
+    pub(super) fn encoder(&self) -> PromptEncoder<'_> {
+        PromptEncoder {
+            tokenizer: self.checkpoint.tokenizer().map(Arc::as_ref),
+            template: self.template().map_err(|failure| failure.message),
+            arguments: self.arguments.clone(),
+        }
+    }
+
+    /// The tokens of a prompt.
+    pub(super) fn encode(&self, prompt: Prompt) -> Outcome<Vec<TokenId>> {
+        match prompt {
+            Prompt::Tokens(tokens) => Ok(tokens),
+            Prompt::Text(text) => self.tokenizer()?.encode(&text, true).map_err(|error| Failure::refused(&error)),
+            Prompt::Chat(_) => {
+                // Their own errors tell what is broken from what is not there.
+                self.template()?;
+                self.tokenizer()?;
+                Ok(self.encoder().encode(&prompt)?)
+            }
         }
     }
 }
@@ -65,6 +113,12 @@ pub struct ModelParams {
     /// As after eesd-run's --quantize: "q8" or "q4" puts the matrices of a 16- or 32-bit model into blocks of 8 or 4 bits as it
     /// is opened, which takes memory of their size. NULL: they stay as they are stored.
     pub quantize: *const c_char,
+    /// A file with the chat template in the place of the model's own, in UTF-8: Jinja, or JSON with the key chat_template. NULL:
+    /// the model's own, where it has one.
+    pub chat_template: *const c_char,
+    /// Values that the chat template reads, under those that a conversation has in chat_template_kwargs: a JSON object, such as
+    /// {"enable_thinking": false}. NULL: none.
+    pub template_arguments: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first.
@@ -125,21 +179,6 @@ unsafe impl Versioned for ModelInfo {
     const NAME: &'static str = "eesd_model_info";
 }
 
-/// One message of a conversation.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct ChatMessage {
-    /// "system", "user" or "assistant", or what else the template knows; ends in a zero.
-    pub role: *const c_char,
-    /// What is said.
-    pub content: Text,
-}
-
-/// Most messages of a conversation.
-const MOST_MESSAGES: usize = 1 << 20;
-/// Most tokens that are turned into text at a time.
-const MOST_TOKENS: usize = 1 << 28;
-
 /// Fills in the defaults: the model inside the library, EESD_EXIT_DEFAULT, weights as stored.
 ///
 /// struct_size: sizeof(eesd_model_params).
@@ -159,6 +198,8 @@ pub unsafe extern "C" fn eesd_model_params_default(params: *mut ModelParams, str
             exit_layer: EESD_EXIT_DEFAULT,
             exit_file: null,
             quantize: null,
+            chat_template: null,
+            template_arguments: null,
         });
         Ok(())
     })
@@ -182,10 +223,16 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
         let exit_file = unsafe { optional_string(params.exit_file, "exit_file") }?.map(Path::new);
         // SAFETY: the same.
         let quantize = unsafe { optional_string(params.quantize, "quantize") }?.map(scheme).transpose()?;
+        // SAFETY: the same.
+        let template = unsafe { optional_string(params.chat_template, "chat_template") }?.map(Path::new);
+        // SAFETY: the same.
+        let arguments = unsafe { optional_string(params.template_arguments, "template_arguments") }?;
+        let arguments = arguments.map(|text| json_object(text, "template_arguments")).transpose()?.unwrap_or_default();
         let checkpoint = match folder {
             Some(folder) => Checkpoint::open(folder)?,
             None => Checkpoint::bundled()?,
         };
+        let template = template.map(|file| checkpoint.chat_template_from(file)).transpose()?;
         checkpoint.notes().iter().for_each(|note| log(LogLevel::Warning, || note.clone()));
         let exit = exit_block(&checkpoint, params.exit_layer, exit_file, folder.is_none())?;
         let notes = exit.iter().flat_map(ExitBlock::notes);
@@ -196,7 +243,9 @@ pub unsafe extern "C" fn eesd_model_load(params: *const ModelParams, model: *mut
                 exit.as_ref().map_or("no exit block".into(), |exit| format!("exit block after {}", exit.after()));
             format!("opened {}: {} parameters, {exit}", checkpoint.name(), checkpoint.parameters())
         });
-        place.write(handle::register(Arc::new(Model { checkpoint, exit, quantised }))?);
+        let grammars = Grammars::new(checkpoint.tokenizer().cloned(), checkpoint.geometry().vocab_size);
+        let model = Model { checkpoint, exit, quantised, template, arguments, grammars };
+        place.write(handle::register(Arc::new(model))?);
         Ok(())
     })
 }
@@ -265,107 +314,8 @@ pub unsafe extern "C" fn eesd_model_get_info(model: *const Model, info: *mut Mod
             exit_parameters: exit.map_or(0, ExitBlock::parameters),
             exit_bytes: exit.map_or(0, ExitBlock::bytes),
             has_tokenizer: checkpoint.tokenizer().is_some().into(),
-            has_chat_template: matches!(checkpoint.chat_template(), Ok(Some(_))).into(),
+            has_chat_template: model.template().is_ok().into(),
         });
         Ok(())
-    })
-}
-
-pub(super) fn tokenizer(model: &Model) -> Outcome<&Arc<Tokenizer>> {
-    let missing = || format!("{} has no tokenizer.json, which turning text into tokens needs", model.checkpoint.name());
-    model.checkpoint.tokenizer().ok_or_else(|| Failure::new(Status::Unsupported, missing()))
-}
-
-/// Turns a text into tokens.
-///
-/// begin: other than 0 puts before them what the model wants at a text's start, unless the text has it already; 0 for
-/// what a chat template wrote. *needed (may be NULL) gets the number of tokens; where it is more than capacity, nothing is
-/// written to tokens, and the status is EESD_STATUS_BUFFER_TOO_SMALL: capacity 0 asks for the number.
-///
-/// # Safety
-///
-/// `data` is good to read for `length` bytes, `tokens` to write for `capacity` tokens, `needed` is NULL or good to write.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn eesd_tokenize(
-    model: *const Model,
-    data: *const c_char,
-    length: usize,
-    begin: i32,
-    tokens: *mut TokenId,
-    capacity: usize,
-    needed: *mut usize,
-) -> Status {
-    entry(|| {
-        let model = handle::find(model)?;
-        // SAFETY: the caller vouches for it.
-        let text = unsafe { text(data, length, "text") }?;
-        let encoded = tokenizer(&model)?.encode(text, begin != 0)?;
-        // SAFETY: the same.
-        unsafe { fill(&encoded, tokens, capacity, needed) }
-    })
-}
-
-/// Turns tokens into a text, special tokens left out.
-///
-/// *needed (may be NULL) gets the text's length in bytes with the final zero; where it is more than capacity, nothing is
-/// written to buffer, and the status is EESD_STATUS_BUFFER_TOO_SMALL.
-///
-/// # Safety
-///
-/// `tokens` is good to read for `count` tokens, `buffer` to write for `capacity` bytes, `needed` is NULL or good to write.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn eesd_detokenize(
-    model: *const Model,
-    tokens: *const TokenId,
-    count: usize,
-    buffer: *mut c_char,
-    capacity: usize,
-    needed: *mut usize,
-) -> Status {
-    entry(|| {
-        let model = handle::find(model)?;
-        // SAFETY: the caller vouches for it.
-        let tokens = unsafe { slice(tokens, count, MOST_TOKENS, "tokens") }?;
-        let text = terminated(tokenizer(&model)?.decode(tokens));
-        // SAFETY: the same.
-        unsafe { fill(&text, buffer.cast(), capacity, needed) }
-    })
-}
-
-/// Writes a conversation as the model's chat template does, up to where the assistant answers; to be tokenized with begin
-/// 0. Buffer, capacity and needed as for eesd_detokenize().
-///
-/// # Safety
-///
-/// `messages` is good to read for `count` messages, whose roles end in zeros and whose contents are as long as they say;
-/// `buffer` is good to write for `capacity` bytes, `needed` is NULL or good to write.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn eesd_apply_chat_template(
-    model: *const Model,
-    messages: *const ChatMessage,
-    count: usize,
-    buffer: *mut c_char,
-    capacity: usize,
-    needed: *mut usize,
-) -> Status {
-    entry(|| {
-        let model = handle::find(model)?;
-        within(count, 1, MOST_MESSAGES, "count")?;
-        // SAFETY: the caller vouches for it.
-        let messages = unsafe { slice(messages, count, MOST_MESSAGES, "messages") }?;
-        let name = model.checkpoint.name();
-        let missing = || Failure::new(Status::Unsupported, format!("{name} has no chat template: it continues text"));
-        let template = model.checkpoint.chat_template()?.ok_or_else(missing)?;
-        let read = |message: &ChatMessage| {
-            // SAFETY: the same.
-            let role = unsafe { string(message.role, "role") }?;
-            // SAFETY: the same.
-            let content = unsafe { text(message.content.data, message.content.length, "content") }?;
-            Ok(Message::new(role, content))
-        };
-        let messages = messages.iter().map(read).collect::<Outcome<Vec<_>>>()?;
-        let prompt = terminated(template.render(&Chat::new(messages))?);
-        // SAFETY: the same.
-        unsafe { fill(&prompt, buffer.cast(), capacity, needed) }
     })
 }

@@ -1,20 +1,19 @@
 //! Sessions: an engine over a model, on a thread of its own.
 
-use super::argument::{Place, Versioned, fixed};
+use super::argument::{Place, Versioned, fixed, string};
 use super::handle::{self, Handled, Object};
 use super::log::{LogLevel, log};
 use super::mailbox::Mailbox;
 use super::model::Model;
+use super::places::Places;
 use super::session_params::{Plan, SessionParams, plan};
-use super::status::{Failure, Outcome, Status, entry};
+use super::status::{Failure, Outcome, Status, entry, with_causes};
 use super::worker::{Command, Route, serve};
 use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::{CudaBackend, CudaOptions, loop_probe};
 use crate::backend::{Backend, Device, Limits};
-use crate::control::ControllerSpec;
-use crate::draft::Source;
 use crate::engine::{Engine, Request};
 use crate::kv::PAGE_TOKENS;
 use crate::load::ExitBlock;
@@ -35,8 +34,12 @@ pub struct SessionInfo {
     pub device: [c_char; 256],
     /// The controller, as eesd_session_params has it.
     pub controller: [c_char; 128],
+    /// Who drafts, as eesd_session_params has it: "exit,lookup", ..., or "off".
+    pub draft: [c_char; 64],
     /// Requests worked on side by side.
     pub slots: usize,
+    /// Requests that may wait beside those.
+    pub max_waiting: usize,
     /// Longest sequence, in tokens.
     pub context: usize,
     /// Tokens that the KV cache holds.
@@ -62,6 +65,10 @@ pub struct Session {
     device: String,
     kv: String,
     controller: String,
+    draft: String,
+    max_waiting: usize,
+    /// Requests that are taken.
+    places: Places,
     exit_layer: Option<usize>,
     commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -91,7 +98,9 @@ impl Session {
         let (commands, inbox) = mpsc::channel();
         let (tell, started) = mpsc::channel();
         let events = Arc::new(Mailbox::default());
-        let controller = plan.controller.to_string();
+        let (controller, draft) = (plan.drafting.controller.to_string(), plan.drafting.in_words(&model));
+        let max_waiting = plan.max_waiting;
+        let places = Places::new(plan.slots.saturating_add(max_waiting));
         let kv = if let Device::Cuda(_) = plan.device { String::new() } else { plan.kv.to_string() };
         let thread = std::thread::Builder::new().name("eesd-engine".into()).spawn({
             let (model, events) = (model.clone(), events.clone());
@@ -108,20 +117,45 @@ impl Session {
         });
         let (device, limits, exit_layer) = started?;
         let (thread, next_id) = (Mutex::new(Some(thread)), AtomicU64::new(1));
-        Ok(Self { model, limits, events, device, kv, controller, exit_layer, commands, thread, next_id })
+        Ok(Self {
+            model,
+            limits,
+            events,
+            device,
+            kv,
+            controller,
+            draft,
+            max_waiting,
+            places,
+            exit_layer,
+            commands,
+            thread,
+            next_id,
+        })
     }
 
-    /// Hands a request to the engine; its events go to `mailbox`.
-    pub(super) fn submit(&self, request: Request, mailbox: &Arc<Mailbox>, stream: bool) -> Outcome<u64> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream)))?;
-        Ok(id)
+    /// Hands requests to the engine, all of them or none; their events go to `mailbox`. Returns the number of the first; those
+    /// of the others follow.
+    pub(super) fn submit(&self, requests: Vec<Request>, mailbox: &Arc<Mailbox>, stream: bool) -> Outcome<u64> {
+        let places = self.places.take(requests.len())?;
+        let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
+        for (id, (request, place)) in (first..).zip(requests.into_iter().zip(places)) {
+            self.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream, place)))?;
+        }
+        Ok(first)
     }
 
     /// Tells the engine something.
     pub(super) fn send(&self, command: Command) -> Outcome {
         let ended = || Failure::new(Status::Closed, "the session's engine has ended");
         self.commands.send(command).map_err(|_| ended())
+    }
+
+    /// Has the engine's thread say something, after the step that it is at.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Outcome<T> {
+        let (reply, answer) = mpsc::channel();
+        self.send(question(reply))?;
+        answer.recv().map_err(|_| Failure::closed())
     }
 
     /// Ends the engine's thread, after the step that it is at.
@@ -150,11 +184,11 @@ fn run(model: &Model, plan: &Plan, tell: &Sender<Started>, inbox: Receiver<Comma
 
 fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
     let checkpoint = &model.checkpoint;
-    let drafts = plan.controller != ControllerSpec::Off && plan.sources.has(Source::Exit);
-    let exit = model.exit.as_ref().filter(|_| drafts).map(ExitBlock::weights);
+    let drafting = &plan.drafting;
+    let exit = drafting.exit(model).map(ExitBlock::weights);
     let (geometry, weights) = (checkpoint.geometry(), model.weights());
     let Plan { slots, context, pages, kv, .. } = *plan;
-    let max_draft = plan.draft_max.min(context);
+    let max_draft = drafting.draft_max.min(context);
     let backend: Box<dyn Backend> = match plan.device {
         Device::Auto | Device::Cpu => {
             let threads = plan.threads;
@@ -170,14 +204,14 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
             }
             log(LogLevel::Warning, || "the CUDA engine has not been run on a GPU yet".into());
             let defaults = CudaOptions::default();
-            let memory_fraction = plan.memory_fraction;
-            let options = CudaOptions { slots, context, max_draft, pages, memory_fraction, ..defaults };
+            let (memory_fraction, prefill) = (plan.memory_fraction, plan.prefill);
+            let options = CudaOptions { slots, context, max_draft, pages, memory_fraction, prefill, ..defaults };
             CudaBackend::new(gpu, geometry, &weights, exit.as_ref(), &options)?
         }
     };
     let end_tokens = checkpoint.generation().end_tokens.clone();
-    let engine = Engine::new(backend, plan.controller.build(), checkpoint.tokenizer().cloned(), end_tokens);
-    Ok(engine.with_options(plan.options).with_proposers(plan.sources.proposers()))
+    let engine = Engine::new(backend, drafting.controller.build(), checkpoint.tokenizer().cloned(), end_tokens);
+    Ok(engine.with_options(plan.options).with_proposers(drafting.sources.proposers_with(&drafting.kept)))
 }
 
 /// Makes a session over a model; *session gets a handle for eesd_session_free().
@@ -205,7 +239,8 @@ pub unsafe extern "C" fn eesd_session_create(
         log(LogLevel::Info, || {
             let (name, slots, context) =
                 (session.model.checkpoint.name(), session.limits.slots, session.limits.context);
-            format!("session over {name}: {}, {slots} slots, context {context}, {}", session.device, session.controller)
+            let (device, draft, controller) = (&session.device, &session.draft, &session.controller);
+            format!("session over {name}: {device}, {slots} slots, context {context}, drafts by {draft}, {controller}")
         });
         place.write(handle::register(Arc::new(session))?);
         Ok(())
@@ -245,7 +280,9 @@ pub unsafe extern "C" fn eesd_session_get_info(session: *const Session, info: *m
             struct_size: size_of::<SessionInfo>(),
             device: fixed(&session.device),
             controller: fixed(&session.controller),
+            draft: fixed(&session.draft),
             slots: session.limits.slots,
+            max_waiting: session.max_waiting,
             context: session.limits.context,
             cache_tokens: session.limits.pages * PAGE_TOKENS,
             kv: fixed(&session.kv),
@@ -253,6 +290,30 @@ pub unsafe extern "C" fn eesd_session_get_info(session: *const Session, info: *m
             exit_layer: session.exit_layer.unwrap_or(0),
         });
         Ok(())
+    })
+}
+
+/// Writes the texts that "shared" looks up, prompts and answers of requests that were finished, in the place of a file, for
+/// draft_index of later sessions and eesd-run's --draft-index. It holds them as tokens: keep it as you would keep the texts.
+///
+/// EESD_STATUS_UNSUPPORTED if the session does without "shared".
+///
+/// # Safety
+///
+/// `path` is NULL or ends in a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eesd_session_write_draft_index(session: *const Session, path: *const c_char) -> Status {
+    entry(|| {
+        let session = find(session)?;
+        // SAFETY: the caller vouches for it.
+        let path = unsafe { string(path, "path") }?;
+        let none = || {
+            let found = format!("the session drafts by {} (expected \"shared\" among its sources)", session.draft);
+            Failure::new(Status::Unsupported, found)
+        };
+        let texts = session.ask(Command::Texts)?.ok_or_else(none)?;
+        let written = session.model.checkpoint.write_draft_index(path.as_ref(), &texts);
+        written.map_err(|error| Failure::new(Status::IoFailed, with_causes(&error)))
     })
 }
 

@@ -2,14 +2,13 @@
 
 use super::argument::{Incoming, Place, Versioned, check_size, optional_string, structure, within};
 use super::device;
+use super::drafting::Drafting;
 use super::log::{LogLevel, log};
 use super::model::Model;
 use super::status::{Failure, Outcome, Status, entry};
 use crate::backend::cpu::KvFormat;
-use crate::backend::cuda::CudaOptions;
+use crate::backend::cuda::{CudaOptions, Prefill};
 use crate::backend::{DEFAULT_CONTEXT, Device};
-use crate::control::ControllerSpec;
-use crate::draft::{Source, Sources};
 use crate::engine::EngineOptions;
 use crate::kv::PAGE_TOKENS;
 use std::ffi::c_char;
@@ -25,6 +24,8 @@ pub struct SessionParams {
     pub threads: usize,
     /// Requests worked on side by side, 1 to 1024; more wait. Default: 8.
     pub slots: usize,
+    /// Requests that may wait beside those; more are refused with EESD_STATUS_OVERLOADED. Default: SIZE_MAX, without bound.
+    pub max_waiting: usize,
     /// Longest sequence, prompt and answer, in tokens; 0: the model's own, at most 8192.
     pub context: usize,
     /// Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
@@ -40,6 +41,9 @@ pub struct SessionParams {
     /// model has an exit block. With "shared" an answer comes faster where another request's was like it, so that whoever
     /// asks may tell what others asked: for sessions of one owner.
     pub draft: *const c_char,
+    /// A file of texts that "shared" begins with, as eesd_session_write_draft_index() and eesd-run's --draft-index write it; one
+    /// that does not exist yet holds none. With NULL for draft, "shared" is on. NULL: none.
+    pub draft_index: *const c_char,
     /// Most drafts in one round, 1 to 1024. Default: 16.
     pub draft_max: usize,
     /// Tokens that a step takes in at most; what it takes to read a long prompt is spread over others' rounds. Default:
@@ -47,6 +51,9 @@ pub struct SessionParams {
     pub token_budget: usize,
     /// Other than 0: pages of texts are kept, and prompts that begin alike take them. Default: 1.
     pub reuse_prefixes: i32,
+    /// How a GPU multiplies prompts with the weights, as after eesd-run's --prefill: "exact", or "fast", through NVIDIA's cuBLASLt.
+    /// NULL is "exact".
+    pub prefill: *const c_char,
     /// The part of a GPU's memory that may be used, above 0 and at most 1. Default: 0.9.
     pub gpu_memory_fraction: f64,
     /// The path of an eesd-run of this release, or NULL. It is started once, before the session opens the GPU, to try there in
@@ -71,9 +78,9 @@ pub(super) struct Plan {
     pub context: usize,
     pub pages: Option<usize>,
     pub kv: KvFormat,
-    pub controller: ControllerSpec,
-    pub sources: Sources,
-    pub draft_max: usize,
+    pub drafting: Drafting,
+    pub max_waiting: usize,
+    pub prefill: Prefill,
     pub memory_fraction: f64,
     pub loop_probe: Option<String>,
     pub options: EngineOptions,
@@ -90,8 +97,6 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
     // SAFETY: the same.
     let device = unsafe { device::read(params.device) }?;
     // SAFETY: the same.
-    let controller = unsafe { optional_string(params.controller, "controller") }?;
-    // SAFETY: the same.
     let kv = match unsafe { optional_string(params.kv, "kv") }? {
         None | Some("f32") => KvFormat::Full,
         Some("q8") => KvFormat::Eight,
@@ -104,45 +109,30 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         return Err(Failure::argument(found));
     }
     // SAFETY: the same.
-    let draft = unsafe { optional_string(params.draft, "draft") }?;
-    let name = model.checkpoint.name();
-    let controller = match (controller.map(ControllerSpec::parse).transpose()?, &model.exit) {
-        (None, Some(_)) => ControllerSpec::default(),
-        (None, None) => {
-            log(LogLevel::Info, || format!("{name} has no exit block"));
-            ControllerSpec::Off
+    let prefill = match unsafe { optional_string(params.prefill, "prefill") }? {
+        None | Some("exact") => Prefill::Exact,
+        Some("fast") => Prefill::Fast,
+        Some(other) => {
+            return Err(Failure::argument(format!("prefill: {other:?} (expected \"exact\", \"fast\" or NULL)")));
         }
-        (Some(controller), None) if controller != ControllerSpec::Off => {
-            let found =
-                format!("controller: {controller}, but the model was opened without an exit block to draft with");
-            return Err(Failure::new(Status::Unsupported, found));
-        }
-        (Some(controller), _) => controller,
     };
+    if prefill == Prefill::Fast && !matches!(device, Device::Cuda(_)) {
+        let found = "prefill: \"fast\", but the processor multiplies prompts in one way only";
+        return Err(Failure::argument(format!("{found} (expected \"exact\", or device \"cuda\")")));
+    }
+    // SAFETY: the same.
+    let drafting = unsafe { Drafting::of(model, params) }?;
     // SAFETY: the same.
     let loop_probe = unsafe { optional_string(params.loop_probe, "loop_probe") }?;
-    let asked = draft.map(str::parse::<Sources>).transpose()?;
-    if asked.is_some_and(|sources| sources.has(Source::Exit)) && model.exit.is_none() {
-        let found = "draft: \"exit\", but the model was opened without an exit block to draft with";
-        return Err(Failure::new(Status::Unsupported, found));
-    }
-    // Plain decoding is what "off" asks for; without an exit block it is only nobody's choice.
-    let plain = controller == ControllerSpec::Off && !params.controller.is_null();
-    let all = Sources::ALL.with(Source::Shared, false);
-    let sources = if plain { Sources::OFF } else { asked.unwrap_or(all) };
-    let draft_max = within(params.draft_max, 1, 1024, "draft_max")?;
-    if let ControllerSpec::Fixed(k) = controller
-        && k > draft_max
-    {
-        log(LogLevel::Warning, || format!("controller {controller}: at most {draft_max} drafts, by draft_max"));
-    }
     let trained = model.checkpoint.geometry().max_positions;
     let context = match within(params.context, 0, 1 << 24, "context")? {
         0 => trained.min(DEFAULT_CONTEXT),
         context => context,
     };
     if context > trained {
-        log(LogLevel::Warning, || format!("context: {context}, but {name} was trained for {trained} positions"));
+        log(LogLevel::Warning, || {
+            format!("context: {context}, but {} was trained for {trained} positions", model.checkpoint.name())
+        });
     }
     let threads = within(params.threads, 0, 1024, "threads")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -162,9 +152,9 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
         context,
         pages: (cache > 0).then(|| cache.div_ceil(PAGE_TOKENS)),
         kv,
-        controller,
-        sources,
-        draft_max,
+        drafting,
+        max_waiting: params.max_waiting,
+        prefill,
         memory_fraction,
         loop_probe: loop_probe.map(str::to_owned),
         options: EngineOptions {
@@ -192,14 +182,17 @@ pub unsafe extern "C" fn eesd_session_params_default(params: *mut SessionParams,
             device: std::ptr::null(),
             threads: 0,
             slots: 8,
+            max_waiting: usize::MAX,
             context: 0,
             cache_tokens: 0,
             kv: std::ptr::null(),
             controller: std::ptr::null(),
             draft: std::ptr::null(),
+            draft_index: std::ptr::null(),
             draft_max: 16,
             token_budget,
             reuse_prefixes: reuse_prefixes.into(),
+            prefill: std::ptr::null(),
             gpu_memory_fraction: CudaOptions::default().memory_fraction,
             loop_probe: std::ptr::null(),
         });

@@ -2,10 +2,10 @@
 
 use super::argument::{Place, Versioned};
 use super::session::{self, Session};
-use super::status::{Failure, Status, entry};
+use super::source::{EESD_SOURCES, SourceStats};
+use super::status::{Status, entry};
 use super::worker::Command;
 use crate::engine;
-use std::sync::mpsc;
 
 /// Counts since a session was made.
 #[repr(C)]
@@ -43,6 +43,8 @@ pub struct Totals {
     pub swapped_pages: usize,
     /// Mean accepted length, 1 + accepted / sequences; 0 before the first round.
     pub mean_accepted_length: f64,
+    /// What each source drafted: by_source[EESD_SOURCE_EXIT - 1], ...
+    pub by_source: [SourceStats; EESD_SOURCES],
 }
 
 /// A session between two steps of its engine.
@@ -86,9 +88,7 @@ pub unsafe extern "C" fn eesd_session_get_snapshot(session: *const Session, snap
         let session = session::find(session)?;
         // SAFETY: the caller vouches for it.
         let place = unsafe { Place::structure(snapshot) }?;
-        let (reply, answer) = mpsc::channel();
-        session.send(Command::Snapshot(reply))?;
-        let taken = answer.recv().map_err(|_| Failure::closed())?;
+        let taken = session.ask(Command::Snapshot)?;
         place.write(Snapshot {
             struct_size: size_of::<Snapshot>(),
             waiting: taken.waiting,
@@ -123,6 +123,7 @@ impl Totals {
             preemptions: totals.preemptions,
             swapped_pages: totals.swapped_pages,
             mean_accepted_length: totals.mean_accepted_length(),
+            by_source: SourceStats::of(&totals.by_source),
         }
     }
 }

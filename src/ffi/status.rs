@@ -4,7 +4,7 @@ use crate::backend::BackendError;
 use crate::control::ControllerError;
 use crate::draft::SourceError;
 use crate::engine::EngineError;
-use crate::load::LoadError;
+use crate::load::{LoadError, PromptError};
 use crate::sample::ParamError;
 use std::any::Any;
 use std::cell::RefCell;
@@ -48,6 +48,13 @@ pub enum Status {
     Closed = 14,
     /// A bug in this library: a panic was caught. The handles of the call should be freed.
     Internal = 15,
+    /// The model's numbers for this request are not finite: its weights hold such a number, or what they give is too large for
+    /// its format. The session's other requests go on.
+    NotFinite = 16,
+    /// As many requests wait as may (max_waiting of eesd_session_params): try again when one has ended.
+    Overloaded = 17,
+    /// A file could not be written.
+    IoFailed = 18,
 }
 
 /// Why a call fails.
@@ -76,6 +83,11 @@ impl Failure {
         Self::new(Status::Internal, format!("internal error, please report it: {text}"))
     }
 
+    /// A text that a tokenizer or a chat template, whole themselves, do not take.
+    pub(super) fn refused(error: &LoadError) -> Self {
+        Self::argument(with_causes(error))
+    }
+
     /// The session was freed.
     pub(super) fn closed() -> Self {
         Self::new(Status::Closed, "the session was freed")
@@ -91,6 +103,15 @@ impl From<&LoadError> for Failure {
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         Self::from(&error)
+    }
+}
+
+impl From<PromptError> for Failure {
+    fn from(error: PromptError) -> Self {
+        match error {
+            PromptError::NoTokenizer | PromptError::NoTemplate(_) => Self::new(Status::Unsupported, error.to_string()),
+            PromptError::Refused(error) => Self::refused(&error),
+        }
     }
 }
 
@@ -117,6 +138,7 @@ impl From<BackendError> for Failure {
         let status = match error {
             BackendError::OutOfMemory { .. } | BackendError::DeviceMemory(_) => Status::OutOfMemory,
             BackendError::Model(_) | BackendError::Exit(_) => Status::LoadFailed,
+            BackendError::NonFinite { .. } => Status::NotFinite,
             _ => Status::DeviceFailed,
         };
         Self::new(status, with_causes(&error))
@@ -130,14 +152,16 @@ impl From<EngineError> for Failure {
             EngineError::PromptTooLong { .. } | EngineError::CacheTooSmall { .. } => {
                 Self::new(Status::TooLong, error.to_string())
             }
-            EngineError::StopNeedsTokenizer => Self::new(Status::Unsupported, error.to_string()),
+            EngineError::StopNeedsTokenizer | EngineError::ConstraintOnDevice(_) => {
+                Self::new(Status::Unsupported, error.to_string())
+            }
             _ => Self::argument(error.to_string()),
         }
     }
 }
 
 /// The error and what is behind it, on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -200,6 +224,9 @@ pub extern "C" fn eesd_status_name(status: i32) -> *const c_char {
         13 => c"EESD_STATUS_DEVICE_FAILED",
         14 => c"EESD_STATUS_CLOSED",
         15 => c"EESD_STATUS_INTERNAL",
+        16 => c"EESD_STATUS_NOT_FINITE",
+        17 => c"EESD_STATUS_OVERLOADED",
+        18 => c"EESD_STATUS_IO_FAILED",
         _ => c"unknown status",
     };
     name.as_ptr()

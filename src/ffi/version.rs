@@ -4,7 +4,7 @@ use std::ffi::c_char;
 
 /// The interface that this header describes. A host compares it with eesd_abi_version() of the library that it runs with:
 /// where they are equal, structures and functions are the header's.
-pub const EESD_ABI_VERSION: u32 = 1;
+pub const EESD_ABI_VERSION: u32 = 2;
 
 /// The interface of this library.
 #[unsafe(no_mangle)]

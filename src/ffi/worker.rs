@@ -2,7 +2,10 @@
 
 use super::log::{LogLevel, log};
 use super::mailbox::{Happening, Letter, Mailbox};
+use super::places::TakenPlace;
 use super::status::{Failure, Status};
+use crate::TokenId;
+use crate::draft::Source;
 use crate::engine::{Engine, Request, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -18,6 +21,8 @@ pub(super) enum Command {
     Cancel(u64),
     /// Say what is going on.
     Snapshot(Sender<Snapshot>),
+    /// Say which texts others' drafts are looked up in; `None`: in none.
+    Texts(Sender<Option<Vec<TokenId>>>),
     /// Drop everything and end.
     Stop,
 }
@@ -28,17 +33,18 @@ pub(super) struct Route {
     mailbox: Arc<Mailbox>,
     /// Tokens are wanted as they come.
     stream: bool,
-    ended: bool,
+    /// Given back before the last event tells of it; `None`: it has ended.
+    place: Option<TakenPlace>,
 }
 
 impl Route {
-    pub fn new(id: u64, mailbox: Arc<Mailbox>, stream: bool) -> Self {
+    pub fn new(id: u64, mailbox: Arc<Mailbox>, stream: bool, place: TakenPlace) -> Self {
         mailbox.expect(id);
-        Self { id, mailbox, stream, ended: false }
+        Self { id, mailbox, stream, place: Some(place) }
     }
 
     fn end(mut self, last: Happening) {
-        self.ended = true;
+        self.place = None;
         self.mailbox.post([(self.id, last)]);
     }
 }
@@ -46,7 +52,7 @@ impl Route {
 impl Drop for Route {
     /// The engine is gone, or the message never reached it.
     fn drop(&mut self) {
-        if !self.ended {
+        if self.place.take().is_some() {
             let failure = match std::thread::panicking() {
                 true => Failure::new(Status::Internal, "internal error: the engine's thread panicked"),
                 false => Failure::closed(),
@@ -81,6 +87,7 @@ pub(super) fn serve(mut engine: Engine, commands: Receiver<Command>) {
                 }
                 // Who asked may have given up.
                 Command::Snapshot(reply) => drop(reply.send(engine.snapshot())),
+                Command::Texts(reply) => drop(reply.send(engine.kept(Source::Shared))),
                 Command::Stop => return,
             }
         }
@@ -132,7 +139,7 @@ fn deliver(routes: &mut BTreeMap<u64, Route>, events: &mut Vec<Letter>) {
         }
         bag.push((id, happening));
         if !is_token {
-            route.ended = true;
+            route.place = None;
             routes.remove(&id);
         }
     }

@@ -59,7 +59,7 @@ static inline eesd_request request_for(const char *prompt, size_t max_tokens) {
     eesd_request request;
     OK(eesd_request_default(NULL, &request, sizeof request));
     request.prompt = prompt;
-    request.prompt_length = strlen(prompt);
+    request.prompt_length = prompt ? strlen(prompt) : 0;
     request.max_tokens = max_tokens;
     return request;
 }

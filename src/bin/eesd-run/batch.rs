@@ -5,12 +5,11 @@ mod job;
 mod line;
 mod openai;
 mod resume;
-mod settings;
 
+pub use eesd::engine::settings::{bad_word, take as take_settings};
 pub use job::Job;
 pub use line::{Input, Item, Lines, count};
 pub use resume::TakenOver;
-pub use settings::{bad_word, take as take_settings};
 
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;

@@ -11,6 +11,7 @@ use crate::report::Reporter;
 use eesd::backend::Backend;
 use eesd::constrain::Grammars;
 use eesd::control::ControllerSpec;
+use eesd::engine::settings::MAX_TOKENS;
 use eesd::engine::{Engine, EngineOptions, Request};
 use eesd::load::{Chat, ChatTemplate, Checkpoint, Message, Prompt, PromptEncoder, Tokenizer};
 use eesd::model::{ModelWeights, Quantised, Scheme};
@@ -19,9 +20,6 @@ use serde_json::{Map, Value};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-/// Most tokens of an answer where nobody says.
-const MAX_TOKENS: usize = 256;
 
 /// For engines that are measured or checked: every prompt is read, though another began alike.
 pub const EVERY_PROMPT: EngineOptions = EngineOptions { token_budget: 512, reuse_prefixes: false };

@@ -3,6 +3,7 @@
 #[path = "../../../tests/common/hash_backend.rs"]
 mod hash_backend;
 
+use super::super::places::Places;
 use super::*;
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Chunk, Draft, Evaluation, Limits, SavedPages, Sequence};
@@ -11,11 +12,14 @@ use crate::kv::PageId;
 use crate::model::Geometry;
 use crate::sample::Verdict;
 use hash_backend::HashBackend;
+use std::ops::Range;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 const VOCAB: usize = 17;
+/// Prompts that begin with it are given numbers that are not finite.
+const BREAKS: TokenId = 12;
 /// Prompts that begin with it make a pass fail.
 const FAILS: TokenId = 15;
 /// Prompts that begin with it make a pass panic.
@@ -28,6 +32,8 @@ const LONG: TokenId = 13;
 /// A backend with bad days.
 struct Fragile {
     good: HashBackend,
+    /// First pages of sequences whose numbers are not finite.
+    broken: Vec<PageId>,
     /// Told of each pass that waits.
     waits: Sender<()>,
     /// Passes that may go on; all of them once the test has let go of the other end.
@@ -52,7 +58,12 @@ impl Backend for Fragile {
             let _ = self.waits.send(());
             let _ = self.allowed.recv();
         }
+        self.broken.retain(|page| batch.iter().all(|chunk| chunk.pages[0] != *page));
+        self.broken.extend(batch.iter().filter(|chunk| chunk.tokens[0] == BREAKS).map(|chunk| chunk.pages[0]));
         self.good.prefill(batch)
+    }
+    fn first_non_finite(&self, pages: &[PageId], positions: Range<usize>) -> Option<usize> {
+        self.broken.contains(&pages[0]).then_some(positions.start)
     }
     fn save_pages(&mut self, pages: &[PageId]) -> Result<SavedPages, BackendError> {
         self.good.save_pages(pages)
@@ -103,16 +114,22 @@ fn start_waiting() -> (Sender<Command>, Gate, JoinHandle<()>) {
     let (allow, allowed) = channel();
     let thread = std::thread::spawn(move || {
         let limits = Limits { pages: 32, slots: 4, max_draft: 4, context: 1024 };
-        let backend = Box::new(Fragile { good: HashBackend::new(VOCAB, limits, 200), waits, allowed });
+        let backend =
+            Box::new(Fragile { good: HashBackend::new(VOCAB, limits, 200), broken: Vec::new(), waits, allowed });
         serve(Engine::new(backend, ControllerSpec::Fixed(3).build(), None, Vec::new()), inbox);
     });
     (commands, Gate { waiting, allow }, thread)
 }
 
+/// One of any number of places.
+fn place() -> TakenPlace {
+    Places::new(1).take(1).unwrap().remove(0)
+}
+
 fn submit(commands: &Sender<Command>, mailbox: &Arc<Mailbox>, id: u64, first: TokenId, stream: bool) {
     let request = Request::new(vec![first, 2, 3], 20);
     // Where nobody takes it, it comes back in the error, and its route ends with that.
-    let _ = commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream)));
+    let _ = commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream, place())));
 }
 
 /// Tokens and last event of the requests so far, in the order in which they ended.
@@ -160,7 +177,7 @@ fn a_cancelled_request_has_all_its_tokens() {
     let mailbox = Arc::new(Mailbox::default());
     for id in 1..=20 {
         let request = Request::new(vec![WAITS, 2, 3], 1000);
-        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true))).unwrap();
+        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true, place()))).unwrap();
         for _ in 0..id {
             gate.waiting.recv().unwrap();
             gate.allow.send(()).unwrap();
@@ -186,7 +203,7 @@ fn tokens_do_not_wait_for_a_prompt() {
     for turn in 0..20 {
         let request = Request::new(vec![WAITS, 2, 3], 1000);
         let (id, long) = (2 * turn, 2 * turn + 1);
-        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true))).unwrap();
+        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true, place()))).unwrap();
         let rounds = 1 + turn % 3;
         for _ in 0..rounds {
             gate.waiting.recv().unwrap();
@@ -227,6 +244,33 @@ fn a_failed_pass_ends_what_runs_and_nothing_else() {
     assert_eq!(ends(&mailbox, 1), [(2, 0, Ok(20))]);
     commands.send(Command::Stop).unwrap();
     thread.join().unwrap();
+}
+
+#[test]
+fn numbers_that_are_not_finite_fail_their_request_by_a_status_of_their_own() {
+    let (commands, thread) = start();
+    let mailbox = Arc::new(Mailbox::default());
+    submit(&commands, &mailbox, 1, BREAKS, true);
+    submit(&commands, &mailbox, 2, 1, false);
+    assert_eq!(ends(&mailbox, 2), [(1, 0, Err(Status::NotFinite)), (2, 0, Ok(20))]);
+    commands.send(Command::Stop).unwrap();
+    thread.join().unwrap();
+}
+
+/// A place is free when the last event of its request is told, so that who has seen it may hand in another.
+#[test]
+fn a_place_comes_back_before_the_last_event() {
+    let (commands, thread) = start();
+    let (places, mailbox) = (Places::new(1), Arc::new(Mailbox::default()));
+    for (id, first) in (1..).zip([1, BREAKS, 2, FAILS, 3, PANICS]) {
+        let place = places.take(1).unwrap_or_else(|failure| panic!("{id}: {}", failure.message)).remove(0);
+        assert!(places.take(1).is_err());
+        let route = Route::new(id, mailbox.clone(), id % 2 == 0, place);
+        let _ = commands.send(Command::Submit(Box::new(Request::new(vec![first, 2, 3], 20)), route));
+        assert_eq!(ends(&mailbox, 1).len(), 1);
+    }
+    assert!(places.take(1).is_ok());
+    assert!(thread.join().is_err());
 }
 
 #[test]

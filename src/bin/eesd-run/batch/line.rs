@@ -1,11 +1,11 @@
 //! One line of a request file: parsed by itself, so that a wrong one fails alone.
 
 use super::job::{Form, Job};
-use super::{openai, settings};
+use super::openai;
 use crate::failure::{Failure, Outcome};
 use crate::openai::{ApiError, Asked, Shape, seeded};
 use eesd::constrain::Grammars;
-use eesd::engine::Request;
+use eesd::engine::{Request, settings};
 use eesd::load::{JsonLines, Keys, Prompt, PromptEncoder, REQUEST_KEYS};
 use serde_json::value::RawValue;
 use std::fs::File;

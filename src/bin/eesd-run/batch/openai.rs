@@ -2,9 +2,9 @@
 
 use super::job::{Job, Row};
 use super::line::Asking;
-use super::settings::MOST_SAMPLES;
 use crate::openai::{self, ApiError, Asked, BodyReader, Head, Shape};
 use eesd::engine::Completion;
+use eesd::engine::settings::MOST_SAMPLES;
 use eesd::load::{Keys, Tokenizer};
 use eesd::model::Scheme;
 use serde_json::value::RawValue;

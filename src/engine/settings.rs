@@ -1,17 +1,21 @@
-//! The settings of a line: what it says of its answer, over what the flags say.
+//! The settings of a request in JSON (a line of a batch, a server's body, a host's text): what it says of its answer, over
+//! what it is given.
 
-use crate::constraint;
-use eesd::TokenId;
-use eesd::constrain::Grammars;
-use eesd::draft::Sources;
-use eesd::engine::Request;
-use eesd::load::{Keys, Tokenizer};
-use eesd::sample::VerifyMode;
+mod constraint;
+
+use super::Request;
+use crate::TokenId;
+use crate::constrain::Grammars;
+use crate::draft::Sources;
+use crate::load::{Keys, Tokenizer};
+use crate::sample::VerifyMode;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Most answers to one request.
 pub const MOST_SAMPLES: usize = 1024;
+/// Most tokens of an answer where nobody says.
+pub const MAX_TOKENS: usize = 256;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -127,7 +131,7 @@ fn set<T>(default: &mut T, value: Option<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eesd::load::REQUEST_KEYS;
+    use crate::load::REQUEST_KEYS;
 
     #[test]
     fn every_key_that_other_commands_pass_over_is_a_setting() {
