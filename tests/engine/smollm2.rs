@@ -3,7 +3,7 @@
 use crate::common::requests::{run, tokens};
 use crate::common::simulated_times;
 use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat};
-use eesd::engine::{Engine, Request};
+use eesd::engine::{Engine, Request, Stats};
 use eesd::load::{Chat, Checkpoint, Message};
 use eesd::model::ExitWeights;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn its_chat_template_and_ends_are_read() {
 }
 
 /// What it writes has the same bits on every processor, so it can be said word for word. An untrained exit block drafts
-/// badly and so tries the refusals.
+/// badly and so tries the refusals; one in training has to be right now and then.
 #[test]
 fn it_answers_alike_with_and_without_drafts() {
     let Some(model) = model() else { return };
@@ -61,10 +61,14 @@ fn it_answers_alike_with_and_without_drafts() {
     let questions = ["Name three fruits.", "Write a Python function that adds two numbers.", "Say hello."];
     let requests: Vec<Request> = questions.iter().map(|text| Request::new(prompt(text), 48)).collect();
     let weights = model.weights();
-    let exit = ExitWeights::from_model(&weights, 10, 29);
-    for kv in [KvFormat::Full, KvFormat::Eight] {
+    let block =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m-instruct/in-training/exit-4.safetensors");
+    let block = model.open_exit(&block).unwrap();
+    let (untrained, trained) = (ExitWeights::from_model(&weights, 10, 29), block.weights());
+    let ways = [(KvFormat::Full, &untrained), (KvFormat::Eight, &untrained), (KvFormat::Full, &trained)];
+    for (kv, exit) in ways {
         let options = CpuOptions { slots: 3, context: 256, max_draft: 8, kv, ..CpuOptions::default() };
-        let backend = CpuBackend::new(model.geometry(), &weights, Some(&exit), &options).unwrap();
+        let backend = CpuBackend::new(model.geometry(), &weights, Some(exit), &options).unwrap();
         let ends = model.generation().end_tokens.clone();
         let mut engine = Engine::new(backend, simulated_times::controller("off"), None, ends);
         let plain = run(&mut engine, &requests, 1);
@@ -72,6 +76,14 @@ fn it_answers_alike_with_and_without_drafts() {
         for controller in ["fixed:4", "goodput-ts"] {
             engine.set_controller(simulated_times::controller(controller));
             assert_eq!(tokens(&run(&mut engine, &requests, 3)), tokens(&plain), "{kv}, {controller}");
+        }
+        if exit.after == trained.after {
+            engine.set_controller(simulated_times::controller("fixed:1"));
+            let answers = run(&mut engine, &requests, 1);
+            assert_eq!(tokens(&answers), tokens(&plain));
+            let [drafted, accepted] = [|stats: &Stats| stats.drafted_at[0], |stats| stats.accepted_at[0]]
+                .map(|of| answers.iter().map(|answer| of(&answer.stats)).sum::<usize>());
+            assert!(4 * accepted > drafted, "{accepted} of {drafted} first drafts");
         }
     }
 }
