@@ -81,8 +81,8 @@ fn it_answers_alike_with_and_without_drafts() {
             engine.set_controller(simulated_times::controller("fixed:1"));
             let answers = run(&mut engine, &requests, 1);
             assert_eq!(tokens(&answers), tokens(&plain));
-            let [drafted, accepted] = [|stats: &Stats| stats.drafted_at[0], |stats| stats.accepted_at[0]]
-                .map(|of| answers.iter().map(|answer| of(&answer.stats)).sum::<usize>());
+            let sum = |of: fn(&Stats) -> usize| answers.iter().map(|answer| of(&answer.stats)).sum::<usize>();
+            let (drafted, accepted) = (sum(|stats| stats.drafted_at[0]), sum(|stats| stats.accepted_at[0]));
             assert!(4 * accepted > drafted, "{accepted} of {drafted} first drafts");
         }
     }
