@@ -15,8 +15,9 @@ _FINISHES = {
     lib.EESD_FINISH_STOP_STRING: "stop_string",
     lib.EESD_FINISH_CONTEXT: "context",
     lib.EESD_FINISH_CANCELLED: "cancelled",
+    lib.EESD_FINISH_COMPLETE: "complete",
 }
-_SOURCES = (None, "exit", "lookup", "shared")
+_SOURCES = (None, "exit", "lookup", "shared", "grammar")
 
 
 class TokenLogprobs(NamedTuple):

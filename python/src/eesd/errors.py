@@ -8,6 +8,7 @@ __all__ = [
     "Error",
     "InvalidArgument",
     "LoadFailed",
+    "NotFinite",
     "OutOfMemory",
     "TooLong",
     "Unsupported",
@@ -56,6 +57,12 @@ class DeviceFailed(Error):
     status = "DEVICE_FAILED"
 
 
+class NotFinite(Error):
+    """The model's numbers for this request are not finite; others go on."""
+
+    status = "NOT_FINITE"
+
+
 class Closed(Error):
     """The model was closed, before the call or while it waited."""
 
@@ -64,7 +71,7 @@ class Closed(Error):
 
 _KINDS: dict[str, type[Error]] = {
     kind.status: kind
-    for kind in (InvalidArgument, Unsupported, LoadFailed, TooLong, OutOfMemory, DeviceFailed, Closed)
+    for kind in (InvalidArgument, Unsupported, LoadFailed, TooLong, OutOfMemory, DeviceFailed, NotFinite, Closed)
 }
 _KINDS["INVALID_UTF8"] = InvalidArgument
 _KINDS["INVALID_HANDLE"] = Closed
