@@ -85,7 +85,7 @@ fn logprobs_of_a_streamed_text_know_their_place() {
 
 #[test]
 fn a_stream_tells_who_drafted_what() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--controller", "fixed:4"]); // it drafts, however fast the machine is
     let request = json!({"prompt": "def fibonacci(n):\n", "max_tokens": 60, "ignore_eos": true});
     let whole = server.ok(TEXT, &request)["choices"][0]["text"].take();
     let drafted = |draft: &str| {
