@@ -125,7 +125,7 @@ impl Construction {
             let mut recurrent = 0;
             for drafted in 0..self.drafts {
                 let batch = self.sequences(&texts, &tables, &sampler, (drafted, recurrent));
-                let way = backend.way_of_next(drafted);
+                let way = backend.way_of_next(drafted, false);
                 let drafts = backend.draft_by(way, &batch)?;
                 recurrent = if way == Way::Recurrent { recurrent + 1 } else { 0 };
                 std::iter::zip(&mut texts, &drafts).for_each(|(text, draft)| text.push(draft.token));

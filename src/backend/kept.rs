@@ -1,4 +1,5 @@
-//! What a backend has kept of a slot's round beside its drafts: which rows' `h_N`, and the exit block's state.
+//! What a backend has kept of a slot's round beside its drafts: which rows' `h_N`, and the exit block's state; and of the
+//! round before, where the text went on.
 
 use super::{BackendError, Sequence};
 use crate::control::Way;
@@ -10,6 +11,8 @@ pub struct Kept {
     hidden: usize,
     /// After how many drafts the exit block's state was kept; 0: after none.
     state: usize,
+    /// Of a verified round whose rows' `h_N` are all kept: the position of its last row that was right, and its number.
+    verified: Option<(usize, usize)>,
 }
 
 impl Kept {
@@ -22,10 +25,31 @@ impl Kept {
     /// So many further drafts of the sequence were just made this way.
     pub fn drafted(&mut self, sequence: &Sequence<'_>, way: Way, further: usize) {
         self.state = sequence.sampled() + further;
+        self.verified = None;
         // Where the `h_N` of a row before is not kept, that of a later one is of no use.
         if way == Way::FirstLayers && self.has_hidden(sequence) {
             self.hidden = self.state;
         }
+    }
+
+    /// The round of the sequence was verified, with so many drafts accepted, and the `h_N` of all its rows kept.
+    pub fn verified(&mut self, sequence: &Sequence<'_>, accepted: usize) {
+        self.verified = Some((sequence.committed - 1 + accepted, accepted));
+    }
+
+    /// The row of the round before that comes before the sequence's pending token.
+    ///
+    /// # Errors
+    /// If the sequence has drafted already, or its `h_N` is not kept.
+    pub fn row_before(&self, sequence: &Sequence<'_>) -> Result<usize, BackendError> {
+        let before =
+            self.verified.filter(|&(position, _)| sequence.drafted() == 0 && position + 2 == sequence.committed);
+        before.map(|(_, row)| row).ok_or_else(|| {
+            let Sequence { slot, committed, .. } = *sequence;
+            let found =
+                format!("slot {slot}: a draft that continues {committed} tokens after {} drafts", sequence.drafted());
+            BackendError::Device(format!("{found} (expected a round that was verified before them, and no draft)"))
+        })
     }
 
     /// Whether all rows' `h_N` are kept that the sequence says to have one.

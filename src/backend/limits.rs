@@ -79,9 +79,9 @@ impl Limits {
             return Err(BackendError::Device(format!("{found} (expected at most all)")));
         }
         let sampled = sequence.sampled();
-        if sequence.recurrent > 0 && sequence.recurrent >= sampled {
+        if sequence.recurrent > sampled {
             let found = format!("{} of {sampled} sampled drafts recurrent", sequence.recurrent);
-            return Err(BackendError::Device(format!("{found} (expected at most all but the first)")));
+            return Err(BackendError::Device(format!("{found} (expected at most all)")));
         }
         self.check_room(sequence.pages, len)
     }

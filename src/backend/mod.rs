@@ -129,10 +129,30 @@ pub trait Backend: Send {
         Err(BackendError::not_recurrent())
     }
 
-    /// How the next draft of a round is made, after so many: with a recurrent exit block all but the first without the
-    /// first layers.
-    fn way_of_next(&self, drafted: usize) -> Way {
-        if drafted > 0 && self.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
+    /// Whether a round's first draft can be made from what the verification before it left: [`draft_continued`](Self::draft_continued).
+    fn continues(&self) -> bool {
+        false
+    }
+
+    /// A round's first draft by a recurrent exit block alone: on its state at the row before the pending token, which it
+    /// has from that row's `h_N`, and on the pending token. The verification before, in the same slot, must have come as
+    /// far as that row; its verdict was committed as it was. Else as [`draft_recurrently`](Self::draft_recurrently).
+    ///
+    /// # Errors
+    /// If the exit block is no recurrent one, the row's `h_N` was not kept, or the device fails.
+    fn draft_continued(&mut self, _batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        Err(BackendError::not_recurrent())
+    }
+
+    /// How the next draft of a round is made, after so many: with a recurrent exit block without the first layers, but for
+    /// the first one where it cannot be [continued](Self::continues) from a round before.
+    fn way_of_next(&self, drafted: usize, continued: bool) -> Way {
+        match drafted {
+            _ if !self.is_recurrent() => Way::FirstLayers,
+            0 if continued && self.continues() => Way::Continued,
+            0 => Way::FirstLayers,
+            _ => Way::Recurrent,
+        }
     }
 
     /// Whether it leaves tokens out of rows of logits as a sampler's [guide](Sampler::guide) says.
@@ -140,13 +160,14 @@ pub trait Backend: Send {
         true
     }
 
-    /// One draft step, one way or the other.
+    /// One draft step, whichever way.
     ///
     /// # Errors
     /// Those of the way.
     fn draft_by(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         match way {
             Way::FirstLayers => self.draft(batch),
+            Way::Continued => self.draft_continued(batch),
             Way::Recurrent => self.draft_recurrently(batch),
         }
     }
@@ -323,10 +344,7 @@ impl Sequence<'_> {
 
     /// What [`recurrent`](Self::recurrent) is after one more draft, made this way.
     pub fn recurrent_after(&self, way: Way) -> usize {
-        match way {
-            Way::FirstLayers => 0,
-            Way::Recurrent => self.recurrent + 1,
-        }
+        if way.is_recurrent() { self.recurrent + 1 } else { 0 }
     }
 }
 

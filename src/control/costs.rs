@@ -139,8 +139,8 @@ impl Costs {
     pub fn round(&self) -> Option<RoundCosts<'_>> {
         let (step_seconds, aftermath) = (self.draft.mean()?, self.aftermath.ratio());
         let later = match self.later {
-            Way::FirstLayers => 1.0,
             Way::Recurrent => self.recurrent.mean().unwrap_or(1.0),
+            Way::FirstLayers | Way::Continued => 1.0,
         };
         Some(RoundCosts { step_seconds, later, aftermath, verify: self.fit.as_ref()? })
     }

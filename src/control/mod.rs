@@ -107,7 +107,7 @@ pub struct RoundTimes<'a> {
     pub batch: usize,
     /// Tokens that were proposed, over all sequences.
     pub proposed: usize,
-    /// Drafts that were made [recurrently](Way::Recurrent) and left the rows that they began from without hidden states,
+    /// Drafts that were made [recurrently](Way::is_recurrent) and left the rows that they began from without hidden states,
     /// over all sequences.
     pub recurrent: usize,
     /// Each draft step.

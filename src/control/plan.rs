@@ -7,8 +7,21 @@ pub enum Way {
     /// Through the model's first layers and the exit block.
     #[default]
     FirstLayers,
+    /// A round's first one by a recurrent exit block alone: from the hidden state that the verification before it left of
+    /// the row before the pending token.
+    Continued,
     /// By a recurrent exit block alone, from the draft before it.
     Recurrent,
+}
+
+impl Way {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// Whether it leaves the row that it begins from without a hidden state.
+    pub fn is_recurrent(self) -> bool {
+        self != Self::FirstLayers
+    }
 }
 
 /// When one round's draft ends. After each draft its confidence is looked up in a table.

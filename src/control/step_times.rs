@@ -54,8 +54,9 @@ const ENOUGH: usize = 3;
 #[derive(Debug, Clone, Default)]
 pub struct StepTimes {
     /// By way, and by sequences in the step.
-    draft: [Cells; 2],
-    /// How drafts after a round's first one are made, as far as is known.
+    draft: [Cells; Way::COUNT],
+    /// How a round's first draft is made, and those after it, as far as is known.
+    first: Way,
     later: Way,
     /// By rows.
     verify: Cells,
@@ -77,7 +78,8 @@ pub struct StepTimes {
 #[derive(Debug, Clone)]
 pub struct StepCosts {
     /// By way; `None` while no such draft was measured.
-    draft: [Option<Curve>; 2],
+    draft: [Option<Curve>; Way::COUNT],
+    first: Way,
     later: Way,
     rows: Curve,
     /// What decisions take rows to cost: what is thought dear by mistake is never tried again, what is thought cheap is.
@@ -86,20 +88,23 @@ pub struct StepCosts {
 }
 
 impl StepCosts {
-    /// A draft step of this many sequences; one that was never measured costs what one through the first layers does.
+    /// A draft step of this many sequences; one that was never measured costs what a round's first one does.
     pub fn step(&self, way: Way, sequences: usize) -> f64 {
-        let [through_layers, _] = &self.draft;
-        let curve = self.draft[way as usize].as_ref().or(through_layers.as_ref());
+        let curve = self.draft[way as usize].as_ref().or(self.draft[self.first as usize].as_ref());
         if sequences == 0 { 0.0 } else { curve.map_or(f64::INFINITY, |draft| draft.at(sequences as f64)) }
+    }
+
+    /// Whether a round's first draft was measured.
+    fn knows_drafts(&self) -> bool {
+        self.draft[self.first as usize].is_some()
     }
 
     /// The next draft of this many sequences after so many drafts of each, but for its rows' share of verification that
     /// every row has: a row that is drafted from without hidden states needs the first layers then.
     pub fn draft(&self, drafted: usize, sequences: usize) -> f64 {
-        match if drafted == 0 { Way::FirstLayers } else { self.later } {
-            Way::FirstLayers => self.step(Way::FirstLayers, sequences),
-            Way::Recurrent => self.step(Way::Recurrent, sequences) + self.per_fresh * sequences as f64,
-        }
+        let way = if drafted == 0 { self.first } else { self.later };
+        let fresh = if way.is_recurrent() { sequences } else { 0 };
+        self.step(way, sequences) + self.per_fresh * fresh as f64
     }
 
     /// The rest of a round: verifying `rows` rows, of which `fresh` come without hidden states, and all else.
@@ -162,6 +167,7 @@ impl StepTimes {
     pub fn observe(&mut self, times: &RoundTimes<'_>) {
         self.rounds += 1;
         self.drafted = !times.draft_steps.is_empty();
+        self.first = times.draft_steps.first().map_or(self.first, |step| step.way);
         self.later = times.draft_steps.get(1).map_or(self.later, |step| step.way);
         let verify = Pass { rows: times.rows, fresh: times.fresh(), seconds: times.verify_seconds };
         let steps =
@@ -222,7 +228,7 @@ impl StepTimes {
 
     /// What passes cost by now; `None` while too little was measured.
     pub fn costs(&mut self) -> Option<&StepCosts> {
-        self.verify_costs().filter(|costs| costs.draft[0].is_some())
+        self.verify_costs().filter(|costs| costs.knows_drafts())
     }
 
     /// The same as far as verification goes: with or without draft steps measured.
@@ -238,12 +244,12 @@ impl StepTimes {
     /// How many drafts a sequence should make for the sake of the table, if any: one and none in turn while nothing is
     /// known.
     pub fn wanted_drafts(&self) -> Option<usize> {
-        let known = self.costs.as_ref().is_some_and(|costs| costs.draft[0].is_some()) || self.knows_drafts();
+        let known = self.costs.as_ref().is_some_and(StepCosts::knows_drafts) || self.knows_drafts();
         (!known).then_some(usize::from(!self.drafted))
     }
 
     fn knows_drafts(&self) -> bool {
-        self.draft[0].passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH
+        self.draft[self.first as usize].passes() >= ENOUGH && self.verify.passes() >= 2 * ENOUGH
     }
 
     /// The machine's present time over that of the table.
@@ -257,7 +263,7 @@ impl StepTimes {
         let known = self.wanted_drafts().is_none();
         let fit = |cells: &Cells| Curve::fit(&cells.points(0.0, self.rounds)).filter(|_| known);
         let draft = self.draft.each_ref().map(fit);
-        Some(StepCosts { draft, later: self.later, hopeful: rows.hopeful(), rows, per_fresh })
+        Some(StepCosts { draft, first: self.first, later: self.later, hopeful: rows.hopeful(), rows, per_fresh })
     }
 
     /// A draft step's time at the table's speed, if much is known of steps like it.
@@ -290,8 +296,9 @@ impl StepTimes {
         self.fit().map_or(Value::Object(Default::default()), |costs| {
             json!({
                 "speed": speed,
-                "draft_milliseconds_by_sequences": milliseconds(costs.draft[0].as_ref()),
-                "recurrent_draft_milliseconds_by_sequences": milliseconds(costs.draft[1].as_ref()),
+                "draft_milliseconds_by_sequences": milliseconds(costs.draft[Way::FirstLayers as usize].as_ref()),
+                "continued_draft_milliseconds_by_sequences": milliseconds(costs.draft[Way::Continued as usize].as_ref()),
+                "recurrent_draft_milliseconds_by_sequences": milliseconds(costs.draft[Way::Recurrent as usize].as_ref()),
                 "verify_milliseconds_by_rows": milliseconds(Some(&costs.rows)),
                 "verify_milliseconds_per_fresh_row": costs.per_fresh * speed * 1e3,
             })

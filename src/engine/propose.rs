@@ -53,7 +53,8 @@ impl Engine {
         let mut asked = Vec::with_capacity(offering.len());
         for (&i, offers) in offering.iter().zip(&offers) {
             let Running { slot, sources, .. } = running[i];
-            asked.push(Asked { slot, offers, may_draft: exits && sources.has(Source::Exit) });
+            let may_draft = exits && sources.has(Source::Exit) && running[i].can_begin(&**backend);
+            asked.push(Asked { slot, offers, may_draft });
         }
         let mut draws: Vec<Philox> = offering.iter().map(|&i| running[i].draws_among_sources()).collect();
         let choices = proposing.choice.choose(&asked, running.len(), &mut draws);

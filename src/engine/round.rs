@@ -73,7 +73,8 @@ impl Engine {
             return Ok(steps);
         }
         let mut steps = Vec::new();
-        let mut active: Vec<usize> = (0..self.running.len()).filter(|&i| self.running[i].may_sample()).collect();
+        let may_draft = |i: &usize| self.running[*i].may_sample() && self.running[*i].can_begin(&*self.backend);
+        let mut active: Vec<usize> = (0..self.running.len()).filter(may_draft).collect();
         loop {
             active = self.who_drafts(active);
             if active.is_empty() {
@@ -84,7 +85,7 @@ impl Engine {
             let step = self.clock.now();
             let batch: Vec<Sequence<'_>> = active.iter().map(|&i| self.running[i].as_sequence()).collect();
             // All of them have made a draft in every step so far.
-            let way = self.backend.way_of_next(steps.len());
+            let way = self.backend.way_of_next(steps.len(), true);
             let drafts = self.backend.draft_by(way, &batch)?;
             let seconds = self.clock.since(step).as_secs_f64();
             steps.push(DraftStep { way, sequences: active.len(), seconds });
@@ -100,7 +101,8 @@ impl Engine {
         let limits = self.backend.limits();
         let [sequence] = &mut self.running[..] else { return Ok(None) };
         let limit = sequence.drafts_with_room(&limits);
-        if !self.backend.follows_plans() || limit == 0 || !sequence.may_sample() {
+        let may_draft = limit > 0 && sequence.may_sample() && sequence.can_begin(&*self.backend);
+        if !self.backend.follows_plans() || !may_draft {
             return Ok(None);
         }
         let step = Step { slot: sequence.slot, batch: 1, confidences: &[], limit };
@@ -109,14 +111,15 @@ impl Engine {
         if plan.limit == 0 {
             return Ok(Some(Vec::new()));
         }
-        let mut plan = DraftPlan { later: self.backend.way_of_next(1), ..plan };
+        let mut plan = DraftPlan { later: self.backend.way_of_next(1, true), ..plan };
         let _range = profile::range("draft loop");
         let mut steps = Vec::new();
         if plan.later == Way::Recurrent {
             // Its first draft costs another time, and is measured apart.
             let start = self.clock.now();
-            let first = self.backend.draft(&[sequence.as_sequence()])?;
-            let step = DraftStep::through_layers(1, self.clock.since(start).as_secs_f64());
+            let way = self.backend.way_of_next(0, true);
+            let first = self.backend.draft_by(way, &[sequence.as_sequence()])?;
+            let step = DraftStep { way, sequences: 1, seconds: self.clock.since(start).as_secs_f64() };
             first.iter().for_each(|&draft| sequence.push_draft(draft, step.way, step.seconds));
             steps.push(step);
             let rest = first.first().and_then(|draft| plan.rest(draft.confidence));

@@ -6,7 +6,7 @@ use super::output::Output;
 use super::propose::Offered;
 use super::request::{Completion, Finish, Request, SourceStats, Stats};
 use crate::TokenId;
-use crate::backend::{BackendError, Draft, Limits, Sequence};
+use crate::backend::{Backend, BackendError, Draft, Limits, Sequence};
 use crate::constrain::Standing;
 use crate::control::Way;
 use crate::draft::{Proposal, Source, Sources};
@@ -40,6 +40,8 @@ pub(super) struct Running {
     proposed: usize,
     /// How many of the drafts before those, the last ones, were made recurrently.
     recurrent: usize,
+    /// Its last pass was a verification, in its slot, from which it goes on.
+    pub continues: bool,
     /// Confidence of each of this round's drafts.
     pub confidences: Vec<f32>,
     /// Seconds of each draft step of this round that it took part in.
@@ -95,6 +97,7 @@ impl Running {
             offered: Offered::default(),
             proposed: 0,
             recurrent: 0,
+            continues: false,
             confidences: Vec::new(),
             draft_seconds: Vec::new(),
             output,
@@ -166,6 +169,7 @@ impl Running {
     pub fn swapped_out(&mut self, complete: usize) {
         self.saved = complete;
         self.kept = 0;
+        self.continues = false;
         self.stats.preemptions += 1;
     }
 
@@ -187,6 +191,11 @@ impl Running {
     /// Whether the exit block may draft for its round: nothing was proposed, after which it could not.
     pub fn may_sample(&self) -> bool {
         self.sources.has(Source::Exit) && self.proposed == 0
+    }
+
+    /// Whether there is what the exit block begins from: on some devices what the round before left.
+    pub fn can_begin(&self, backend: &dyn Backend) -> bool {
+        self.continues || !backend.continues()
     }
 
     /// Who wrote this round's draft.
@@ -273,6 +282,7 @@ impl Running {
         self.tokens.push(verdict.next);
         self.committed = self.tokens.len();
         self.table.set_len(self.committed - 1);
+        self.continues = true;
     }
 
     /// The last `n` committed tokens.

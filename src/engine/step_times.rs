@@ -1,21 +1,23 @@
 //! Rounds played for nothing but to time them, so that a controller, and the choice among sources, know what passes of many
 //! rows cost before the first request has paid for finding out, and a job how many requests are worth running side by side.
 //!
-//! They are rounds of texts of one token, which need no prompt to be taken in first: on a large model that alone would
+//! They are rounds of texts of a token or two, which need no prompt to be taken in first: on a large model that alone would
 //! take longer than all that is worth knowing. Each begins only where it is expected to end in time, by what half of it
 //! took, so that the first answer waits for about as long as [`MOST_TIME`] says, whatever the model's size.
 
 use super::{Clock, Engine};
 use crate::TokenId;
 use crate::backend::{Backend, BackendError, Sequence};
-use crate::control::{DraftStep, RoundTimes, Way};
+use crate::control::{DraftStep, RoundTimes};
 use crate::kv::BlockTable;
 use crate::profile;
 use crate::sample::{Sampler, SamplingParams};
 use std::time::Duration;
 
-/// The text of every sequence.
-const TEXT: [TokenId; 1] = [0];
+/// The token that texts consist of.
+const TEXT: TokenId = 0;
+/// Tokens of the longest: where drafts continue a round before them, that has to have been played.
+const LONGEST_TEXT: usize = 2;
 /// Lengths of the drafts that are timed: each twice the one before.
 const DRAFTS: [usize; 4] = [1, 2, 4, 8];
 /// Times that each round is played if there is time, the first time to warm up.
@@ -112,7 +114,7 @@ impl Engine {
     fn play(&mut self, rounds: impl FnOnce(&mut Player<'_>) -> Result<(), BackendError>) -> Result<(), BackendError> {
         let _range = profile::range("time steps");
         let limits = self.backend.limits();
-        let room = limits.max_draft.min(limits.context.saturating_sub(TEXT.len()));
+        let room = limits.max_draft.min(limits.context.saturating_sub(LONGEST_TEXT));
         let samples = self.backend.exit_layer().is_some() && self.controller.wants_step_times();
         let sampled = samples.then_some(Drafts::Sampled(room));
         let proposed = self.proposing.wants_step_times().then_some(Drafts::Proposed(room));
@@ -121,7 +123,7 @@ impl Engine {
         let mut tables: Vec<BlockTable> = Vec::new();
         while tables.len() < limits.slots {
             let mut table = BlockTable::default();
-            if !self.pages.reserve(&mut table, TEXT.len() + most_drafts.min(DRAFTS[DRAFTS.len() - 1]), 0) {
+            if !self.pages.reserve(&mut table, LONGEST_TEXT + most_drafts.min(DRAFTS[DRAFTS.len() - 1]), 0) {
                 break;
             }
             tables.push(table);
@@ -153,7 +155,7 @@ impl TimedRound {
     fn times(&self) -> RoundTimes<'_> {
         let Self { batch, drafts, ref draft_steps, verify_seconds } = *self;
         let proposed = if let Drafts::Proposed(length) = drafts { batch * length } else { 0 };
-        let recurrent = batch * draft_steps.iter().filter(|step| step.way == Way::Recurrent).count();
+        let recurrent = batch * draft_steps.iter().filter(|step| step.way.is_recurrent()).count();
         RoundTimes { batch, proposed, recurrent, draft_steps, rows: batch * (drafts.length() + 1), verify_seconds }
     }
 
@@ -252,14 +254,20 @@ impl Player<'_> {
         let vocab = self.backend.geometry().vocab_size;
         let greedy = Sampler::new(SamplingParams::default(), vocab).expect("the default sampling parameters are valid");
         let tables = &self.tables[..batch];
-        let mut tokens = vec![TEXT.to_vec(); batch];
+        let mut tokens = vec![vec![TEXT]; batch];
+        let continues = self.backend.continues() && matches!(drafts, Drafts::Sampled(1..));
+        if continues {
+            self.backend.verify(&sequences(tables, &tokens, 1, (0, 0), &greedy))?;
+            tokens.iter_mut().for_each(|tokens| tokens.push(TEXT));
+        }
+        let committed = tokens[0].len();
         let mut draft_steps = Vec::new();
         let (mut proposed, mut recurrent) = (0, 0);
         match drafts {
             Drafts::Sampled(length) => {
                 for drafted in 0..length {
-                    let way = self.backend.way_of_next(drafted);
-                    let sequences = sequences(tables, &tokens, (0, recurrent), &greedy);
+                    let way = self.backend.way_of_next(drafted, continues);
+                    let sequences = sequences(tables, &tokens, committed, (0, recurrent), &greedy);
                     let start = self.clock.now();
                     let drafted = self.backend.draft_by(way, &sequences)?;
                     let seconds = self.clock.since(start).as_secs_f64();
@@ -270,11 +278,11 @@ impl Player<'_> {
             }
             Drafts::Proposed(length) => {
                 proposed = length;
-                tokens.iter_mut().for_each(|tokens| tokens.resize(TEXT.len() + length, TEXT[0]));
+                tokens.iter_mut().for_each(|tokens| tokens.resize(committed + length, TEXT));
             }
         }
         let start = self.clock.now();
-        self.backend.verify(&sequences(tables, &tokens, (proposed, recurrent), &greedy))?;
+        self.backend.verify(&sequences(tables, &tokens, committed, (proposed, recurrent), &greedy))?;
         let verify_seconds = self.clock.since(start).as_secs_f64();
         let round = TimedRound { batch, drafts, draft_steps, verify_seconds };
         let seconds = round.seconds();
@@ -283,10 +291,12 @@ impl Player<'_> {
     }
 }
 
-/// Sequences in slots 0, 1, 2, ... with their texts and drafts, of which so many are proposed or were made recurrently.
+/// Sequences in slots 0, 1, 2, ... with their texts of so many tokens and their drafts, of which so many are proposed or were
+/// made recurrently.
 fn sequences<'a>(
     tables: &'a [BlockTable],
     tokens: &'a [Vec<TokenId>],
+    committed: usize,
     (proposed, recurrent): (usize, usize),
     sampler: &'a Sampler,
 ) -> Vec<Sequence<'a>> {
@@ -294,8 +304,8 @@ fn sequences<'a>(
         slot,
         pages: table.pages(),
         tokens,
-        committed: TEXT.len(),
-        prompt: TEXT.len(),
+        committed,
+        prompt: committed,
         proposed,
         recurrent,
         sampler,

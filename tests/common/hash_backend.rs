@@ -26,8 +26,12 @@ pub struct HashBackend {
     cells: Vec<Cell>,
     drafted: Vec<Vec<Drafted>>,
     logits: Vec<Vec<f32>>,
+    /// By slot, after a verification: the last position that was right.
+    verified: Vec<Option<usize>>,
     /// Its exit block is a recurrent one, whose later drafts are others.
     pub recurrent: bool,
+    /// A round's first draft is made from what the round before left, too.
+    pub continues: bool,
     /// It can leave tokens out of rows of logits.
     pub constrains: bool,
     /// Judges what was proposed as if the exit block had drawn it: wrong, for tests of tests.
@@ -55,8 +59,21 @@ impl HashBackend {
         let cells = vec![Cell::default(); limits.pages * PAGE_TOKENS];
         let drafted = vec![Vec::new(); limits.slots];
         let logits = vec![Vec::new(); limits.slots];
-        let (recurrent, constrains, proposals_are_samples) = (false, true, false);
-        Self { geometry, limits, agreement, cells, drafted, logits, recurrent, constrains, proposals_are_samples }
+        let verified = vec![None; limits.slots];
+        let (recurrent, continues, constrains, proposals_are_samples) = (false, false, true, false);
+        Self {
+            geometry,
+            limits,
+            agreement,
+            cells,
+            drafted,
+            logits,
+            verified,
+            recurrent,
+            continues,
+            constrains,
+            proposals_are_samples,
+        }
     }
 
     /// The target's logits after `tokens`.
@@ -83,6 +100,17 @@ impl HashBackend {
             assert!(cell.first == some && cell.exit == some, "position {position} of token {token} holds {cell:?}");
             assert!(!whole || cell.last == some, "position {position} of token {token} holds {cell:?}");
         }
+    }
+
+    /// Recurrent drafts: nothing of the model's comes into the cache, and of the exit layer what is the round's alone.
+    fn draft_without_layers(&mut self, way: Way, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        assert!(self.recurrent);
+        for s in batch {
+            let position = s.tokens.len() - 1;
+            self.check_before(s.pages, s.tokens, s.tokens.len() - s.fresh(), false);
+            *self.cell(s.pages, position) = Cell::default();
+        }
+        self.draft_from(way, batch)
     }
 
     /// A draft for each sequence, whose rows are in the cache.
@@ -168,6 +196,7 @@ impl Backend for HashBackend {
 
     fn draft(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         for s in batch {
+            assert!(s.drafted() > 0 || !self.continues, "a first draft that continues nothing");
             let fresh = s.tokens.len() - s.fresh();
             self.check_before(s.pages, s.tokens, fresh, false);
             for (position, &token) in s.tokens.iter().enumerate().skip(fresh) {
@@ -178,15 +207,21 @@ impl Backend for HashBackend {
     }
 
     fn draft_recurrently(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
-        assert!(self.recurrent);
+        assert!(batch.iter().all(|s| s.sampled() > 0), "a recurrent draft begins with a draft");
+        self.draft_without_layers(Way::Recurrent, batch)
+    }
+
+    fn continues(&self) -> bool {
+        self.continues
+    }
+
+    fn draft_continued(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
         for s in batch {
-            let position = s.tokens.len() - 1;
-            // Nothing of the model's, and of the exit layer what is the round's alone.
-            self.check_before(s.pages, s.tokens, s.tokens.len() - s.fresh(), false);
-            *self.cell(s.pages, position) = Cell::default();
-            assert!(s.sampled() > 0, "a recurrent draft begins with a draft");
+            assert_eq!(s.drafted(), 0, "a round's first draft");
+            let before = self.verified[s.slot].take();
+            assert_eq!(before.map(|position| position + 2), Some(s.committed), "a round before this one");
         }
-        self.draft_from(Way::Recurrent, batch)
+        self.draft_without_layers(Way::Continued, batch)
     }
 
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
@@ -222,7 +257,9 @@ impl Backend for HashBackend {
                 let wrong = self.proposals_are_samples.then(|| Drafted { token, ..sample() });
                 self.drafted[s.slot].push(wrong.unwrap_or_else(|| Drafted::certain(token)));
             }
-            verdicts.push(s.sampler.accept(history, &logits, &self.drafted[s.slot]));
+            let verdict = s.sampler.accept(history, &logits, &self.drafted[s.slot]);
+            self.verified[s.slot] = Some(s.committed - 1 + verdict.accepted);
+            verdicts.push(verdict);
             self.logits[s.slot] = logits;
         }
         Ok(verdicts)

@@ -5,7 +5,7 @@ use crate::common::recurrent::recurrent;
 use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions, KvFormat, Simd};
 use eesd::backend::{Backend, BackendError, Chunk, Draft, Sequence};
-use eesd::control::Way::{self, FirstLayers, Recurrent};
+use eesd::control::Way::{self, Continued, FirstLayers, Recurrent};
 use eesd::control::{DraftPlan, Rule};
 use eesd::kv::{PAGE_TOKENS, PageId};
 use eesd::load::Checkpoint;
@@ -195,6 +195,64 @@ fn keys_and_values_of_recurrent_steps_do_not_outlive_their_round() {
     }
 }
 
+/// A round that goes on from the one before drafts what that would have drafted next, had it known the pending token: by the
+/// same state and keys, whichever rows came with hidden states.
+#[test]
+fn a_round_goes_on_where_the_one_before_was_right() {
+    for kept in KEPT {
+        let backend = &mut *backend(kept, 2, None);
+        let mut compared = [0; 2];
+        for round in 0..60 {
+            let text = Text { sampler: of_few_tokens(), ..Text::new(0, &noise(round, 40)) };
+            let mut drafting = text.clone().prefilled(backend, CONTEXT);
+            drafting.draft(backend, FirstLayers);
+            let expected = drafting.drafts(backend, &[Recurrent; 2]);
+            let first = drafting.tokens[text.committed];
+            // A plain round, and one whose drafts are proposed.
+            for (proposed, compared) in [0, 3].into_iter().zip(&mut compared) {
+                let mut continuing = Text { slot: 1, ..text.clone() }.prefilled(backend, CONTEXT);
+                continuing.tokens.extend(&noise(9, proposed));
+                let verdict = continuing.verify(backend, proposed);
+                if verdict.accepted == 0 && verdict.next == first {
+                    assert_eq!(continuing.drafts(backend, &[Continued, Recurrent]), expected, "{kept:?}, {round}");
+                    *compared += 1;
+                }
+            }
+        }
+        assert!(compared.iter().all(|&compared| compared >= 5), "{kept:?}: {compared:?}");
+    }
+}
+
+/// The state is that of the last row that was right, whether it was drafted one way or the other, proposed, or pending.
+#[test]
+fn any_round_leaves_what_the_next_one_continues() {
+    for kept in KEPT {
+        let backend = &mut *backend(kept, 2, None);
+        let mut text = Text { sampler: of_few_tokens(), ..Text::new(0, &noise(5, 40)) }.prefilled(backend, CONTEXT);
+        text.verify(backend, 0);
+        let mut accepted = [0; 3];
+        for round in 0..40 {
+            let ways = &[Continued, Recurrent, FirstLayers][..round % 4];
+            let proposed = if round % 5 == 4 { 2 } else { 0 };
+            text.drafts(backend, ways);
+            text.tokens.extend((0..proposed as u32).map(|token| 20 + (token + round as u32) % 3));
+            let verdict = text.verify(backend, proposed);
+            accepted[verdict.accepted.min(2)] += 1;
+            let drafts = text.clone().drafts(backend, &[Continued, Recurrent]);
+            // Verified again by a plain round at the token before, from a prompt that was taken in at once.
+            let (last, before) = text.tokens.split_last().unwrap();
+            let plain = Text { sampler: of_few_tokens(), ..Text::new(1, before) };
+            let mut plain = plain.prefilled(backend, CONTEXT);
+            plain.verify(backend, 0);
+            assert_eq!(plain.tokens.last(), Some(last), "{kept:?}, round {round}");
+            assert_eq!(plain.drafts(backend, &[Continued, Recurrent]), drafts, "{kept:?}, round {round}");
+            // What was drafted for comparison is no round of the text: it plays a plain one before it goes on.
+            text.verify(backend, 0);
+        }
+        assert!(accepted.iter().all(|&rounds| rounds >= 3), "{kept:?}: {accepted:?}");
+    }
+}
+
 /// So does a draft through the first layers, which all rows without `h_N` go through.
 #[test]
 fn a_draft_through_the_first_layers_sees_what_the_model_says_of_the_recurrent_ones() {
@@ -269,12 +327,27 @@ fn recurrent_steps_from_nothing_are_refused() {
     other.tokens.push((text.tokens[20] + 1) % VOCAB as u32);
     refused(step(&other), "1 drafts (expected those that were drafted there)");
 
+    // Nothing was verified, another round was, drafts were made, it was drafted from already.
+    let mut step = |text: &Text| backend.draft_continued(&[text.sequence(0)]).map(|_| ());
+    let message =
+        "slot 0: a draft that continues 20 tokens after 0 drafts (expected a round that was verified before them";
+    refused(step(&before), message);
+    let mut verified = before.clone();
+    verified.verify(backend, 0);
+    let mut step = |text: &Text| backend.draft_continued(&[text.sequence(0)]).map(|_| ());
+    refused(step(&before), message);
+    let mut drafted = verified.clone();
+    assert!(step(&verified).is_ok());
+    refused(step(&verified), "continues 21 tokens after 0 drafts");
+    drafted.draft(backend, FirstLayers);
+    refused(backend.draft_continued(&[drafted.sequence(0)]).map(|_| ()), "continues 21 tokens after 1 drafts");
+
     let mut text = before.prefilled(backend, CONTEXT);
     text.drafts(backend, &WAYS[..2]);
     let claimed = |recurrent| Text { recurrent, ..text.clone() };
     for (recurrent, message) in [
         (0, "slot 0: 2 drafts (expected those that were drafted there)"),
-        (2, "2 of 2 sampled drafts recurrent (expected at most all but the first)"),
+        (3, "3 of 2 sampled drafts recurrent (expected at most all)"),
     ] {
         refused(backend.verify(&[claimed(recurrent).sequence(0)]).map(|_| ()), message);
     }

@@ -86,11 +86,11 @@ proptest! {
         spare_pages in 0usize..12,
         agreement in 0u64..=256,
         right in prop::option::of(0u64..=256),
-        recurrent in prop::bool::ANY,
+        (recurrent, continues) in prop::sample::select(vec![(false, false), (true, false), (true, true)]),
     ) {
         let pages = context.div_ceil(64) + spare_pages;
         let mut backend = HashBackend::new(VOCAB, limits(pages, 5, context), agreement);
-        backend.recurrent = recurrent;
+        (backend.recurrent, backend.continues) = (recurrent, continues);
         let mut engine = engine_over(backend);
         if let Some(right) = right {
             engine = proposing(engine, VOCAB, right).0;

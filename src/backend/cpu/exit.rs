@@ -2,6 +2,7 @@
 
 use super::super::{BackendError, Draft, Sequence};
 use super::CpuBackend;
+use super::attention::Span;
 use super::lanes::padded;
 use super::layer::{Extent, Pass};
 use super::norm::RmsNorm;
@@ -26,15 +27,32 @@ impl CpuBackend {
         };
         let recurrent = match way {
             Way::FirstLayers => None,
-            Way::Recurrent => Some(exit.recurrent.as_ref().ok_or_else(BackendError::not_recurrent)?),
+            Way::Continued | Way::Recurrent => Some(exit.recurrent.as_ref().ok_or_else(BackendError::not_recurrent)?),
         };
         if recurrent.is_some() {
             self.check_drafted(batch)?;
-            batch.iter().try_for_each(|sequence| self.slots[sequence.slot].kept.check_state(sequence))?;
         }
+        let kept = |sequence: &Sequence<'_>| self.slots[sequence.slot].kept;
+        let rows_before: Vec<usize> = match way {
+            Way::FirstLayers => Vec::new(),
+            Way::Continued => batch.iter().map(|of| kept(of).row_before(of)).collect::<Result<_, _>>()?,
+            Way::Recurrent => batch.iter().try_for_each(|of| kept(of).check_state(of)).map(|()| Vec::new())?,
+        };
         let (spans, tokens) = last_rows(batch, |sequence| if recurrent.is_some() { 1 } else { sequence.fresh() });
-        let pass = Pass::new(&self.model, &self.cache, &self.work, &spans, self.pool.workers());
+        let spans_before: Vec<Span<'_>> =
+            spans.iter().zip(&rows_before).map(|(span, _)| Span { start: span.start - 1, ..*span }).collect();
+        let pass = |spans| Pass::new(&self.model, &self.cache, &self.work, spans, self.pool.workers());
+        let before = (!spans_before.is_empty()).then(|| pass(&spans_before));
+        let pass = pass(&spans);
+        let window = self.model.geometry.windows[exit.after];
         self.pool.run(&|worker| {
+            if let Some(before) = &before {
+                before.gather(worker, batch, |index| rows_before[index]..rows_before[index] + 1);
+                let stream = before.exit_input(worker, exit);
+                before.layer(worker, stream, before.exit_layer(), window, Extent::Whole);
+                before.keep_states(worker, stream, batch);
+                worker.barrier();
+            }
             pass.embed(worker, &tokens);
             let stream = match recurrent {
                 Some(recurrent) => pass.recurrent_input(worker, recurrent, batch),
@@ -50,13 +68,9 @@ impl CpuBackend {
                     pass.exit_input(worker, exit)
                 }
             };
-            let window = self.model.geometry.windows[exit.after];
             pass.layer(worker, stream, pass.exit_layer(), window, Extent::Whole);
             if exit.recurrent.is_some() {
-                for index in worker.share(batch.len()) {
-                    // SAFETY: the stream is complete and only read from here on; slots differ.
-                    unsafe { pass.keep_state(stream, index, batch[index].slot) };
-                }
+                pass.keep_states(worker, stream, batch);
             }
             pass.logits(worker, stream, &exit.head);
         });
@@ -125,16 +139,17 @@ impl Pass<'_> {
         &work.exit_stream
     }
 
-    /// Keeps the last row of span `index` of the exit block's residual stream as a slot's state.
-    ///
-    /// # Safety
-    /// Nobody writes the row meanwhile, and nobody else touches the slot's state.
-    unsafe fn keep_state(&self, stream: &RowBuffer, index: usize, slot: usize) {
-        let (span, len) = (&self.spans[index], self.model.geometry.hidden_size);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let state = stream.part(span.row + span.rows - 1, 0, len);
-            self.work.states.part_mut(slot, 0, len).copy_from_slice(state);
+    /// Keeps the last row of each span of the exit block's residual stream, which is complete and only read until the next
+    /// barrier, as its slot's state.
+    fn keep_states(&self, worker: &Worker<'_>, stream: &RowBuffer, batch: &[Sequence<'_>]) {
+        let len = self.model.geometry.hidden_size;
+        for index in worker.share(batch.len()) {
+            let span = &self.spans[index];
+            // SAFETY: the stream is only read; slots differ.
+            unsafe {
+                let state = stream.part(span.row + span.rows - 1, 0, len);
+                self.work.states.part_mut(batch[index].slot, 0, len).copy_from_slice(state);
+            }
         }
     }
 }

@@ -100,6 +100,14 @@ impl Backend for CpuBackend {
         self.draft_step(Way::Recurrent, batch)
     }
 
+    fn continues(&self) -> bool {
+        self.is_recurrent()
+    }
+
+    fn draft_continued(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.draft_step(Way::Continued, batch)
+    }
+
     fn verify(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Verdict>, BackendError> {
         self.check_batch(batch)?;
         self.check_drafted(batch)?;
@@ -116,20 +124,24 @@ impl Backend for CpuBackend {
         let rounds = rounds(batch);
         let first = Pass::new(&self.model, &self.cache, &self.work, &fresh, self.pool.workers());
         let second = Pass::new(&self.model, &self.cache, &self.work, &rounds, self.pool.workers());
+        // Where nothing went through the first layers before, the rows of both halves are the same.
+        let joins = second.rows > first.rows;
+        let keeps = joins || self.continues();
         self.pool.run(&|worker| {
             first.embed(worker, &tokens);
             for layer in 0..after {
                 first.model_layer(worker, layer, Extent::Whole);
             }
             first.exit_keys(worker, after);
-            // Where nothing went through the first layers before, the rows of both halves are the same.
-            if second.rows > first.rows {
+            if keeps {
                 for index in worker.share(batch.len()) {
                     // SAFETY: the residual stream is complete and only read until the next barrier; slots differ.
                     unsafe { first.keep(index, &batch[index]) };
                 }
+            }
+            if joins {
                 worker.barrier();
-                second.gather(worker, batch);
+                second.gather(worker, batch, |index| 0..rounds[index].rows);
             }
             for layer in after..layers {
                 second.model_layer(worker, layer, Extent::Whole);
@@ -149,7 +161,13 @@ impl Backend for CpuBackend {
             let drafted = &slots[sequence.slot].drafted;
             let _ = verdicts[index].set(sequence.sampler.accept_rows(history, vocab, logits, drafted));
         });
-        Ok(verdicts.into_iter().filter_map(OnceLock::into_inner).collect())
+        let verdicts: Vec<Verdict> = verdicts.into_iter().filter_map(OnceLock::into_inner).collect();
+        if keeps {
+            for (sequence, verdict) in batch.iter().zip(&verdicts) {
+                self.slots[sequence.slot].kept.verified(sequence, verdict.accepted);
+            }
+        }
+        Ok(verdicts)
     }
 
     fn first_non_finite(&self, pages: &[PageId], positions: Range<usize>) -> Option<usize> {
@@ -292,17 +310,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Fills the residual stream with what was kept of each sequence's round. Starts and ends at a barrier.
-    fn gather(&self, worker: &Worker<'_>, batch: &[Sequence<'_>]) {
+    /// Fills the residual stream with rows that were kept of each sequence's round. Starts and ends at a barrier.
+    pub fn gather(&self, worker: &Worker<'_>, batch: &[Sequence<'_>], rows: impl Fn(usize) -> Range<usize>) {
         let len = self.model.geometry.hidden_size;
         for index in worker.share(batch.len()) {
-            let span = &self.spans[index];
-            for row in 0..span.rows {
+            for (row, kept) in (self.spans[index].row..).zip(rows(index)) {
                 // SAFETY: the rows are this worker's until the next barrier, and what was kept was written before the
                 // last one.
                 unsafe {
-                    let kept = self.work.kept(batch[index].slot, row, len);
-                    self.work.hidden.part_mut(span.row + row, 0, len).copy_from_slice(kept);
+                    let kept = self.work.kept(batch[index].slot, kept, len);
+                    self.work.hidden.part_mut(row, 0, len).copy_from_slice(kept);
                 }
             }
         }

@@ -176,8 +176,8 @@ impl<D: Driver> CudaBackend<D> {
         self.check_batch(batch)?;
         self.limits.check_drafts(batch, more)?;
         match way {
-            Way::Recurrent if !self.is_recurrent() => Err(BackendError::not_recurrent()),
-            Way::Recurrent => {
+            Way::Continued | Way::Recurrent if !self.is_recurrent() => Err(BackendError::not_recurrent()),
+            Way::Continued | Way::Recurrent => {
                 batch.iter().try_for_each(|sequence| self.slots[sequence.slot].kept.check_state(sequence))
             }
             Way::FirstLayers => match batch.iter().find(|sequence| sequence.recurrent > 0) {

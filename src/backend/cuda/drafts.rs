@@ -22,7 +22,7 @@ impl<D: Driver> CudaBackend<D> {
         let max_draft = self.limits.max_draft;
         let kind = match way {
             Way::FirstLayers => Kind::Draft,
-            Way::Recurrent => Kind::Recurrent,
+            Way::Continued | Way::Recurrent => Kind::Recurrent,
         };
         self.forget_fresh(batch);
         self.count(batch)?;
@@ -70,7 +70,7 @@ impl<D: Driver> CudaBackend<D> {
         let way = plan.way(sequence.drafted());
         let kind = match way {
             Way::FirstLayers => Kind::DraftLoop,
-            Way::Recurrent => Kind::RecurrentLoop,
+            Way::Continued | Way::Recurrent => Kind::RecurrentLoop,
         };
         let views = Views::new(kind, batch);
         let shape = self.shape(kind, batch, &views, 1, plan.limit - 1);

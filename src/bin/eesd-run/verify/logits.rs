@@ -65,7 +65,7 @@ fn compare(backend: &mut dyn Backend, prompt: &[TokenId], k: usize) -> Outcome<V
 
     let (mut tokens, mut round) = (prompt.to_vec(), base);
     for drafted in 0..k {
-        let way = backend.way_of_next(drafted);
+        let way = backend.way_of_next(drafted, false);
         let sequence = at(&tokens, n, round);
         let draft = backend.draft_by(way, &[sequence])?[0];
         round.recurrent = sequence.recurrent_after(way);
