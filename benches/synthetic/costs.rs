@@ -49,7 +49,7 @@ impl Costs {
         };
         let drafts = match later {
             Way::FirstLayers => DraftCosts::from(median(&steps(|all| all))),
-            Way::Recurrent => DraftCosts {
+            Way::Continued | Way::Recurrent => DraftCosts {
                 first: median(&steps(|all| &all[..all.len().min(1)])),
                 later: median(&steps(|all| &all[all.len().min(1)..])),
             },

@@ -19,7 +19,7 @@ pub fn embedding_alone(format: Format, hidden: usize) -> Numbers {
     })
 }
 
-/// Which way drafts after a round's first are made, for as long as a backend with a recurrent block is told so.
+/// Which way drafts are made, for as long as a backend with a recurrent block is told so.
 #[derive(Clone)]
 pub struct Switch(Arc<AtomicBool>);
 
@@ -82,6 +82,14 @@ impl Backend for Switched {
 
     fn is_recurrent(&self) -> bool {
         self.backend.is_recurrent() && self.switch.0.load(Ordering::Relaxed)
+    }
+
+    fn continues(&self) -> bool {
+        self.backend.continues() && self.is_recurrent()
+    }
+
+    fn draft_continued(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.backend.draft_continued(batch)
     }
 
     fn draft_recurrently(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {

@@ -38,7 +38,7 @@ fn table(measurement: &Measurement, measured: &Measured, side: &Side) -> String 
     // What is drafted through the first layers is accepted as first drafts are.
     let acceptance = match side.way {
         Way::FirstLayers => &measured.acceptance[..1],
-        Way::Recurrent => &measured.acceptance[..],
+        Way::Continued | Way::Recurrent => &measured.acceptance[..],
     };
     let plain = costs.verify(0);
     let (read, sum) = (measurement.step_bytes as f64 / plain, median(&measured.reads));
@@ -49,8 +49,8 @@ fn table(measurement: &Measurement, measured: &Measured, side: &Side) -> String 
         Way::FirstLayers => {
             ("Every draft through the first layers", format!("a draft step takes {:.3}", costs.drafts.first / plain))
         }
-        Way::Recurrent => (
-            "Drafts after a round's first recurrently",
+        Way::Continued | Way::Recurrent => (
+            "Drafts by the recurrent block alone",
             format!(
                 "a round's first draft step takes {:.3}, a later one {:.3}",
                 costs.drafts.first / plain,

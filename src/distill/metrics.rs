@@ -67,8 +67,8 @@ fn means(losses: &Losses) -> Value {
         json!({ "loss": loss, "divergence": divergence, "overlap": overlap, "agreement": agreement })
     };
     let mut means = named(&losses.all());
-    if losses.drafts.len() > 1 {
-        means["drafts"] = losses.drafts.iter().map(named).collect();
+    if losses.steps.len() > 1 {
+        means["steps"] = losses.steps.iter().map(named).collect();
     }
     means
 }
@@ -80,7 +80,7 @@ mod tests {
 
     fn report(step: u64) -> StepReport {
         let sums = LossSum { weight: 2.0, loss: 2.0 / step as f64, ..LossSum::default() };
-        let losses = Losses { drafts: vec![sums; if step == 4 { 2 } else { 1 }] };
+        let losses = Losses { steps: vec![sums; if step == 4 { 2 } else { 1 }] };
         let held_out = (step == 3).then(|| losses.clone());
         StepReport { step, losses, rate: 0.1, norm: 2.0, tokens: 7, held_out }
     }
@@ -98,8 +98,8 @@ mod tests {
         assert_eq!(whole.lines().count(), 5);
         assert!(whole.lines().nth(2).unwrap().contains("held_out"));
         let line = |step: usize| serde_json::from_str::<Value>(whole.lines().nth(step - 1).unwrap()).unwrap();
-        assert_eq!((&line(5)["train"]["loss"], &line(5)["train"]["drafts"]), (&json!(0.2), &Value::Null));
-        assert_eq!(line(4)["train"]["drafts"][1]["loss"], 0.25);
+        assert_eq!((&line(5)["train"]["loss"], &line(5)["train"]["steps"]), (&json!(0.2), &Value::Null));
+        assert_eq!(line(4)["train"]["steps"][1]["loss"], 0.25);
         write(3, 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), whole, "lines past the snapshot are done again");
         fs::write(&path, &whole[..whole.len() - 9]).unwrap();

@@ -42,14 +42,21 @@ impl From<f64> for DraftCosts {
 }
 
 impl DraftCosts {
-    /// By the bytes that they read: layers before the exit, the exit layer and its matrices, its head; of a recurrent
-    /// block's later drafts without the model's layers. Those of a plain step are all layers and the head.
+    /// By the bytes that they read: layers before the exit, the exit layer and its matrices, its head. A recurrent block's
+    /// go without the model's layers, but the first one makes the block's state at the row before it. Those of a plain step
+    /// are all layers and the head.
     pub fn of(model: &ModelWeights<'_>, exit: &ExitWeights<'_>) -> Self {
         let layers = |layers: &[LayerWeights<'_>]| layers.iter().map(layer_bytes).sum::<u64>();
         let bytes = |matrix: Matrix<'_>| matrix.bytes.len() as u64;
-        let block = layer_bytes(&exit.layer) + bytes(exit.head.unwrap_or(model.head));
-        let first = layers(&model.layers[..exit.after]) + exit.input.map_or(0, bytes) + block;
-        let later = exit.recurrent.map_or(first, |recurrent| bytes(recurrent) + block);
+        let (layer, head) = (layer_bytes(&exit.layer), bytes(exit.head.unwrap_or(model.head)));
+        let begun = exit.input.map_or(0, bytes) + layer;
+        let (first, later) = match exit.recurrent.map(bytes) {
+            None => {
+                let all = layers(&model.layers[..exit.after]) + begun + head;
+                (all, all)
+            }
+            Some(recurrent) => (begun + recurrent + layer + head, recurrent + layer + head),
+        };
         let plain = (layers(&model.layers) + bytes(model.head)) as f64;
         Self { first: first as f64 / plain, later: later as f64 / plain }
     }

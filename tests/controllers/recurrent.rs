@@ -9,6 +9,8 @@ const ROUNDS: usize = 1500;
 /// What passes take, in plain rounds of one sequence.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
+    /// How a round's first draft is made.
+    first: Way,
     first_draft: f64,
     later_draft: f64,
     row: f64,
@@ -19,8 +21,13 @@ struct Machine {
 impl Machine {
     fn step(&self, drafted: usize, sequences: usize) -> DraftStep {
         let (way, seconds) =
-            if drafted == 0 { (Way::FirstLayers, self.first_draft) } else { (Way::Recurrent, self.later_draft) };
+            if drafted == 0 { (self.first, self.first_draft) } else { (Way::Recurrent, self.later_draft) };
         DraftStep { way, sequences, seconds: seconds * (1.0 + 0.05 * sequences as f64) }
+    }
+
+    /// Rows that come without hidden states, after so many drafts of a sequence, beside its last.
+    fn recurrent(&self, drafts: usize) -> usize {
+        if self.first.is_recurrent() { drafts } else { drafts.saturating_sub(1) }
     }
 
     fn verify(&self, rows: usize, recurrent: usize) -> f64 {
@@ -32,7 +39,7 @@ impl Machine {
 fn profile(controller: &mut dyn Controller, machine: Machine, most: usize) {
     for (batch, drafts) in [1, 2, 4].into_iter().flat_map(|batch| [0, 1, 2, 4, 8].map(|drafts| (batch, drafts))) {
         let steps: Vec<DraftStep> = (0..drafts).map(|drafted| machine.step(drafted, batch)).collect();
-        let (rows, recurrent) = (batch * (drafts + 1), batch * drafts.saturating_sub(1));
+        let (rows, recurrent) = (batch * (drafts + 1), batch * machine.recurrent(drafts));
         let (proposed, draft_steps, verify_seconds) = (0, &steps[..], machine.verify(rows, recurrent));
         if batch <= most {
             controller.observe_times(&RoundTimes { batch, proposed, recurrent, draft_steps, rows, verify_seconds });
@@ -65,7 +72,7 @@ fn speed(controller: &mut dyn Controller, machine: Machine, alpha: f64, batch: u
             steps.push(machine.step(steps.len(), drafting.len()));
         }
         let rows = confidences.iter().map(|c| c.len() + 1).sum();
-        let recurrent = confidences.iter().map(|c| c.len().saturating_sub(1)).sum();
+        let recurrent = confidences.iter().map(|c| machine.recurrent(c.len())).sum();
         let verify_seconds = machine.verify(rows, recurrent);
         controller.observe_times(&RoundTimes {
             batch,
@@ -91,9 +98,10 @@ fn speed(controller: &mut dyn Controller, machine: Machine, alpha: f64, batch: u
 fn goodput_ts_knows_the_first_drafts_cost_from_a_later_ones() {
     let build = |spec: &str| spec.parse::<ControllerSpec>().unwrap().build();
     let machines = [
-        Machine { first_draft: 0.4, later_draft: 0.05, row: 0.02, fresh: 0.01 },
-        Machine { first_draft: 0.8, later_draft: 0.05, row: 0.05, fresh: 0.05 },
-        Machine { first_draft: 0.15, later_draft: 0.1, row: 0.1, fresh: 0.1 },
+        Machine { first: Way::FirstLayers, first_draft: 0.4, later_draft: 0.05, row: 0.02, fresh: 0.01 },
+        Machine { first: Way::FirstLayers, first_draft: 0.8, later_draft: 0.05, row: 0.05, fresh: 0.05 },
+        Machine { first: Way::FirstLayers, first_draft: 0.15, later_draft: 0.1, row: 0.1, fresh: 0.1 },
+        Machine { first: Way::Continued, first_draft: 0.09, later_draft: 0.05, row: 0.1, fresh: 0.02 },
     ];
     for (machine, batch) in machines.into_iter().flat_map(|machine| [1, 4].map(|batch| (machine, batch))) {
         for alpha in [0.3, 0.6, 0.85] {

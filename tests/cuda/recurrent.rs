@@ -9,7 +9,7 @@ use eesd::TokenId;
 use eesd::backend::cpu::{CpuBackend, CpuOptions};
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::backend::{Backend, Draft, Sequence};
-use eesd::control::Way::{self, FirstLayers, Recurrent};
+use eesd::control::Way::{self, Continued, FirstLayers, Recurrent};
 use eesd::engine::Request;
 use eesd::model::{Dtype, ExitWeights};
 use eesd::sample::{SamplingParams, Verdict, VerifyMode};
@@ -54,7 +54,10 @@ fn drafts_are_near_the_processors() {
         for token in [3, 77, 200] {
             let text = subject.text(u64::from(token), 40);
             let confidences = |backend: &mut dyn Backend| {
-                let drafts = Text::new(backend, 1, &text, Some(token)).drafts(backend, &WAYS);
+                let mut text = Text::new(backend, 1, &text, Some(token));
+                let mut drafts = text.drafts(backend, &WAYS);
+                text.verify(backend);
+                drafts.extend(text.drafts(backend, &[Continued, Recurrent]));
                 assert!(drafts.iter().all(|draft| draft.token == token));
                 drafts.into_iter().map(|draft| draft.confidence).collect::<Vec<f32>>()
             };
@@ -62,6 +65,42 @@ fn drafts_are_near_the_processors() {
             let near = expected.iter().zip(&found).all(|(a, b)| (a / b - 1.0).abs() < 0.1);
             assert!(near, "{name}, {token}: {found:?}, on the processor {expected:?}");
             assert!(expected.windows(2).all(|pair| pair[0] != pair[1]), "drafts that tell nothing: {expected:?}");
+        }
+    }
+}
+
+/// A round that goes on from the one before drafts what that would have drafted next, and whatever came before, alone or not.
+#[test]
+fn a_round_goes_on_where_the_one_before_was_right() {
+    for name in ["llama", "qwen3"] {
+        let subject = Subject::fixture(name);
+        let backend = &mut *cuda(&subject, &options(3));
+        let ways = [Continued, Recurrent];
+        for token in [3, 77, 200] {
+            let start = subject.text(u64::from(token), 40);
+            let within = Text::new(backend, 1, &start, Some(token)).drafts(backend, &WAYS[..3]);
+            let mut text = Text::new(backend, 0, &start, Some(token));
+            text.verify(backend);
+            assert_eq!(text.drafts(backend, &ways), within[1..], "{name}, {token}, after a plain round");
+            assert_eq!(text.verify(backend).accepted, 2);
+            let found = text.drafts(backend, &ways);
+            // From the same text, taken in at once but for a plain round.
+            let mut plain = Text::new(backend, 1, &text.tokens[..text.committed - 1], Some(token));
+            plain.verify(backend);
+            assert_eq!(plain.drafts(backend, &ways), found, "{name}, {token}, after a round of drafts");
+            // Refused drafts, and proposed ones, beside another sequence.
+            text.verify(backend);
+            text.tokens.extend([token, token, 5]);
+            text.proposed = 3;
+            assert_eq!(text.verify(backend).accepted, 2);
+            let mut other = Text::new(backend, 2, &start, None);
+            other.verify(backend);
+            let drafts = backend.draft_by(Continued, &[other.sequence(), text.sequence()]).unwrap();
+            let mut plain = Text::new(backend, 1, &text.tokens[..text.committed - 1], Some(token));
+            plain.verify(backend);
+            assert_eq!(drafts[1..], plain.drafts(backend, &ways[..1]), "{name}, {token}, after proposed tokens");
+            let message = backend.draft_continued(&[text.sequence()]).unwrap_err().to_string();
+            assert!(message.contains("continues 50 tokens after 0 drafts"), "{message}");
         }
     }
 }

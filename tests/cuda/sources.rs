@@ -141,7 +141,7 @@ fn all_sources_together_change_no_token() {
     for (sampling, controller, slots) in [(&greedy, "fixed:3", 1), (&coupled, "fixed:2", 3)] {
         let request = |i: u64| {
             let sampling = SamplingParams { seed: Some(i), ..sampling.clone() };
-            Request { sampling, ..Request::new(subject.text(i, 12 + 9 * i as usize), 20) }
+            Request { sampling, ..Request::new(subject.text(i, 12 + 9 * i as usize), 48) }
         };
         let requests: Vec<Request> = (0..4).map(request).collect();
         let device = emulated(0, 1 << 30);

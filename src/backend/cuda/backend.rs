@@ -65,6 +65,14 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.draft_step(Way::Recurrent, batch)
     }
 
+    fn continues(&self) -> bool {
+        self.is_recurrent()
+    }
+
+    fn draft_continued(&mut self, batch: &[Sequence<'_>]) -> Result<Vec<Draft>, BackendError> {
+        self.draft_step(Way::Continued, batch)
+    }
+
     /// Its kernels know lists of biases, and no sets of tokens.
     fn takes_constraints(&self) -> bool {
         false
@@ -177,7 +185,10 @@ impl<D: Driver> CudaBackend<D> {
         self.limits.check_drafts(batch, more)?;
         match way {
             Way::Continued | Way::Recurrent if !self.is_recurrent() => Err(BackendError::not_recurrent()),
-            Way::Continued | Way::Recurrent => {
+            Way::Continued => {
+                batch.iter().try_for_each(|sequence| self.slots[sequence.slot].kept.row_before(sequence).map(|_| ()))
+            }
+            Way::Recurrent => {
                 batch.iter().try_for_each(|sequence| self.slots[sequence.slot].kept.check_state(sequence))
             }
             Way::FirstLayers => match batch.iter().find(|sequence| sequence.recurrent > 0) {

@@ -22,7 +22,15 @@ impl<D: Driver> CudaBackend<D> {
         let max_draft = self.limits.max_draft;
         let kind = match way {
             Way::FirstLayers => Kind::Draft,
-            Way::Continued | Way::Recurrent => Kind::Recurrent,
+            Way::Continued => Kind::Continued,
+            Way::Recurrent => Kind::Recurrent,
+        };
+        let rows_before: Vec<usize> = match way {
+            Way::Continued => {
+                let row = |sequence: &Sequence<'_>| self.slots[sequence.slot].kept.row_before(sequence);
+                batch.iter().map(row).collect::<Result<_, _>>()?
+            }
+            Way::FirstLayers | Way::Recurrent => Vec::new(),
         };
         self.forget_fresh(batch);
         self.count(batch)?;
@@ -34,7 +42,12 @@ impl<D: Driver> CudaBackend<D> {
             .enumerate()
             .map(|(index, sequence)| judged(index, sequence, sequence.drafted(), row_of_draft(sequence)))
             .collect();
-        let inbox = self.tell(&shape, batch, &views, |layout, inbox| layout.judged.put(inbox, judged))?;
+        let kept = batch.iter().zip(rows_before).map(|(sequence, row)| (sequence.slot * self.rows.round + row) as u32);
+        let kept: Vec<u32> = kept.collect();
+        let inbox = self.tell(&shape, batch, &views, |layout, inbox| {
+            layout.judged.put(inbox, judged);
+            layout.gather.put(inbox, kept);
+        })?;
         let bytes = self.limits.slots * max_draft * size_of::<RowChoice>();
         // SAFETY: the inbox holds a pass of this shape within the limits.
         unsafe { self.round(shape, &inbox, self.model.work.draft_choices, bytes) }?;

@@ -17,7 +17,7 @@ pub struct Shape {
     pub fresh: usize,
     /// Most of those of a sequence.
     pub most_fresh: usize,
-    /// Rows of the later layers: those, or all of a round.
+    /// Rows of the later layers: those, or all of a round; of a draft that continues a round, those that it begins from.
     pub rows: usize,
     /// Most of those of a sequence.
     pub most_rows: usize,
@@ -39,6 +39,8 @@ pub enum Kind {
     Draft,
     /// The drafts of one sequence's round, as many as its plan asks for.
     DraftLoop,
+    /// One recurrent draft for each sequence, the first of a round that continues the one before.
+    Continued,
     /// One recurrent draft for each sequence.
     Recurrent,
     /// The recurrent drafts of one sequence's round.
@@ -58,7 +60,12 @@ const CHUNK_PAGES: usize = 4;
 impl Kind {
     /// Whether all its drafts are recurrent.
     pub fn is_recurrent(self) -> bool {
-        matches!(self, Kind::Recurrent | Kind::RecurrentLoop)
+        matches!(self, Kind::Continued | Kind::Recurrent | Kind::RecurrentLoop)
+    }
+
+    /// Whether some of its rows are taken up from a round's that were kept, at positions of their own.
+    pub fn takes_up(self) -> bool {
+        matches!(self, Kind::Continued | Kind::Verify)
     }
 
     /// Whether it makes drafts until a plan ends them.
@@ -116,7 +123,7 @@ pub struct Layout {
     pub fresh_begin: Part<i32>,
     /// `[batch]`: position of its first fresh row.
     pub fresh_start: Part<i32>,
-    /// `[batch + 1]`: each sequence's rows of the later layers.
+    /// `[batch + 1]`: each sequence's rows of the later layers, or those that are taken up.
     pub begin: Part<i32>,
     /// `[batch]`: position of the first of them.
     pub start: Part<i32>,
@@ -126,7 +133,7 @@ pub struct Layout {
     pub keep: Part<u32>,
     /// Where the exit block's state at each draft is kept: its slot.
     pub states: Part<u32>,
-    /// Which kept (or, outside of rounds, fresh) row each later row begins with.
+    /// Which kept (or, outside of rounds, fresh) row each of those begins with.
     pub gather: Part<u32>,
     /// `[views + 1]`: those for rows of no sequence come after all others.
     pub params: Part<Params>,
@@ -157,7 +164,7 @@ impl Layout {
     pub fn new(shape: &Shape, max_draft: usize) -> Self {
         let Shape { batch, fresh, rows, views, .. } = *shape;
         let mut bytes = 0;
-        let later = if shape.kind == Kind::Verify { batch } else { 0 };
+        let later = if shape.kind.takes_up() { batch } else { 0 };
         let judged_rows = if shape.judges() { rows } else { 0 };
         let adjusted_rows = if shape.biases.is_some() { rows } else { 0 };
         let loops = usize::from(shape.kind.loops());
@@ -170,7 +177,7 @@ impl Layout {
             table: take(&mut bytes, batch * shape.max_pages()),
             keep: take(&mut bytes, if shape.judges() { fresh } else { 0 }),
             states: take(&mut bytes, if shape.drafts() { fresh } else { 0 }),
-            gather: take(&mut bytes, if shape.drafts() { 0 } else { rows }),
+            gather: take(&mut bytes, if shape.drafts() && !shape.kind.takes_up() { 0 } else { rows }),
             params: take(&mut bytes, if shape.judges() { views + 1 } else { 0 }),
             judged: take(&mut bytes, judged_rows),
             recent: take(&mut bytes, adjusted_rows * max_draft),

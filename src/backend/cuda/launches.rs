@@ -216,8 +216,8 @@ impl<D: Driver> Pass<'_, D> {
         unsafe { keep_rows(self.on, self.shape.fresh, &arguments) }
     }
 
-    /// Takes rows up again, under the norm of the layer that follows.
-    pub(super) unsafe fn gather(&self, stored: Address, norm: Address) -> Done {
+    /// Takes rows up again, for what follows.
+    pub(super) unsafe fn gather(&self, stored: Address, next: Next) -> Done {
         let work = &self.model.work;
         let arguments = GatherRows {
             stored,
@@ -225,8 +225,8 @@ impl<D: Driver> Pass<'_, D> {
             hidden: self.model.geometry.hidden_size as i32,
             padding: 0,
             residual: work.residual,
-            norm,
-            operand: work.operand,
+            norm: next.norm,
+            operand: next.operand,
             stride: operand_stride(self.model.geometry.hidden_size) as i32,
             padding_2: 0,
             squares: work.squares,

@@ -100,6 +100,29 @@ impl<D: Driver> Pass<'_, D> {
         }
     }
 
+    /// The exit block on the row of the round before that comes before each sequence's pending token, for its state there;
+    /// then as [`draft_recurrently`](Self::draft_recurrently).
+    ///
+    /// # Safety
+    /// As [`draft`](Self::draft).
+    ///
+    /// # Errors
+    /// As [`draft_recurrently`](Self::draft_recurrently).
+    pub unsafe fn draft_continued(&self) -> Done {
+        let Model { geometry, weights, work, .. } = self.model;
+        let exit = weights.exit.as_ref().filter(|exit| exit.recurrent.is_some());
+        let (exit, before) = (exit.ok_or_else(BackendError::not_recurrent)?, self.later());
+        let any = Next { norm: exit.head.norm, operand: work.operand };
+        // SAFETY: as promised to the pass.
+        unsafe {
+            self.gather(work.kept, self.next(exit.after - 1))?;
+            let stream = self.exit_input(before, exit)?;
+            self.layer(before, stream, &exit.layer, geometry.layers, exit.after, any)?;
+            self.keep_states(stream)?;
+            self.draft_recurrently()
+        }
+    }
+
     /// The exit block on its input; a draft from each row.
     unsafe fn draft_from(&self, span: Span, stream: Address, exit: &Exit) -> Done {
         let next = Next { norm: exit.head.norm, operand: self.model.work.operand };
@@ -162,7 +185,8 @@ impl<D: Driver> Pass<'_, D> {
                     self.exit_input(fresh, exit)?;
                     self.keys_and_values(fresh, &exit.layer, layers, exit.after)?;
                     self.keep()?;
-                    self.gather(self.model.work.kept, weights.layers[exit.after].input_norm)?;
+                    let norm = weights.layers[exit.after].input_norm;
+                    self.gather(self.model.work.kept, Next { norm, operand: self.model.work.operand })?;
                     exit.after..layers
                 }
                 // Nothing was sampled: the rows are the same.
@@ -252,7 +276,7 @@ impl<D: Driver> Pass<'_, D> {
         unsafe {
             self.exit_input(span, exit)?;
             self.keys_and_values(span, &exit.layer, geometry.layers, index)?;
-            self.gather(work.residual, weights.layers[index].input_norm)
+            self.gather(work.residual, Next { norm: weights.layers[index].input_norm, operand: work.operand })
         }
     }
 

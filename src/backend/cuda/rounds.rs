@@ -56,7 +56,9 @@ impl<D: Driver> CudaBackend<D> {
         let mut found = Vec::with_capacity(batch.len());
         for ((sequence, verdict), &first) in batch.iter().zip(verdicts).zip(&first_rows) {
             self.slots[sequence.slot].logits = Some((first, sequence.drafted() + 1));
-            found.push(self.verdict(sequence, verdict, first)?);
+            let verdict = self.verdict(sequence, verdict, first)?;
+            self.slots[sequence.slot].kept.verified(sequence, verdict.accepted);
+            found.push(verdict);
         }
         Ok(found)
     }
@@ -106,9 +108,16 @@ impl<D: Driver> CudaBackend<D> {
         layout.ids.put(room, batch.iter().flat_map(|sequence| &sequence.tokens[fresh_start(sequence)..]).copied());
         layout.fresh_begin.put(room, ends(first_fresh(shape.kind, batch)));
         layout.fresh_start.put(room, batch.iter().map(|sequence| fresh_start(sequence) as i32));
-        if shape.kind == Kind::Verify {
-            layout.begin.put(room, ends(first_rows(batch.iter().map(|sequence| sequence.drafted() + 1))));
-            layout.start.put(room, batch.iter().map(|sequence| sequence.committed as i32 - 1));
+        match shape.kind {
+            Kind::Verify => {
+                layout.begin.put(room, ends(first_rows(batch.iter().map(|sequence| sequence.drafted() + 1))));
+                layout.start.put(room, batch.iter().map(|sequence| sequence.committed as i32 - 1));
+            }
+            Kind::Continued => {
+                layout.begin.put(room, ends(first_rows(batch.iter().map(|_| 1))));
+                layout.start.put(room, batch.iter().map(|sequence| sequence.committed as i32 - 2));
+            }
+            _ => {}
         }
         layout.table.put(room, batch.iter().flat_map(|sequence| row_of_table(sequence.pages, shape)));
         let kept = |sequence: &Sequence<'_>| {
@@ -157,6 +166,7 @@ impl<D: Driver> CudaBackend<D> {
                 driver.copy_to_device(inbox.at, host.inbox.at(), inbox.layout.bytes)?;
                 match shape.kind {
                     Kind::Draft => pass.draft()?,
+                    Kind::Continued => pass.draft_continued()?,
                     Kind::Recurrent => pass.draft_recurrently()?,
                     _ => pass.verify()?,
                 }

@@ -189,7 +189,7 @@ fn chains_are_what_a_round_does() {
             first += len;
         }
         let found = pass(&frame, &values, &batch, &case.loss, None);
-        for (step, (found, expected)) in found.drafts.iter().zip(&expected).enumerate() {
+        for (step, (found, expected)) in found.steps.iter().zip(&expected).enumerate() {
             let error = (found.loss - expected).abs();
             assert!(error < 1e-6 * expected, "{window:?}, step {step}: {} (expected {expected})", found.loss);
         }

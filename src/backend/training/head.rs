@@ -47,7 +47,7 @@ impl<R: Real> Frame<R> {
             gemm(one, Mat::new(&normed, rows, hidden), head.t(), R::default(), &mut logits, vocab);
             let losses = self.lose(values, batch, piece, drafts, options, &mut logits);
             for (draft, loss) in of_piece().zip(losses.iter().flatten()) {
-                total.drafts[draft.step].add(loss);
+                total.steps[draft.step].add(loss);
             }
             let Some(gradient) = gradient.as_deref_mut() else { continue };
             let dlogits = Mat::new(&logits, rows, vocab);

@@ -75,35 +75,41 @@ impl LossSum {
     }
 }
 
-/// Sums or means by step of the chains: of first drafts, of second ones, and so on.
+/// Sums or means by step of the chains.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Losses {
     /// One for each step.
-    pub drafts: Vec<LossSum>,
+    pub steps: Vec<LossSum>,
 }
 
 impl Losses {
     /// Nothing yet, of so many steps.
     pub fn of_steps(steps: usize) -> Self {
-        Self { drafts: vec![LossSum::default(); steps] }
+        Self { steps: vec![LossSum::default(); steps] }
     }
 
     /// Adds other sums.
     pub fn add(&mut self, other: &Self) {
-        self.drafts.resize(self.drafts.len().max(other.drafts.len()), LossSum::default());
-        self.drafts.iter_mut().zip(&other.drafts).for_each(|(sum, other)| sum.add(other));
+        self.steps.resize(self.steps.len().max(other.steps.len()), LossSum::default());
+        self.steps.iter_mut().zip(&other.steps).for_each(|(sum, other)| sum.add(other));
     }
 
     /// The sums of all steps together.
     pub fn all(&self) -> LossSum {
         let mut all = LossSum::default();
-        self.drafts.iter().for_each(|sum| all.add(sum));
+        self.steps.iter().for_each(|sum| all.add(sum));
         all
+    }
+
+    /// Those of a round's drafts, one after the other. The first step of a recurrent block gives the state that a round's
+    /// first draft continues, and drafts nothing.
+    pub fn drafts(&self) -> &[LossSum] {
+        &self.steps[usize::from(self.steps.len() > 1)..]
     }
 
     /// The sums of first drafts.
     pub fn first(&self) -> LossSum {
-        self.drafts.first().copied().unwrap_or_default()
+        self.drafts().first().copied().unwrap_or_default()
     }
 }
 

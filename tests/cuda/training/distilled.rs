@@ -80,7 +80,7 @@ fn a_run_on_the_device_is_close_to_the_processors() {
         return;
     }
     let (found, expected, unfitted) = (run(true, true), run(false, true), run(false, false));
-    let means = |losses: &Losses| losses.drafts.iter().map(|of| of.mean().loss).collect::<Vec<f64>>();
+    let means = |losses: &Losses| losses.steps.iter().map(|of| of.mean().loss).collect::<Vec<f64>>();
     let far = |found: &[f64], expected: &[f64]| {
         let off = |(found, expected): (&f64, &f64)| (found - expected).abs() / expected;
         found.iter().zip(expected).map(off).fold(0.0, f64::max)

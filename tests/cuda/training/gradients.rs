@@ -38,8 +38,8 @@ fn check_on(case: &Case, batch: &TeacherBatch, name: &str) {
             }
         }
         assert!((found.1 - expected.1).abs() < tolerance * expected.1, "{name}, {operands}: norms");
-        assert_eq!(found.0.drafts.len(), case.steps, "{name}");
-        for (step, (found, expected)) in found.0.drafts.iter().zip(&expected.0.drafts).enumerate() {
+        assert_eq!(found.0.steps.len(), case.steps, "{name}");
+        for (step, (found, expected)) in found.0.steps.iter().zip(&expected.0.steps).enumerate() {
             assert_eq!(found.weight, expected.weight, "{name}, step {step}");
             if operands == Operands::F32 {
                 assert_eq!(found.agreement, expected.agreement, "{name}, step {step}");

@@ -218,7 +218,7 @@ impl<D: Driver> CudaStudent<D> {
         for (&(position, step), of_draft) in told.drafts.iter().zip(losses) {
             let PositionLoss { loss, divergence, overlap, agreement } = of_draft;
             let weight = batch.scored[position].weight;
-            total.drafts[step].add(&LossSum { weight, loss, divergence, overlap, agreement });
+            total.steps[step].add(&LossSum { weight, loss, divergence, overlap, agreement });
         }
         self.weight += if learn { total.all().weight } else { 0.0 };
         Ok(total)

@@ -17,26 +17,26 @@ pub fn reached(losses: Option<&Losses>) -> String {
         "on held-out text: top-1 agreement {:.3}, mean 1 - TV {:.3}, KL {:.3} nats",
         means.agreement, means.overlap, means.divergence
     );
-    if losses.drafts.len() < 2 {
+    if losses.steps.len() < 2 {
         return first;
     }
     let [agreements, overlaps] = [by_draft(losses, |means| means.agreement), by_draft(losses, |means| means.overlap)];
     format!("{first}; draft by draft: top-1 {agreements}, 1 - TV {overlaps}")
 }
 
-/// A figure of each step of the chains.
+/// A figure of each draft of a round.
 pub fn by_draft(losses: &Losses, figure: impl Fn(&LossSum) -> f64) -> String {
-    losses.drafts.iter().map(|sums| format!("{:.3}", figure(&sums.mean()))).collect::<Vec<_>>().join(" ")
+    losses.drafts().iter().map(|sums| format!("{:.3}", figure(&sums.mean()))).collect::<Vec<_>>().join(" ")
 }
 
 /// What the cost model says of drafts that are accepted as often as on held-out text, by bytes read.
 pub fn worth(costs: DraftCosts, reached: Option<&Losses>) -> String {
-    let Some(losses) = reached.filter(|losses| !losses.drafts.is_empty()) else { return String::new() };
+    let Some(losses) = reached.filter(|losses| !losses.drafts().is_empty()) else { return String::new() };
     let (mut best, mut speed) = ((0, 1.0), 1.0);
     let (mut tokens, mut kept) = (1.0, 1.0);
     for drafts in 1..=MAX_DRAFT {
         // Steps that were not trained are taken to be as good as the last one that was.
-        kept *= losses.drafts[drafts.min(losses.drafts.len()) - 1].mean().overlap;
+        kept *= losses.drafts()[drafts.min(losses.drafts().len()) - 1].mean().overlap;
         tokens += kept;
         let reached = tokens / (1.0 + costs.sum(drafts));
         if reached > speed {
@@ -73,7 +73,7 @@ mod tests {
 
     fn losses(overlaps: &[f64]) -> Losses {
         let sums = |&overlap: &f64| LossSum { weight: 2.0, overlap: 2.0 * overlap, ..LossSum::default() };
-        Losses { drafts: overlaps.iter().map(sums).collect() }
+        Losses { steps: overlaps.iter().map(sums).collect() }
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let said = worth(0.1.into(), Some(&losses(&[0.5])));
         assert!(said.contains("2 drafts a round would give 1.75 tokens and 1.46x"), "{said}");
         // A second draft that costs next to nothing pays even where it is seldom kept.
-        let said = worth(DraftCosts { first: 0.4, later: 0.01 }, Some(&losses(&[0.5, 0.1])));
+        let said = worth(DraftCosts { first: 0.4, later: 0.01 }, Some(&losses(&[0.9, 0.5, 0.1])));
         assert!(said.contains("2 drafts a round would give 1.55 tokens and 1.10x"), "{said}");
         assert!(worth(0.9.into(), Some(&losses(&[0.5]))).contains("no draft pays"));
         assert_eq!(worth(0.1.into(), None), "");

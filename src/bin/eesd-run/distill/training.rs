@@ -288,7 +288,7 @@ impl Run<'_> {
             let figures =
                 [("agreement", means.agreement), ("overlap", means.overlap), ("divergence", means.divergence)];
             story.extend(figures.map(|(name, value)| (format!("held_out_{name}"), format!("{value:.4}"))));
-            if losses.drafts.len() > 1 {
+            if losses.steps.len() > 1 {
                 let all =
                     [reach::by_draft(losses, |means| means.agreement), reach::by_draft(losses, |means| means.overlap)];
                 let names = ["held_out_agreement_by_draft", "held_out_overlap_by_draft"];
