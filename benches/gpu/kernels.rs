@@ -9,13 +9,13 @@ use crate::device::Measurable;
 use crate::expected;
 use crate::sizes::Size;
 use bytemuck::Zeroable;
-use eesd::backend::BackendError;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::kernels::{
     Address, Attention, AttentionForm, Form, Format, GateUp, HeadPartial, LmHead, Norm, PagedBatch, Projection, Qkv,
     RandomWeights, Residual, attend, project, random_weights,
 };
 use eesd::backend::cuda::pack::{CHUNK, block_bytes, chunks, packed_bytes};
+use eesd::backend::{BackendError, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use std::error::Error;
 use std::f64::consts::LOG2_E;
@@ -247,7 +247,16 @@ impl<D: Measurable> Bench<'_, D> {
                     ..Attention::zeroed()
                 };
                 // SAFETY: all buffers have room for the rows, positions and chunks.
-                unsafe { attend(&**self.driver, FORMAT, AttentionForm::Split { chunks }, 1, head_dim, &arguments) }
+                unsafe {
+                    attend(
+                        &**self.driver,
+                        (FORMAT, KvFormat::Full),
+                        AttentionForm::Split { chunks },
+                        1,
+                        head_dim,
+                        &arguments,
+                    )
+                }
             })?;
             let bytes = 2 * context * geometry.kv_size() * ELEMENT;
             self.print(&format!("attention, {context}"), rows, bytes, seconds, expected::reading(bytes));
