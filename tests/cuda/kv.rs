@@ -40,6 +40,7 @@ fn logits_are_near_those_of_16_bits_and_those_of_the_processors_q8() {
             let size = size(full[part].iter().copied());
             for (other, expected) in [("in 16 bits", &full), ("on the processor", &on_processor)] {
                 let error = difference(&found[part], &expected[part]);
+                println!("{} {what} {other}: {:.4}", subject.name(), error / size);
                 assert!(error < 0.02 * size, "{}: {what} {other}: error {error} of {size}", subject.name());
                 assert!(error > 1e-4 * size, "{}: {what} {other}: nothing was rounded", subject.name());
             }
@@ -47,10 +48,10 @@ fn logits_are_near_those_of_16_bits_and_those_of_the_processors_q8() {
     }
 }
 
-/// Rounds of 1 to 17 rows, the same rows plainly, and as a text that is read in chunks.
+/// Rounds of 1 to 17 rows, within a page and over its end, the same rows plainly, and as a text that is read in chunks.
 #[test]
 fn every_way_to_a_position_gives_the_same_bits() {
-    let rounds: Vec<(usize, usize)> = (0..17).map(|drafts| (1 + 9 * drafts % 70, drafts)).collect();
+    let rounds = [(1, 0), (10, 1), (63, 2), (33, 3), (62, 7), (20, 14), (40, 15), (9, 16)];
     check_three_ways(&Subject::fixture("llama"), 2, &coded(1), &rounds);
     for name in ["qwen2", "qwen3"] {
         check_three_ways(&Subject::fixture(name), 1, &coded(1), &[(62, 4)]);
@@ -70,24 +71,22 @@ fn all_sources_together_change_no_token() {
     sources::check_answers(KvFormat::Eight);
 }
 
-/// Five texts in three slots, whose prompts begin alike, over so few pages that some wait on the host.
+/// Three answers side by side, each of which grows into a second page, where there are but three pages.
 #[test]
 fn batches_and_waiting_on_the_host_change_no_token() {
     let subject = Subject::fixture("qwen3");
     let coupled = SamplingParams { temperature: 0.9, verify: Some(VerifyMode::Coupled), ..SamplingParams::default() };
     let request = |i: u64| {
         let sampling = SamplingParams { seed: Some(i), ..coupled.clone() };
-        let prompt = [subject.text(9, 66), subject.text(i, 40 + 7 * i as usize)].concat();
-        Request { sampling, ..Request::new(prompt, 40) }
+        Request { sampling, ..Request::new(subject.text(i, 56 + i as usize), 16) }
     };
-    let requests: Vec<Request> = (0..5).map(request).collect();
+    let requests: Vec<Request> = (0..3).map(request).collect();
     let plain = run(&mut engine(subject.cuda(None, &coded(1)), "off"), &requests, 1);
-    let few = CudaOptions { pages: Some(5), ..coded(3) };
+    let few = CudaOptions { pages: Some(3), ..coded(3) };
     let mut together = engine(subject.cuda(Some(2), &few), "fixed:4");
     let found = run(&mut together, &requests, 3);
     assert_eq!(tokens(&found), tokens(&plain));
     assert!(together.snapshot().totals.preemptions > 0, "nobody waited on the host");
-    assert!(found.iter().any(|done| done.stats.reused_tokens > 0));
 }
 
 #[test]

@@ -320,7 +320,7 @@ const SPARED_HEAD_DIMS: [usize; 5] = [32, 80, 96, 128, 256];
 fn signs(check: Check) -> &'static [&'static str] {
     match check {
         Check::Orders => &["running 1 test"], // and then it fails, or even crashes
-        Check::Races => &["RACE, "], // a panic tells of RUST_BACKTRACE
+        Check::Races => &["RACE, "],          // a panic tells of RUST_BACKTRACE
         Check::Addresses => &["AddressSanitizer", "runtime error"],
     }
 }
