@@ -11,8 +11,8 @@
 //
 // Why codes of 8 bits per 32 dimensions and not fp8 (e4m3): that has three bits after the first whatever its scale, an error of
 // 2.6 % of each number (root of the mean square); these have one of 0.5 % of normal numbers' spread, for 8.5 bits a number in
-// place of 8.1. They are the processor's `--kv q8`, whose scales are f32, and they are decoded by byte permutes and a
-// multiplication on every GPU, where e4m3 has an instruction from compute capability 8.9 on, to f16 alone.
+// place of 8.1. They are the processor's `--kv q8`, whose scales are f32, and they are decoded in as few instructions
+// on every GPU as e4m3 in bf16, where that has an instruction from compute capability 8.9 on, to f16 alone.
 #pragma once
 #include "coding.cuh"
 #include "memory.cuh"
@@ -96,17 +96,13 @@ template <class Number> struct CodedCache {
     // They lie within one group.
     template <int WORDS> __device__ __forceinline__ Words<WORDS> load(int row, int dim, bool on) const {
       if (!on) return {};
-      uint16_t bits;
-      memcpy(&bits, scales(row) + dim / GROUP, 2);
-      const uint32_t scale = bits | uint32_t(bits) << 16;
+      const uint32_t bits = *reinterpret_cast<const uint16_t*>(scales(row) + dim / GROUP), scale = bits | bits << 16;
       const uint8_t* from = codes + row * HEAD_DIM + dim;
+      Words<(WORDS + 1) / 2> code;
+      if constexpr (WORDS == 1) code.at[0] = *reinterpret_cast<const uint16_t*>(from);
+      else code = load_words<WORDS / 2>(from, true);
       Words<WORDS> v;
-      if constexpr (WORDS == 1) {
-        v.at[0] = mul_pair<T>(pair_of<T>(*reinterpret_cast<const uint16_t*>(from), 0), scale);
-      } else {
-        const auto code = load_words<WORDS / 2>(from, true);
-        UNROLL for (int i = 0; i < WORDS; i++) v.at[i] = mul_pair<T>(pair_of<T>(code.at[i / 2], i % 2 * 2), scale);
-      }
+      UNROLL for (int i = 0; i < WORDS; i++) v.at[i] = mul_pair<T>(pair_of<T>(code.at[i / 2], i % 2 * 2), scale);
       return v;
     }
     __device__ __forceinline__ void prefetch(int present) const {

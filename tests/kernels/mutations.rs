@@ -160,8 +160,8 @@ const MUTANTS: [Mutant; 95] = [
     ),
     // Rows in 8 bits: the scale of the neighbouring position or group, of whatever was there before, keys that warps write over
     // each other, rows of one's own that are read before they are coded, pages before they are wide, and past their end.
-    mutant(CACHED, "scales(row) + dim / GROUP, 2", "scales(row ^ 1) + dim / GROUP, 2", Check::Orders, CODED_CACHE),
-    mutant(CACHED, "scales(row) + dim / GROUP, 2", "scales(row) + (dim / GROUP ^ 1), 2", Check::Orders, CODED_CACHE),
+    mutant(CACHED, "scales(row) + dim / GROUP)", "scales(row ^ 1) + dim / GROUP)", Check::Orders, CODED_CACHE),
+    mutant(CACHED, "scales(row) + dim / GROUP)", "scales(row) + (dim / GROUP ^ 1))", Check::Orders, CODED_CACHE),
     mutant(
         CACHED,
         "if (lane == 0) scales(row)[group] = scale;",
