@@ -11,7 +11,8 @@
 //        written and read again where a context has several chunks
 #include "common/attention.cuh"
 
-template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(const AttentionArgs& args) {
+template <class Cache, int HEAD_DIM> __device__ __forceinline__ void attend_split(const AttentionArgs& args) {
+  using T = typename Cache::T;
   using Shared = AttentionShared<T, HEAD_DIM>;
   SHARED(Shared, shared);
   constexpr int RECORD = QUERIES * (HEAD_DIM + 2);
@@ -26,11 +27,11 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
   for (int row = warp; row < tile.rows; row += CHUNK_PAGES) {
     const int position = tile.start + row;
     if (position / CHUNK_TOKENS == chunk)
-      append_row<T, HEAD_DIM>(args, tile.sequence, tile.row_begin + row, position, tile.kv_head);
+      append_row<Cache, HEAD_DIM>(args, tile.sequence, tile.row_begin + row, position, tile.kv_head);
   }
   load_queries<T, HEAD_DIM>(shared.query, args, tile, warp, CHUNK_PAGES);
   __syncthreads();
-  attend_chunk<T, HEAD_DIM>(shared, args, tile, chunk_start);
+  attend_chunk<Cache, HEAD_DIM>(shared, args, tile, chunk_start);
   __syncthreads();
 
   JoinedChunks<HEAD_DIM> joined;
@@ -65,5 +66,4 @@ template <class T, int HEAD_DIM> __device__ __forceinline__ void attend_split(co
   joined.template store<T>(args, tile);
 }
 
-FOR_HEAD_DIMS(attention, bf16, bf16, ATTENTION_THREADS, AttentionArgs, attend_split)
-FOR_HEAD_DIMS(attention, f16, f16, ATTENTION_THREADS, AttentionArgs, attend_split)
+FOR_CACHES(attention, attend_split)

@@ -35,16 +35,19 @@ KERNEL(wrapper_mma_f16, 32, 1, WrapperMmaArgs, multiply<f16>(args))
 
 struct WrapperNumbersArgs {
   const float* in;  // [n]
-  uint32_t* out;    // [n, 3]: bf16 pair (x, -x), f16 pair (x, -x), bits of x as bf16 widened
+  uint32_t* out;    // [n, 5]: bf16 pair (x, -x), f16 pair (x, -x), bits of x as bf16 widened, those pairs times (3 or 3/4, -1/3)
   int n;
 };
 
 __device__ __forceinline__ void convert(const WrapperNumbersArgs& args) {
   for (int i = threadIdx.x; i < args.n; i += WARP) {
     const float x = args.in[i];
-    args.out[3 * i] = pack<bf16>(x, -x);
-    args.out[3 * i + 1] = pack<f16>(x, -x);
-    args.out[3 * i + 2] = __float_as_uint(widen(narrow<bf16>(x)));
+    uint32_t* out = args.out + 5 * i;
+    out[0] = pack<bf16>(x, -x);
+    out[1] = pack<f16>(x, -x);
+    out[2] = __float_as_uint(widen(narrow<bf16>(x)));
+    out[3] = mul_pair<bf16>(out[0], pack<bf16>(3, -1.0f / 3));
+    out[4] = mul_pair<f16>(out[1], pack<f16>(0.75f, -1.0f / 3));
   }
 }
 

@@ -562,8 +562,8 @@ typedef struct eesd_session_params {
    */
   size_t cache_tokens;
   /**
-   * How the KV cache is kept: "f32", or "q8", in 8 bits, for less than a third of the memory and answers that differ a
-   * little; on the processor only. NULL is "f32".
+   * How the KV cache is kept: "f32", on the processor only, or "q8", in 8 bits, for less than a third of the memory and
+   * answers that differ a little. NULL is "f32", and on a GPU the 16 bits of the weights.
    */
   const char *kv;
   /**
@@ -649,7 +649,7 @@ typedef struct eesd_session_info {
    */
   size_t cache_tokens;
   /**
-   * How it is kept: "f32" or "q8", and "" on a GPU, which keeps it as the weights are.
+   * How it is kept: "f32" or "q8", and "" in the 16 bits of a GPU's weights.
    */
   char kv[16];
   /**

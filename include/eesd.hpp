@@ -190,8 +190,8 @@ struct SessionParams {
 
     eesd_session_params plain;
     std::string device = "auto";
-    /// How the KV cache is kept: "f32" or "q8".
-    std::string kv = "f32";
+    /// How the KV cache is kept: "f32" or "q8"; empty: the default.
+    std::string kv;
     /// Empty: the default.
     std::string controller;
     /// Who drafts; empty: the default.
@@ -320,7 +320,7 @@ public:
     explicit Session(const Model &model, const SessionParams &params = {}) {
         eesd_session_params plain = params.plain;
         plain.device = params.device.c_str();
-        plain.kv = params.kv.c_str();
+        plain.kv = params.kv.empty() ? nullptr : params.kv.c_str();
         plain.controller = params.controller.empty() ? nullptr : params.controller.c_str();
         plain.draft = params.draft.empty() ? nullptr : params.draft.c_str();
         plain.draft_index = params.draft_index.empty() ? nullptr : params.draft_index.c_str();

@@ -8,14 +8,15 @@ use crate::costs::median;
 use crate::device::Measurable;
 use crate::expected;
 use crate::sizes::Size;
+use crate::steps::cache_bytes;
 use bytemuck::Zeroable;
-use eesd::backend::BackendError;
 use eesd::backend::cuda::driver::{Driver, HostMemory, Memory};
 use eesd::backend::cuda::kernels::{
     Address, Attention, AttentionForm, Form, Format, GateUp, HeadPartial, LmHead, Norm, PagedBatch, Projection, Qkv,
     RandomWeights, Residual, attend, project, random_weights,
 };
 use eesd::backend::cuda::pack::{CHUNK, block_bytes, chunks, packed_bytes};
+use eesd::backend::{BackendError, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use std::error::Error;
 use std::f64::consts::LOG2_E;
@@ -48,8 +49,8 @@ pub fn kernels<D: Measurable>(driver: &Arc<D>, size: &Size, copy_rate: f64) -> R
             unsafe { launch(on, (name, outputs, inputs), projection, buffers) }
         })?;
     }
-    for &context in size.contexts {
-        bench.attention(context)?;
+    for kv in [KvFormat::Full, KvFormat::Eight] {
+        size.contexts.iter().try_for_each(|&context| bench.attention(kv, context))?;
     }
     println!();
     Ok(())
@@ -191,14 +192,14 @@ impl<D: Measurable> Bench<'_, D> {
         Ok(())
     }
 
-    fn attention(&self, context: usize) -> Result<(), Box<dyn Error>> {
+    fn attention(&self, kv: KvFormat, context: usize) -> Result<(), Box<dyn Error>> {
         let geometry = &self.size.geometry;
         let (heads, kv_heads, head_dim) = (geometry.heads, geometry.kv_heads, geometry.head_dim);
         let pages = context.div_ceil(PAGE_TOKENS);
-        let half = (pages * PAGE_TOKENS * geometry.kv_size() * ELEMENT).next_multiple_of(ALIGNMENT);
+        let half = (cache_bytes(geometry, kv, pages * PAGE_TOKENS) / 2).next_multiple_of(ALIGNMENT);
         let copies = self.copies(2 * half);
         let cache = Memory::zeroed(self.driver, copies * 2 * half, "cache")?;
-        fill(self.driver, &cache, 1.0)?;
+        fill(self.driver, &cache, 1.0)?; // as codes and scales they are as good as any
         let zeroed = |bytes: usize| Memory::zeroed(self.driver, bytes.next_multiple_of(ALIGNMENT), "attention");
         let chunks = context.div_ceil(Attention::CHUNK_TOKENS as usize).next_power_of_two();
         let most_tiles = Attention::row_tiles(ROOM, heads, kv_heads);
@@ -247,10 +248,13 @@ impl<D: Measurable> Bench<'_, D> {
                     ..Attention::zeroed()
                 };
                 // SAFETY: all buffers have room for the rows, positions and chunks.
-                unsafe { attend(&**self.driver, FORMAT, AttentionForm::Split { chunks }, 1, head_dim, &arguments) }
+                unsafe {
+                    attend(&**self.driver, (FORMAT, kv), AttentionForm::Split { chunks }, 1, head_dim, &arguments)
+                }
             })?;
-            let bytes = 2 * context * geometry.kv_size() * ELEMENT;
-            self.print(&format!("attention, {context}"), rows, bytes, seconds, expected::reading(bytes));
+            let bytes = cache_bytes(geometry, kv, context);
+            let kept = if kv == KvFormat::Eight { " in 8 bits" } else { "" };
+            self.print(&format!("attention{kept}, {context}"), rows, bytes, seconds, expected::reading(bytes));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::quantised;
 use crate::sizes::Size;
 use crate::sources;
 use crate::steps::{ELEMENT, Reads, cache_bytes};
+use eesd::backend::KvFormat;
 
 /// Prints them all.
 pub fn predictions() {
@@ -49,8 +50,10 @@ fn kernels(size: &Size) {
     }
     println!();
     header("attention at", size.contexts.iter().map(usize::to_string));
-    let bytes = size.contexts.iter().map(|&context| cache_bytes(&size.geometry, context));
-    line("any rows", bytes.map(expected::reading).collect());
+    for (kept, kv) in [("any rows", KvFormat::Full), ("in 8 bits", KvFormat::Eight)] {
+        let bytes = size.contexts.iter().map(|&context| cache_bytes(&size.geometry, kv, context));
+        line(kept, bytes.map(expected::reading).collect());
+    }
     println!();
 }
 

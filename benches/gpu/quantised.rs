@@ -6,6 +6,7 @@ use crate::expected;
 use crate::random_model::RandomModel;
 use crate::sizes::Size;
 use crate::steps::{Rounds, cache_bytes};
+use eesd::backend::KvFormat;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
 use eesd::model::{Encoder, Format, Geometry};
 use std::error::Error;
@@ -33,7 +34,7 @@ impl Case {
         let context = size.contexts[1];
         let case = |(name, encoder): (&str, Encoder), rows| {
             let weights = weight_bytes(size, Format::Blocks(encoder.blocks()));
-            let cache = size.geometry.layers * cache_bytes(&size.geometry, context);
+            let cache = size.geometry.layers * cache_bytes(&size.geometry, KvFormat::Full, context);
             let told = format!("| {} | {name} | {rows} | {:.1} |", size.name, weights as f64 * 1e-9);
             let expected = expected::quantised(weights, rows, encoder.blocks()) + expected::reading(cache);
             Self { encoder, rows, context, told, expected }

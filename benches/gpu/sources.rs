@@ -7,8 +7,8 @@ use crate::expected;
 use crate::sizes::{ROUND, Size};
 use crate::steps::{ELEMENT, LOOP, Reads, Rounds, cache_bytes, head_bytes, layer_bytes};
 use eesd::TokenId;
-use eesd::backend::Sequence;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
+use eesd::backend::{KvFormat, Sequence};
 use eesd::control::{DraftPlan, Way};
 use eesd::draft::{Lookup, Proposer, Text};
 use std::error::Error;
@@ -74,7 +74,7 @@ impl Case {
             Self::Recurrent | Self::RecurrentLoop => {
                 let matrix = 2 * geometry.hidden_size * geometry.hidden_size * ELEMENT;
                 let weights = layer_bytes(geometry) + head_bytes(geometry) + matrix;
-                Reads { weights, cache: cache_bytes(geometry, context) }.expected(1)
+                Reads { weights, cache: cache_bytes(geometry, KvFormat::Full, context) }.expected(1)
             }
             Self::Lookup => expected::LOOKUP + verification(1 + FOUND, 1 + FOUND),
         }

@@ -5,8 +5,9 @@ use crate::device::Measurable;
 use crate::expected;
 use crate::sizes::{ROUND, Size};
 use eesd::TokenId;
+use eesd::backend::cuda::kernels::Attention;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
-use eesd::backend::{Backend, Chunk, Sequence};
+use eesd::backend::{Backend, Chunk, KvFormat, Sequence};
 use eesd::control::DraftPlan;
 use eesd::kv::{BlockTable, PAGE_TOKENS, PagePool};
 use eesd::model::Geometry;
@@ -116,8 +117,8 @@ pub fn layer_bytes(geometry: &Geometry) -> usize {
 }
 
 /// Bytes of one layer's keys and values of a context.
-pub fn cache_bytes(geometry: &Geometry, context: usize) -> usize {
-    2 * context * geometry.kv_size() * ELEMENT
+pub fn cache_bytes(geometry: &Geometry, kv: KvFormat, context: usize) -> usize {
+    2 * context * geometry.kv_heads * Attention::row_bytes(kv, geometry.head_dim)
 }
 
 /// Bytes of the head.
@@ -137,14 +138,14 @@ impl Reads {
     pub fn of_verification(geometry: &Geometry, context: usize) -> Self {
         let exit = 2 * geometry.kv_size() * geometry.hidden_size * ELEMENT;
         let weights = geometry.layers * layer_bytes(geometry) + head_bytes(geometry) + exit;
-        Self { weights, cache: geometry.layers * cache_bytes(geometry, context) }
+        Self { weights, cache: geometry.layers * cache_bytes(geometry, KvFormat::Full, context) }
     }
 
     /// A draft step: the first layers, the exit layer, and the head.
     pub fn of_draft(geometry: &Geometry, exit_after: usize, context: usize) -> Self {
         let layers = exit_after + 1;
         let weights = layers * layer_bytes(geometry) + head_bytes(geometry);
-        Self { weights, cache: layers * cache_bytes(geometry, context) }
+        Self { weights, cache: layers * cache_bytes(geometry, KvFormat::Full, context) }
     }
 
     /// Seconds that an H200 should take for a pass of so many rows.

@@ -12,7 +12,6 @@
 //        Masked positions have weight 0 and change nothing.
 #pragma once
 #include "matrix.cuh"
-#include "memory.cuh"
 #include "rotary.cuh"
 
 constexpr int QUERIES = 16, CHUNK_PAGES = 4, CHUNK_TOKENS = CHUNK_PAGES * PAGE_TOKENS;
@@ -69,7 +68,7 @@ __device__ __forceinline__ void load_queries(QueryRows<T, HEAD_DIM>& queries, co
       const float* q = args.qkv + size_t(tile.row_begin + tile.row(query)) * width + tile.head(query) * HEAD_DIM;
       rotate_head<T, HEAD_DIM>(target, q, args.q_norm, args.epsilon,
                                args.rotary + size_t(tile.position(query)) * (HEAD_DIM / 2),
-                               [](T& to, float x) { return to = narrow<T>(x), true; });
+                               [](T& to, float x) { to = narrow<T>(x); });
     } else {
       for (int i = threadIdx.x % WARP; i < HEAD_DIM; i += WARP) target[i] = narrow<T>(0);
     }
@@ -79,25 +78,14 @@ __device__ __forceinline__ void load_queries(QueryRows<T, HEAD_DIM>& queries, co
 // A number that is known when compiling.
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
-// 16, 8 or 4 bytes as words; zeros where `on` is false.
-template <int WORDS> struct alignas(4 * WORDS) Words { uint32_t at[WORDS]; };
-template <int WORDS, class T> __device__ __forceinline__ Words<WORDS> load_words(const T* p, bool on) {
-  if (!on) return {};
-  Words<WORDS> v;
-  if constexpr (WORDS == 4) reinterpret_cast<uint4&>(v) = *reinterpret_cast<const uint4*>(p);
-  else if constexpr (WORDS == 2) reinterpret_cast<uint2&>(v) = *reinterpret_cast<const uint2*>(p);
-  else v.at[0] = *reinterpret_cast<const uint32_t*>(p);
-  return v;
-}
-
-// Scores of the 16 queries with 8 keys: key `group` of `keys` is this lane's; on: it exists.
+// Scores of the 16 queries with 8 keys, of which row `key` is this lane's; on: it exists.
 // Dimensions: of 32, thread t of a group has 8t..8t+7 (two steps); of a last 16, 4t..4t+3.
-template <class T, int HEAD_DIM>
-__device__ __forceinline__ void score_keys(float (&score)[4], const QueryRows<T, HEAD_DIM>& queries, const T* key,
-                                           bool on) {
+template <class T, int HEAD_DIM, class Rows>
+__device__ __forceinline__ void score_keys(float (&score)[4], const QueryRows<T, HEAD_DIM>& queries, const Rows& keys,
+                                           int key, bool on) {
   const int group = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
   UNROLL for (int d = 0; d + 32 <= HEAD_DIM; d += 32) {
-    const auto k = load_words<4>(key + d + 8 * t, on);
+    const auto k = keys.template load<4>(key, d + 8 * t, on);
     const auto low = load_words<4>(&queries[group][d + 8 * t], true);
     const auto high = load_words<4>(&queries[group + 8][d + 8 * t], true);
     UNROLL for (int step = 0; step < 2; step++) {
@@ -109,7 +97,7 @@ __device__ __forceinline__ void score_keys(float (&score)[4], const QueryRows<T,
   if constexpr (HEAD_DIM % 32 != 0) {
     constexpr int D = HEAD_DIM / 32 * 32;
     static_assert(HEAD_DIM % 32 == 16, "head_dim is a multiple of 16");
-    const auto k = load_words<2>(key + D + 4 * t, on);
+    const auto k = keys.template load<2>(key, D + 4 * t, on);
     const auto low = load_words<2>(&queries[group][D + 4 * t], true);
     const auto high = load_words<2>(&queries[group + 8][D + 4 * t], true);
     const uint32_t a[4] = {low.at[0], high.at[0], low.at[1], high.at[1]};
@@ -118,13 +106,16 @@ __device__ __forceinline__ void score_keys(float (&score)[4], const QueryRows<T,
 }
 
 // out[i] += weights of 16 positions times V. Of 16 * WORDS dimensions from `from` on, lane group g has
-// 2 * WORDS: fragment i is dimension 2 * WORDS * g + i. value: positions 2t, 2t + 1, 2t + 8, 2t + 9.
-template <class T, int WORDS>
-__device__ __forceinline__ void add_values(float (*out)[4], const uint32_t (&weight)[4], const T* const (&value)[4],
-                                           const bool (&on)[4], int from) {
+// 2 * WORDS: fragment i is dimension 2 * WORDS * g + i. The positions are rows first + 2t, 2t + 1, 2t + 8, 2t + 9.
+template <class T, int WORDS, class Rows>
+__device__ __forceinline__ void add_values(float (*out)[4], const uint32_t (&weight)[4], const Rows& values, int first,
+                                           int present, int from) {
   const int mine = from + threadIdx.x % WARP / 4 * 2 * WORDS;
   Words<WORDS> v[4];
-  UNROLL for (int i = 0; i < 4; i++) v[i] = load_words<WORDS>(value[i] + mine, on[i]);
+  UNROLL for (int i = 0; i < 4; i++) {
+    const int at = first + i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+    v[i] = values.template load<WORDS>(at, mine, at < present);
+  }
   UNROLL for (int i = 0; i < 2 * WORDS; i++) {
     const unsigned half = i % 2 ? 0x7632 : 0x5410;  // the same half of both words
     const uint32_t b[2] = {__byte_perm(v[0].at[i / 2], v[1].at[i / 2], half),
@@ -133,17 +124,17 @@ __device__ __forceinline__ void add_values(float (*out)[4], const uint32_t (&wei
   }
 }
 
-// Of a page of 64 keys, `pitch` elements apart, the first `present` of which exist: scores of queries `group` (elements 0, 1)
+// Of a page of 64 keys, the first `present` of which exist: scores of queries `group` (elements 0, 1)
 // and `group + 8` (2, 3) with positions 8j + 2t and 8j + 2t + 1, times the scale, minus infinity where they are not seen.
 // A page that no query of the tile sees is not read.
-template <class T, int HEAD_DIM>
+template <class T, int HEAD_DIM, class Rows>
 __device__ __forceinline__ void score_tile(float (&score)[4], const QueryRows<T, HEAD_DIM>& queries,
-                                           const AttentionArgs& args, const QueryTile& tile, const T* keys, int pitch,
+                                           const AttentionArgs& args, const QueryTile& tile, const Rows& keys,
                                            int page_start, int present, int j) {
   const int lane = threadIdx.x % WARP, group = lane / 4, t = lane % 4;
   UNROLL for (int i = 0; i < 4; i++) score[i] = 0;
   if (present > 0)
-    score_keys<T, HEAD_DIM>(score, queries, keys + size_t(8 * j + group) * pitch, 8 * j + group < present);
+    score_keys<T, HEAD_DIM>(score, queries, keys, 8 * j + group, 8 * j + group < present);
   UNROLL for (int i = 0; i < 4; i++) {
     const int query = group + i / 2 * 8, at = page_start + 8 * j + 2 * t + i % 2, own = tile.position(query);
     const bool in_window = args.window == 0 || at > own - args.window;
@@ -180,24 +171,15 @@ template <class T> struct PageWeights {
   }
 };
 
-// out = weights of a page times its values, `pitch` elements apart; of 16 * WORDS dimensions from `from` on.
-template <class T, int WORDS>
-__device__ __forceinline__ void sum_page(float (*out)[4], const PageWeights<T>& weights, const T* values, int pitch,
-                                         int present, int from) {
-  const int t = threadIdx.x % 4;
+// out = weights of a page times its values; of 16 * WORDS dimensions from `from` on.
+template <class T, int WORDS, class Rows>
+__device__ __forceinline__ void sum_page(float (*out)[4], const PageWeights<T>& weights, const Rows& values, int present,
+                                         int from) {
   UNROLL for (int i = 0; i < 2 * WORDS; i++)
     UNROLL for (int j = 0; j < 4; j++) out[i][j] = 0;
   if (present <= 0) return;
-  UNROLL for (int step = 0; step < PAGE_TOKENS / 16; step++) {
-    const T* value[4];
-    bool on[4];
-    UNROLL for (int i = 0; i < 4; i++) {
-      const int at = step * 16 + i / 2 * 8 + 2 * t + i % 2;
-      value[i] = values + size_t(at) * pitch;
-      on[i] = at < present;
-    }
-    add_values<T, WORDS>(out, weights.word[step], value, on, from);
-  }
+  UNROLL for (int step = 0; step < PAGE_TOKENS / 16; step++)
+    add_values<T, WORDS>(out, weights.word[step], values, step * 16, present, from);
 }
 
 // The dimension of element `i` of fragment `fragment` of sums over pages, of which each 64 dimensions have eight and a last
@@ -218,23 +200,24 @@ template <int HEAD_DIM, class Group> __device__ __forceinline__ void for_dimensi
 
 // The chunk that begins at position `chunk_start`: leaves max, sum and out (not divided by sum) in shared memory,
 // visible after the next barrier. `max` is minus infinity for a query that sees none of it.
-template <class T, int HEAD_DIM>
-__device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& shared, const AttentionArgs& args,
+template <class Cache, int HEAD_DIM>
+__device__ __forceinline__ void attend_chunk(AttentionShared<typename Cache::T, HEAD_DIM>& shared, const AttentionArgs& args,
                                              const QueryTile& tile, int chunk_start) {
+  using T = typename Cache::T;
+  using Page = typename Cache::template Page<HEAD_DIM>;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, t = lane % 4;
   const int page_start = chunk_start + warp * PAGE_TOKENS, end = tile.end(), present = tile.present(page_start, args.window);
   // A page that nobody sees may not exist: then nothing is read, at any address.
   const int safe = present > 0 ? page_start : (end - 1) / PAGE_TOKENS * PAGE_TOKENS;
-  const auto page_of = [&](void* cache) {
-    return cache_row<T>(cache, args.batch, tile.sequence, safe, args.kv_heads, tile.kv_head, HEAD_DIM);
+  const auto page = [&](void* cache) {
+    return page_of<Page>(cache, args.batch, tile.sequence, safe, args.kv_heads, tile.kv_head);
   };
-  const T *keys = page_of(args.k_cache), *values = page_of(args.v_cache);
-  constexpr int LINE = 128 / int(sizeof(T));
-  for (int i = lane * LINE; i < present * HEAD_DIM; i += WARP * LINE) prefetch_l2(values + i);
+  const Page keys = page(args.k_cache), values = page(args.v_cache);
+  values.prefetch(present);
 
   float score[KEY_TILES][4], max[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY};
   UNROLL for (int j = 0; j < KEY_TILES; j++) {
-    score_tile<T, HEAD_DIM>(score[j], shared.query, args, tile, keys, HEAD_DIM, page_start, present, j);
+    score_tile<T, HEAD_DIM>(score[j], shared.query, args, tile, keys, page_start, present, j);
     UNROLL for (int i = 0; i < 4; i++) max[i / 2] = fmaxf(max[i / 2], score[j][i]);
   }
   fold_max(max);
@@ -258,7 +241,7 @@ __device__ __forceinline__ void attend_chunk(AttentionShared<T, HEAD_DIM>& share
   _Pragma("unroll 1") for (int from = 0; from < HEAD_DIM; from += PART) {
     float out[PART / 8][4];
     for_dimensions<PART>([&](int fragment, auto words) {
-      sum_page<T, words.value>(&out[fragment], weights, values, HEAD_DIM, present, from + fragment * 8);
+      sum_page<T, words.value>(&out[fragment], weights, values, present, from + fragment * 8);
     });
     // The four pages' sums, ascending.
     UNROLL for (int page = 0; page < CHUNK_PAGES; page++) {
@@ -316,11 +299,16 @@ template <int HEAD_DIM> struct JoinedChunks {
   }
 };
 
-// An instance for each format and head_dim.
-#define FOR_HEAD_DIMS(name, T, suffix, threads, Arguments, body)                     \
-  KERNEL(name##_##suffix##_32, threads, 1, Arguments, (body<T, 32>(args)))           \
-  KERNEL(name##_##suffix##_64, threads, 1, Arguments, (body<T, 64>(args)))           \
-  KERNEL(name##_##suffix##_80, threads, 1, Arguments, (body<T, 80>(args)))           \
-  KERNEL(name##_##suffix##_96, threads, 1, Arguments, (body<T, 96>(args)))           \
-  KERNEL(name##_##suffix##_128, threads, 1, Arguments, (body<T, 128>(args)))         \
-  KERNEL(name##_##suffix##_256, threads, 1, Arguments, (body<T, 256>(args)))
+// An instance for each format, way of keeping the cache, and head_dim; src/backend/cuda/kernels/attention.rs has their names.
+#define FOR_HEAD_DIMS(name, Cache, suffix, body)                                                \
+  KERNEL(name##_##suffix##_32, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 32>(args)))    \
+  KERNEL(name##_##suffix##_64, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 64>(args)))    \
+  KERNEL(name##_##suffix##_80, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 80>(args)))    \
+  KERNEL(name##_##suffix##_96, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 96>(args)))    \
+  KERNEL(name##_##suffix##_128, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 128>(args)))  \
+  KERNEL(name##_##suffix##_256, ATTENTION_THREADS, 1, AttentionArgs, (body<Cache, 256>(args)))
+#define FOR_CACHES(name, body)                              \
+  FOR_HEAD_DIMS(name, FullCache<bf16>, bf16, body)          \
+  FOR_HEAD_DIMS(name, FullCache<f16>, f16, body)            \
+  FOR_HEAD_DIMS(name, CodedCache<bf16>, bf16_q8, body)      \
+  FOR_HEAD_DIMS(name, CodedCache<f16>, f16_q8, body)

@@ -1,8 +1,8 @@
 // The paged KV cache and the arguments of everything that touches it.
 //
-// K and V of one layer: [pages][kv_heads][64][head_dim] each, zero where never written. A block table
-// per sequence names its pages in order of position. All numbers are finite: a masked position has weight 0,
-// and 0 * NaN would be NaN. Where a row is not, zeros are written in its place, and its position is noted.
+// K and V of one layer: [pages][kv_heads][64 rows of head_dim] each, zero where never written; how rows are kept says
+// cached_rows.cuh. A block table per sequence names its pages in order of position. All numbers are finite: a masked position
+// has weight 0, and 0 * NaN would be NaN. Where a row is not, zeros are written in its place, and its position is noted.
 #pragma once
 #include "number.cuh"
 
@@ -39,12 +39,12 @@ struct AttentionArgs {
   unsigned* any_non_finite;  // 1: some bit was set
 };
 
-// Element 0 of a position's row of head_dim numbers.
-template <class T>
-__device__ __forceinline__ T* cache_row(void* cache, const PagedBatch& batch, int sequence, int position, int kv_heads,
-                                        int kv_head, int head_dim) {
+// The rows of one kv head of the page that has a position: the row of a position is position % 64.
+template <class Page>
+__device__ __forceinline__ Page page_of(void* cache, const PagedBatch& batch, int sequence, int position, int kv_heads,
+                                        int kv_head) {
   const size_t page = batch.block_table[size_t(sequence) * batch.max_pages + position / PAGE_TOKENS];
-  return static_cast<T*>(cache) + ((page * kv_heads + kv_head) * PAGE_TOKENS + position % PAGE_TOKENS) * head_dim;
+  return Page(static_cast<unsigned char*>(cache) + (page * kv_heads + kv_head) * Page::BYTES);
 }
 
 // A row that was given what is not finite.
@@ -53,13 +53,4 @@ __device__ __forceinline__ void note_non_finite(const AttentionArgs& args, int s
   const size_t page = args.batch.block_table[size_t(sequence) * args.batch.max_pages + position / PAGE_TOKENS];
   atomicOr(args.non_finite + 2 * page + position % PAGE_TOKENS / 32, 1u << position % 32);
   atomicOr(args.any_non_finite, 1u);
-}
-
-// Stores a number in the cache, or zero where it is not finite: then returns false.
-template <class T> __device__ __forceinline__ bool store_finite(T& to, float x) {
-  constexpr float MOST = 3.402823466e38f;
-  const T narrowed = narrow<T>(x);
-  const bool finite = fabsf(x) <= MOST && fabsf(widen(narrowed)) <= MOST;
-  to = finite ? narrowed : narrow<T>(0);
-  return finite;
 }

@@ -45,6 +45,7 @@ pub mod cuda;
 mod device;
 mod error;
 mod kept;
+mod kv_format;
 mod limits;
 mod non_finite;
 mod rope;
@@ -53,6 +54,7 @@ pub mod training;
 
 pub use device::Device;
 pub use error::BackendError;
+pub use kv_format::KvFormat;
 pub use limits::Limits;
 pub use saved_pages::SavedPages;
 

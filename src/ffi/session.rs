@@ -13,7 +13,7 @@ use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::{CudaBackend, CudaOptions, loop_probe};
-use crate::backend::{Backend, Device, Limits};
+use crate::backend::{Backend, Device, KvFormat, Limits};
 use crate::engine::{Engine, Request};
 use crate::kv::PAGE_TOKENS;
 use crate::load::ExitBlock;
@@ -44,7 +44,7 @@ pub struct SessionInfo {
     pub context: usize,
     /// Tokens that the KV cache holds.
     pub cache_tokens: usize,
-    /// How it is kept: "f32" or "q8", and "" on a GPU, which keeps it as the weights are.
+    /// How it is kept: "f32" or "q8", and "" in the 16 bits of a GPU's weights.
     pub kv: [c_char; 16],
     /// Most drafts in one round.
     pub draft_max: usize,
@@ -101,7 +101,10 @@ impl Session {
         let (controller, draft) = (plan.drafting.controller.to_string(), plan.drafting.in_words(&model));
         let max_waiting = plan.max_waiting;
         let places = Places::new(plan.slots.saturating_add(max_waiting));
-        let kv = if let Device::Cuda(_) = plan.device { String::new() } else { plan.kv.to_string() };
+        let kv = match (plan.device, plan.kv) {
+            (Device::Cuda(_), KvFormat::Full) => String::new(),
+            (_, kv) => kv.to_string(),
+        };
         let thread = std::thread::Builder::new().name("eesd-engine".into()).spawn({
             let (model, events) = (model.clone(), events.clone());
             move || {
@@ -205,7 +208,7 @@ fn engine(model: &Model, plan: &Plan) -> Outcome<Engine> {
             log(LogLevel::Warning, || "the CUDA engine has not been run on a GPU yet".into());
             let defaults = CudaOptions::default();
             let (memory_fraction, prefill) = (plan.memory_fraction, plan.prefill);
-            let options = CudaOptions { slots, context, max_draft, pages, memory_fraction, prefill, ..defaults };
+            let options = CudaOptions { slots, context, max_draft, kv, pages, memory_fraction, prefill, ..defaults };
             CudaBackend::new(gpu, geometry, &weights, exit.as_ref(), &options)?
         }
     };

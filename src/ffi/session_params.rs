@@ -6,7 +6,7 @@ use super::drafting::Drafting;
 use super::log::{LogLevel, log};
 use super::model::Model;
 use super::status::{Failure, Outcome, Status, entry};
-use crate::backend::cpu::KvFormat;
+use crate::backend::KvFormat;
 use crate::backend::cuda::{CudaOptions, Prefill};
 use crate::backend::{DEFAULT_CONTEXT, Device};
 use crate::engine::EngineOptions;
@@ -31,8 +31,8 @@ pub struct SessionParams {
     /// Tokens that the KV cache holds for all requests together, in pages of 64; 0: slots times context. Where it is
     /// full, the youngest requests are set aside and go on later.
     pub cache_tokens: usize,
-    /// How the KV cache is kept: "f32", or "q8", in 8 bits, for less than a third of the memory and answers that differ a
-    /// little; on the processor only. NULL is "f32".
+    /// How the KV cache is kept: "f32", on the processor only, or "q8", in 8 bits, for less than a third of the memory and
+    /// answers that differ a little. NULL is "f32", and on a GPU the 16 bits of the weights.
     pub kv: *const c_char,
     /// How far the exit block drafts, as after eesd-run's --controller: "fixed:4", "goodput-ts", ...; NULL: "goodput-ts" where
     /// the model has an exit block. "off": nobody drafts.
@@ -98,16 +98,16 @@ pub(super) unsafe fn plan(model: &Model, params: *const SessionParams) -> Outcom
     let device = unsafe { device::read(params.device) }?;
     // SAFETY: the same.
     let kv = match unsafe { optional_string(params.kv, "kv") }? {
+        Some("f32") if matches!(device, Device::Cuda(_)) => {
+            let found = "kv: \"f32\", but a GPU keeps keys and values in the model's 16 bits, or in 8";
+            return Err(Failure::argument(format!("{found} (expected \"q8\" or NULL, or device \"cpu\")")));
+        }
         None | Some("f32") => KvFormat::Full,
         Some("q8") => KvFormat::Eight,
         Some(other) => {
             return Err(Failure::argument(format!("kv: {other:?} (expected \"f32\", \"q8\" or NULL)")));
         }
     };
-    if kv == KvFormat::Eight && matches!(device, Device::Cuda(_)) {
-        let found = "kv: \"q8\", but a GPU keeps keys and values in the model's 16 bits (expected device \"cpu\")";
-        return Err(Failure::argument(found));
-    }
     // SAFETY: the same.
     let prefill = match unsafe { optional_string(params.prefill, "prefill") }? {
         None | Some("exact") => Prefill::Exact,

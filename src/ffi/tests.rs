@@ -151,11 +151,10 @@ fn bits_that_there_are_not_are_refused_by_name() {
         assert_eq!(quantise(name), expected("quantize", "\"q8\", \"q4\""));
         assert_eq!(keep(name), expected("kv", "\"f32\", \"q8\""));
     }
-    let on_gpu = |session: &mut SessionParams| (session.kv, session.device) = (c"q8".as_ptr(), c"cuda:0".as_ptr());
-    assert_eq!(
-        opened(|_| (), on_gpu).err().as_deref(),
-        Some("kv: \"q8\", but a GPU keeps keys and values in the model's 16 bits (expected device \"cpu\")")
-    );
+    let on_gpu = |session: &mut SessionParams| (session.kv, session.device) = (c"f32".as_ptr(), c"cuda:0".as_ptr());
+    let refused = "kv: \"f32\", but a GPU keeps keys and values in the model's 16 bits, or in 8 (expected \"q8\" or NULL, or \
+                   device \"cpu\")";
+    assert_eq!(opened(|_| (), on_gpu).err().as_deref(), Some(refused));
 
     // What is quantised already has nothing left to do.
     let dir = tempfile::tempdir().unwrap();

@@ -251,7 +251,7 @@ static void wrong_numbers(eesd_model *model, eesd_session *session) {
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.context = SIZE_MAX);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.cache_tokens = SIZE_MAX);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.kv = "q4");
-    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, (params.kv = "q8", params.device = "cuda:0"));
+    NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, (params.kv = "f32", params.device = "cuda:0"));
     NO_SESSION(EESD_STATUS_INVALID_UTF8, params.kv = "\xff");
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.draft_max = 0);
     NO_SESSION(EESD_STATUS_INVALID_ARGUMENT, params.token_budget = 0);

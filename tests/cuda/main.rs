@@ -7,6 +7,7 @@ mod draft_vocab;
 #[path = "../common/exits.rs"]
 mod exits;
 mod generation;
+mod kv;
 mod loop_probe;
 mod loops;
 mod memory;

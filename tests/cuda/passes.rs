@@ -156,7 +156,7 @@ fn three_ways(backend: &mut dyn Backend, prompt: &[TokenId], k: usize, first_pag
     [speculative, plain, read]
 }
 
-fn check_three_ways(subject: &Subject, exit: usize, options: &CudaOptions, cases: &[(usize, usize)]) {
+pub fn check_three_ways(subject: &Subject, exit: usize, options: &CudaOptions, cases: &[(usize, usize)]) {
     let mut backend = subject.cuda(Some(exit), options);
     for (seed, &(prompt, k)) in cases.iter().enumerate() {
         let prompt = subject.text(seed as u64, prompt);

@@ -9,7 +9,7 @@ use crate::support::{Subject, bits, emulated, engine, on_device, options};
 use crate::texts::{Text, forcing};
 use eesd::TokenId;
 use eesd::backend::cuda::{CudaBackend, CudaOptions};
-use eesd::backend::{Backend, Chunk, Draft, Sequence};
+use eesd::backend::{Backend, Chunk, Draft, KvFormat, Sequence};
 use eesd::control::{DraftPlan, Way};
 use eesd::draft::Source;
 use eesd::engine::{Clock, Request};
@@ -108,25 +108,33 @@ fn play(subject: &Subject, backend: &mut dyn Backend, reader: &mut dyn Backend) 
     seen
 }
 
+/// The rounds on backends with and without graphs and loops, whose cache is kept this way.
+pub fn check_rows(name: &str, ways: &[(bool, bool)], kv: KvFormat) {
+    let subject = Subject::fixture(name);
+    let backend = |graphs: bool, draft_loops: bool| {
+        let options = CudaOptions { graphs, draft_loops, kv, ..options(SLOTS) };
+        on_device(subject.geometry(), &subject.checkpoint.weights(), Some(&block(&subject)), &options)
+    };
+    let mut reader = backend(false, false);
+    let all: Vec<Seen> =
+        ways.iter().map(|&(graphs, loops)| play(&subject, &mut *backend(graphs, loops), &mut *reader)).collect();
+    assert!(all.iter().all(|seen| seen == &all[0]), "{name}: not the same drafts and logits each way");
+}
+
 #[test]
 fn rows_of_every_source_are_those_of_a_text_that_was_read() {
-    let ways = [(true, true), (true, false), (false, false)];
-    for (name, ways) in [("llama", &ways[..]), ("qwen3", &ways[..1])] {
-        let subject = Subject::fixture(name);
-        let backend = |graphs: bool, draft_loops: bool| {
-            let options = CudaOptions { graphs, draft_loops, ..options(SLOTS) };
-            on_device(subject.geometry(), &subject.checkpoint.weights(), Some(&block(&subject)), &options)
-        };
-        let mut reader = backend(false, false);
-        let all: Vec<Seen> =
-            ways.iter().map(|&(graphs, loops)| play(&subject, &mut *backend(graphs, loops), &mut *reader)).collect();
-        assert!(all.iter().all(|seen| seen == &all[0]), "{name}: not the same drafts and logits each way");
-    }
+    check_rows("llama", &[(true, true), (true, false), (false, false)], KvFormat::Full);
+    check_rows("qwen3", &[(true, true)], KvFormat::Full);
 }
 
 /// Through the engine: a recurrent block and lookups, alone in loops and beside others, sampled and not.
 #[test]
 fn all_sources_together_change_no_token() {
+    check_answers(KvFormat::Full);
+}
+
+/// The answers are those of plain decoding, over a cache that is kept this way.
+pub fn check_answers(kv: KvFormat) {
     let subject = Subject::fixture("llama");
     let (weights, exit) = (subject.checkpoint.weights(), block(&subject));
     let few: Vec<(TokenId, f32)> = (20..24).map(|token| (token, 90.0)).collect();
@@ -145,8 +153,8 @@ fn all_sources_together_change_no_token() {
         };
         let requests: Vec<Request> = (0..4).map(request).collect();
         let device = emulated(0, 1 << 30);
-        let backend =
-            || CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), &options(slots)).unwrap();
+        let options = CudaOptions { kv, ..options(slots) };
+        let backend = || CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), &options).unwrap();
         let plain = run(&mut engine(backend(), "off"), &requests, slots);
         let said = requests.iter().zip(tokens(&plain)).map(|(request, said)| [&request.prompt, said].concat());
         let before = device.counts();

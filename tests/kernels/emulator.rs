@@ -60,9 +60,9 @@ fn numbers_are_rounded_as_the_half_crate_rounds() {
     let special = [0.0, -0.0, 65504.0, 65519.9, 65520.0, 1e9, 6.1e-5, 5.96e-8, 2.98e-8, 1e-9, f32::MIN_POSITIVE, 1e38];
     let spread = (0..20_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B9))).filter(|x| x.is_finite());
     let numbers: Vec<f32> = special.into_iter().chain(spread).collect();
-    let mut out = vec![0u32; numbers.len() * 3];
+    let mut out = vec![0u32; numbers.len() * 5];
     launch("wrapper_numbers", 1, 32, 2, &[from(&numbers), to(&mut out), numbers.len() as u64]).unwrap();
-    for (x, out) in numbers.iter().zip(out.chunks(3)) {
+    for (x, out) in numbers.iter().zip(out.chunks(5)) {
         let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
         let brain = |x: f32| bf16::from_f32(x);
         // Past the largest number f16 saturates.
@@ -70,8 +70,14 @@ fn numbers_are_rounded_as_the_half_crate_rounds() {
         assert_eq!(out[0], pair(brain(*x).to_bits(), brain(-x).to_bits()), "{x:e}");
         assert_eq!(out[1], pair(half(*x), half(-x)), "{x:e}");
         assert_eq!(out[2], brain(*x).to_f32().to_bits(), "{x:e}");
+        let product = |a: u16, b: f32| bf16::from_bits(a).to_f32() * bf16::from_f32(b).to_f32();
+        let (low, high) = (product(out[0] as u16, 3.0), product((out[0] >> 16) as u16, -1.0 / 3.0));
+        assert_eq!(out[3], pair(brain(low).to_bits(), brain(high).to_bits()), "{x:e}");
+        let product = |a: u16, b: f32| f16::from_bits(a).to_f32() * f16::from_f32(b).to_f32();
+        let (low, high) = (product(out[1] as u16, 0.75), product((out[1] >> 16) as u16, -1.0 / 3.0));
+        assert_eq!(out[4], pair(half(low), half(high)), "{x:e}");
     }
-    let (nan, mut out) = ([f32::NAN].to_vec(), [0u32; 3].to_vec());
+    let (nan, mut out) = ([f32::NAN].to_vec(), [0u32; 5].to_vec());
     launch("wrapper_numbers", 1, 32, 2, &[from(&nan), to(&mut out), 1]).unwrap();
     assert!(bf16::from_bits(out[0] as u16).is_nan() && f16::from_bits(out[1] as u16).is_nan());
 }

@@ -4,6 +4,8 @@
 //! `cargo test --release --features emulated-kernels --test kernels`
 
 mod attention;
+mod attention_case;
+mod cached;
 #[path = "../common/chi_squared.rs"]
 mod chi_squared;
 mod coded;
@@ -76,6 +78,7 @@ fn every_kernel_is_registered() {
         expected.extend(["gate_up", "qkv", "residual"].map(|name| format!("{name}_{format}_finish")));
         for name in ["append", "attention", "prefill_attention"] {
             expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_{head_dim}")));
+            expected.extend([128, 256, 32, 64, 80, 96].map(|head_dim| format!("{name}_{format}_q8_{head_dim}")));
         }
         expected.extend([format!("wrapper_mma_{format}")]);
         expected.extend(

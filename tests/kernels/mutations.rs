@@ -25,6 +25,8 @@ const ATTENTION: Family =
     ("attention::grouped_heads_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const WIDE_HEADS: Family =
     ("attention::every_head_dim_and_format", &["attention.cu", "prefill_attention.cu", "append.cu"]);
+const CODED_CACHE: Family =
+    ("attention::codes_over_several_chunks", &["attention.cu", "prefill_attention.cu", "append.cu"]);
 const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["weigh.cu", "sample.cu"]);
 const SLICES: Family = ("sampling::filters_over_several_slices", &["weigh.cu", "sample.cu"]);
 const LISTED: Family =
@@ -62,10 +64,12 @@ const CODINGS: &str = "common/coding.cuh";
 const CODES: &str = "common/coded.cuh";
 const PREFILL: &str = "prefill_attention.cu";
 const CHUNK: &str = "common/attention.cuh";
+const ROTARY: &str = "common/rotary.cuh";
+const CACHED: &str = "common/cached_rows.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 88] = [
+const MUTANTS: [Mutant; 95] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -146,14 +150,29 @@ const MUTANTS: [Mutant; 88] = [
     ),
     // Masks and bounds.
     mutant(CHUNK, "at <= own", "at <= own + 1", Check::Orders, ATTENTION),
-    mutant(CHUNK, "on[i] = at < present", "on[i] = at <= present", Check::Orders, ATTENTION),
+    mutant(CHUNK, "mine, at < present)", "mine, at <= present)", Check::Orders, ATTENTION),
     mutant(
-        "common/paged_kv.cuh",
-        "+ position % PAGE_TOKENS)",
-        "+ position % (PAGE_TOKENS - 1))",
+        ROTARY,
+        "store(position % PAGE_TOKENS, v)",
+        "store(position % (PAGE_TOKENS - 1), v)",
         Check::Orders,
         ATTENTION,
     ),
+    // Rows in 8 bits: the scale of the neighbouring position or group, of whatever was there before, keys that warps write over
+    // each other, rows of one's own that are read before they are coded, pages before they are wide, and past their end.
+    mutant(CACHED, "scales(row) + dim / GROUP)", "scales(row ^ 1) + dim / GROUP)", Check::Orders, CODED_CACHE),
+    mutant(CACHED, "scales(row) + dim / GROUP)", "scales(row) + (dim / GROUP ^ 1))", Check::Orders, CODED_CACHE),
+    mutant(
+        CACHED,
+        "if (lane == 0) scales(row)[group] = scale;",
+        "if (lane == 0 && row % 8) scales(row)[group] = scale;",
+        Check::Orders,
+        CODED_CACHE,
+    ),
+    mutant(ROTARY, "rotated[threadIdx.x / WARP]", "rotated[0]", Check::Races, CODED_CACHE),
+    mutant("attention.cu", "  __syncthreads();\n  attend_chunk", "  attend_chunk", Check::Orders, CODED_CACHE),
+    mutant(PREFILL, "    __syncthreads();  // all of the page", "    // all of the page", Check::Races, CODED_CACHE),
+    mutant(PREFILL, "dim, row < present)", "dim, true)", Check::Orders, CODED_CACHE),
     mutant(SAMPLING, "if (lane >= by) reached", "if (lane > by) reached", Check::Orders, SAMPLE),
     mutant(ROW, "size_t(about.destination) * args.stride", "size_t(blockIdx.y) * args.stride", Check::Orders, SAMPLE),
     // What filters keep, and where a draw falls.
@@ -301,7 +320,7 @@ const SPARED_HEAD_DIMS: [usize; 5] = [32, 80, 96, 128, 256];
 fn signs(check: Check) -> &'static [&'static str] {
     match check {
         Check::Orders => &["running 1 test"], // and then it fails, or even crashes
-        Check::Races => &["RACE"],
+        Check::Races => &["RACE, "],          // a panic tells of RUST_BACKTRACE
         Check::Addresses => &["AddressSanitizer", "runtime error"],
     }
 }
@@ -310,10 +329,11 @@ fn signs(check: Check) -> &'static [&'static str] {
 fn overlooked(workshop: &Workshop, number: usize, mutant: &Mutant) -> Option<String> {
     let cuda = workshop.copy(&format!("mutant-{number}"));
     replace(&cuda.join(mutant.file), mutant.from, mutant.to);
-    for head_dim in SPARED_HEAD_DIMS {
+    let spared = if mutant.family.0 == WIDE_HEADS.0 { &[][..] } else { &SPARED_HEAD_DIMS };
+    for head_dim in spared {
         let file = cuda.join(CHUNK);
         let text = std::fs::read_to_string(&file).unwrap();
-        let instance = text.lines().find(|line| line.contains(&format!("body<T, {head_dim}>"))).unwrap();
+        let instance = text.lines().find(|line| line.contains(&format!("body<Cache, {head_dim}>"))).unwrap();
         // All lines of the macro but the last go on.
         replace(&file, instance, if instance.ends_with('\\') { "\\" } else { "" });
     }

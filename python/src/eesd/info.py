@@ -55,7 +55,7 @@ class EngineInfo:
     slots: int
     #: Longest sequence, prompt and answer, in tokens.
     context: int
-    #: Tokens that the KV cache holds, and how: "f32" or "q8", "" on a GPU.
+    #: Tokens that the KV cache holds, and how: "f32" or "q8", "" in a GPU's 16 bits.
     cache_tokens: int
     kv: str
     #: Most drafts in one round.

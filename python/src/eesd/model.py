@@ -38,7 +38,7 @@ class Model:
     slots: requests worked on side by side [8].
     context: longest sequence, prompt and answer; None: the model's own, at most 8192.
     cache_tokens: that the KV cache holds for all requests together; None: slots times context.
-    kv: "f32" or "q8".
+    kv: "q8": the KV cache in 8 bits; None: in "f32", on a GPU in the 16 bits of the weights.
     controller: how long drafts are, as after `eesd-run --controller`; "off": nobody drafts.
     draft: who drafts: of "exit", "lookup", "shared" those in a list with commas, or "off".
     draft_max: most drafts in one round [16].

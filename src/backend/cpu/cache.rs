@@ -8,8 +8,8 @@
 //! `[groups][64 tokens]`, values' as `[64 tokens][groups]`, behind the codes. What a token is kept as depends on nothing but
 //! its own key and value, so that attention gives the same bits in 8 bits too, however sequences are cut and batched.
 
-use super::super::BackendError;
 use super::super::non_finite::NonFinite;
+use super::super::{BackendError, KvFormat};
 use super::Simd;
 use super::lanes::{Kernel, LANES, Lanes, padded};
 use super::memory::Memory;
@@ -18,26 +18,7 @@ use crate::model::Geometry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Dimensions of a head that share a scale in 8 bits: a whole number of vectors.
-const GROUP: usize = 32;
-
-/// How keys and values are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvFormat {
-    /// In f32.
-    #[default]
-    Full,
-    /// In 8 bits, with a scale for each 32 dimensions of a head: less than a third of the memory.
-    Eight,
-}
-
-impl std::fmt::Display for KvFormat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            KvFormat::Full => "f32",
-            KvFormat::Eight => "q8",
-        })
-    }
-}
+const GROUP: usize = KvFormat::GROUP;
 
 /// K and V of all pages.
 pub struct Cache {

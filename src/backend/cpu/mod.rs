@@ -28,12 +28,12 @@ pub mod system;
 mod weights;
 mod workspace;
 
+pub use super::KvFormat;
 use super::rope::RopeTable;
 use super::{Backend, BackendError, DEFAULT_CONTEXT, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
 use cache::Cache;
-pub use cache::KvFormat;
 use layer::Model;
 use passes::Slot;
 use pool::Pool;

@@ -48,7 +48,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
 
     fn restore_pages(&mut self, saved: &SavedPages, pages: &[PageId]) -> Result<(), BackendError> {
         self.limits.check_pages(pages)?;
-        saved.check(pages, Cache::page_bytes(&self.model.geometry))?;
+        saved.check(pages, Cache::page_bytes(&self.model.geometry, self.model.cache.format()))?;
         self.non_finite.forget_pages(pages);
         self.restore(saved, pages)
     }

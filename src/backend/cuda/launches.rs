@@ -135,6 +135,7 @@ impl<D: Driver> Pass<'_, D> {
 
     unsafe fn attention(&self, form: AttentionForm, span: Span, layer: &Layer, cached: usize, like: usize) -> Done {
         let Model { geometry, weights, work, cache, format, .. } = self.model;
+        let kept = (*format, cache.format());
         let [k_cache, v_cache] = cache.layer(cached);
         let arguments = Attention {
             batch: span.batch,
@@ -160,7 +161,7 @@ impl<D: Driver> Pass<'_, D> {
             any_non_finite: work.any_non_finite,
         };
         // SAFETY: as promised to the pass.
-        unsafe { attend(self.on, *format, form, self.shape.batch, geometry.head_dim, &arguments) }
+        unsafe { attend(self.on, kept, form, self.shape.batch, geometry.head_dim, &arguments) }
     }
 
     /// Adds a projection of `x` to one residual stream, or to zeros where that is null, which makes the other, and prepares

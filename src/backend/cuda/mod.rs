@@ -55,7 +55,7 @@ pub use fatbins::{BUILT_WITH, FATBINS};
 
 use super::non_finite::NonFinite;
 use super::rope::RopeTable;
-use super::{Backend, BackendError, Limits};
+use super::{Backend, BackendError, KvFormat, Limits};
 use crate::kv::PAGE_TOKENS;
 use crate::model::{ExitWeights, Geometry, ModelWeights};
 use arena::Arena;
@@ -93,6 +93,8 @@ pub struct CudaOptions {
     pub context: usize,
     /// Most drafts in one round.
     pub max_draft: usize,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Pages of the KV cache; `None`: enough for `slots` sequences of `context` tokens, or fewer where the
     /// memory ends before.
     pub pages: Option<usize>,
@@ -115,6 +117,7 @@ impl Default for CudaOptions {
             slots: 1,
             context: 8192,
             max_draft: 16,
+            kv: KvFormat::Full,
             pages: None,
             memory_fraction: 0.9,
             prefill_rows: 1024,
@@ -218,7 +221,7 @@ impl<D: Driver> CudaBackend<D> {
             let why = format!("cuda: a vocabulary of {} tokens (expected at most {MOST_TOKENS})", geometry.vocab_size);
             return Err(BackendError::Device(why));
         }
-        let CudaOptions { slots, context, max_draft, memory_fraction, prefill_rows, .. } = *options;
+        let CudaOptions { slots, context, max_draft, kv, memory_fraction, prefill_rows, .. } = *options;
         let wanted = options.pages.unwrap_or(slots * context.div_ceil(PAGE_TOKENS));
         let mut limits = Limits { pages: wanted, slots, max_draft, context };
         let rows = Rows::new(&limits, prefill_rows);
@@ -232,7 +235,7 @@ impl<D: Driver> CudaBackend<D> {
         let exit_stream = exit.is_some_and(|exit| exit.input.is_some() || exit.recurrent.is_some());
         let lay_out = |base, limits: &Limits| Workspace::plan(base, geometry, limits, &rows, exit_stream, library);
         let (weight_bytes, (work, work_bytes)) = (plan(Arena::NOWHERE).2, lay_out(Arena::NOWHERE, &limits));
-        let page_bytes = Cache::page_bytes(geometry);
+        let page_bytes = Cache::page_bytes(geometry, kv);
         let budget = Budget {
             memory: driver.memory()?,
             fraction: memory_fraction,
@@ -253,7 +256,7 @@ impl<D: Driver> CudaBackend<D> {
             geometry: geometry.clone(),
             format,
             weights,
-            cache: Cache::new(memory[2].at(), geometry, limits.pages),
+            cache: Cache::new(memory[2].at(), geometry, kv, limits.pages),
             work: lay_out(memory[1].at(), &limits).0,
             max_draft,
         };

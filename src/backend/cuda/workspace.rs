@@ -5,11 +5,11 @@ use super::fast::FastPrefill;
 use super::kernels::{Address, Attention, HeadPartial, RowChoice, Sample, Verdict};
 use super::pack::TILE_ROWS;
 use super::weights::operand_stride;
-use crate::backend::Limits;
+use crate::backend::{KvFormat, Limits};
 use crate::kv::{PAGE_TOKENS, PageId};
 use crate::model::Geometry;
 
-/// Bytes of a weight, an activation that a projection reads, or a number in the cache.
+/// Bytes of a weight, or an activation that a projection reads.
 const ELEMENT: usize = 2;
 /// Columns of the residual stream per partial sum of squares (`cuda/common/norm.cuh`).
 pub const SQUARES_WIDTH: usize = 32;
@@ -191,6 +191,7 @@ impl Workspace {
 /// The paged cache: an array of pages for K and one for V of each model layer, and of the exit layer after them.
 pub struct Cache {
     base: Address,
+    format: KvFormat,
     arrays: usize,
     pages: usize,
     part_bytes: usize,
@@ -198,13 +199,24 @@ pub struct Cache {
 
 impl Cache {
     /// Of `pages` pages, from `base` on.
-    pub fn new(base: Address, geometry: &Geometry, pages: usize) -> Self {
-        Self { base, arrays: Self::arrays_of(geometry), pages, part_bytes: Self::part_bytes_of(geometry) }
+    pub fn new(base: Address, geometry: &Geometry, format: KvFormat, pages: usize) -> Self {
+        Self {
+            base,
+            format,
+            arrays: Self::arrays_of(geometry),
+            pages,
+            part_bytes: Self::part_bytes_of(geometry, format),
+        }
     }
 
     /// Bytes of one page in all layers, the exit layer included.
-    pub fn page_bytes(geometry: &Geometry) -> usize {
-        Self::arrays_of(geometry) * Self::part_bytes_of(geometry)
+    pub fn page_bytes(geometry: &Geometry, format: KvFormat) -> usize {
+        Self::arrays_of(geometry) * Self::part_bytes_of(geometry, format)
+    }
+
+    /// How keys and values are kept.
+    pub fn format(&self) -> KvFormat {
+        self.format
     }
 
     /// K and V of a layer.
@@ -231,7 +243,7 @@ impl Cache {
         2 * (geometry.layers + 1)
     }
 
-    fn part_bytes_of(geometry: &Geometry) -> usize {
-        PAGE_TOKENS * geometry.kv_size() * ELEMENT
+    fn part_bytes_of(geometry: &Geometry, format: KvFormat) -> usize {
+        PAGE_TOKENS * geometry.kv_heads * Attention::row_bytes(format, geometry.head_dim)
     }
 }

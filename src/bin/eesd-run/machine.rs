@@ -9,7 +9,7 @@ use eesd::backend::cuda::driver::Driver;
 use eesd::backend::cuda::gpu::Gpu;
 use eesd::backend::cuda::loop_probe::{self, Loops, Probed};
 use eesd::backend::cuda::{CudaBackend, CudaOptions, Prefill};
-use eesd::backend::{Backend, DEFAULT_CONTEXT};
+use eesd::backend::{Backend, DEFAULT_CONTEXT, KvFormat};
 use eesd::kv::PAGE_TOKENS;
 use eesd::load::ExitBlock;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Machine {
     /// Decides for `slots` sequences side by side.
     ///
     /// # Errors
-    /// If fast prefill is asked of the processor, or keys and values in 8 bits of a GPU.
+    /// If fast prefill is asked of the processor, or keys and values in f32 of a GPU.
     pub fn new(
         args: &MachineArgs,
         prefill: Prefill,
@@ -46,9 +46,10 @@ impl Machine {
         }
         let max_draft = max_draft.min(context);
         let pages = args.cache_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
+        let kv = args.kv.map(KvFormat::from).unwrap_or_default();
         match args.device {
-            Device::Cuda(_) if args.kv == KvChoice::Q8 => Err(Failure::usage(
-                "--kv q8: a GPU keeps keys and values in the model's 16 bits (expected --device cpu)",
+            Device::Cuda(_) if args.kv == Some(KvChoice::F32) => Err(Failure::usage(
+                "--kv f32: a GPU keeps keys and values in the model's 16 bits, or in 8 (expected --kv q8, or no --kv)",
             )),
             Device::Cuda(number) => {
                 if args.threads.is_some() {
@@ -57,7 +58,7 @@ impl Machine {
                 let defaults = CudaOptions::default();
                 let memory_fraction = args.gpu_memory_fraction.unwrap_or(defaults.memory_fraction);
                 let (graphs, draft_loops) = (!args.no_graphs, !args.no_draft_loops);
-                let cache = CudaOptions { slots, context, max_draft, pages, ..defaults };
+                let cache = CudaOptions { slots, context, max_draft, kv, pages, ..defaults };
                 let options = CudaOptions { memory_fraction, prefill, graphs, draft_loops, ..cache };
                 Ok(Machine::Cuda(number, options))
             }
@@ -80,7 +81,7 @@ impl Machine {
                 for (flag, _) in of_gpus.iter().filter(|(_, given)| *given) {
                     reporter.note(&format!("{flag} changes nothing on the processor"));
                 }
-                let (threads, kv) = (args.threads, args.kv.into());
+                let threads = args.threads;
                 Ok(Machine::Cpu(CpuOptions { threads, slots, context, max_draft, kv, pages, ..CpuOptions::default() }))
             }
         }

@@ -1,6 +1,6 @@
 //! Attention against its definition in `f64`, and against itself, cut in other ways.
 
-use super::super::cache::KvFormat;
+use super::super::super::KvFormat;
 use super::super::gemm::row_stride;
 use super::super::gemm::tests::{levels, noise};
 use super::*;

@@ -1,7 +1,8 @@
 //! Attention over the paged cache: `attention`, `prefill_attention`, `append`.
 
 use super::{Address, Format, Launcher, Shape, launch};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, KvFormat};
+use crate::kv::PAGE_TOKENS;
 
 arguments! {
     /// A ragged batch over the paged cache (`cuda/common/paged_kv.cuh`).
@@ -26,9 +27,9 @@ arguments! {
         batch: PagedBatch,
         /// `[tokens, (heads + 2 kv_heads) head_dim]` f32.
         qkv: Address,
-        /// `[pages, kv_heads, 64, head_dim]`.
+        /// `[pages, kv_heads, 64 rows]` ([`row_bytes`](Self::row_bytes)).
         k_cache: Address,
-        /// `[pages, kv_heads, 64, head_dim]`.
+        /// The same.
         v_cache: Address,
         /// `[positions, head_dim / 2, 2]` f32: cos, sin.
         rotary: Address,
@@ -65,6 +66,9 @@ arguments! {
     }
 }
 
+/// Bytes of a number of the weights' format.
+const ELEMENT: usize = 2;
+
 impl Attention {
     /// Positions that one block of split attention reads.
     pub const CHUNK_TOKENS: u32 = 256;
@@ -77,6 +81,14 @@ impl Attention {
     /// Query tiles of a sequence with `rows` rows.
     pub fn row_tiles(rows: usize, heads: usize, kv_heads: usize) -> usize {
         (rows * (heads / kv_heads)).div_ceil(Self::TILE)
+    }
+
+    /// Bytes of a position of one kv head in the cache: of its numbers, or of its codes and scales.
+    pub fn row_bytes(kv: KvFormat, head_dim: usize) -> usize {
+        match kv {
+            KvFormat::Full => head_dim * ELEMENT,
+            KvFormat::Eight => head_dim + head_dim.div_ceil(KvFormat::GROUP) * ELEMENT,
+        }
     }
 
     /// Bytes of `partial`.
@@ -102,6 +114,8 @@ pub enum AttentionForm {
     },
 }
 
+/// Over a cache that is kept this way.
+///
 /// # Safety
 /// As [`Launcher::launch`].
 ///
@@ -109,7 +123,7 @@ pub enum AttentionForm {
 /// If the device refuses or fails; there is a kernel for `head_dim` 32, 64, 80, 96, 128 and 256.
 pub unsafe fn attend(
     on: &impl Launcher,
-    format: Format,
+    (format, kv): (Format, KvFormat),
     form: AttentionForm,
     batch: usize,
     head_dim: usize,
@@ -120,15 +134,25 @@ pub unsafe fn attend(
     let (name, grid) = match form {
         AttentionForm::Split { chunks } => ("attention", [chunks as u32, kv_heads * tiles, batch as u32]),
         AttentionForm::Prefill if head_dim <= Attention::WIDEST_SHARED_HEAD => {
-            // The tiles' queries and two pages, in rows of 16 bytes more; and the tiles' sums.
-            let (queries, width) = (Attention::PREFILL_TILES * Attention::TILE as u32, head_dim as u32);
-            shared_bytes = (queries + 2 * 64) * (width + 8) * 2 + queries * width * 4;
+            // The tiles' queries and two pages, or one that is widened from two of codes, in rows of 16 bytes more; and the
+            // tiles' sums.
+            let (queries, page, padded) =
+                (Attention::PREFILL_TILES as usize * Attention::TILE, PAGE_TOKENS, head_dim + 8);
+            let pages = match kv {
+                KvFormat::Full => 2 * page * padded * ELEMENT,
+                KvFormat::Eight => 2 * page * Attention::row_bytes(kv, head_dim) + page * padded * ELEMENT,
+            };
+            shared_bytes = (queries * padded * ELEMENT + pages + queries * head_dim * 4) as u32;
             ("prefill_attention", [tiles.div_ceil(Attention::PREFILL_TILES), kv_heads, batch as u32])
         }
         AttentionForm::Prefill => ("prefill_attention", [tiles, kv_heads, batch as u32]),
         AttentionForm::Append { rows } => ("append", [rows.div_ceil(4) as u32, kv_heads, batch as u32]),
     };
-    let kernel = format!("{name}_{}_{head_dim}", format.suffix());
+    let kept = match kv {
+        KvFormat::Full => "",
+        KvFormat::Eight => "_q8",
+    };
+    let kernel = format!("{name}_{}{kept}_{head_dim}", format.suffix());
     // SAFETY: the caller's promise.
     unsafe { launch(on, &kernel, Shape { grid, threads: Attention::THREADS, shared_bytes }, arguments) }
 }

@@ -5,7 +5,7 @@ use crate::monitor::MetricsTarget;
 use clap::ValueEnum;
 use eesd::TokenId;
 use eesd::backend::Device;
-use eesd::backend::cpu::KvFormat;
+use eesd::backend::KvFormat;
 use eesd::backend::cuda::Prefill;
 use eesd::control::ControllerSpec;
 use eesd::model::Scheme;
@@ -68,13 +68,13 @@ pub struct MachineArgs {
     /// host's memory until there is room again. A request that alone needs more than there is fails.
     #[arg(long, value_name = "N", value_parser = values::count, allow_negative_numbers = true, help_heading = "Model and machine")]
     pub cache_tokens: Option<usize>,
-    /// How the processor keeps keys and values
+    /// How keys and values are kept [default: f32; on a GPU the model's 16 bits]
     ///
-    /// f32: as they are computed. q8: in 8 bits, with a scale for each 32 dimensions of a head: less than a third of the
-    /// memory, and faster where texts are long. Answers differ between the two; within either, speculation and batches
-    /// change nothing.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "f32", help_heading = "Model and machine")]
-    pub kv: KvChoice,
+    /// f32: as the processor computes them. q8: in 8 bits, with a scale for each 32 dimensions of a head: less than a third of
+    /// the memory of f32, and little more than half of 16 bits' on a GPU. Faster where texts are long. Answers differ between
+    /// these; within each, speculation and batches change nothing.
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Model and machine")]
+    pub kv: Option<KvChoice>,
     /// auto, cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Model and machine")]
     pub device: Device,
@@ -95,7 +95,7 @@ pub struct MachineArgs {
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvChoice {
-    /// In f32.
+    /// In f32, on the processor.
     F32,
     /// In 8 bits.
     Q8,
