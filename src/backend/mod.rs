@@ -135,11 +135,6 @@ pub trait Backend: Send {
         if drafted > 0 && self.is_recurrent() { Way::Recurrent } else { Way::FirstLayers }
     }
 
-    /// Whether it leaves tokens out of rows of logits as a sampler's [guide](Sampler::guide) says.
-    fn takes_constraints(&self) -> bool {
-        true
-    }
-
     /// One draft step, one way or the other.
     ///
     /// # Errors
@@ -260,7 +255,8 @@ fn draft_step_by_step<B: Backend + ?Sized>(
         for draft in drafted {
             tokens.push(draft.token);
             drafts.push(draft);
-            going = !ends.contains(&draft.token) && following.goes_on(draft.confidence);
+            let over = sequence.sampler.guide().is_some_and(|mut guide| guide.is_over(&tokens[sequence.prompt..]));
+            going = !ends.contains(&draft.token) && !over && following.goes_on(draft.confidence);
         }
     }
     Ok(drafts)

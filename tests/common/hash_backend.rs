@@ -28,8 +28,6 @@ pub struct HashBackend {
     logits: Vec<Vec<f32>>,
     /// Its exit block is a recurrent one, whose later drafts are others.
     pub recurrent: bool,
-    /// It can leave tokens out of rows of logits.
-    pub constrains: bool,
     /// Judges what was proposed as if the exit block had drawn it: wrong, for tests of tests.
     pub proposals_are_samples: bool,
 }
@@ -55,8 +53,8 @@ impl HashBackend {
         let cells = vec![Cell::default(); limits.pages * PAGE_TOKENS];
         let drafted = vec![Vec::new(); limits.slots];
         let logits = vec![Vec::new(); limits.slots];
-        let (recurrent, constrains, proposals_are_samples) = (false, true, false);
-        Self { geometry, limits, agreement, cells, drafted, logits, recurrent, constrains, proposals_are_samples }
+        let (recurrent, proposals_are_samples) = (false, false);
+        Self { geometry, limits, agreement, cells, drafted, logits, recurrent, proposals_are_samples }
     }
 
     /// The target's logits after `tokens`.
@@ -110,10 +108,6 @@ fn mix(x: u64) -> u64 {
 }
 
 impl Backend for HashBackend {
-    fn takes_constraints(&self) -> bool {
-        self.constrains
-    }
-
     fn geometry(&self) -> &Geometry {
         &self.geometry
     }

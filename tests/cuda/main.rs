@@ -3,6 +3,7 @@
 //!
 //! `cargo test --release --features emulated-kernels --test cuda`
 
+mod constrained;
 mod draft_vocab;
 #[path = "../common/exits.rs"]
 mod exits;
@@ -35,3 +36,5 @@ mod swap;
 mod tested_gpu;
 mod texts;
 mod training;
+#[path = "../common/turns.rs"]
+mod turns;
