@@ -69,7 +69,7 @@ def test_texts_of_a_grammar(drafting: eesd.Model) -> None:
 
 
 def test_a_request_has_another_constraint_than_its_batch(drafting: eesd.Model) -> None:
-    requests = [
+    requests: list[eesd.Prompt | eesd.Request] = [
         PROMPTS[0],
         eesd.Request(PROMPTS[0], grammar='start: /[0-9]{3}/'),
         eesd.Request(PROMPTS[0], response_format={"type": "text"}),
@@ -115,5 +115,5 @@ def test_tools_go_to_the_template(chat_folder: Path, tmp_path: Path) -> None:
         answer = chat.generate(messages, tools=[{"name": "adder"}], max_tokens=4)
         assert answer.stats.prompt_tokens == len(chat.tokenize("# adder\n# Add.\n", begin=False))
         for wrong in ([3], {"name": "adder"}, "adder"):
-            with pytest.raises(eesd.InvalidArgument, match='^"tools": .*list of objects'):
+            with pytest.raises(eesd.InvalidArgument, match='^"tools" .*list of objects'):
                 chat.generate(messages, tools=wrong)  # type: ignore[arg-type]

@@ -175,6 +175,36 @@ fn who_has_no_constraint_pays_for_none() {
     assert_eq!(counted(&mut engine, &free), (kernels, 0, turns));
 }
 
+/// What passes are told grows with their masks, and moves: whatever was recorded before reads from the new place.
+#[test]
+fn there_is_room_for_many_masks() {
+    let subject = Subject::bundled();
+    let (weights, exit) = (subject.checkpoint.weights(), subject.exit(2));
+    let device = emulated(0, 1 << 30);
+    let mut backend = CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), &options(8)).unwrap();
+    let text = |slot: usize| {
+        let mut text = Text::new(&subject, slot, SamplingParams::default());
+        text.sampler = text.sampler.constrained(Arc::new(turns(&subject, 1009)), vec![]);
+        text
+    };
+    let mut texts: Vec<Text> = (0..8).map(text).collect();
+    // Tokens that may follow, so that each row has a mask.
+    let proposals = |_: usize, text: &Text| {
+        let mut walk = turns(&subject, 1009).start();
+        assert!(text.tokens[PROMPT..].iter().all(|token| walk.push(*token).unwrap()));
+        let next = |place: TokenId| (place..4096).find(|token| walk.push(*token).unwrap());
+        (0..16).map(|row| 97 * row + 10 * text.slot as TokenId).map(next).map(Option::unwrap).collect()
+    };
+    let mut play = |propose: &dyn Fn(usize, &Text) -> Vec<TokenId>| {
+        play_with(&mut *backend, &mut texts, 1, &Drafting { length: &|_, _| 0, propose });
+        device.allocated()
+    };
+    let before = play(&|_, _| vec![]);
+    let grown = play(&proposals);
+    assert!(grown.1 > before.1, "{grown:?} as {before:?}");
+    assert_eq!(play(&|_, _| vec![]), grown);
+}
+
 fn schema() -> Value {
     json!({
         "type": "object",
