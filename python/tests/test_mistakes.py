@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def test_a_setting_that_there_is_not(model: eesd.Model) -> None:
         (3, "prompt: 3"),
         (["a"], "prompt: "),
         ([100_000], "100000"),
-        ([{"role": "user"}], r"messages\[0\]"),
-        ([{"role": "user", "content": "a"}, {"role": "user", "content": 3}], r"messages\[1\]"),
+        ([{"role": "user"}], r'^"messages"\[0\]: "content" is missing'),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": 3}], r'^"messages"\[1\]: "content" is 3'),
+        ([{"role": "user", "content": object()}], "messages: .* is a object .expected what JSON can say"),
     ],
 )
 def test_wrong_prompts(model: eesd.Model, prompt: Any, message: str) -> None:
@@ -64,6 +66,29 @@ def test_a_model_without_a_template_continues_text(model: eesd.Model) -> None:
     with pytest.raises(eesd.Unsupported, match="no chat template") as raised:
         model.generate([{"role": "user", "content": "Hello"}])
     assert raised.value.status == "UNSUPPORTED"
+
+
+def test_no_more_wait_than_may() -> None:
+    with eesd.Model(FOLDER, slots=1, max_waiting=1, threads=1, context=4096) as small:
+        assert small.engine.max_waiting == 1
+        with contextlib.ExitStack() as streams, pytest.raises(eesd.Overloaded, match="expected 2 at most") as raised:
+            for _ in range(3):
+                streams.enter_context(small.stream(PROMPTS[0], max_tokens=4000, ignore_eos=True))
+        assert raised.value.status == "OVERLOADED"
+        # The engine answers after it has ended those. Batches leave as many waiting as may.
+        assert small.snapshot().waiting == 0
+        assert len(list(small.map(PROMPTS * 2, max_tokens=2))) == 2 * len(PROMPTS)
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with eesd.Model(FOLDER, draft="shared", slots=1, threads=1, context=256) as sharing:
+        sharing.generate(PROMPTS[0], max_tokens=8)
+        with pytest.raises(eesd.IoFailed, match="nowhere") as raised:
+            sharing.write_draft_index(tmp_path / "nowhere" / "index")
+        assert raised.value.status == "IO_FAILED" and isinstance(raised.value, OSError)
+        sharing.write_draft_index(tmp_path / "index")
+    with eesd.Model(FOLDER, draft_index=tmp_path / "index", slots=1, threads=1, context=256) as later:
+        assert later.generate(PROMPTS[0], max_tokens=8).finish == "length"
 
 
 def test_too_long(model: eesd.Model) -> None:

@@ -157,11 +157,6 @@ pub trait Backend: Send {
         }
     }
 
-    /// Whether it leaves tokens out of rows of logits as a sampler's [guide](Sampler::guide) says.
-    fn takes_constraints(&self) -> bool {
-        true
-    }
-
     /// One draft step, whichever way.
     ///
     /// # Errors
@@ -283,7 +278,8 @@ fn draft_step_by_step<B: Backend + ?Sized>(
         for draft in drafted {
             tokens.push(draft.token);
             drafts.push(draft);
-            going = !ends.contains(&draft.token) && following.goes_on(draft.confidence);
+            let over = sequence.sampler.guide().is_some_and(|mut guide| guide.is_over(&tokens[sequence.prompt..]));
+            going = !ends.contains(&draft.token) && !over && following.goes_on(draft.confidence);
         }
     }
     Ok(drafts)

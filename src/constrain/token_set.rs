@@ -65,6 +65,13 @@ impl TokenSet {
         }
     }
 
+    /// Writes the set into words of another number: tokens beyond the last one are left out.
+    pub fn write_to(&self, words: &mut [u32]) {
+        let known = self.words.len().min(words.len());
+        words[..known].copy_from_slice(&self.words[..known]);
+        words[known..].fill(0);
+    }
+
     /// A row of logits with `-inf` for all tokens that are not in the set.
     pub fn mask(&self, logits: &[f32], vocab: DraftVocab<'_>) -> Vec<f32> {
         let mut masked = vec![f32::NEG_INFINITY; logits.len()];
@@ -108,6 +115,16 @@ mod tests {
             [2],
             "words may be fewer than logits"
         );
+    }
+
+    #[test]
+    fn written_into_more_words_and_fewer_it_is_the_same_set() {
+        let set = TokenSet::of(&[0, 33, 64]);
+        for count in 0..5 {
+            let mut words = vec![u32::MAX; count];
+            set.write_to(&mut words);
+            assert_eq!(words, [1, 2, 1, 0, 0][..count]);
+        }
     }
 
     #[test]

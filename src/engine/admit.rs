@@ -121,9 +121,6 @@ impl Engine {
         let ends = request.ends(&self.end_tokens);
         let mut sampler = Sampler::new(request.sampling.clone(), vocab)?.of_request(arrival);
         if let Some(constraint) = &request.constraint {
-            if !self.backend.takes_constraints() {
-                return Err(EngineError::ConstraintOnDevice(self.backend.describe()));
-            }
             sampler = sampler.constrained(constraint.clone(), ends.clone());
         }
         Ok((sampler.forbidding_among_first(request.min_tokens, ends), room))

@@ -58,9 +58,6 @@ pub enum EngineError {
     /// No token was left that the answer's constraint allows, or nobody could say which it does.
     #[error("{0}")]
     Constraint(String),
-    /// The backend cannot leave tokens out of its rows of logits.
-    #[error("{0} takes no grammars and JSON schemas yet (expected --device cpu)")]
-    ConstraintOnDevice(String),
     /// A stop string that every text contains.
     #[error("a stop string is empty: give at least one character")]
     EmptyStop,

@@ -64,6 +64,11 @@ impl Mailbox {
         self.lock().unfinished.insert(id);
     }
 
+    /// No event of this request will be left here.
+    pub fn forget(&self, id: u64) {
+        self.lock().unfinished.remove(&id);
+    }
+
     /// More of this request will come.
     pub fn expects(&self, id: u64) -> bool {
         self.lock().unfinished.contains(&id)

@@ -8,7 +8,7 @@ use super::model::Model;
 use super::places::Places;
 use super::session_params::{Plan, SessionParams, plan};
 use super::status::{Failure, Outcome, Status, entry, with_causes};
-use super::worker::{Command, Route, serve};
+use super::worker::{self, Command, Route, serve};
 use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
@@ -142,16 +142,15 @@ impl Session {
     pub(super) fn submit(&self, requests: Vec<Request>, mailbox: &Arc<Mailbox>, stream: bool) -> Outcome<u64> {
         let places = self.places.take(requests.len())?;
         let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        for (id, (request, place)) in (first..).zip(requests.into_iter().zip(places)) {
-            self.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream, place)))?;
-        }
+        let routed = (first..).zip(requests.into_iter().zip(places));
+        let routed = routed.map(|(id, (request, place))| (request, Route::new(id, mailbox.clone(), stream, place)));
+        worker::submit_all(&self.commands, routed.collect())?;
         Ok(first)
     }
 
     /// Tells the engine something.
     pub(super) fn send(&self, command: Command) -> Outcome {
-        let ended = || Failure::new(Status::Closed, "the session's engine has ended");
-        self.commands.send(command).map_err(|_| ended())
+        self.commands.send(command).map_err(|_| worker::ended())
     }
 
     /// Has the engine's thread say something, after the step that it is at.

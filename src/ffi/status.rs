@@ -152,9 +152,7 @@ impl From<EngineError> for Failure {
             EngineError::PromptTooLong { .. } | EngineError::CacheTooSmall { .. } => {
                 Self::new(Status::TooLong, error.to_string())
             }
-            EngineError::StopNeedsTokenizer | EngineError::ConstraintOnDevice(_) => {
-                Self::new(Status::Unsupported, error.to_string())
-            }
+            EngineError::StopNeedsTokenizer => Self::new(Status::Unsupported, error.to_string()),
             _ => Self::argument(error.to_string()),
         }
     }

@@ -3,20 +3,20 @@
 use super::log::{LogLevel, log};
 use super::mailbox::{Happening, Letter, Mailbox};
 use super::places::TakenPlace;
-use super::status::{Failure, Status};
+use super::status::{Failure, Outcome, Status};
 use crate::TokenId;
 use crate::draft::Source;
 use crate::engine::{Engine, Request, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, SendError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 /// What a thread wants of the engine.
 pub(super) enum Command {
-    /// Answer a request.
-    Submit(Box<Request>, Route),
+    /// Answer requests: in one message, so that the engine gets all of them or none.
+    Submit(Vec<(Request, Route)>),
     /// End a request where it is.
     Cancel(u64),
     /// Say what is going on.
@@ -43,6 +43,12 @@ impl Route {
         Self { id, mailbox, stream, place: Some(place) }
     }
 
+    /// Nobody is told anything: the request was not taken, and whoever made it knows.
+    pub fn withdraw(mut self) {
+        self.place = None;
+        self.mailbox.forget(self.id);
+    }
+
     fn end(mut self, last: Happening) {
         self.place = None;
         self.mailbox.post([(self.id, last)]);
@@ -62,6 +68,21 @@ impl Drop for Route {
     }
 }
 
+/// Hands requests to the engine's thread, all of them or none: of none nobody is told anything.
+pub(super) fn submit_all(commands: &Sender<Command>, requests: Vec<(Request, Route)>) -> Outcome {
+    commands.send(Command::Submit(requests)).map_err(|SendError(command)| {
+        if let Command::Submit(requests) = command {
+            requests.into_iter().for_each(|(_, route)| route.withdraw());
+        }
+        ended()
+    })
+}
+
+/// The engine's thread is not there any more.
+pub(super) fn ended() -> Failure {
+    Failure::new(Status::Closed, "the session's engine has ended")
+}
+
 /// Tokens of a step so soon after the last ones that went out wait for those of the next step. To wake a reader takes the
 /// engine's thread some microseconds, which rounds of a small model would feel, and nobody sees five milliseconds. Where the
 /// next step takes a prompt in, they do not wait for it.
@@ -75,9 +96,11 @@ pub(super) fn serve(mut engine: Engine, commands: Receiver<Command>) {
     loop {
         while let Some(command) = next(&commands, engine.is_idle()) {
             match command {
-                Command::Submit(request, route) => {
-                    engine.submit(route.id as usize, *request);
-                    routes.insert(route.id, route);
+                Command::Submit(requests) => {
+                    for (request, route) in requests {
+                        engine.submit(route.id as usize, request);
+                        routes.insert(route.id, route);
+                    }
                 }
                 Command::Cancel(id) => {
                     deliver(&mut routes, &mut events); // before the last one

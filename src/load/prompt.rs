@@ -1,6 +1,6 @@
 //! Prompts as users write them, and what a tokenizer and a chat template make of them.
 
-use super::chat::{Chat, ChatTemplate, Message};
+use super::chat::{Chat, ChatTemplate, Message, kind};
 use super::lines::Keys;
 use super::{LoadError, Tokenizer};
 use crate::TokenId;
@@ -42,8 +42,8 @@ impl Prompt {
     pub fn of_keys(keys: &mut Keys) -> Result<Self, String> {
         let prompt = keys.take::<Written>("prompt")?;
         let messages = keys.take::<Vec<Value>>("messages")?.map(messages).transpose()?;
-        let tools = keys.take::<Value>("tools")?;
-        let documents = keys.take::<Value>("documents")?;
+        let tools = objects(keys, "tools")?;
+        let documents = objects(keys, "documents")?;
         let arguments = keys.take::<Map<String, Value>>("chat_template_kwargs")?;
         if messages.is_none() {
             let given = [
@@ -68,6 +68,19 @@ impl Prompt {
             (None, None) => Err("neither \"prompt\" nor \"messages\"".into()),
             (Some(_), Some(_)) => Err("both \"prompt\" and \"messages\": one of them is enough".into()),
         }
+    }
+}
+
+/// A list of objects for the chat template.
+fn objects(keys: &mut Keys, key: &str) -> Result<Option<Value>, String> {
+    let wrong = |found: String| Err(format!("\"{key}\" {found} (expected a list of objects)"));
+    match keys.take::<Value>(key)? {
+        Some(Value::Array(items)) => match items.iter().find(|item| !item.is_object()) {
+            Some(item) => wrong(format!("has {} in it", kind(item))),
+            None => Ok(Some(Value::Array(items))),
+        },
+        Some(other) => wrong(format!("is {}", kind(&other))),
+        None => Ok(None),
     }
 }
 

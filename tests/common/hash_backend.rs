@@ -32,8 +32,6 @@ pub struct HashBackend {
     pub recurrent: bool,
     /// A round's first draft is made from what the round before left, too.
     pub continues: bool,
-    /// It can leave tokens out of rows of logits.
-    pub constrains: bool,
     /// Judges what was proposed as if the exit block had drawn it: wrong, for tests of tests.
     pub proposals_are_samples: bool,
 }
@@ -60,7 +58,7 @@ impl HashBackend {
         let drafted = vec![Vec::new(); limits.slots];
         let logits = vec![Vec::new(); limits.slots];
         let verified = vec![None; limits.slots];
-        let (recurrent, continues, constrains, proposals_are_samples) = (false, false, true, false);
+        let (recurrent, continues, proposals_are_samples) = (false, false, false);
         Self {
             geometry,
             limits,
@@ -71,7 +69,6 @@ impl HashBackend {
             verified,
             recurrent,
             continues,
-            constrains,
             proposals_are_samples,
         }
     }
@@ -138,10 +135,6 @@ fn mix(x: u64) -> u64 {
 }
 
 impl Backend for HashBackend {
-    fn takes_constraints(&self) -> bool {
-        self.constrains
-    }
-
     fn geometry(&self) -> &Geometry {
         &self.geometry
     }

@@ -3,7 +3,6 @@
 use eesd::TokenId;
 use eesd::constrain::{Constraint, TokenSet, Walk};
 use eesd::engine::Request;
-use proptest::prelude::*;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,14 +17,6 @@ pub struct Turns {
 }
 
 impl Turns {
-    pub fn any(vocab: usize) -> impl Strategy<Value = Self> {
-        (prop::sample::select(vec![5, 23, 101]), prop::bool::weighted(0.2)).prop_map(move |(sums, one_way)| Self {
-            vocab,
-            sums,
-            one_way,
-        })
-    }
-
     /// The request under it.
     pub fn applied_to(self, request: Request) -> Request {
         Request { constraint: Some(Arc::new(self)), ..request }

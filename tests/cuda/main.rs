@@ -3,6 +3,7 @@
 //!
 //! `cargo test --release --features emulated-kernels --test cuda`
 
+mod constrained;
 mod draft_vocab;
 #[path = "../common/exits.rs"]
 mod exits;
@@ -36,3 +37,5 @@ mod swap;
 mod tested_gpu;
 mod texts;
 mod training;
+#[path = "../common/turns.rs"]
+mod turns;

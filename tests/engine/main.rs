@@ -9,6 +9,7 @@ mod bit_exact;
 #[path = "../common"]
 mod common {
     pub mod adversary;
+    pub mod any_turns;
     pub mod arrivals;
     pub mod chi_squared;
     pub mod exits;

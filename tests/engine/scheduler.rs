@@ -2,12 +2,12 @@
 //! from pages of others, and each still gets what plain decoding gives it; no page is lost.
 
 use crate::common::adversary::Adversary;
+use crate::common::any_turns::any_turns;
 use crate::common::arrivals::{Arrivals, Load, percentile};
 use crate::common::forbidding::{self, Forbidding};
 use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
 use crate::common::timed_backend::TimedBackend;
-use crate::common::turns::Turns;
 use eesd::TokenId;
 use eesd::backend::Limits;
 use eesd::draft::{Source, Sources};
@@ -77,7 +77,7 @@ fn request() -> impl Strategy<Value = Request> {
             ..Request::new(prompt, max_tokens)
         },
     );
-    (free, prop::option::of(Forbidding::any(VOCAB)), prop::option::weighted(0.4, Turns::any(VOCAB))).prop_map(
+    (free, prop::option::of(Forbidding::any(VOCAB)), prop::option::weighted(0.4, any_turns(VOCAB))).prop_map(
         |(request, forbidding, turns)| match (forbidding, turns) {
             // What is forbidden might leave no token that a constraint allows.
             (Some(forbidding), _) => forbidding.applied_to(request),

@@ -31,6 +31,7 @@ const SAMPLE: Family = ("sampling::filters_keep_what_sorting_keeps", &["weigh.cu
 const SLICES: Family = ("sampling::filters_over_several_slices", &["weigh.cu", "sample.cu"]);
 const LISTED: Family =
     ("listed::listed_tokens_are_a_row_with_the_others_forbidden", &["weigh.cu", "sample.cu", "adjust.cu"]);
+const MASKS: Family = ("listed::masks_leave_the_tokens_of_their_row", &["adjust.cu"]);
 const NEXT: Family = ("drafting::next_draft_follows_the_plan", &["next_draft.cu"]);
 const ACCEPT: Family =
     ("verdicts::rejection_rounds_with_proposals", &["accept.cu", "adjust.cu", "weigh.cu", "sample.cu"]);
@@ -69,7 +70,7 @@ const CACHED: &str = "common/cached_rows.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 95] = [
+const MUTANTS: [Mutant; 99] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -204,6 +205,17 @@ const MUTANTS: [Mutant; 95] = [
     mutant("sample.cu", "if (token / 4 != block) block", "if (false) block", Check::Orders, LISTED),
     mutant("sample.cu", "{token_of(args.draft_ids, chosen), conf", "{chosen, conf", Check::Orders, LISTED),
     mutant("adjust.cu", "token = token_of(args.draft_ids, column)", "token = column", Check::Orders, LISTED),
+    // The first mask for all rows, a neighbour's, bits of the word before the last one, a confidence by what biases leave.
+    mutant("adjust.cu", "size_t(number) * args.mask_words", "size_t(0)", Check::Orders, MASKS),
+    mutant(
+        "adjust.cu",
+        "size_t(number) * args.mask_words",
+        "size_t(number ^ 1) * args.mask_words",
+        Check::Orders,
+        MASKS,
+    ),
+    mutant("adjust.cu", "token / 32]", "min(int(token / 32), args.mask_words - 2)]", Check::Orders, MASKS),
+    mutant("adjust.cu", "head_partial(raw, column)", "head_partial(logit, column)", Check::Orders, MASKS),
     mutant("distill_loss.cu", "size_t(position) * vocab", "size_t(row) * vocab", Check::Orders, LOSS),
     mutant("distill_loss.cu", "p = d * seen;\n    overlap", "p = d;\n    overlap", Check::Orders, LOSS),
     mutant("count_tokens.cu", "i < args.prompt", "i <= args.prompt", Check::Orders, COUNT),

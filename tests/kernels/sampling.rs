@@ -270,12 +270,14 @@ fn adjust(
         bias_begin: from(&bias_begin),
         bias: from(&bias),
         draft_ids: Address(0),
+        masks: Address(0),
         adjusted: to(&mut adjusted),
         partials: to(&mut partials),
+        raw_partials: Address(0),
         vocab: VOCAB as i32,
         counts_stride: STRIDE as i32,
         most_drafts: MOST_DRAFTS as i32,
-        padding: 0,
+        mask_words: 0,
     };
     // SAFETY: buffers of the sizes that cuda/adjust.cu states.
     unsafe { sampling_kernel(on, rows.len(), &arguments) }.unwrap();

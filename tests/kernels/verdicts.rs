@@ -133,12 +133,14 @@ impl Round {
             bias_begin: from(&self.bias.0),
             bias: from(&self.bias.1),
             draft_ids: Address(0),
+            masks: Address(0),
             adjusted: to(&mut adjusted),
             partials: to(&mut partials),
+            raw_partials: Address(0),
             vocab: VOCAB as i32,
             counts_stride: VOCAB as i32,
             most_drafts: MOST as i32,
-            padding: 0,
+            mask_words: 0,
         };
         // SAFETY: buffers of the sizes that cuda/adjust.cu states.
         unsafe { sampling_kernel(on, rows.len(), &adjust) }.unwrap();

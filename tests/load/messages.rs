@@ -110,6 +110,22 @@ fn tools_documents_and_arguments_reach_the_template() {
 }
 
 #[test]
+fn what_goes_beside_a_conversation_is_named_where_it_is_wrong() {
+    let told = |key: &str, value: Value| {
+        let line = json!({"messages": [{"role": "user", "content": "x"}], key: value}).to_string();
+        Prompt::of_keys(&mut Keys::parse(line.as_bytes())).map(drop)
+    };
+    for key in ["tools", "documents"] {
+        assert_eq!(told(key, json!([{"name": "f"}])), Ok(()));
+        for (wrong, found) in
+            [(json!(7), "is 7"), (json!({"a": 1}), "is an object"), (json!([{}, "f"]), "has a text in it")]
+        {
+            assert_eq!(told(key, wrong), Err(format!("\"{key}\" {found} (expected a list of objects)")));
+        }
+    }
+}
+
+#[test]
 fn a_wrong_message_is_named_with_its_key() {
     let parse = |value: Value| {
         let line = json!({ "messages": value }).to_string();

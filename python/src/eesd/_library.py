@@ -27,6 +27,8 @@ def failure(status: int, message: str | None = None) -> Error:
     name = ffi.string(lib.eesd_status_name(status)).decode()
     if message is None:
         message = ffi.string(lib.eesd_last_error()).decode()
+        # What is handed over in JSON are keywords here.
+        message = message.removeprefix("json: ")
     return error_of(name.removeprefix("EESD_STATUS_"), message)
 
 

@@ -35,7 +35,7 @@ class Token(NamedTuple):
     id: int
     #: Text that became certain with it, often nothing; the texts of an answer's tokens, joined, are the answer's.
     text: str
-    #: Who drafted it, where a draft was kept: "exit", "lookup" or "shared".
+    #: Who drafted it, where a draft was kept: "exit", "lookup", "shared" or "grammar".
     drafted: Optional[str]
     #: Where they were asked for.
     logprobs: Optional[TokenLogprobs]

@@ -7,9 +7,11 @@ __all__ = [
     "DeviceFailed",
     "Error",
     "InvalidArgument",
+    "IoFailed",
     "LoadFailed",
     "NotFinite",
     "OutOfMemory",
+    "Overloaded",
     "TooLong",
     "Unsupported",
 ]
@@ -63,6 +65,18 @@ class NotFinite(Error):
     status = "NOT_FINITE"
 
 
+class Overloaded(Error):
+    """As many requests wait as may (`max_waiting`): try again when one has ended."""
+
+    status = "OVERLOADED"
+
+
+class IoFailed(Error, OSError):
+    """A file could not be written."""
+
+    status = "IO_FAILED"
+
+
 class Closed(Error):
     """The model was closed, before the call or while it waited."""
 
@@ -71,7 +85,18 @@ class Closed(Error):
 
 _KINDS: dict[str, type[Error]] = {
     kind.status: kind
-    for kind in (InvalidArgument, Unsupported, LoadFailed, TooLong, OutOfMemory, DeviceFailed, NotFinite, Closed)
+    for kind in (
+        InvalidArgument,
+        Unsupported,
+        LoadFailed,
+        TooLong,
+        OutOfMemory,
+        DeviceFailed,
+        NotFinite,
+        Overloaded,
+        IoFailed,
+        Closed,
+    )
 }
 _KINDS["INVALID_UTF8"] = InvalidArgument
 _KINDS["INVALID_HANDLE"] = Closed

@@ -53,6 +53,8 @@ class EngineInfo:
     controller: str
     #: Requests worked on side by side.
     slots: int
+    #: Requests that may wait beside those.
+    max_waiting: int
     #: Longest sequence, prompt and answer, in tokens.
     context: int
     #: Tokens that the KV cache holds, and how: "f32" or "q8", "" in a GPU's 16 bits.

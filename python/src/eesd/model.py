@@ -13,7 +13,7 @@ from ._session import Happening, Session
 from .answer import Answer, Snapshot, Token
 from .errors import Error, InvalidArgument
 from .info import EngineInfo, ModelInfo, read_info
-from .request import Message, Prompt, PlainRequest, Request, Settings, plain_request
+from .request import Message, Prompt, PlainRequest, Request, Settings, json_of, plain_request
 from .stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Model:
     kv: "q8": the KV cache in 8 bits; None: in "f32", on a GPU in the 16 bits of the weights.
     controller: how long drafts are, as after `eesd-run --controller`; "off": nobody drafts.
     draft: who drafts: of "exit", "lookup", "shared" those in a list with commas, or "off".
+    draft_index: a file of texts that "shared" begins with, as `write_draft_index` writes it; it need not exist yet.
+    max_waiting: requests that may wait beside those worked on; more are refused (`Overloaded`). None: any number.
     draft_max: most drafts in one round [16].
     token_budget: tokens that one step takes in at most [512].
     reuse_prefixes: prompts that begin alike are read once.
@@ -61,7 +63,9 @@ class Model:
         kv: Optional[str] = None,
         controller: Optional[str] = None,
         draft: Optional[str] = None,
+        draft_index: Optional[Path] = None,
         draft_max: Optional[int] = None,
+        max_waiting: Optional[int] = None,
         token_budget: Optional[int] = None,
         reuse_prefixes: Optional[bool] = None,
         gpu_memory_fraction: Optional[float] = None,
@@ -88,7 +92,9 @@ class Model:
             "kv": kv,
             "controller": controller,
             "draft": draft,
+            "draft_index": None if draft_index is None else os.fspath(draft_index),
             "draft_max": draft_max,
+            "max_waiting": max_waiting,
             "token_budget": token_budget,
             "reuse_prefixes": reuse_prefixes,
             "gpu_memory_fraction": gpu_memory_fraction,
@@ -191,7 +197,7 @@ class Model:
             return index, happening
 
         # As many again wait, so that no place is empty while an answer is looked at.
-        most = 2 * self.engine.slots
+        most = self.engine.slots + min(self.engine.slots, self.engine.max_waiting)
         try:
             for index, request in enumerate(requests):
                 begin(index, request)
@@ -220,12 +226,20 @@ class Model:
         buffer = written("char", lambda *place: lib.eesd_detokenize(self._open(), ids, len(ids), *place))
         return _text(buffer)
 
-    def apply_chat_template(self, messages: Sequence[Message]) -> str:
-        """A conversation as the model's chat template writes it, up to where the assistant answers."""
-        kept: list[Any] = []
-        plain = ffi.new("eesd_chat_message[]", [_message(place, message, kept) for place, message in enumerate(messages)])
+    def apply_chat_template(
+        self, messages: Sequence[Message], *, tools: Optional[Sequence[Mapping[str, Any]]] = None
+    ) -> str:
+        """A conversation as the model's chat template writes it, up to where the assistant answers.
+
+        tools: JSON schemas of what the model may call.
+        """
+        conversation = b'{"messages": ' + json_of("messages", messages)
+        if tools is not None:
+            conversation += b', "tools": ' + json_of("tools", tools)
+        conversation += b"}"
         buffer = written(
-            "char", lambda *place: lib.eesd_apply_chat_template(self._open(), plain, len(plain), *place)
+            "char",
+            lambda *place: lib.eesd_apply_chat_template_json(self._open(), conversation, len(conversation), *place),
         )
         return _text(buffer)
 
@@ -234,6 +248,12 @@ class Model:
     def snapshot(self) -> Snapshot:
         """What the engine is doing, and counts since the model was opened."""
         return self._session.snapshot()
+
+    def write_draft_index(self, path: Path) -> None:
+        """Writes the texts that "shared" looks up, prompts and answers, for `draft_index` of later models. Keep the file as
+        you would keep the texts."""
+        file = ffi.new("char[]", os.fspath(path).encode())
+        check(lib.eesd_session_write_draft_index(self._session.handle(), file))
 
     def close(self) -> None:
         """Frees the engine and the model. Answers under way end with `Closed`. Whoever forgets it has it done when the
@@ -257,28 +277,21 @@ class Model:
 
     def _request(self, request: Union[Prompt, Request], settings: Settings, stream: bool) -> PlainRequest:
         if isinstance(request, Request):
-            settings = {**settings, **request.settings}
+            settings = request.settings_over(settings)
             request = request.prompt
-        return plain_request(self._open(), self._tokens(request), settings, stream)
+        return plain_request(self._open(), self._tokens(request, settings.get("tools")), settings, stream)
 
-    def _tokens(self, prompt: Prompt) -> Sequence[int]:
+    def _tokens(self, prompt: Prompt, tools: Optional[Sequence[Mapping[str, Any]]]) -> Sequence[int]:
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+            text = self.apply_chat_template(cast("Sequence[Message]", prompt), tools=tools)
+            return self.tokenize(text, begin=False)
+        if tools is not None:
+            raise InvalidArgument(f"tools: they are for a chat template (expected messages as the prompt, not {prompt!r})")
         if isinstance(prompt, str):
             return self.tokenize(prompt)
         if not isinstance(prompt, Sequence) or not prompt:
             raise InvalidArgument(f"prompt: {prompt!r} (expected a text, tokens, or messages)")
-        if isinstance(prompt[0], Mapping):
-            return self.tokenize(self.apply_chat_template(cast("Sequence[Message]", prompt)), begin=False)
         return cast("Sequence[int]", prompt)
-
-
-def _message(place: int, message: Message, kept: list[Any]) -> dict[str, Any]:
-    """What an `eesd_chat_message` is made of."""
-    keys = set(message)
-    if keys != {"role", "content"} or not all(isinstance(text, str) for text in message.values()):
-        raise InvalidArgument(f"messages[{place}]: {dict(message)!r} (expected a text as \"role\" and one as \"content\")")
-    content = message["content"].encode()
-    kept += [role := ffi.new("char[]", message["role"].encode()), data := ffi.new("char[]", content)]
-    return {"role": role, "content": {"data": data, "length": len(content)}}
 
 
 def _text(buffer: Any) -> str:

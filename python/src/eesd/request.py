@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence, TypedDict, Union
+import json
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence, TypedDict, Union, cast
 
 from ._library import check, ffi, lib, versioned
 from .errors import InvalidArgument
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "Prompt", "Request", "Settings"]
 
-#: One message of a conversation: `{"role": "user", "content": "Hello"}`.
-Message = Mapping[str, str]
+#: One message of a conversation: `{"role": "user", "content": "Hello"}`, and whatever else the chat template reads, as
+#: `tool_calls`.
+Message = Mapping[str, Any]
 
 #: A text to continue, its tokens, or a conversation for the model's chat template.
 Prompt = Union[str, Sequence[int], Sequence[Message]]
@@ -53,6 +55,17 @@ class Settings(TypedDict, total=False):
     draft: str
     speculate: bool
     draft_max: int
+    #: What the answer must be, by one of three: JSON of a schema, which is an object, its text, or True for any JSON; a text
+    #: of a grammar in llguidance's dialect of Lark; or OpenAI's `{"type": "json_object"}` and so on.
+    json_schema: Union[Mapping[str, Any], str, bool]
+    grammar: str
+    response_format: Mapping[str, Any]
+    #: JSON schemas of what the model may call, for the chat template of a conversation.
+    tools: Sequence[Mapping[str, Any]]
+
+
+#: Settings that exclude each other.
+_CONSTRAINTS = ("json_schema", "grammar", "response_format")
 
 
 class Request:
@@ -65,6 +78,13 @@ class Request:
     def __repr__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"Request({self.prompt!r}{settings})"
+
+
+    def settings_over(self, others: Settings) -> Settings:
+        """Its settings, and of the others those that it has none for."""
+        constrained = any(name in self.settings for name in _CONSTRAINTS)
+        kept = {name: value for name, value in others.items() if not (constrained and name in _CONSTRAINTS)}
+        return cast(Settings, {**kept, **self.settings})
 
 
 class PlainRequest(NamedTuple):
@@ -97,7 +117,23 @@ def plain_request(model: Any, tokens: Sequence[int], settings: Settings, stream:
             write(writer, value)
         except (TypeError, OverflowError) as error:
             raise InvalidArgument(f"{name}: {value!r}: {error}") from error
+    writer.write_json()
     return PlainRequest(request, writer.kept)
+
+
+def json_of(name: str, value: Any) -> bytes:
+    """A keyword's value as JSON."""
+    try:
+        return json.dumps(value, allow_nan=False, default=_object).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{name}: {error} (expected what JSON can say)") from error
+
+
+def _object(value: Any) -> dict[Any, Any]:
+    """What is no dictionary, but as good as one."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 class _Writer:
@@ -106,6 +142,13 @@ class _Writer:
     def __init__(self, request: Any) -> None:
         self.request = request
         self.kept: list[Any] = []
+        #: What is said in JSON, by key.
+        self.keys: dict[str, bytes] = {}
+
+    def write_json(self) -> None:
+        if self.keys:
+            data = b"{" + b", ".join(json_of("", name) + b": " + value for name, value in self.keys.items()) + b"}"
+            self.request.json, self.request.json_length = self.keep(ffi.new("char[]", data)), len(data)
 
     def keep(self, pointed_to: Any) -> Any:
         self.kept.append(pointed_to)
@@ -150,6 +193,26 @@ class _Writer:
     def draft(self, value: str) -> None:
         self.request.draft = self.keep(ffi.new("char[]", value.encode()))
 
+    def json_schema(self, value: Mapping[str, Any] | str | bool) -> None:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise TypeError(f"no JSON: {error} (expected a schema, or its text)") from error
+        if not isinstance(value, (Mapping, bool)):
+            raise TypeError("expected a schema as an object, its text, or True for any JSON")
+        self.keys["json_schema"] = json_of("json_schema", value)
+
+    def grammar(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise TypeError("expected a text of a grammar")
+        self.keys["grammar"] = json_of("grammar", value)
+
+    def response_format(self, value: Mapping[str, Any]) -> None:
+        if not isinstance(value, Mapping):
+            raise TypeError('expected an object such as {"type": "json_object"}')
+        self.keys["response_format"] = json_of("response_format", value)
+
 
 def _field(field: str) -> Callable[[_Writer, Any], None]:
     return lambda writer, value: setattr(writer.request, field, value)
@@ -174,4 +237,9 @@ _WRITERS: dict[str, Callable[[_Writer, Any], None]] = {
     "verify": _Writer.verify,
     "logprobs": _Writer.logprobs,
     "draft": _Writer.draft,
+    "json_schema": _Writer.json_schema,
+    "grammar": _Writer.grammar,
+    "response_format": _Writer.response_format,
+    # It is the prompt's: the chat template has it.
+    "tools": lambda writer, value: None,
 }

@@ -73,11 +73,6 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.draft_step(Way::Continued, batch)
     }
 
-    /// Its kernels know lists of biases, and no sets of tokens.
-    fn takes_constraints(&self) -> bool {
-        false
-    }
-
     fn follows_plans(&self) -> bool {
         self.loops && self.model.weights.exit.is_some()
     }

@@ -23,11 +23,13 @@ pub struct Shape {
     pub most_rows: usize,
     /// Chunks of 256 positions that the longest sequence is thought to have.
     pub chunks: usize,
-    /// Room for so many parameters and lists of biases: each sequence's, then others that some of its rows have
+    /// Room for so many parameters, lists of biases and masks: each sequence's, then others that some of its rows have
     /// (`views.rs`).
     pub views: usize,
-    /// Penalties or biases: room for so many biases of single tokens. `None`: there are neither.
+    /// Penalties, biases or masks: room for so many biases of single tokens. `None`: there is none of them.
     pub biases: Option<usize>,
+    /// Elements of a mask; 0: every row may have every token.
+    pub mask_words: usize,
     /// Some token is not the likeliest one, so that distributions are made.
     pub weighs: bool,
 }
@@ -100,12 +102,17 @@ pub struct Part<T> {
 }
 
 impl<T: Pod> Part<T> {
+    /// The run, as an earlier pass has left it.
+    pub fn room<'a>(&self, inbox: &'a mut [u8]) -> &'a mut [T] {
+        bytemuck::cast_slice_mut(&mut inbox[self.offset..][..self.len * size_of::<T>()])
+    }
+
     /// Writes the elements; what is left of the run is filled with zeros.
     ///
     /// # Panics
     /// If there are too many.
     pub fn put(&self, inbox: &mut [u8], values: impl IntoIterator<Item = T>) {
-        let room: &mut [T] = bytemuck::cast_slice_mut(&mut inbox[self.offset..][..self.len * size_of::<T>()]);
+        let room = self.room(inbox);
         let mut written = 0;
         for value in values {
             room[written] = value;
@@ -145,6 +152,8 @@ pub struct Layout {
     pub bias_begin: Part<i32>,
     /// All biases.
     pub biases: Part<TokenBias>,
+    /// `[views + 1, mask_words]`: a bit for each token that is allowed.
+    pub masks: Part<u32>,
     /// `[batch]`.
     pub verified: Part<VerifiedSequence>,
     /// One, of a draft loop: how it stands. So that few layouts serve all plans, the rest has room for the largest.
@@ -183,6 +192,7 @@ impl Layout {
             recent: take(&mut bytes, adjusted_rows * max_draft),
             bias_begin: take(&mut bytes, if shape.biases.is_some() { views + 2 } else { 0 }),
             biases: take(&mut bytes, shape.biases.unwrap_or(0)),
+            masks: take(&mut bytes, (views + 1) * shape.mask_words),
             verified: take(&mut bytes, if shape.kind == Kind::Verify { batch } else { 0 }),
             draft_loop: take(&mut bytes, loops),
             edges: take(&mut bytes, loops * (MOST_BINS - 1)),

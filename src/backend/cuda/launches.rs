@@ -266,12 +266,14 @@ impl<D: Driver> Pass<'_, D> {
                 bias_begin: inbox.of(&layout.bias_begin),
                 bias: inbox.of(&layout.biases),
                 draft_ids,
+                masks: if self.shape.mask_words > 0 { inbox.of(&layout.masks) } else { Address(0) },
                 adjusted: work.adjusted,
                 partials: work.adjusted_partials,
+                raw_partials: work.partials,
                 vocab: vocab as i32,
                 counts_stride: geometry.vocab_size as i32,
                 most_drafts: *max_draft as i32,
-                padding: 0,
+                mask_words: self.shape.mask_words as i32,
             };
             // SAFETY: as promised to the pass.
             unsafe { sampling_kernel(self.on, self.shape.rows, &arguments) }?;

@@ -132,6 +132,7 @@ impl<D: Driver> CudaBackend<D> {
             chunks: chunks_of(longest, self.limits.context),
             views: 0,
             biases: None,
+            mask_words: 0,
             weighs: false,
         };
         let inbox = self.host.inbox(&self.driver, &shape, self.limits.max_draft, &mut self.graphs)?;

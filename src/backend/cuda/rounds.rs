@@ -89,6 +89,7 @@ impl<D: Driver> CudaBackend<D> {
             chunks: chunks_of(longest, self.limits.context),
             views: batch.len() + if others > 0 { others.next_power_of_two() } else { 0 },
             biases: views.adjusted().map(usize::next_power_of_two),
+            mask_words: if views.masked() { self.model.geometry.vocab_size.div_ceil(u32::BITS as usize) } else { 0 },
             weighs: batch.iter().any(|sequence| sequence.sampler.rule() != Rule::Greedy),
         }
     }
@@ -133,13 +134,16 @@ impl<D: Driver> CudaBackend<D> {
         layout.params.put(room, views.params().chain([idle_params()]));
         if shape.biases.is_some() {
             let bias = |&(token, bias): &(TokenId, f32)| TokenBias { token, bias };
-            let begin = first_rows(views.biases().iter().map(Vec::len));
+            let begin = first_rows(views.biases().map(<[_]>::len));
             let all = *begin.last().unwrap_or(&0);
             layout.bias_begin.put(room, ends(begin).chain([all as i32]));
-            layout.biases.put(room, views.biases().iter().flatten().map(bias));
+            layout.biases.put(room, views.biases().flatten().map(bias));
             layout
                 .recent
                 .put(room, batch.iter().flat_map(|sequence| self::recent(sequence, shape, self.limits.max_draft)));
+        }
+        if shape.mask_words > 0 {
+            views.write_masks(layout.masks.room(room), shape.mask_words);
         }
         more(layout, room);
         Ok(inbox)
@@ -264,7 +268,7 @@ pub(super) fn row_of_table<'a>(pages: &'a [PageId], shape: &Shape) -> impl Itera
     pages.iter().map(|page| page.0).chain(iter::repeat(0)).take(shape.max_pages())
 }
 
-/// The row that decides the token after `drafted` drafts, under the parameters and biases of number `view`.
+/// The row that decides the token after `drafted` drafts, under the parameters, biases and mask of number `view`.
 pub(super) fn judged(view: usize, sequence: &Sequence<'_>, drafted: usize, destination: usize) -> JudgedRow {
     JudgedRow {
         sequence: view as u32,

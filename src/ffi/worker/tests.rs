@@ -129,7 +129,7 @@ fn place() -> TakenPlace {
 fn submit(commands: &Sender<Command>, mailbox: &Arc<Mailbox>, id: u64, first: TokenId, stream: bool) {
     let request = Request::new(vec![first, 2, 3], 20);
     // Where nobody takes it, it comes back in the error, and its route ends with that.
-    let _ = commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), stream, place())));
+    let _ = commands.send(Command::Submit(vec![(request, Route::new(id, mailbox.clone(), stream, place()))]));
 }
 
 /// Tokens and last event of the requests so far, in the order in which they ended.
@@ -177,7 +177,7 @@ fn a_cancelled_request_has_all_its_tokens() {
     let mailbox = Arc::new(Mailbox::default());
     for id in 1..=20 {
         let request = Request::new(vec![WAITS, 2, 3], 1000);
-        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true, place()))).unwrap();
+        commands.send(Command::Submit(vec![(request, Route::new(id, mailbox.clone(), true, place()))])).unwrap();
         for _ in 0..id {
             gate.waiting.recv().unwrap();
             gate.allow.send(()).unwrap();
@@ -203,7 +203,7 @@ fn tokens_do_not_wait_for_a_prompt() {
     for turn in 0..20 {
         let request = Request::new(vec![WAITS, 2, 3], 1000);
         let (id, long) = (2 * turn, 2 * turn + 1);
-        commands.send(Command::Submit(Box::new(request), Route::new(id, mailbox.clone(), true, place()))).unwrap();
+        commands.send(Command::Submit(vec![(request, Route::new(id, mailbox.clone(), true, place()))])).unwrap();
         let rounds = 1 + turn % 3;
         for _ in 0..rounds {
             gate.waiting.recv().unwrap();
@@ -266,7 +266,7 @@ fn a_place_comes_back_before_the_last_event() {
         let place = places.take(1).unwrap_or_else(|failure| panic!("{id}: {}", failure.message)).remove(0);
         assert!(places.take(1).is_err());
         let route = Route::new(id, mailbox.clone(), id % 2 == 0, place);
-        let _ = commands.send(Command::Submit(Box::new(Request::new(vec![first, 2, 3], 20)), route));
+        let _ = commands.send(Command::Submit(vec![(Request::new(vec![first, 2, 3], 20), route)]));
         assert_eq!(ends(&mailbox, 1).len(), 1);
     }
     assert!(places.take(1).is_ok());
@@ -296,4 +296,28 @@ fn stopping_ends_what_runs() {
     thread.join().unwrap();
     drop(commands);
     assert_eq!(ends(&mailbox, 2), [1, 2].map(|id| (id, 0, Err(Status::Closed))));
+}
+
+/// Where the engine's thread has ended, nobody hears of requests whose numbers nobody was told.
+#[test]
+fn requests_are_taken_all_or_none() {
+    let (commands, inbox) = channel();
+    let (mailbox, places) = (Arc::new(Mailbox::default()), Places::new(3));
+    let requests = |ids: std::ops::RangeInclusive<u64>| {
+        let places = places.take(3).unwrap_or_else(|failure| panic!("{}", failure.message));
+        let routed = ids.zip(places).map(|(id, place)| Route::new(id, mailbox.clone(), true, place));
+        routed.map(|route| (Request::new(vec![1], 5), route)).collect::<Vec<_>>()
+    };
+    assert!(submit_all(&commands, requests(1..=3)).is_ok());
+    let Ok(Command::Submit(taken)) = inbox.try_recv() else { panic!("a message with the requests") };
+    assert_eq!(taken.len(), 3);
+    // What the engine has and drops is told of.
+    drop(taken);
+    assert_eq!(ends(&mailbox, 3), [1, 2, 3].map(|id| (id, 0, Err(Status::Closed))));
+
+    drop(inbox);
+    let refused = submit_all(&commands, requests(4..=6)).err().map(|failure| failure.status);
+    assert_eq!(refused, Some(Status::Closed));
+    assert_eq!(mailbox.take(Some(Duration::ZERO)).err().map(|failure| failure.status), Some(Status::Timeout));
+    assert!(!(4..=6).any(|id| mailbox.expects(id)) && places.take(3).is_ok());
 }

@@ -142,7 +142,7 @@ fn parse_arguments(call: &mut Value) {
 }
 
 /// What a value is, for errors.
-fn kind(value: &Value) -> String {
+pub(in crate::load) fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),

@@ -18,6 +18,7 @@ mod stack;
 mod values;
 
 pub use message::Message;
+pub(super) use message::kind;
 
 use super::json::{Document, Object};
 use super::source::Source;

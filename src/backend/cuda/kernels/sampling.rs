@@ -54,7 +54,7 @@ impl Params {
 arguments! {
     /// What one row of logits is for.
     JudgedRow {
-        /// Index of its parameters and of its list of biases.
+        /// Index of its parameters, of its list of biases, and of its mask.
         sequence: u32,
         /// Of the token to be decided.
         position: u32,
@@ -108,18 +108,22 @@ arguments! {
         bias: Address,
         /// `[vocab]` u32, ascending: the token of each logit; null where that is its column.
         draft_ids: Address,
+        /// `[sequences, mask_words]` u32, a bit for each token of the model that is allowed; null: all are.
+        masks: Address,
         /// `[rows, vocab]` f32.
         adjusted: Address,
         /// `[rows, vocab / 32]` of [`HeadPartial`](super::HeadPartial).
         partials: Address,
+        /// The same of the logits that masks leave, before anything is added to them; not written without masks.
+        raw_partials: Address,
         /// Logits of a row.
         vocab: i32,
         /// Tokens of a row of `counts`: the model's vocabulary.
         counts_stride: i32,
         /// Elements of a row of `recent`.
         most_drafts: i32,
-        /// Zero.
-        padding: u32,
+        /// Elements of a mask: at least a bit for each token of the model.
+        mask_words: i32,
     }
 }
 
@@ -130,7 +134,7 @@ arguments! {
         logits: Address,
         /// Of those.
         partials: Address,
-        /// Of the logits before penalties.
+        /// Of the logits before penalties, under a mask of those that it leaves.
         raw_partials: Address,
         /// `[sequences]` of [`Params`].
         params: Address,

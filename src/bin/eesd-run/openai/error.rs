@@ -107,7 +107,6 @@ impl From<EngineError> for ApiError {
             EngineError::PromptTooLong { .. } => {
                 return Self { code: Some("context_length_exceeded"), ..Self::invalid("prompt", message) };
             }
-            EngineError::ConstraintOnDevice(_) => return Self::new(StatusCode::BAD_REQUEST, message),
             // It shows on the way, when other answers to the same request may be complete.
             EngineError::Constraint(_) => return Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
             _ => return Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
