@@ -1,7 +1,7 @@
 //! A model's weights on the device: where each one lies, and what has to be brought there.
 
 use super::arena::Arena;
-use super::coding::{Coding, Storage};
+use super::coding::Storage;
 use super::kernels::{Address, Format, TableForm};
 use super::pack::{BLOCK_ROWS, chunks};
 use super::upload::Cargo;
