@@ -8,7 +8,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `KERNELS` | `require`: no nvcc is an error; `skip`: nvcc is never run |
-//! | `KERNEL_ARCHS` | default `80,86,89,90a,100,120`; the last one is kept as PTX too, for later GPUs |
+//! | `KERNEL_ARCHS` | default `80,86,89,90a,100,120`; what the last one is made from is kept as PTX too, for later GPUs |
 //! | `NVCC` | path of nvcc; else `$CUDA_HOME/bin`, `.cuda` of the checkout, `PATH`, `/usr/local/cuda` |
 //!
 //! NVTX's header is looked for in `$CUDA_HOME/include/nvtx3` and beside the nvcc found.
@@ -123,11 +123,13 @@ fn compile_fatbins(
     let version = run(Command::new(nvcc).arg("--version"))?;
     let version = version.lines().find(|line| line.contains("release")).unwrap_or("unknown release").to_string();
     let mut flags: Vec<String> = FLAGS.map(String::from).into();
-    for arch in archs.split(',') {
-        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+    let archs: Vec<&str> = archs.split(',').collect();
+    for arch in &archs {
+        flags.push(format!("-gencode=arch=compute_{},code=sm_{arch}", ptx_for(arch, &archs)));
     }
-    if let Some(last) = archs.split(',').next_back() {
-        flags.push(format!("-gencode=arch=compute_{last},code=compute_{last}"));
+    if let Some(last) = archs.last() {
+        let ptx = ptx_for(last, &archs);
+        flags.push(format!("-gencode=arch=compute_{ptx},code=compute_{ptx}"));
     }
     // OUT_DIR is <target>/<profile>/build/<package>/out.
     let folder = out.ancestors().nth(4).unwrap_or(out).join("kernels");
@@ -158,6 +160,17 @@ fn compile_fatbins(
     .map(|()| (version, fatbins))
 }
 
+/// The architecture whose PTX `arch`'s code is made from. PTX takes longer to make than code, and is the same for all
+/// architectures between which no source tells apart: `cuda/common/memory.cuh` asks for 90 and later, nothing else does
+/// (`.ci/kernels` looks). PTX for `90a` is for that one alone.
+fn ptx_for<'a>(arch: &'a str, archs: &[&'a str]) -> &'a str {
+    let number = |arch: &str| arch.parse::<u32>().ok();
+    let Some(own) = number(arch) else { return arch };
+    let shared = archs.iter().filter_map(|other| Some((number(other)?, *other)));
+    let oldest = shared.filter(|(other, _)| (*other >= 90) == (own >= 90)).min();
+    oldest.map_or(arch, |(_, other)| other)
+}
+
 /// What a command writes, or what it complains about.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
@@ -177,13 +190,17 @@ fn write_table(out: &Path, built: Option<(String, Vec<PathBuf>)>, archs: &str, s
     let table = match &built {
         Some((version, fatbins)) => {
             let entries: String = sources.iter().zip(fatbins).map(entry).collect();
+            let archs_of: Vec<&str> = archs.split(',').collect();
+            let ptx = archs_of.last().map_or("", |last| ptx_for(last, &archs_of));
             format!(
                 "/// Aligned as the driver wants an image.\n#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n\
                  const TABLE: &[(&str, &[u8])] = &[\n{entries}];\n\
-                 const COMPILER: Option<(&str, &str)> = Some(({version:?}, {archs:?}));\n"
+                 const COMPILER: Option<(&str, &str)> = Some(({version:?}, {archs:?}));\nconst KEPT_PTX: &str = {ptx:?};\n"
             )
         }
-        None => "const TABLE: &[(&str, &[u8])] = &[];\nconst COMPILER: Option<(&str, &str)> = None;\n".to_string(),
+        None => "const TABLE: &[(&str, &[u8])] = &[];\nconst COMPILER: Option<(&str, &str)> = None;\n\
+                 const KEPT_PTX: &str = \"\";\n"
+            .to_string(),
     };
     let file = out.join("fatbins.rs");
     // Written only when changed, so that nothing is compiled again for it.
@@ -225,7 +242,7 @@ mod emulated {
     pub fn compile(sources: &[PathBuf]) {
         let base = || {
             let mut build = cc::Build::new();
-            build.cpp(true).std("c++17").opt_level(2).debug(true).warnings(true);
+            build.cpp(true).std("c++17").opt_level(2).warnings(true);
             build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
             build.flag_if_supported("-Wno-psabi").flag_if_supported("-Wno-unknown-pragmas");
             build

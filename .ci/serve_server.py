@@ -15,7 +15,8 @@ class Server:
     """`eesd-run serve` with more flags; `address` is where it is."""
 
     def __init__(self, *flags):
-        command = [PROGRAM, "serve", "--port", "0", *map(str, flags)]
+        # One thread: what else is checked meanwhile has the other core.
+        command = [PROGRAM, "serve", "--port", "0", "--threads", "1", *map(str, flags)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.said = []
         self.address = self.wait_for("loading the model for ").strip()

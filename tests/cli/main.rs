@@ -40,9 +40,14 @@ struct Run {
     stderr: String,
 }
 
+/// A command on one thread, unless it says on how many (or on what): tests run side by side, and passes wait for their threads.
 fn command(args: &[&str]) -> Command {
+    let (name, flags) = args.split_at(args.len().min(1));
+    let computes = matches!(name, ["generate" | "chat" | "verify" | "bench" | "perplexity"]);
+    let says = flags.iter().any(|flag| ["-t", "--threads", "--device"].contains(flag));
+    let threads: &[&str] = if computes && !says { &["--threads", "1"] } else { &[] };
     let mut command = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-    command.args(args).stdin(Stdio::null()).env_remove("NO_COLOR");
+    command.args(name).args(threads).args(flags).stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 

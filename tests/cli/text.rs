@@ -18,8 +18,8 @@ fn greedy_text_is_the_same_whoever_drafts() {
         ["--exit", "1"],
         ["--exit", "3"],
         ["-m", BUNDLED],
-        ["--threads", "1"],
-        ["--device", "cpu"],
+        ["--threads", "2"],
+        ["--device", "cpu"], // on all cores
         ["--prefill", "exact"],
     ] {
         let exit: &[&str] = if more[0] == "-m" { &["--exit", "2"] } else { &[] };

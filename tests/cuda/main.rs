@@ -33,6 +33,7 @@ mod simulated_times;
 mod sources;
 mod support;
 mod swap;
+mod synthetic;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;
 mod texts;

@@ -23,7 +23,7 @@ fn a_block_learns_and_is_used() {
     let block = place.path("out/exit-2.safetensors");
     let generate = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-        command.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40"]).args(more);
+        command.args(["generate", "-m", BUNDLED, "-t", "1", "-p", "def main():", "-n", "40"]).args(more);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -63,7 +63,7 @@ fn a_block_may_be_kept_in_eight_bits() {
     assert_eq!(figures(&measured), figures(&trained));
     let generate = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-        command.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40", "--json"]).args(more);
+        command.args(["generate", "-m", BUNDLED, "-t", "1", "-p", "def main():", "-n", "40", "--json"]).args(more);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
@@ -145,12 +145,14 @@ fn a_small_draft_vocabulary_is_of_frequent_tokens() {
 
     let block = place.path("out/exit-2.safetensors");
     let mut verify = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-    verify.args(["verify", "-m", BUNDLED, "--prompts", "2", "-n", "24", "--samples", "200", "--exit"]).arg(&block);
+    verify
+        .args(["verify", "-m", BUNDLED, "-t", "1", "--prompts", "2", "-n", "24", "--samples", "200", "--exit"])
+        .arg(&block);
     let verified = verify.output().unwrap();
     let table = String::from_utf8(verified.stdout).unwrap();
     assert!(verified.status.success() && table.contains("lossless: every check passed"), "{table}");
     let mut generate = Command::new(env!("CARGO_BIN_EXE_eesd-run"));
-    generate.args(["generate", "-m", BUNDLED, "-p", "def main():", "-n", "40", "--draft", "exit"]);
+    generate.args(["generate", "-m", BUNDLED, "-t", "1", "-p", "def main():", "-n", "40", "--draft", "exit"]);
     generate.args(["--controller", "fixed:2", "--exit"]).arg(&block);
     let drafting = generate.output().unwrap();
     let statistics = String::from_utf8(drafting.stderr).unwrap();

@@ -27,11 +27,13 @@ mod support;
 #[path = "../common/tested_gpu.rs"]
 mod tested_gpu;
 mod training;
+mod upload;
 mod verdicts;
 mod weights;
 mod workshop;
 
 use eesd::backend::cuda::emulator::Emulator;
+use eesd::backend::cuda::gpu::{self, Gpu};
 use eesd::backend::cuda::{BUILT_WITH, FATBINS};
 
 #[test]
@@ -100,5 +102,19 @@ fn fatbins_are_images() {
     for (name, image) in FATBINS {
         assert_eq!(image[..4], 0xba55_ed50_u32.to_le_bytes(), "{name}");
         assert_eq!(image.as_ptr() as usize % 64, 0, "{name}");
+    }
+}
+
+/// With kernels and without a driver it is the driver that is missed.
+#[test]
+fn a_gpu_that_is_not_there_is_told_by_what_is_missing() {
+    let why = match Gpu::open(999) {
+        Ok(_) => panic!("a thousand GPUs"),
+        Err(why) => why.to_string(),
+    };
+    match (FATBINS.is_empty(), gpu::list()) {
+        (true, _) => assert!(why.contains("cuda:999") && why.contains("built without GPU kernels"), "{why}"),
+        (false, Err(missing)) => assert_eq!(why, format!("device: cuda:999: {missing}")),
+        (false, Ok(_)) => assert!(why.contains("cuda:999: this machine has"), "{why}"),
     }
 }

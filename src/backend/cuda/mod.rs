@@ -45,13 +45,13 @@ mod rounds;
 mod slots;
 mod swap;
 mod synthetic;
-mod upload;
+pub mod upload;
 mod views;
 mod weights;
 mod workspace;
 
 pub use budget::Budget;
-pub use fatbins::{BUILT_WITH, FATBINS};
+pub use fatbins::{BUILT_WITH, FATBINS, PTX};
 
 use super::non_finite::NonFinite;
 use super::rope::RopeTable;
@@ -65,7 +65,8 @@ use host::Host;
 use pass::Model;
 use slots::Slot;
 use std::sync::Arc;
-use weights::{Cargo, Weights};
+use upload::Cargo;
+use weights::Weights;
 use workspace::{Cache, Rows, Workspace};
 
 /// How prompts are multiplied with the weights.

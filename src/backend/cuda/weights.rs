@@ -1,9 +1,10 @@
 //! A model's weights on the device: where each one lies, and what has to be brought there.
 
 use super::arena::Arena;
-use super::coding::{Coding, Storage};
+use super::coding::Storage;
 use super::kernels::{Address, Format, TableForm};
 use super::pack::{BLOCK_ROWS, chunks};
+use super::upload::Cargo;
 use crate::backend::BackendError;
 use crate::model::{Dtype, ExitWeights, Format as Stored, Geometry, LayerWeights, Matrix, ModelWeights, Vector};
 
@@ -123,18 +124,6 @@ pub struct Weights {
     pub exit: Option<Exit>,
     /// `[context, head_dim / 2, 2]` f32: cosines and sines.
     pub rotary: Address,
-}
-
-/// Something to be brought to the device.
-pub enum Cargo<'a> {
-    /// Rows to be packed on the way: 16-row block `b` becomes block `first_block + b · block_step`.
-    Rows { matrix: Matrix<'a>, target: Address, first_block: usize, block_step: usize },
-    /// The same of rows of codes, which are packed on the host.
-    Codes { matrix: Matrix<'a>, coding: Coding, target: Address, first_block: usize, block_step: usize },
-    /// Bytes as they are.
-    Bytes { bytes: &'a [u8], target: Address },
-    /// Numbers widened or computed on the host.
-    Floats { floats: Vec<f32>, target: Address },
 }
 
 /// Lays weights out and lists what goes where.

@@ -24,8 +24,8 @@ pub fn pack_codes(target: &mut [u8], coding: Coding, matrix: &Matrix<'_>, rows: 
         let chunks = row.codes.chunks(CHUNK).zip(row.scales.chunks(CHUNK / STEP));
         for (record, (codes, scales)) in target.chunks_mut(coding.record_bytes()).zip(chunks) {
             let (of_codes, of_scales) = record.split_at_mut(coding.code_bytes());
-            for (column, &code) in codes.iter().enumerate() {
-                put_code(of_codes, coding, at, column, code);
+            for (quad, codes) in codes.as_chunks().0.iter().enumerate() {
+                put_codes(of_codes, coding, at, 4 * quad, *codes);
             }
             let bytes = coding.scaling.row_bytes();
             put_scales(&mut of_scales[(at % 8 * 2 + at / 8) * bytes..][..bytes], coding.scaling, scales);
@@ -33,17 +33,21 @@ pub fn pack_codes(target: &mut [u8], coding: Coding, matrix: &Matrix<'_>, rows: 
     }
 }
 
-/// The lane that has a code is that of its row and column in a fragment, the step its 16 columns.
-fn put_code(record: &mut [u8], coding: Coding, row: usize, column: usize, code: i8) {
+/// Puts the codes of four columns, from `column` on, where one lane finds them: it has those of its row and columns in a
+/// fragment, which are the first two and the last two; a step is 16 columns.
+fn put_codes(record: &mut [u8], coding: Coding, row: usize, column: usize, codes: [i8; 4]) {
     let (step, lane) = (column / STEP, row % 8 * 4 + column % STEP / 4);
-    let (word, second) = (column % 4 / 2, column % 2);
     if coding.bits == 4 {
-        let nibble = word * 2 + row / 8 + 4 * second;
-        let stored = (i16::from(code) + i16::from(coding.centre)) as u8 & 15;
-        record[lane * UNIT + step * 4 + nibble / 2] |= stored << (nibble % 2 * 4);
+        let target = &mut record[lane * UNIT + step * 4..][..4];
+        let [a, b, c, d] = codes.map(|code| (code.wrapping_add(coding.centre as i8) as u8 & 15) << (row / 8 * 4));
+        for (to, code) in target.iter_mut().zip([a, c, b, d]) {
+            *to |= code;
+        }
     } else {
-        let at = (step / 2 * LANES + lane) * UNIT + (step % 2 * 2 + word) * 4 + row / 8 * 2 + second;
-        record[at] = (i16::from(code) + 128) as u8;
+        let [a, b, c, d] = codes.map(|code| (code as u8).wrapping_add(128));
+        let target = &mut record[(step / 2 * LANES + lane) * UNIT + step % 2 * 8 + row / 8 * 2..][..6];
+        target[..2].copy_from_slice(&[a, b]);
+        target[4..].copy_from_slice(&[c, d]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What GPUs there are, and whether this build has kernels for them.
 
 use super::calls::{Calls, driver};
-use crate::backend::cuda::BUILT_WITH;
+use crate::backend::cuda::{BUILT_WITH, PTX};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use std::ffi::{CStr, c_int};
 
@@ -50,7 +50,7 @@ impl GpuInfo {
     /// What this build has for it.
     pub fn kernels(&self) -> Kernels {
         match BUILT_WITH {
-            Some((_, archs)) if self.capability >= LEAST_CAPABILITY => covered(archs, self.capability),
+            Some((_, archs)) if self.capability >= LEAST_CAPABILITY => covered(archs, PTX, self.capability),
             _ => Kernels::None,
         }
     }
@@ -101,8 +101,8 @@ fn no_such(ordinal: usize, count: usize) -> String {
     format!("cuda:{ordinal}: this machine has {has}")
 }
 
-/// Whether kernels for `archs`, as in `80,90a`, and PTX of the last of them, run on a GPU.
-fn covered(archs: &str, capability: (u32, u32)) -> Kernels {
+/// Whether kernels for `archs`, as in `80,90a`, and PTX for another, as in `80`, run on a GPU.
+fn covered(archs: &str, ptx: &str, capability: (u32, u32)) -> Kernels {
     // Code for `90a` runs on 9.0 alone, for `100f` on its family, else on any later GPU of that generation.
     let parse = |arch: &str| {
         let digits = arch.trim().trim_end_matches(['a', 'f']);
@@ -117,7 +117,7 @@ fn covered(archs: &str, capability: (u32, u32)) -> Kernels {
     if archs.split(',').any(runs) {
         return Kernels::Compiled;
     }
-    match archs.split(',').next_back().and_then(parse) {
+    match parse(ptx) {
         Some((ptx, false, false)) if ptx <= capability => Kernels::CompiledByDriver,
         _ => Kernels::None,
     }
@@ -143,17 +143,18 @@ mod tests {
     fn coverage_follows_the_rules_of_binaries_and_ptx() {
         let all = "80,86,89,90a,100,120";
         for capability in [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)] {
-            assert_eq!(covered(all, capability), Kernels::Compiled, "{capability:?}");
+            assert_eq!(covered(all, "100", capability), Kernels::Compiled, "{capability:?}");
         }
-        assert_eq!(covered(all, (11, 0)), Kernels::None, "between the generations, and below the PTX");
-        assert_eq!(covered(all, (13, 0)), Kernels::CompiledByDriver);
-        assert_eq!(covered("86", (8, 0)), Kernels::None);
-        assert_eq!(covered("80", (9, 0)), Kernels::CompiledByDriver);
-        assert_eq!(covered("90a", (9, 0)), Kernels::Compiled);
-        assert_eq!(covered("80,90a", (10, 0)), Kernels::None, "PTX for 90a is for 9.0 alone");
-        assert_eq!(covered("100f", (10, 3)), Kernels::Compiled);
+        assert_eq!(covered(all, "120", (11, 0)), Kernels::None, "between the generations, and below the PTX");
+        assert_eq!(covered(all, "100", (11, 0)), Kernels::CompiledByDriver);
+        assert_eq!(covered(all, "100", (13, 0)), Kernels::CompiledByDriver);
+        assert_eq!(covered("86", "86", (8, 0)), Kernels::None);
+        assert_eq!(covered("80", "80", (9, 0)), Kernels::CompiledByDriver);
+        assert_eq!(covered("90a", "90a", (9, 0)), Kernels::Compiled);
+        assert_eq!(covered("80,90a", "90a", (10, 0)), Kernels::None, "PTX for 90a is for 9.0 alone");
+        assert_eq!(covered("100f", "100f", (10, 3)), Kernels::Compiled);
         for wrong in ["", "abc", ",", "90a,,"] {
-            assert_eq!(covered(wrong, (10, 0)), Kernels::None, "{wrong:?}");
+            assert_eq!(covered(wrong, wrong, (10, 0)), Kernels::None, "{wrong:?}");
         }
     }
 
