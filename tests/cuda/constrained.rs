@@ -182,17 +182,19 @@ fn there_is_room_for_many_masks() {
     let (weights, exit) = (subject.checkpoint.weights(), subject.exit(2));
     let device = emulated(0, 1 << 30);
     let mut backend = CudaBackend::new(device.clone(), subject.geometry(), &weights, Some(&exit), &options(8)).unwrap();
+    let constraint = turns(&subject, 10_007);
     let text = |slot: usize| {
         let mut text = Text::new(&subject, slot, SamplingParams::default());
-        text.sampler = text.sampler.constrained(Arc::new(turns(&subject, 1009)), vec![]);
+        text.sampler = text.sampler.constrained(Arc::new(constraint.clone()), vec![]);
         text
     };
     let mut texts: Vec<Text> = (0..8).map(text).collect();
     // Tokens that may follow, so that each row has a mask.
     let proposals = |_: usize, text: &Text| {
-        let mut walk = turns(&subject, 1009).start();
+        let mut walk = constraint.start();
         assert!(text.tokens[PROMPT..].iter().all(|token| walk.push(*token).unwrap()));
-        let next = |place: TokenId| (place..4096).find(|token| walk.push(*token).unwrap());
+        // Where there is no choice, it is token 1.
+        let next = |place: TokenId| (place..4096).chain([1]).find(|token| walk.push(*token).unwrap());
         (0..16).map(|row| 97 * row + 10 * text.slot as TokenId).map(next).map(Option::unwrap).collect()
     };
     let mut play = |propose: &dyn Fn(usize, &Text) -> Vec<TokenId>| {

@@ -8,7 +8,7 @@ use crate::common::hash_backend::HashBackend;
 use crate::common::oracle::proposing;
 use crate::common::turns::Turns;
 use eesd::TokenId;
-use eesd::backend::{Backend, Limits};
+use eesd::backend::Limits;
 use eesd::control::{Controller, Outcome, Step};
 use eesd::draft::{Source, Sources};
 use eesd::engine::{Completion, Engine, EngineError, EngineOptions, Event, Finish, Request, SourceStats};
