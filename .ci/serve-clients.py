@@ -298,18 +298,27 @@ def cancel(client, server):
     """Who goes away has their request cancelled: by closing a stream, and by giving up on an answer."""
     cut_short = 'eesd_requests_ended_total{outcome="cut_short"}'
     long = {"max_tokens": 900, "n": 50}
+
+    def settled():
+        """How many were cut short, once nobody is being answered."""
+        states = ["waiting", "prefilling", "decoding"]
+        while any(server.metric(f'eesd_requests{{state="{state}"}}', KEY) for state in states):
+            time.sleep(0.05)
+        return server.metric(cut_short, KEY)
+
     stream = text(client, stream=True, **long)
     next(iter(stream))
     stream.close()
-    try:
-        text(client.with_options(timeout=0.2, max_retries=0), **long)
-    except openai.APITimeoutError:
-        pass
-    else:
-        raise AssertionError("50 answers in 0.2 s")
-    while any(server.metric(f'eesd_requests{{state="{state}"}}', KEY) for state in ["waiting", "prefilling", "decoding"]):
-        time.sleep(0.05)
-    assert server.metric(cut_short, KEY) > 50
+    by_closing = settled()
+    assert by_closing > 0
+    patience = 0.2  # seconds; more where the machine is so busy that the server has not begun by then
+    while settled() == by_closing:
+        try:
+            text(client.with_options(timeout=patience, max_retries=0), **long)
+        except openai.APITimeoutError:
+            patience *= 2
+        else:
+            raise AssertionError(f"50 answers in {patience} s")
     print("who goes away is cancelled")
 
 
