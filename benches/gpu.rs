@@ -7,7 +7,7 @@
 //! 4. `steps`: whole passes, with and without graphs and overlapping kernels.
 //! 5. `sources`: rows of a verification with and without `h_N`, recurrent drafts, lookups.
 //! 6. `prefill`: prompts into the cache, `exact` and `fast`, beside the rate of one large product of NVIDIA's library.
-//! 7. `quantised`: steps of models in 8 and 4 bits.
+//! 7. `quantised`: steps of models in 8 and 4 bits, and in 8-bit floating point.
 //! 8. `speculation`: tokens per second of controllers against plain decoding, and what the costs of passes
 //!    predict. Every answer must be that of plain decoding, token for token, or no speed is printed and the
 //!    exit code is 1.

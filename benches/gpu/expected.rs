@@ -2,7 +2,6 @@
 //! first table from a GPU says where the model is wrong. On another GPU, and on the emulator, it means nothing.
 
 use eesd::backend::cuda::kernels::{Form, Sample};
-use eesd::model::BlockType;
 
 /// Bytes a second from memory, from L2 by all of the GPU, and from L2 by one of its multiprocessors.
 const MEMORY: f64 = 4.2e12;
@@ -32,10 +31,10 @@ pub fn projection(bytes: usize, rows: usize) -> f64 {
     }
 }
 
-/// Seconds of projections with so many bytes of blocks of codes and scales. They are multiplied as 16 bits each, so the rows are
-/// read from L2 as often as with such weights.
-pub fn quantised(bytes: usize, rows: usize, blocks: BlockType) -> f64 {
-    let as_16_bits = bytes as f64 / blocks.bytes() as f64 * blocks.len() as f64 * 2.0;
+/// Seconds of projections with so many weights, and so many bytes of codes and scales. They are multiplied as 16 bits each, so the
+/// rows are read from L2 as often as with such weights.
+pub fn quantised(weights: usize, bytes: usize, rows: usize) -> f64 {
+    let as_16_bits = weights as f64 * 2.0;
     reading(bytes).max((bytes as f64 + as_16_bits * rows as f64 / 32.0) / L2)
 }
 

@@ -3,7 +3,7 @@
 //! All norms are one, and every projection keeps the variance of its input, so the residual stream
 //! and the logits have the sizes of a trained model's. What such a model writes means nothing.
 
-use super::numbers::Numbers;
+use super::numbers::{Numbers, is_by_rows};
 use eesd::model::{Dtype, Format, Geometry, LayerWeights, ModelWeights, Vector};
 
 /// Standard deviation of the logits: the likeliest of 32,000 tokens then has a probability anywhere
@@ -11,8 +11,12 @@ use eesd::model::{Dtype, Format, Geometry, LayerWeights, ModelWeights, Vector};
 const LOGITS: f32 = 6.0;
 
 /// How far the windows of a layer's matrices are from those of the layer before: an odd number of the longest blocks, so
-/// that no row of one is a row of the other where rows are a power of two long.
+/// that no row of one is a row of the other where rows are a power of two long. Numbers that are stored by rows are a row on.
 const STEP: usize = 3 * 256;
+
+fn step(format: Format, cols: usize) -> usize {
+    if is_by_rows(format) { cols } else { STEP }
+}
 
 /// A model with random weights.
 ///
@@ -21,6 +25,7 @@ const STEP: usize = 3 * 256;
 pub struct RandomModel {
     /// Its shape.
     pub geometry: Geometry,
+    format: Format,
     /// Of queries, keys, values, gates and ups, which read the residual stream.
     reading: Numbers,
     /// Of output and down projections, for each scale that a layer has.
@@ -49,27 +54,30 @@ impl RandomModel {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, vocab_size: vocab, layers, .. } = geometry;
         let (q, kv) = (geometry.q_size(), geometry.kv_size());
         let [from_hidden, from_q, from_mlp] = [hidden, q, mlp].map(|inputs| (inputs as f32).powf(-0.5));
-        let slack = layers * STEP;
-        let random = |count: usize, deviation, seed| Numbers::random(format, count, deviation, seed);
+        // Of one layer's rows, with room for the windows of all layers.
+        let random = |rows: usize, cols, deviation, seed| {
+            Numbers::random(format, rows * cols + layers * step(format, cols), cols, deviation, seed)
+        };
         let mut writing: Vec<Writing> = Vec::new();
         let of_layer = (0..layers).map(|layer| {
             let scale = outputs(layer);
             writing.iter().position(|known| known.scale == scale).unwrap_or_else(|| {
-                let o = random(hidden * q + slack, scale * from_q, 2);
-                let down = random(hidden * mlp + slack, scale * from_mlp, 3);
+                let o = random(hidden, q, scale * from_q, 2);
+                let down = random(hidden, mlp, scale * from_mlp, 3);
                 writing.push(Writing { scale, o, down });
                 writing.len() - 1
             })
         });
         let of_layer = of_layer.collect();
         Self {
-            reading: random((q + 2 * kv + 2 * mlp) * hidden + slack, from_hidden, 1),
+            reading: random(q + 2 * kv + 2 * mlp, hidden, from_hidden, 1),
             writing,
             of_layer,
-            embed: random(vocab * hidden, 1.0, 4),
-            head: random(vocab * hidden, LOGITS * from_hidden, 5),
+            embed: Numbers::random(format, vocab * hidden, hidden, 1.0, 4),
+            head: Numbers::random(format, vocab * hidden, hidden, LOGITS * from_hidden, 5),
             ones: 1f32.to_le_bytes().repeat(hidden),
             geometry,
+            format,
         }
     }
 
@@ -93,7 +101,8 @@ impl RandomModel {
     fn layer(&self, layer: usize) -> LayerWeights<'_> {
         let Geometry { hidden_size: hidden, intermediate_size: mlp, .. } = self.geometry;
         let (q, kv) = (self.geometry.q_size(), self.geometry.kv_size());
-        let mut at = layer * STEP;
+        let first = |cols| layer * step(self.format, cols);
+        let mut at = first(hidden);
         let mut reading = |rows: usize| {
             let window = self.reading.window(at, rows, hidden);
             at += rows * hidden;
@@ -105,7 +114,7 @@ impl RandomModel {
             q: reading(q),
             k: reading(kv),
             v: reading(kv),
-            o: o.window(layer * STEP, hidden, q),
+            o: o.window(first(q), hidden, q),
             q_bias: None,
             k_bias: None,
             v_bias: None,
@@ -115,7 +124,7 @@ impl RandomModel {
             post_norm: self.norm(),
             gate: reading(mlp),
             up: reading(mlp),
-            down: down.window(layer * STEP, hidden, mlp),
+            down: down.window(first(mlp), hidden, mlp),
             gate_bias: None,
             up_bias: None,
             down_bias: None,

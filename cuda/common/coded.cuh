@@ -79,7 +79,7 @@ template <class T, int BITS> struct CodedWeights {
   __device__ __forceinline__ void decode_codes(const uint4& code, int step, uint32_t (&a)[4]) const {
     const uint32_t word[4] = {code.x, code.y, code.z, code.w};
     if constexpr (BITS == 4) fragment_of<T>(word[step], coding.centre(), a);
-    else fragment_of<T>(word[step % 2 * 2], word[step % 2 * 2 + 1], 0, a);
+    else fragment_of<T>(coding, word[step % 2 * 2], word[step % 2 * 2 + 1], a);
   }
 
   template <int TOKEN_TILES>
@@ -143,7 +143,7 @@ template <class T, int BITS> struct CodedWeights {
           fragment_of<T>(reinterpret_cast<const uint32_t*>(record[block] + lane)[step], coding.centre(), a[block]);
         } else {
           const uint2 words = reinterpret_cast<const uint2*>(record[block] + step / 2 * WARP + lane)[step % 2];
-          fragment_of<T>(words.x, words.y, 0, a[block]);
+          fragment_of<T>(coding, words.x, words.y, a[block]);
         }
       }
       StepScales<1> scales[4];

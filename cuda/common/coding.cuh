@@ -2,11 +2,13 @@
 //
 // A weight is scale * code + minimum. src/backend/cuda/coding brings every format of files into this one, without loss:
 // codes of 4 or of 8 bits, and scales and minima as the file has them, so that nothing is rounded before it is multiplied.
+// Codes are integers, or those of 8 bits E4M3 numbers: every one of these is a number of bf16 and of f16 too.
 //
 // W      [outputs/16][chunks of 64] records: codes, then scales, in whole units of 16 bytes
 // codes  4 bits: 32 units, lane l's is unit l: a word a step of 16 columns, whose nibbles k and k + 4 are the pair of
 //        word k of its fragment. 8 bits: 64 units, those of steps 0 and 1 first: two words a step, a byte for each place
-//        of the fragment. Of step s, lane l has rows l / 4 and l / 4 + 8, columns 16 s + 4 (l % 4) and the three after it
+//        of the fragment, which is an integer and 128, or the bits of an E4M3 number. Of step s, lane l has rows l / 4
+//        and l / 4 + 8, columns 16 s + 4 (l % 4) and the three after it
 // scales for each l / 4 those of these two rows, 4, 8 or 32 bytes each, as Scaling says; the four lanes read the same
 #pragma once
 #include "number.cuh"
@@ -25,11 +27,13 @@ enum Scaling {
 };
 constexpr int FIRST_WITH_MINIMA = HALVES_MINIMA;
 
-// How a matrix is coded, as a word: bits of a code, what is taken off a code of 4 bits, and the scaling.
+// How a matrix is coded, as a word: bits of a code, what is taken off a code of 4 bits or whether one of 8 is an E4M3 number,
+// and the scaling.
 struct Coding {
   int word;
   __device__ __forceinline__ int bits() const { return word >> 16; }
   __device__ __forceinline__ uint32_t centre() const { return uint32_t(word) >> 8 & 255; }
+  __device__ __forceinline__ bool is_e4m3() const { return bits() == 8 && (word >> 8 & 255) != 0; }
   __device__ __forceinline__ int scaling() const { return word & 255; }
   __device__ __forceinline__ bool has_minima() const { return scaling() >= FIRST_WITH_MINIMA; }
   // Units of 16 bytes: of the codes of 16 rows and 64 columns, and of their scales.
@@ -117,21 +121,48 @@ template <> __device__ __forceinline__ uint32_t pair_of<bf16>(uint32_t codes, in
   const float high = __uint_as_float(__byte_perm(codes, 0x4b000000u, 0x7441 + first)) - 8388736.0f;
   return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
 }
-template <class T> __device__ __forceinline__ void fragment_of(uint32_t first, uint32_t second, uint32_t, uint32_t (&a)[4]) {
-  a[0] = pair_of<T>(first, 0), a[1] = pair_of<T>(first, 2), a[2] = pair_of<T>(second, 0), a[3] = pair_of<T>(second, 2);
+
+// E4M3 numbers: sign, exponent and fraction go where the format has them, its exponent is then too small by the difference of
+// what exponents count from (7 in E4M3), and a product mends that, of subnormal numbers too. No code is NaN here: where a
+// file has one, its scale is NaN instead.
+template <class T> struct Widening;
+template <> struct Widening<bf16> { static constexpr uint32_t DOWN = 4, FACTORS = 0x7b807b80u; };  // 2^(127 - 7)
+template <> struct Widening<f16> { static constexpr uint32_t DOWN = 1, FACTORS = 0x5c005c00u; };   // 2^(15 - 7)
+
+// Two bytes of a word that are E4M3 numbers.
+template <class T> __device__ __forceinline__ uint32_t e4m3_pair_of(uint32_t codes, int first) {
+  const uint32_t upper = __byte_perm(codes, 0, first ? 0x3424 : 0x1404);  // each in the upper half of its 16 bits
+  const uint32_t magnitudes = (upper & 0x7f007f00u) >> Widening<T>::DOWN;
+  return mul_pair<T>((upper & 0x80008000u) | magnitudes, Widening<T>::FACTORS);
+}
+__device__ __forceinline__ float e4m3_number(uint32_t code) {
+  return __uint_as_float((code & 0x80) << 24 | (code & 0x7f) << 20) * 0x1p120f;
 }
 
-// One weight of a packed matrix: the code times its scale, then the minimum or 0, each rounded.
+// A step's eight bytes, in two words.
+template <class T>
+__device__ __forceinline__ void fragment_of(Coding coding, uint32_t first, uint32_t second, uint32_t (&a)[4]) {
+  const uint32_t words[2] = {first, second};
+  if (coding.is_e4m3()) {
+    UNROLL for (int k = 0; k < 4; k++) a[k] = e4m3_pair_of<T>(words[k / 2], k % 2 * 2);
+  } else {
+    UNROLL for (int k = 0; k < 4; k++) a[k] = pair_of<T>(words[k / 2], k % 2 * 2);
+  }
+}
+
+// One weight of a packed matrix: the code times its scale, then the minimum or 0, each rounded. To an E4M3 number nothing is
+// added: it may be minus zero.
 __device__ __forceinline__ float coded_weight(const uint4* weights, Coding coding, int row, int column, int chunks) {
   const uint4* record = weights + (size_t(row / 16) * chunks + column / 64) * coding.units();
   const int step = column % 64 / 16, lane = row % 8 * 4 + column % 16 / 4, half = row % 16 / 8;
   const int word = column % 4 / 2, second = column % 2;
   const uint32_t* codes = reinterpret_cast<const uint32_t*>(record);
-  int code;
+  float code;
   if (coding.bits() == 4) {
-    code = int(codes[lane * 4 + step] >> (4 * (word * 2 + half) + 16 * second) & 15) - int(coding.centre());
+    code = float(int(codes[lane * 4 + step] >> (4 * (word * 2 + half) + 16 * second) & 15) - int(coding.centre()));
   } else {
-    code = int(codes[(step / 2 * 32 + lane) * 4 + step % 2 * 2 + word] >> (16 * half + 8 * second) & 255) - 128;
+    const uint32_t byte = codes[(step / 2 * 32 + lane) * 4 + step % 2 * 2 + word] >> (16 * half + 8 * second) & 255;
+    code = coding.is_e4m3() ? e4m3_number(byte) : float(int(byte) - 128);
   }
   const int row_words = coding.scale_units() / 4;
   const uint32_t* of_row = reinterpret_cast<const uint32_t*>(record + coding.code_units()) + (row % 8 * 2 + half) * row_words;
@@ -140,9 +171,10 @@ __device__ __forceinline__ float coded_weight(const uint4* weights, Coding codin
   StepScales<1> scales[1];
   if (!coding.has_minima()) {
     scales_of<false>(coding.scaling(), step, of, wide, scales);
-    return scales[0].scale[0] * float(code) + 0.0f;
+    const float weight = scales[0].scale[0] * code;
+    return coding.is_e4m3() ? weight : weight + 0.0f;
   }
   scales_of<true>(coding.scaling(), step, of, wide, scales);
-  const float product = scales[0].scale[0] * float(code);
+  const float product = scales[0].scale[0] * code;
   return product + scales[0].minimum[0];
 }

@@ -9,7 +9,8 @@ use eesd::backend::{Backend, Chunk};
 use eesd::engine::Request;
 use eesd::load::Checkpoint;
 use eesd::model::{
-    BlockType, Dtype, Encoder, ExitWeights, Format, Geometry, LayerWeights, Matrix, ModelWeights, Quantised, Scheme,
+    BlockType, Dtype, Encoder, ExitWeights, Format, Fp8, Geometry, LayerWeights, Matrix, ModelWeights, Quantised,
+    Scheme,
 };
 use eesd::sample::{SamplingParams, VerifyMode};
 use half::bf16;
@@ -76,8 +77,9 @@ const BY_EIGHT_BITS: f64 = 0.05;
 #[test]
 fn logits_are_the_processors_but_for_rounded_activations() {
     let files = ["llama", "qwen2", "qwen3"].map(|name| format!("gguf/{name}-mixed.gguf"));
-    let folders = ["awq", "ct-int4-group", "ct-int8-channel", "ct-int8-packed-asymmetric", "gptq-v1"];
-    let folders = folders.map(|name| format!("hf-quantised/{name}"));
+    let integers = ["awq", "ct-int4-group", "ct-int8-channel", "ct-int8-packed-asymmetric", "gptq-v1"];
+    let folders = [&integers[..], &["ct-fp8-channel", "ct-fp8-block", "fp8-block"]].concat();
+    let folders: Vec<String> = folders.iter().map(|name| format!("hf-quantised/{name}")).collect();
     for name in files.iter().chain(&folders) {
         let checkpoint = fixture(name);
         let (geometry, weights) = (checkpoint.geometry(), mixed(&checkpoint));
@@ -145,6 +147,19 @@ fn speculation_on_codes_changes_no_token() {
     }
     let checkpoint = fixture("gguf/qwen3-mixed.gguf");
     assert_drafts_change_nothing("mixed", checkpoint.geometry(), &mixed(&checkpoint), &SamplingParams::default());
+    let checkpoint = fixture("hf-quantised/fp8-block");
+    let (geometry, weights) = twice(&checkpoint);
+    assert_drafts_change_nothing("fp8", &geometry, &weights, &SamplingParams::default());
+}
+
+/// A model of one layer with that layer twice, so that there is something to draft with.
+fn twice(checkpoint: &Checkpoint) -> (Geometry, ModelWeights<'_>) {
+    let (mut geometry, mut weights) = (checkpoint.geometry().clone(), checkpoint.weights());
+    assert_eq!(geometry.layers, 1);
+    geometry.layers = 2;
+    geometry.windows.extend_from_within(..);
+    weights.layers.extend_from_within(..);
+    (geometry, weights)
 }
 
 fn assert_drafts_change_nothing(
@@ -187,15 +202,26 @@ fn what_codes_cannot_do_is_refused() {
     let bytes: &'static [u8] = vec![0; weights.layers[1].up.rows * weights.layers[1].up.cols * 2].leak();
     weights.layers[1].up = Matrix { format: Dtype::BF16.into(), bytes, ..weights.layers[1].up };
     let found = error(checkpoint.geometry(), &weights, &options(1));
-    assert!(found.contains("and up_proj is bf16 (expected codes in both, or in none)"), "{found}");
+    assert!(found.contains("and up_proj is bf16 (expected integer codes in both, fp8 in both, or"), "{found}");
 
-    for (name, expected) in [
-        ("ct-int4-act-order", "with columns in an order of their own (expected columns in order)"),
-        ("fp8-block", "fp8 (e4m3), groups of 64 (expected bf16, f16, or integer codes)"),
-    ] {
-        let checkpoint = fixture(&format!("hf-quantised/{name}"));
-        let found = error(checkpoint.geometry(), &checkpoint.weights(), &options(1));
-        assert!(found.contains("cuda: layer 0: the weights of "), "{found}");
-        assert!(found.contains(expected), "{found}");
-    }
+    let checkpoint = fixture("hf-quantised/ct-int4-act-order");
+    let found = error(checkpoint.geometry(), &checkpoint.weights(), &options(1));
+    assert!(found.contains("cuda: layer 0: the weights of "), "{found}");
+    assert!(found.contains("with columns in an order of their own (expected columns in order)"), "{found}");
+
+    let checkpoint = fixture("hf-quantised/fp8-block");
+    let in_fp8 = |like: &Matrix<'_>, size| {
+        let format = Format::Fp8(Fp8 { size });
+        let bytes: &'static [u8] = vec![0; like.rows * format.row_bytes(like.cols).unwrap()].leak();
+        Matrix::new(format, like.rows, like.cols, bytes)
+    };
+    let mut weights = checkpoint.weights();
+    weights.layers[0].down = in_fp8(&weights.layers[0].down, 24);
+    let found = error(checkpoint.geometry(), &weights, &options(1));
+    let expected = "the weights of down_proj are fp8 (e4m3), groups of 24 (expected groups of a multiple of 16)";
+    assert!(found.contains(expected), "{found}");
+    let mut weights = checkpoint.weights();
+    weights.layers[0].up = in_blocks(weights.layers[0].up);
+    let found = error(checkpoint.geometry(), &weights, &options(1));
+    assert!(found.contains("gate_proj is fp8 (e4m3), groups of 64 and up_proj is q8_0 (expected"), "{found}");
 }

@@ -2,10 +2,10 @@
 
 use crate::device::Device;
 use crate::support::{FORMATS, NULL, Noise, assert_close, bits, device, from, to, widen};
-use eesd::backend::cuda::coding::{Coding, STEP, Storage, pack_codes};
+use eesd::backend::cuda::coding::{Code, Coding, STEP, Storage, pack_codes};
 use eesd::backend::cuda::kernels::{Embedding, Form, Format, Norm, Projection, Qkv, TableForm, per_token, project};
 use eesd::backend::cuda::pack::{BLOCK_ROWS, CHUNK, TILE_ROWS, chunks};
-use eesd::model::{Block, BlockType, Format as Stored, Groups, Matrix, floats};
+use eesd::model::{Block, BlockType, Format as Stored, Fp8, Groups, Matrix, e4m3, floats};
 use half::{bf16, f16};
 
 /// Inputs: some classes of chunks have two, some one, and groups of every size are whole.
@@ -14,14 +14,20 @@ const INPUTS: usize = 768;
 const OUTPUTS: usize = 41;
 const CLASSES: usize = 8;
 
+/// Inputs that share a scale: of every scaling, and one for all.
+const SIZES: [usize; 6] = [16, 32, 48, 64, 128, INPUTS];
+
 /// Formats of all scalings, of 4 bits and of 8.
 fn formats() -> Vec<Stored> {
     let groups = |bits, size, minima| Stored::Groups(Groups { bits, size, minima });
-    let sizes = [16, 32, 48, 64, 128, INPUTS];
-    let groups = sizes.into_iter().flat_map(|size| {
+    let groups = SIZES.into_iter().flat_map(|size| {
         [(4, false), (4, true), (8, false), (8, true)].map(|(bits, minima)| groups(bits, size, minima))
     });
-    BlockType::ALL.map(Stored::Blocks).into_iter().chain(groups).collect()
+    BlockType::ALL.map(Stored::Blocks).into_iter().chain(groups).chain(SIZES.map(fp8)).collect()
+}
+
+fn fp8(size: usize) -> Stored {
+    Stored::Fp8(Fp8 { size })
 }
 
 /// Where a block has numbers in f16, of which not all bits are numbers.
@@ -35,7 +41,7 @@ fn halves(of: BlockType) -> &'static [usize] {
     }
 }
 
-/// Stored rows of any bits, whose scales and minima are numbers.
+/// Stored rows of any bits, whose scales and minima, and codes of 8-bit floating point, are numbers.
 fn stored(format: Stored, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
     let mut noise = Noise::new(seed);
     let mut bytes: Vec<u8> = (0..rows * format.row_bytes(columns).unwrap()).map(|_| noise.word() as u8).collect();
@@ -55,7 +61,16 @@ fn stored(format: Stored, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
                 }
             }
         }
-        other => panic!("{other}"),
+        Stored::Fp8(of) => {
+            for row in bytes.chunks_mut(format.row_bytes(columns).unwrap()) {
+                let (scales, codes) = row.split_at_mut(columns.div_ceil(of.size) * 4);
+                for scale in scales.chunks_mut(4) {
+                    scale.copy_from_slice(&((noise.unit() * 0.02) as f32).to_le_bytes());
+                }
+                codes.iter_mut().filter(|code| e4m3(**code).is_nan()).for_each(|code| *code ^= 1);
+            }
+        }
+        Stored::Float(_) => panic!("{format}"),
     }
     bytes
 }
@@ -102,7 +117,13 @@ fn decoded(matrix: &Matrix<'_>, row: usize) -> (Vec<f32>, Vec<(f32, Option<f32>)
                 (of_scales[group], of_minima.get(group).copied())
             }));
         }
-        other => panic!("{other}"),
+        Stored::Fp8(of) => {
+            let (of_scales, of_codes) = matrix.row(row).split_at(matrix.cols.div_ceil(of.size) * 4);
+            let of_scales: Vec<f32> = floats(of_scales).collect();
+            codes.extend(of_codes.iter().map(|&code| e4m3(code)));
+            scales.extend((0..matrix.cols / STEP).map(|step| (of_scales[step * STEP / of.size], None)));
+        }
+        Stored::Float(_) => panic!("{}", matrix.format),
     }
     (codes, scales)
 }
@@ -205,26 +226,33 @@ fn every_format_has_the_bits_of_the_oracle() {
         assert_oracles(&case, &matrix, storage(&matrix).1);
     }
     let scalings: Vec<_> = formats().into_iter().map(|of| storage(&Matrix::new(of, 0, INPUTS, &[])).1).collect();
-    for bits in [4, 8] {
-        let mut words: Vec<i32> = scalings.iter().filter(|of| of.bits == bits).map(|of| of.scaling as i32).collect();
+    let count = |is: fn(Code) -> bool| {
+        let mut words: Vec<i32> = scalings.iter().filter(|of| is(of.code)).map(|of| of.scaling as i32).collect();
         words.sort_unstable();
         words.dedup();
-        // Nothing of 8 bits has a scale and a minimum of 4 bits.
-        assert_eq!(words.len(), if bits == 4 { 9 } else { 8 }, "{words:?}");
-    }
+        words.len()
+    };
+    // Nothing of 8 bits has a scale and a minimum of 4 bits, no 8-bit floating point has f16 or minima.
+    assert_eq!(count(|code| matches!(code, Code::Four { .. })), 9);
+    assert_eq!(count(|code| code == Code::Eight), 8);
+    assert_eq!(count(|code| code == Code::E4m3), 3);
 }
 
 /// Gate and up of two formats share one coding.
 #[test]
 fn a_coding_that_holds_two_formats_has_the_bits_of_both() {
     let case = Case::new(FORMATS[0], 2, 3);
-    let [one, other] = [BlockType::Q4K, BlockType::Q6K].map(|of| stored(Stored::Blocks(of), 32, INPUTS, 4));
-    let [one, other] = [(BlockType::Q4K, &one), (BlockType::Q6K, &other)]
-        .map(|(of, bytes)| Matrix::new(Stored::Blocks(of), 32, INPUTS, bytes));
-    let Some(Storage::Codes(both)) = storage(&one).0.joined(storage(&other).0) else { panic!() };
-    assert_ne!(both, storage(&one).1);
-    assert_oracles(&case, &one, both);
-    assert_oracles(&case, &other, both);
+    let blocks = [BlockType::Q4K, BlockType::Q6K].map(Stored::Blocks);
+    for formats in [blocks, [64, 32].map(fp8)] {
+        let bytes = formats.map(|of| stored(of, 32, INPUTS, 4));
+        let [one, other] = [0, 1].map(|at| Matrix::new(formats[at], 32, INPUTS, &bytes[at]));
+        let Some(Storage::Codes(both)) = storage(&one).0.joined(storage(&other).0) else { panic!() };
+        assert_ne!(both, storage(&one).1);
+        assert_oracles(&case, &one, both);
+        assert_oracles(&case, &other, both);
+    }
+    let of = |format| storage(&Matrix::new(format, 0, INPUTS, &[])).0;
+    assert_eq!(of(blocks[0]).joined(of(fp8(64))), None, "a code is an integer or is not");
 }
 
 /// A token alone, many in skinny form, many in GEMM form, on both sides of the border.
@@ -232,7 +260,7 @@ fn a_coding_that_holds_two_formats_has_the_bits_of_both() {
 fn forms_have_the_same_bits_whatever_the_number_of_tokens() {
     let groups = Stored::Groups(Groups { bits: 4, size: 48, minima: true });
     let blocks = [BlockType::Q4_0, BlockType::Q4K, BlockType::Q8_0, BlockType::Q6K, BlockType::Q5_1];
-    for (index, of) in blocks.map(Stored::Blocks).into_iter().chain([groups]).enumerate() {
+    for (index, of) in blocks.map(Stored::Blocks).into_iter().chain([groups, fp8(128)]).enumerate() {
         let case = Case::new(FORMATS[index % 2], 130, 5);
         let bytes = stored(of, OUTPUTS, INPUTS, 6);
         let matrix = Matrix::new(of, OUTPUTS, INPUTS, &bytes);
@@ -257,6 +285,33 @@ fn forms_have_the_same_bits_whatever_the_number_of_tokens() {
             let out = case.run(&device(2), form, (&padded, OUTPUTS - BLOCK_ROWS), storage, 0, 3);
             for (part, all) in out.chunks(OUTPUTS - BLOCK_ROWS).zip(&all) {
                 assert_eq!(bits(part), all[BLOCK_ROWS..], "{of}, {form:?}");
+            }
+        }
+    }
+}
+
+/// A weight that is NaN makes its output NaN for every token, whatever its input is, and no other output.
+#[test]
+fn a_weight_that_is_nan_makes_its_output_nan() {
+    const ROW: usize = 21;
+    // Ones and zeros in turn: a NaN meets either.
+    let case = Case { format: FORMATS[0], x: [0x3f80, 0].repeat(3 * INPUTS / 2) };
+    for (of, column, code) in [(fp8(128), 130, 0x7f), (fp8(INPUTS), 767, 0xff), (fp8(48), 0, 0x7f)] {
+        let bytes = stored(of, OUTPUTS, INPUTS, 9);
+        let mut broken = bytes.clone();
+        let row_bytes = of.row_bytes(INPUTS).unwrap();
+        broken[(ROW + 1) * row_bytes - INPUTS + column] = code;
+        let run = |bytes: &[u8], form| {
+            let matrix = Matrix::new(of, OUTPUTS, INPUTS, bytes);
+            let (storage, coding) = storage(&matrix);
+            case.run(&device(1), form, (&packed(&matrix, coding), OUTPUTS), storage, 0, 3)
+        };
+        for form in [Form::Skinny, Form::Gemm] {
+            let (whole, found) = (run(&bytes, form), run(&broken, form));
+            for (at, (found, whole)) in found.iter().zip(&whole).enumerate() {
+                let is_broken = at % OUTPUTS == ROW;
+                assert_eq!(found.is_nan(), is_broken, "{of}, {form:?}, output {at}");
+                assert!(is_broken || found.to_bits() == whole.to_bits(), "{of}, {form:?}, output {at}");
             }
         }
     }

@@ -70,7 +70,7 @@ const CACHED: &str = "common/cached_rows.cuh";
 const SAMPLING: &str = "common/sampling.cuh";
 const ROW: &str = "common/sampled_row.cuh";
 
-const MUTANTS: [Mutant; 99] = [
+const MUTANTS: [Mutant; 103] = [
     // Barriers left out.
     mutant(
         SKINNY,
@@ -140,6 +140,11 @@ const MUTANTS: [Mutant; 99] = [
     mutant(CODES, "place(token, step * 2 + lane", "place(token + 1, step * 2 + lane", Check::Orders, CODED_FORMS),
     mutant(SKINNY, "return blockIdx.y * TOKEN_TILES", "return 0 * TOKEN_TILES", Check::Orders, CODED_FORMS),
     mutant(CODINGS, "column % 16 / 4, half", "column % 64 / 16, half", Check::Orders, CODED_ROWS),
+    // Numbers of 8 bits: without their signs, zeros that lose theirs, taken for integers, the scales of the next block of columns.
+    mutant(CODINGS, "(upper & 0x80008000u) | magnitudes", "magnitudes", Check::Orders, CODED),
+    mutant(CODINGS, "? weight : weight + 0.0f", "? weight + 0.0f : weight", Check::Orders, CODED_ROWS),
+    mutant(CODINGS, "coding.is_e4m3() ? e4m3_number", "false ? e4m3_number", Check::Orders, CODED_ROWS),
+    mutant(CODES, "scales = record + BITS * 8;", "scales = record + BITS * 8 + units();", Check::Orders, CODED),
     // Forms for more tokens than may be handed over at once.
     mutant(SKINNY, "= sum[block][first + t][i]", "= sum[block][t][i]", Check::Orders, PROJECTION),
     mutant(

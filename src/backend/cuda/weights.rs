@@ -317,8 +317,8 @@ pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Re
             },
             (Storage::Plain, other) => {
                 return refuse(format!(
-                    "{place}: the weights are {other} (expected bf16 or f16, which its kernels compute with, or integer \
-                     codes): convert the model, or use --device cpu"
+                    "{place}: the weights are {other} (expected bf16 or f16, which its kernels compute with, integer \
+                     codes, or fp8): convert the model, or use --device cpu"
                 ));
             }
         }
@@ -328,7 +328,9 @@ pub fn format_of(model: &ModelWeights<'_>, exit: Option<&ExitWeights<'_>>) -> Re
         layers.into_iter().find(|layer| storage_of(&layer.gate).joined(storage_of(&layer.up)).is_none())
     {
         let (gate, up) = (layer.gate.format, layer.up.format);
-        return refuse(format!("gate_proj is {gate} and up_proj is {up} (expected codes in both, or in none)"));
+        return refuse(format!(
+            "gate_proj is {gate} and up_proj is {up} (expected integer codes in both, fp8 in both, or 16 bits in both)"
+        ));
     }
     Ok(match found {
         Some((_, Stored::Float(Dtype::F16))) => Format::F16,

@@ -1,20 +1,20 @@
 //! Blocks of llama.cpp's files.
 
-use super::{Coding, Row, STEP, Scales, Scaling, Source};
+use super::{Code, Coding, Row, STEP, Scales, Scaling, Source};
 use crate::model::{Block, BlockType};
 
 impl Source for BlockType {
     fn coding(&self, _columns: usize) -> Result<Coding, String> {
         Ok(match self {
-            Self::Q4_0 => Coding::new(4, 8, Scaling::Halves),
-            Self::Q4_1 => Coding::new(4, 0, Scaling::HalvesMinima),
-            Self::Q5_0 | Self::Q8_0 | Self::Iq4Nl => Coding::new(8, 0, Scaling::Halves),
-            Self::Q5_1 => Coding::new(8, 0, Scaling::HalvesMinima),
-            Self::Q2K => Coding::new(4, 0, Scaling::SixteensMinima),
-            Self::Q3K => Coding::new(4, 8, Scaling::Sixteens),
-            Self::Q4K => Coding::new(4, 0, Scaling::Blocks),
-            Self::Q5K => Coding::new(8, 0, Scaling::Blocks),
-            Self::Q6K | Self::Iq4Xs => Coding::new(8, 0, Scaling::Sixteens),
+            Self::Q4_0 => Coding::new(Code::Four { centre: 8 }, Scaling::Halves),
+            Self::Q4_1 => Coding::new(Code::Four { centre: 0 }, Scaling::HalvesMinima),
+            Self::Q5_0 | Self::Q8_0 | Self::Iq4Nl => Coding::new(Code::Eight, Scaling::Halves),
+            Self::Q5_1 => Coding::new(Code::Eight, Scaling::HalvesMinima),
+            Self::Q2K => Coding::new(Code::Four { centre: 0 }, Scaling::SixteensMinima),
+            Self::Q3K => Coding::new(Code::Four { centre: 8 }, Scaling::Sixteens),
+            Self::Q4K => Coding::new(Code::Four { centre: 0 }, Scaling::Blocks),
+            Self::Q5K => Coding::new(Code::Eight, Scaling::Blocks),
+            Self::Q6K | Self::Iq4Xs => Coding::new(Code::Eight, Scaling::Sixteens),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Groups of integer codes, as folders of Hugging Face have them.
 
-use super::{Coding, Row, STEP, Scales, Scaling, Source};
+use super::{Code, Coding, Row, STEP, Scales, Scaling, Source};
 use crate::backend::cuda::pack::CHUNK;
 use crate::model::{Groups, floats};
 
@@ -16,7 +16,11 @@ impl Source for Groups {
             (true, true, _) => Scaling::FloatMinimum,
             (_, false, _) => Scaling::Wide,
         };
-        Ok(Coding::new(self.bits, if self.bits == 4 && !self.minima { 8 } else { 0 }, scaling))
+        let code = match self.bits {
+            4 => Code::Four { centre: if self.minima { 0 } else { 8 } },
+            _ => Code::Eight,
+        };
+        Ok(Coding::new(code, scaling))
     }
 
     fn read(&self, stored: &[u8], columns: usize, row: &mut Row) {

@@ -4,9 +4,11 @@
 //! and the file's own scales and minima beside them, without loss: nothing is rounded until it is multiplied.
 //! `cuda/common/coding.cuh` says where each bit lies. This is done on the host, while a model is loaded.
 //!
-//! A format is told of by `Source`, in a file of its own: `blocks` are llama.cpp's, `groups` those of folders.
+//! A format is told of by `Source`, in a file of its own: `blocks` are llama.cpp's, `groups` the integers of folders, `fp8`
+//! their 8-bit floating-point numbers.
 
 mod blocks;
+mod fp8;
 mod groups;
 mod record;
 
@@ -55,30 +57,57 @@ impl Scaling {
     }
 }
 
+/// What a code is, and how it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// An integer in 4 bits, stored so much above its value: 0 or 8.
+    Four {
+        /// How much.
+        centre: u8,
+    },
+    /// An integer in a byte, stored 128 above its value.
+    Eight,
+    /// An E4M3 number that is not NaN, as it is.
+    E4m3,
+}
+
+impl Code {
+    /// Of a code: 4 or 8.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::Four { .. } => 4,
+            Self::Eight | Self::E4m3 => 8,
+        }
+    }
+}
+
 /// How a matrix is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coding {
-    /// Of a code: 4 or 8.
-    pub bits: u8,
-    /// What a code of 4 bits is stored above its value: 0 or 8.
-    pub centre: u8,
+    /// What its codes are.
+    pub code: Code,
     /// What its scales are.
     pub scaling: Scaling,
 }
 
 impl Coding {
-    fn new(bits: u8, centre: u8, scaling: Scaling) -> Self {
-        Self { bits, centre, scaling }
+    fn new(code: Code, scaling: Scaling) -> Self {
+        Self { code, scaling }
     }
 
     /// As kernels are told; never 0 or 1.
     fn word(self) -> i32 {
-        i32::from(self.bits) << 16 | i32::from(self.centre) << 8 | self.scaling as i32
+        let kind = match self.code {
+            Code::Four { centre } => centre.into(),
+            Code::Eight => 0,
+            Code::E4m3 => 1,
+        };
+        (self.code.bits() as i32) << 16 | kind << 8 | self.scaling as i32
     }
 
     /// Bytes of 16 rows' codes of 64 columns.
     fn code_bytes(self) -> usize {
-        RECORD_WEIGHTS * usize::from(self.bits) / 8
+        RECORD_WEIGHTS * self.code.bits() / 8
     }
 
     /// Bytes of 16 rows and 64 columns.
@@ -86,9 +115,14 @@ impl Coding {
         self.code_bytes() + BLOCK_ROWS * self.scaling.row_bytes()
     }
 
-    /// What holds matrices of both codings.
-    fn joined(self, other: Self) -> Self {
-        if self == other { self } else { Self::new(8, 0, Scaling::Wide) }
+    /// What holds matrices of both codings; `None`: nothing does, since a code is an integer for all or for none.
+    fn joined(self, other: Self) -> Option<Self> {
+        match (self.code, other.code) {
+            _ if self == other => Some(self),
+            (Code::E4m3, Code::E4m3) => Some(Self::new(Code::E4m3, Scaling::Wide)),
+            (Code::E4m3, _) | (_, Code::E4m3) => None,
+            _ => Some(Self::new(Code::Eight, Scaling::Wide)),
+        }
     }
 }
 
@@ -110,21 +144,18 @@ impl Storage {
         if matrix.columns.is_some() {
             return Err(format!("{} with columns in an order of their own (expected columns in order)", matrix.format));
         }
-        match (matrix.format.dtype(), source(matrix.format)) {
-            (Some(_), _) => Ok(Self::Plain),
-            (None, Some(source)) => source.coding(matrix.cols).map(Self::Codes).map_err(|expected| {
-                let found = matrix.format;
-                format!("{found} (expected {expected})")
-            }),
-            (None, None) => Err(format!("{} (expected bf16, f16, or integer codes)", matrix.format)),
-        }
+        let Some(source) = source(matrix.format) else { return Ok(Self::Plain) };
+        source.coding(matrix.cols).map(Self::Codes).map_err(|expected| {
+            let found = matrix.format;
+            format!("{found} (expected {expected})")
+        })
     }
 
     /// What holds both; `None`: nothing does.
     pub fn joined(self, other: Self) -> Option<Self> {
         match (self, other) {
             (Self::Plain, Self::Plain) => Some(Self::Plain),
-            (Self::Codes(one), Self::Codes(other)) => Some(Self::Codes(one.joined(other))),
+            (Self::Codes(one), Self::Codes(other)) => one.joined(other).map(Self::Codes),
             _ => None,
         }
     }
@@ -151,7 +182,7 @@ impl Storage {
     }
 }
 
-/// A format of integer codes.
+/// A format of codes.
 trait Source {
     /// How rows of so many columns are coded; an error says what was expected.
     fn coding(&self, columns: usize) -> Result<Coding, String>;
@@ -160,17 +191,19 @@ trait Source {
     fn read(&self, stored: &[u8], columns: usize, row: &mut Row);
 }
 
-/// The one place that knows all formats.
+/// The one place that knows all formats; `None`: plain numbers.
 fn source(format: Format) -> Option<Box<dyn Source>> {
     match format {
         Format::Blocks(of) => Some(Box::new(of)),
         Format::Groups(of) => Some(Box::new(of)),
-        Format::Float(_) | Format::Fp8(_) => None,
+        Format::Fp8(of) => Some(Box::new(of)),
+        Format::Float(_) => None,
     }
 }
 
 /// A row taken apart, filled up with zeros to whole chunks.
 struct Row {
+    /// Integers, or the bits of E4M3 numbers.
     codes: Vec<i8>,
     /// Of each 16 columns.
     scales: Vec<Scales>,

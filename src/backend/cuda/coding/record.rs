@@ -1,6 +1,6 @@
 //! Codes and scales in the places where a lane's loads find them.
 
-use super::{Coding, Row, STEP, Scales, Scaling, source};
+use super::{Code, Coding, Row, STEP, Scales, Scaling, source};
 use crate::backend::cuda::pack::{BLOCK_ROWS, CHUNK, chunks};
 use crate::model::Matrix;
 use half::f16;
@@ -37,17 +37,21 @@ pub fn pack_codes(target: &mut [u8], coding: Coding, matrix: &Matrix<'_>, rows: 
 /// fragment, which are the first two and the last two; a step is 16 columns.
 fn put_codes(record: &mut [u8], coding: Coding, row: usize, column: usize, codes: [i8; 4]) {
     let (step, lane) = (column / STEP, row % 8 * 4 + column % STEP / 4);
-    if coding.bits == 4 {
-        let target = &mut record[lane * UNIT + step * 4..][..4];
-        let [a, b, c, d] = codes.map(|code| (code.wrapping_add(coding.centre as i8) as u8 & 15) << (row / 8 * 4));
-        for (to, code) in target.iter_mut().zip([a, c, b, d]) {
-            *to |= code;
+    match coding.code {
+        Code::Four { centre } => {
+            let target = &mut record[lane * UNIT + step * 4..][..4];
+            let [a, b, c, d] = codes.map(|code| (code.wrapping_add(centre as i8) as u8 & 15) << (row / 8 * 4));
+            for (to, code) in target.iter_mut().zip([a, c, b, d]) {
+                *to |= code;
+            }
         }
-    } else {
-        let [a, b, c, d] = codes.map(|code| (code as u8).wrapping_add(128));
-        let target = &mut record[(step / 2 * LANES + lane) * UNIT + step % 2 * 8 + row / 8 * 2..][..6];
-        target[..2].copy_from_slice(&[a, b]);
-        target[4..].copy_from_slice(&[c, d]);
+        Code::Eight | Code::E4m3 => {
+            let above = if coding.code == Code::Eight { 128 } else { 0 };
+            let [a, b, c, d] = codes.map(|code| (code as u8).wrapping_add(above));
+            let target = &mut record[(step / 2 * LANES + lane) * UNIT + step % 2 * 8 + row / 8 * 2..][..6];
+            target[..2].copy_from_slice(&[a, b]);
+            target[4..].copy_from_slice(&[c, d]);
+        }
     }
 }
 
