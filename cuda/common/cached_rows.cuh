@@ -11,8 +11,8 @@
 //
 // Why codes of 8 bits per 32 dimensions and not fp8 (e4m3): that has three bits after the first whatever its scale, an error of
 // 2.6 % of each number (root of the mean square); these have one of 0.5 % of normal numbers' spread, for 8.5 bits a number in
-// place of 8.1. They are the processor's `--kv q8`, whose scales are f32, and they are decoded in as few instructions
-// on every GPU as e4m3 in bf16, where that has an instruction from compute capability 8.9 on, to f16 alone.
+// place of 8.1. They are the processor's `--kv q8`, whose scales are f32. A pair is decoded in three instructions (f16) or
+// six (bf16) on every GPU; e4m3 has one from compute capability 8.9 on, to f16 alone, and bf16 takes three or four more.
 #pragma once
 #include "coding.cuh"
 #include "memory.cuh"
