@@ -153,7 +153,7 @@ def main():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     flags = ["-m", SMOLLM2, "--alias", "tried", "--api-key", KEY, "-n", 120, "--ignore-eos", "-c", 8192]
     # Which drafts however fast the machine is.
-    flags += ["--exit", SMOLLM2.parent / "in-training/exit-4.safetensors", "--draft", "exit", "--controller", "fixed:4"]
+    flags += ["--exit", SMOLLM2.parent / "exit-29.safetensors", "--draft", "exit", "--controller", "fixed:4"]
     with tempfile.TemporaryDirectory() as profile, served(*flags) as server:
         for flag in [*FLAGS, f"--user-data-dir={profile}"]:
             options.add_argument(flag)

@@ -49,7 +49,7 @@ fn its_chat_template_and_ends_are_read() {
 }
 
 /// What it writes has the same bits on every processor, so it can be said word for word. An untrained exit block drafts
-/// badly and so tries the refusals; one in training has to be right now and then.
+/// badly and so tries the refusals; the trained one has to be right now and then.
 #[test]
 fn it_answers_alike_with_and_without_drafts() {
     let Some(model) = model() else { return };
@@ -61,8 +61,7 @@ fn it_answers_alike_with_and_without_drafts() {
     let questions = ["Name three fruits.", "Write a Python function that adds two numbers.", "Say hello."];
     let requests: Vec<Request> = questions.iter().map(|text| Request::new(prompt(text), 48)).collect();
     let weights = model.weights();
-    let block =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m-instruct/in-training/exit-4.safetensors");
+    let block = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m-instruct/exit-29.safetensors");
     let block = model.open_exit(&block).unwrap();
     let (untrained, trained) = (ExitWeights::from_model(&weights, 10, 29), block.weights());
     let ways = [(KvFormat::Full, &untrained), (KvFormat::Eight, &untrained), (KvFormat::Full, &trained)];
