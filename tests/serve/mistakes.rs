@@ -29,7 +29,7 @@ fn wrong_fields_are_named() {
             "is not supported",
         ),
         (chat("parallel_tool_calls", json!(false)), "parallel_tool_calls", "is not supported"),
-        (chat("tools", json!(7)), "tools", "is no list"),
+        (chat("tools", json!(7)), "tools", "expected a list of objects"),
         (chat("tools", json!([{"type": "web_search"}])), "tools", "of type \"web_search\", which is not supported"),
         (
             chat("tools", json!([{"type": "function", "function": {"name": "f"}}])),
