@@ -64,6 +64,13 @@ impl<const KEPT: usize> Recent<KEPT> {
     }
 }
 
+/// The middle one; of two in the middle the lower.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@
 mod moved;
 
 use super::curve::{Curve, Point};
-use super::recent::Recent;
+use super::recent::{Recent, median};
 use super::{DraftStep, RoundTimes, Way};
 use moved::Moved;
 use serde_json::{Value, json};
@@ -304,13 +304,6 @@ impl StepTimes {
             })
         })
     }
-}
-
-/// The middle one; of two in the middle the lower.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 impl Pass {
