@@ -38,7 +38,11 @@ def without_stalls(rounds):
 
 
 def main(path):
-    trace = json.load(open(path))
+    try:
+        with open(path, encoding="utf-8") as file:
+            trace = json.load(file)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: {error} (expected a trace of `bench`)")
     found = plays(trace["traceEvents"] if isinstance(trace, dict) else trace)
     sets = list(dict.fromkeys(of for of, _ in found))
     if not sets or any("off" not in plays or len(plays) < 2 for plays in found.values()):
