@@ -29,7 +29,9 @@ pub enum Case {
     Proposed(usize),
     /// A draft through the first layers.
     FirstLayers,
-    /// A draft of the recurrent block.
+    /// A round's first draft of the recurrent block, from what the round before left.
+    Continued,
+    /// A further one.
     Recurrent,
     /// One of several of them in a loop on the device.
     RecurrentLoop,
@@ -42,7 +44,8 @@ impl Case {
     pub fn all(size: &Size) -> Vec<Self> {
         let rows = |case: fn(usize) -> Self| size.rows.iter().filter(|&&rows| rows > 1).map(move |&rows| case(rows));
         let verifications = [Self::Drafted(1)].into_iter().chain(rows(Self::Drafted)).chain(rows(Self::Proposed));
-        verifications.chain([Self::FirstLayers, Self::Recurrent, Self::RecurrentLoop, Self::Lookup]).collect()
+        let drafts = [Self::FirstLayers, Self::Continued, Self::Recurrent, Self::RecurrentLoop];
+        verifications.chain(drafts).chain([Self::Lookup]).collect()
     }
 
     /// In words.
@@ -51,6 +54,7 @@ impl Case {
             Self::Drafted(rows) => format!("verify, rows: {rows}, of them without h_N: 1"),
             Self::Proposed(rows) => format!("verify, rows: {rows}, of them without h_N: {rows}"),
             Self::FirstLayers => "draft through the first layers".into(),
+            Self::Continued => "first recurrent draft of a round".into(),
             Self::Recurrent => "recurrent draft".into(),
             Self::RecurrentLoop => format!("recurrent draft, of {LOOP} in a loop"),
             Self::Lookup => format!("lookup of {FOUND} and their verification"),
@@ -71,10 +75,12 @@ impl Case {
             Self::Drafted(rows) => verification(rows, 1),
             Self::Proposed(rows) => verification(rows, rows),
             Self::FirstLayers => Reads::of_draft(geometry, size.exit_after, context).expected(1),
-            Self::Recurrent | Self::RecurrentLoop => {
+            Self::Continued | Self::Recurrent | Self::RecurrentLoop => {
+                // The first one begins with the block's state at the row before.
+                let layers = if matches!(self, Self::Continued) { 2 } else { 1 };
                 let matrix = 2 * geometry.hidden_size * geometry.hidden_size * ELEMENT;
-                let weights = layer_bytes(geometry) + head_bytes(geometry) + matrix;
-                Reads { weights, cache: cache_bytes(geometry, KvFormat::Full, context) }.expected(1)
+                let weights = layers * layer_bytes(geometry) + head_bytes(geometry) + matrix;
+                Reads { weights, cache: layers * cache_bytes(geometry, KvFormat::Full, context) }.expected(1)
             }
             Self::Lookup => expected::LOOKUP + verification(1 + FOUND, 1 + FOUND),
         }
@@ -125,7 +131,11 @@ impl Case {
             let draft = backend.draft(&[round])?[0];
             tokens.push(draft.token);
         }
-        let start = if drafts > 0 { Instant::now() } else { start };
+        if let Self::Continued = self {
+            let (backend, before) = rounds.round(&tokens[..committed - 1], committed - 1);
+            backend.verify(&[before])?;
+        }
+        let start = if drafts > 0 || matches!(self, Self::Continued) { Instant::now() } else { start };
         let (backend, round) = rounds.round(&tokens, committed);
         let passes = match self {
             Self::Drafted(_) | Self::Proposed(_) | Self::Lookup => {
@@ -134,6 +144,10 @@ impl Case {
             }
             Self::FirstLayers => {
                 backend.draft(&[round])?;
+                1
+            }
+            Self::Continued => {
+                backend.draft_continued(&[round])?;
                 1
             }
             Self::Recurrent => {
